@@ -1,0 +1,90 @@
+# The two commands a newcomer needs are `make demo` and `make test`; `make help` lists the rest.
+#
+# The tool environment (.poetry) reads poetry.lock and writes it out as a requirements file with hashes, and pip installs
+# exactly that. `poetry install` would do the same, but it asks the index for its JSON API, which many mirrors and caching
+# proxies do not have; pip and hashes work with all of them, and are just as strict.
+
+PYTHON ?= python3
+POETRY_VERSION := 2.5.1
+EXPORT_VERSION := 1.10.0
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+POETRY := .poetry/bin/poetry
+# Stamps: what is installed, and as of which lock. The dev environment holds all of the main one.
+MAIN := $(VENV)/.installed-main
+DEV  := $(VENV)/.installed-dev
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+export POETRY_NO_INTERACTION := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help setup demo test lint format bench servers clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(DEV) ## make .venv with everything that tests and checks need
+
+demo: $(MAIN) ## run the embedded pipeline on a contacts file and on random messages; needs no server
+	$(BIN)/smsim simulate --contacts examples/5000contacts.csv --text "Hi {name}, this is a test alert." \
+		--senders 1000 --mean-processing-time 0.5
+	$(BIN)/smsim simulate --num-messages 200000 --senders 20000 --mean-processing-time 1
+
+test: $(DEV) servers ## run all tests, on real servers too
+	$(BIN)/pytest
+
+lint: $(DEV) ## check style, types and import rules
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(DEV) ## let ruff lay out and tidy the code
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(DEV) servers ## measure on real servers and embedded; a table and JSON
+	$(BIN)/python -m benchmarks.run
+
+servers: ## see to it that redis-server and rabbitmq-server are there (installs them on Debian and Ubuntu)
+	@scripts/install-servers.sh
+
+clean: ## remove the environments and caches
+	rm -rf $(VENV) .poetry .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# $(call install,<options of poetry export>,<name of the requirements file>)
+define install
+	$(POETRY) export --quiet --format requirements.txt $(1) --output $(VENV)/$(2)
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement $(VENV)/$(2)
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(POETRY) install --quiet --only-root
+endef
+
+$(MAIN): $(BIN)/python $(POETRY) poetry.lock pyproject.toml
+	$(call install,,requirements-main.txt)
+	@touch $@
+
+$(DEV): $(BIN)/python $(POETRY) poetry.lock pyproject.toml
+	$(call install,--with dev,requirements-dev.txt)
+	@touch $(MAIN) $@
+
+# Order-only on nothing: an environment that stands is kept, whatever its date.
+$(BIN)/python:
+	@$(check-python)
+	$(PYTHON) -m venv $(VENV)
+
+$(POETRY):
+	@$(check-python)
+	$(PYTHON) -m venv .poetry
+	.poetry/bin/python -m pip install --quiet poetry==$(POETRY_VERSION) poetry-plugin-export==$(EXPORT_VERSION)
+
+define check-python
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	|| { echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12" >&2; exit 1; }; \
+$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
+	|| { echo "Python lacks venv; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+endef

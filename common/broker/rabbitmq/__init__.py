@@ -1,0 +1,121 @@
+"""The broker on RabbitMQ, over pika. Nothing outside this package imports pika.
+
+Publishing and consuming have a connection each: under a memory alarm RabbitMQ stops reading from connections that
+have published, acks included, so that with one for both the backlog that raised the alarm would never drain.
+"""
+
+import asyncio
+import contextlib
+import logging
+
+from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.spec import BasicProperties
+
+from common.broker.port import Subscription
+from common.broker.rabbitmq.consumer import RabbitSubscription
+from common.broker.rabbitmq.link import Link, parameters
+from common.broker.rabbitmq.publisher import Publisher
+from common.broker.topology import Queue, Topology
+from common.errors import Refused, Unavailable
+from common.messages import BATCH_TYPE, Batch, Lane, encode_batch
+from common.settings import Settings
+
+log = logging.getLogger(__name__)
+
+PERSISTENT = 2
+RETRY_PAUSE_S = 0.5
+
+
+class RabbitBroker:
+    """The broker of the settings."""
+
+    def __init__(self, settings: Settings, service: str) -> None:
+        self._topology = Topology(settings.queue_name, settings.queue_type)
+        self._publisher = Publisher(parameters(settings, f"{service} publish"), self._topology.standing)
+        self._consumer = Link(parameters(settings, f"{service} consume"), self._on_consumer_up, self._on_refused)
+        self._consuming = False
+        self._subscriptions: list[RabbitSubscription] = []
+
+    async def start(self) -> None:
+        """Connects for publishing and declares the queues. Raises Unavailable or Refused."""
+        await self._publisher.start()
+
+    async def ready(self) -> None:
+        await self._publisher.ready()
+
+    def publish(self, batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
+        body, properties = encode_batch(batch), _properties(batch)
+        if after > 0:
+            return asyncio.ensure_future(self._publish_later(self._topology.retry(lane, after), body, properties))
+        return self._publisher.publish(self._topology.lane(lane).name, body, properties)
+
+    async def subscribe(self, lane: Lane, prefetch: int) -> Subscription:
+        subscription = RabbitSubscription(lane, self._topology.lane(lane).name, prefetch, self)
+        self._subscriptions.append(subscription)
+        if not self._consuming:
+            self._consuming = True
+            await self._consumer.start()
+        else:
+            with contextlib.suppress(Unavailable):  # then the link attaches it, once it is back
+                await subscription.attach(self._consumer.connection)
+        return subscription
+
+    async def publish_rejected(self, body: bytes, reason: str) -> None:
+        """Puts a body into the rejected queue, with the reason in the header `x-reason`. Raises PublishFailed."""
+        properties = BasicProperties(delivery_mode=PERSISTENT, headers={"x-reason": reason})
+        await self._publisher.publish(self._topology.rejected.name, body, properties)
+
+    async def depths(self) -> dict[str, int]:
+        return {queue.name: await self._publisher.declare(queue) for queue in self._topology.standing}
+
+    async def close(self) -> None:
+        for subscription in self._subscriptions:
+            subscription.flush()
+        if self._consuming:
+            await self._consumer.stop()
+        await self._publisher.stop()
+
+    async def _on_consumer_up(self, connection: AsyncioConnection) -> None:
+        for subscription in self._subscriptions:
+            await subscription.attach(connection)
+
+    def _on_refused(self, refused: Refused) -> None:
+        for subscription in self._subscriptions:
+            subscription.fail(refused)
+
+    async def _publish_later(self, queue: Queue, body: bytes, properties: BasicProperties) -> None:
+        await self._publisher.ensure(queue)
+        await self._publisher.publish(queue.name, body, properties)
+
+
+def _properties(batch: Batch) -> BasicProperties:
+    return BasicProperties(
+        content_type="application/json",
+        delivery_mode=PERSISTENT,
+        message_id=batch.message_id,
+        type=BATCH_TYPE,
+    )
+
+
+async def connect_broker(settings: Settings, service: str, connect_timeout_s: float) -> RabbitBroker:
+    """The broker of the settings, connected. Raises Unavailable after the timeout, Refused at once."""
+    deadline = asyncio.get_running_loop().time() + connect_timeout_s
+    broker = RabbitBroker(settings, service)
+    said = False
+    while True:
+        try:
+            await broker.start()
+            return broker
+        except Refused:
+            await broker.close()
+            raise
+        except Unavailable as error:
+            if asyncio.get_running_loop().time() + RETRY_PAUSE_S >= deadline:
+                await broker.close()
+                raise Unavailable(
+                    f"{error} (tried for {connect_timeout_s:g} s): is it running? (RABBITMQ_HOST, RABBITMQ_PORT)"
+                ) from None
+            if not said:
+                log.warning("broker_unreachable", extra={"reason": str(error)})
+                said = True
+        await asyncio.sleep(RETRY_PAUSE_S)

@@ -1,0 +1,213 @@
+"""Consumes one lane over a channel of its own, with manual acks."""
+
+import asyncio
+from typing import Protocol
+
+from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.channel import Channel
+from pika.spec import Basic, BasicProperties
+
+from common.broker.port import Delivery
+from common.broker.rabbitmq.link import open_channel
+from common.errors import Refused, StaleDelivery
+from common.messages import Lane
+
+LARGEST_PREFETCH = 65_535
+
+
+class Acks:
+    """The unacked deliveries of one channel. Gathers acks of one turn of the loop into few frames."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel: Channel | None = channel
+        self._done: set[int] = set()  # done with, the ack not yet sent
+        self._sent: set[int] = set()  # acked one by one, above the lowest unacked
+        self._lowest = 1
+        self._scheduled = False
+
+    def ack(self, tag: int) -> None:
+        """Acks a delivery, at the end of this turn of the loop."""
+        self._done.add(tag)
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def release(self, tag: int) -> None:
+        """Gives a delivery back to the queue."""
+        if self.channel is not None:
+            self.channel.basic_nack(tag, multiple=False, requeue=True)
+            self._sent.add(tag)
+
+    def flush(self) -> None:
+        """Sends the acks: one frame for all that are next in line, one for each of the others."""
+        self._scheduled = False
+        done, self._done = self._done, set()
+        channel = self.channel
+        if channel is None or not channel.is_open:
+            return
+        last, in_line = 0, 0
+        while self._lowest in done or self._lowest in self._sent:
+            if self._lowest in self._sent:
+                self._sent.discard(self._lowest)
+            else:
+                done.discard(self._lowest)
+                last, in_line = self._lowest, in_line + 1
+            self._lowest += 1
+        # A tag that was acked on its own must not end a multiple ack: RabbitMQ would not find it.
+        if in_line:
+            channel.basic_ack(last, multiple=True)
+        for tag in done:
+            channel.basic_ack(tag)
+        self._sent |= done
+
+
+class Rejects(Protocol):
+    """What moves a body to the rejected queue."""
+
+    async def publish_rejected(self, body: bytes, reason: str) -> None:
+        """Publishes it there, confirmed. Raises PublishFailed."""
+
+
+class RabbitDelivery:
+    """One body in hand of a RabbitMQ subscription."""
+
+    __slots__ = ("_acks", "_rejects", "_settled", "_tag", "body", "lane", "redelivered")
+
+    def __init__(
+        self, body: bytes, lane: Lane, redelivered: bool, tag: int, acks: Acks, rejects: Rejects
+    ) -> None:
+        self.body = body
+        self.lane = lane
+        self.redelivered = redelivered
+        self._tag = tag
+        self._acks = acks
+        self._rejects = rejects
+        self._settled = False
+
+    @property
+    def stale(self) -> bool:
+        return self._acks.channel is None
+
+    def ack(self) -> None:
+        self._settle()
+        self._acks.ack(self._tag)
+
+    def release(self) -> None:
+        self._settle()
+        self._acks.release(self._tag)
+
+    async def reject(self, reason: str) -> None:
+        self._check()
+        await self._rejects.publish_rejected(self.body, reason)
+        self.ack()
+
+    def _check(self) -> None:
+        if self._settled:
+            raise RuntimeError("this delivery is settled already")
+        if self.stale:
+            raise StaleDelivery("the connection of this delivery is gone")
+
+    def _settle(self) -> None:
+        self._check()
+        self._settled = True
+
+
+class RabbitSubscription:
+    """One subscriber of a lane; `attach` gives it a new connection whenever the old one was lost."""
+
+    def __init__(self, lane: Lane, queue: str, prefetch: int, rejects: Rejects) -> None:
+        self.lane = lane
+        self._queue = queue
+        self._rejects = rejects
+        self._prefetch = prefetch
+        self._allowed = 0  # what the consumers of the present channel may hold together
+        self._acks: Acks | None = None
+        self._consumer_tags: list[str] = []
+        self._arrived: list[Delivery] = []
+        self._arrival = asyncio.Event()
+        self._closed = False
+        self._refused: Refused | None = None
+
+    async def attach(self, connection: AsyncioConnection) -> None:
+        """Consumes over a new connection. Raises Unavailable."""
+        if self._closed:
+            return
+        channel, _ = await open_channel(connection)
+        channel.add_on_close_callback(self._on_channel_closed)
+        self._acks = Acks(channel)
+        self._allowed = 0
+        self._consumer_tags = []
+        self._consume(channel, self._prefetch)
+
+    async def take(self) -> list[Delivery]:
+        while not self._arrived:
+            if self._refused is not None:
+                raise self._refused
+            self._arrival.clear()
+            await self._arrival.wait()
+        taken, self._arrived = self._arrived, []
+        return taken
+
+    def set_prefetch(self, prefetch: int) -> None:
+        """More is a further consumer beside those there are, since a new qos does nothing to a running one."""
+        self._prefetch = max(1, min(prefetch, LARGEST_PREFETCH))
+        channel = self._acks.channel if self._acks else None
+        if channel is None or not channel.is_open or self._closed or self._prefetch == self._allowed:
+            return
+        if self._prefetch < self._allowed:
+            self._cancel(channel)
+        self._consume(channel, self._prefetch - self._allowed)
+
+    async def close(self) -> None:
+        self._closed = True
+        channel = self._acks.channel if self._acks else None
+        if channel is not None and channel.is_open:
+            self._cancel(channel)
+        untaken, self._arrived = self._arrived, []
+        for delivery in untaken:
+            if not delivery.stale:
+                delivery.release()
+
+    def fail(self, refused: Refused) -> None:
+        """No connection will come any more: whoever takes is told so."""
+        self._refused = refused
+        self._arrival.set()
+
+    def flush(self) -> None:
+        """Sends what acks are gathered, before the connection closes."""
+        if self._acks is not None:
+            self._acks.flush()
+
+    def _consume(self, channel: Channel, prefetch: int) -> None:
+        channel.basic_qos(prefetch_count=prefetch)
+        self._consumer_tags.append(channel.basic_consume(self._queue, self._on_delivery))
+        self._allowed += prefetch
+
+    def _cancel(self, channel: Channel) -> None:
+        for tag in self._consumer_tags:
+            channel.basic_cancel(tag)
+        self._consumer_tags = []
+        self._allowed = 0
+
+    def _on_delivery(self, _: Channel, method: Basic.Deliver, __: BasicProperties, body: bytes) -> None:
+        acks = self._acks
+        if acks is None:
+            return
+        delivery = RabbitDelivery(
+            body, self.lane, method.redelivered, method.delivery_tag, acks, self._rejects
+        )
+        if self._closed:
+            delivery.release()
+            return
+        self._arrived.append(delivery)
+        self._arrival.set()
+
+    def _on_channel_closed(self, channel: Channel, _: BaseException) -> None:
+        acks = self._acks
+        if acks is None or acks.channel is not channel:
+            return
+        acks.channel = None  # every delivery of it is stale now
+        self._acks = None
+        self._arrived = [d for d in self._arrived if not d.stale]
+        if channel.connection.is_open:  # only the channel is gone: the link makes both anew
+            channel.connection.close()

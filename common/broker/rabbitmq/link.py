@@ -1,0 +1,261 @@
+"""One connection to RabbitMQ that is made again, with backoff, whenever it is lost."""
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import Awaitable, Callable
+
+import pika
+from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.channel import Channel
+from pika.exceptions import (
+    AMQPError,
+    AuthenticationError,
+    ChannelClosedByBroker,
+    ConnectionClosedByBroker,
+    ProbableAccessDeniedError,
+    ProbableAuthenticationError,
+)
+
+from common.broker.topology import Queue
+from common.errors import Refused, Unavailable
+from common.settings import Settings
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_S = 0.1
+LONGEST_BACKOFF_S = 5.0
+HEARTBEAT_S = 30
+
+PRECONDITION_FAILED = 406
+ACCESS_REFUSED = 403
+NOT_ALLOWED = 530
+
+
+def parameters(settings: Settings, purpose: str) -> list[pika.ConnectionParameters]:
+    """What to connect with, for each node that RABBITMQ_HOST names."""
+    tls = None
+    hosts = [host.strip() for host in settings.rabbitmq_host.split(",") if host.strip()]
+    if settings.rabbitmq_tls:
+        ca_file = str(settings.rabbitmq_ca_file) if settings.rabbitmq_ca_file else None
+        tls = ssl.create_default_context(cafile=ca_file)
+    return [
+        pika.ConnectionParameters(
+            host=host,
+            port=settings.rabbitmq_port,
+            virtual_host=settings.rabbitmq_vhost,
+            credentials=pika.PlainCredentials(
+                settings.rabbitmq_user, settings.rabbitmq_password.get_secret_value()
+            ),
+            heartbeat=HEARTBEAT_S,
+            ssl_options=pika.SSLOptions(tls, host) if tls else None,
+            client_properties={"connection_name": f"smsim {purpose}"},
+            socket_timeout=5,
+            stack_timeout=10,
+        )
+        for host in hosts
+    ]
+
+
+async def open_connection(
+    params: pika.ConnectionParameters,
+) -> tuple[AsyncioConnection, "asyncio.Future[BaseException]"]:
+    """An open connection, and a future that is done when it is closed. Raises Refused or Unavailable."""
+    loop = asyncio.get_running_loop()
+    opened: asyncio.Future[AsyncioConnection] = loop.create_future()
+    closed: asyncio.Future[BaseException] = loop.create_future()
+
+    def on_open(connection: AsyncioConnection) -> None:
+        if not opened.done():
+            opened.set_result(connection)
+
+    def on_open_error(_: AsyncioConnection, error: BaseException) -> None:
+        if not opened.done():
+            opened.set_exception(_sorted_out(error, params))
+
+    def on_close(_: AsyncioConnection, reason: BaseException) -> None:
+        on_open_error(_, reason)
+        if not closed.done():
+            closed.set_result(reason)
+
+    connection = AsyncioConnection(params, on_open, on_open_error, on_close, custom_ioloop=loop)
+    try:
+        return await opened, closed
+    except asyncio.CancelledError:
+        if not (connection.is_closed or connection.is_closing):
+            connection.close()
+        raise
+
+
+async def open_channel(connection: AsyncioConnection) -> tuple[Channel, "asyncio.Future[BaseException]"]:
+    """An open channel, and a future that is done when it is closed. Raises Unavailable."""
+    loop = asyncio.get_running_loop()
+    opened: asyncio.Future[Channel] = loop.create_future()
+    closed: asyncio.Future[BaseException] = loop.create_future()
+
+    def on_close(_: Channel, reason: BaseException) -> None:
+        if not opened.done():
+            opened.set_exception(Unavailable(f"RabbitMQ closed the channel: {reason}"))
+        if not closed.done():
+            closed.set_result(reason)
+
+    def on_open(channel: Channel) -> None:
+        if not opened.done():
+            opened.set_result(channel)
+
+    try:
+        connection.channel(on_open_callback=on_open).add_on_close_callback(on_close)
+    except AMQPError as error:
+        raise Unavailable(f"RabbitMQ is gone: {error!r}") from None
+    return await opened, closed
+
+
+async def declare(channel: Channel, closed: "asyncio.Future[BaseException]", queue: Queue) -> int:
+    """Declares a durable queue; gives how many messages wait in it. Raises Refused where it stands otherwise."""
+    declared: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    try:
+        channel.queue_declare(
+            queue.name,
+            durable=True,
+            arguments=queue.arguments,
+            callback=lambda frame: declared.done() or declared.set_result(frame.method.message_count),
+        )
+    except AMQPError as error:
+        raise Unavailable(f"RabbitMQ is gone: {error!r}") from None
+    await asyncio.wait([declared, closed], return_when=asyncio.FIRST_COMPLETED)
+    if declared.done():
+        return declared.result()
+    reason = closed.result()
+    if isinstance(reason, ChannelClosedByBroker) and reason.reply_code == PRECONDITION_FAILED:
+        raise Refused(
+            f"queue {queue.name} stands with other arguments than QUEUE_TYPE={queue.arguments['x-queue-type']}"
+            " asks for: set QUEUE_TYPE back, choose another QUEUE_NAME, or delete the queue once it is empty"
+        )
+    if isinstance(reason, ChannelClosedByBroker) and reason.reply_code == ACCESS_REFUSED:
+        raise Refused(f"RabbitMQ refuses queue {queue.name} to this user: {reason.reply_text}")
+    raise Unavailable(f"RabbitMQ closed the channel: {reason!r}")
+
+
+def _sorted_out(error: BaseException, params: pika.ConnectionParameters) -> Unavailable | Refused:
+    """A connection error as one of ours: will trying again help?"""
+    where = f"RabbitMQ at {params.host}:{params.port}"
+    for cause in _causes(error):
+        if isinstance(cause, AuthenticationError | ProbableAuthenticationError) or (
+            isinstance(cause, ConnectionClosedByBroker) and cause.reply_code == ACCESS_REFUSED
+        ):
+            return Refused(f"{where} refuses the login: check RABBITMQ_USER and RABBITMQ_PASSWORD")
+        if isinstance(cause, ProbableAccessDeniedError) or (
+            isinstance(cause, ConnectionClosedByBroker) and cause.reply_code == NOT_ALLOWED
+        ):
+            return Refused(f"{where} refuses the virtual host: check RABBITMQ_VHOST={params.virtual_host}")
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return Refused(f"{where}: its certificate is not trusted: check RABBITMQ_CA_FILE")
+    return Unavailable(f"{where} can't be reached")
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """An error and what pika has nested in it."""
+    nested = [error]
+    for inner in (getattr(error, "exception", None), *getattr(error, "exceptions", ())):
+        if isinstance(inner, BaseException):
+            nested += _causes(inner)
+    return nested
+
+
+class Link:
+    """Keeps one connection open. `on_up` is awaited on each new one before it counts as up."""
+
+    def __init__(
+        self,
+        nodes: list[pika.ConnectionParameters],
+        on_up: Callable[[AsyncioConnection], Awaitable[None]],
+        on_refused: Callable[[Refused], None] = lambda _: None,
+    ) -> None:
+        self._nodes = nodes
+        self._on_up = on_up
+        self._on_refused = on_refused
+        self._connection: AsyncioConnection | None = None
+        self._up = asyncio.Event()
+        self._ended: Refused | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Connects once, trying each node. Raises Unavailable or Refused."""
+        closed = await self._connect()
+        self._task = asyncio.create_task(self._keep(closed))
+
+    async def up(self) -> None:
+        """Returns when the connection is up. Raises Refused once RabbitMQ refused to have us back."""
+        await self._up.wait()
+        if self._ended is not None:
+            raise self._ended
+
+    @property
+    def connection(self) -> AsyncioConnection:
+        """The present connection, up or not."""
+        if self._connection is None:
+            raise Unavailable("the link was never started")
+        return self._connection
+
+    async def stop(self) -> None:
+        """Closes the connection."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        connection = self._connection
+        if connection is not None and not (connection.is_closed or connection.is_closing):
+            gone = asyncio.Event()
+            connection.add_on_close_callback(lambda *_: gone.set())
+            connection.close()
+            try:
+                async with asyncio.timeout(2):
+                    await gone.wait()
+            except TimeoutError:
+                log.warning("broker_slow_to_close")
+
+    async def _connect(self) -> "asyncio.Future[BaseException]":
+        nodes = random.sample(self._nodes, len(self._nodes))
+        for left, params in zip(range(len(nodes) - 1, -1, -1), nodes, strict=True):
+            try:
+                connection, closed = await open_connection(params)
+                self._connection = connection
+                await self._set_up(connection)
+            except Unavailable:
+                if left == 0:
+                    raise
+                continue
+            if closed.done():
+                raise Unavailable(f"RabbitMQ at {params.host}:{params.port} closed the connection")
+            self._up.set()
+            return closed
+        raise Unavailable("RABBITMQ_HOST names no host")
+
+    async def _set_up(self, connection: AsyncioConnection) -> None:
+        try:
+            await self._on_up(connection)
+        except (Unavailable, Refused):
+            if connection.is_open:
+                connection.close()
+            raise
+
+    async def _keep(self, closed: "asyncio.Future[BaseException]") -> None:
+        while True:
+            reason = await closed
+            self._up.clear()
+            log.warning("broker_lost", extra={"reason": str(reason) or type(reason).__name__})
+            backoff_s = FIRST_BACKOFF_S
+            while True:
+                await asyncio.sleep(backoff_s * random.uniform(0.5, 1))
+                try:
+                    closed = await self._connect()
+                    break
+                except Unavailable:
+                    backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
+                except Refused as refused:
+                    self._ended = refused
+                    self._up.set()
+                    self._on_refused(refused)
+                    log.error("broker_refused", extra={"reason": str(refused)})
+                    return
+            log.info("broker_back")

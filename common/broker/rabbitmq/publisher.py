@@ -1,0 +1,134 @@
+"""Publishes over one connection, with the broker's confirms in a window."""
+
+import asyncio
+
+import pika
+from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.channel import Channel
+from pika.exceptions import AMQPError
+from pika.frame import Method
+from pika.spec import Basic, BasicProperties
+
+from common.broker.rabbitmq.link import Link, declare, open_channel
+from common.broker.topology import Queue
+from common.errors import PublishFailed, Unavailable
+
+
+class Publisher:
+    """Each publish gets a future that is done once the broker has confirmed it."""
+
+    def __init__(self, nodes: list[pika.ConnectionParameters], standing: list[Queue]) -> None:
+        self._link = Link(nodes, self._on_up)
+        self._standing = standing
+        self._channel: Channel | None = None
+        self._declared: set[str] = set()
+        self._next_tag = 1
+        self._oldest = 1
+        self._unconfirmed: dict[int, tuple[str, asyncio.Future[None]]] = {}
+        self._returned: set[str] = set()
+
+    async def start(self) -> None:
+        """Connects and declares the standing queues. Raises Unavailable or Refused."""
+        await self._link.start()
+
+    async def ready(self) -> None:
+        """Returns when the connection is up."""
+        await self._link.up()
+
+    async def stop(self) -> None:
+        """Closes the connection; what is unconfirmed fails."""
+        await self._link.stop()
+        self._fail_all("the connection is closed")
+
+    def publish(self, queue: str, body: bytes, properties: BasicProperties) -> "asyncio.Future[None]":
+        """Publishes to a queue through the default exchange, persistent and mandatory."""
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        channel = self._channel
+        if channel is None or not channel.is_open:
+            confirmed.set_exception(PublishFailed("no connection to RabbitMQ"))
+            return confirmed
+        try:
+            channel.basic_publish("", queue, body, properties, mandatory=True)
+        except AMQPError as error:
+            confirmed.set_exception(PublishFailed(f"the connection to RabbitMQ broke: {error!r}"))
+            return confirmed
+        self._unconfirmed[self._next_tag] = (properties.message_id or "", confirmed)
+        self._next_tag += 1
+        return confirmed
+
+    async def declare(self, queue: Queue) -> int:
+        """Declares a queue on a channel of its own; gives how many messages wait in it."""
+        channel, closed = await self._other_channel()
+        try:
+            return await declare(channel, closed, queue)
+        finally:
+            if channel.is_open:
+                channel.close()
+
+    async def ensure(self, queue: Queue) -> None:
+        """Declares a queue unless this connection did already. Raises PublishFailed."""
+        if queue.name in self._declared:
+            return
+        try:
+            await self.declare(queue)
+        except Unavailable as error:
+            raise PublishFailed(str(error)) from None
+        self._declared.add(queue.name)
+
+    async def _other_channel(self) -> tuple[Channel, "asyncio.Future[BaseException]"]:
+        if self._channel is None:
+            raise Unavailable("no connection to RabbitMQ")
+        return await open_channel(self._channel.connection)
+
+    async def _on_up(self, connection: AsyncioConnection) -> None:
+        channel, closed = await open_channel(connection)
+        for queue in self._standing:
+            await declare(channel, closed, queue)
+        self._fail_all("the connection to RabbitMQ was lost before the confirm")
+        self._next_tag = self._oldest = 1
+        self._declared.clear()
+        channel.confirm_delivery(self._on_confirm)
+        channel.add_on_return_callback(self._on_return)
+        channel.add_on_close_callback(self._on_channel_closed)
+        self._channel = channel
+
+    def _on_channel_closed(self, channel: Channel, reason: BaseException) -> None:
+        if channel is not self._channel:
+            return
+        self._channel = None
+        self._fail_all(f"the connection to RabbitMQ was lost before the confirm: {reason!r}")
+        if channel.connection.is_open:  # only the channel is gone: the link makes both anew
+            channel.connection.close()
+
+    def _on_return(self, _: Channel, __: Basic.Return, properties: BasicProperties, ___: bytes) -> None:
+        # The broker returns what it can't route before it confirms it.
+        self._returned.add(properties.message_id or "")
+
+    def _on_confirm(self, frame: Method) -> None:
+        method = frame.method
+        acked = isinstance(method, Basic.Ack)
+        first = self._oldest if method.multiple else method.delivery_tag
+        for tag in range(first, method.delivery_tag + 1):
+            waiting = self._unconfirmed.pop(tag, None)
+            if waiting is not None:
+                self._settle(*waiting, acked)
+        if method.multiple:
+            self._oldest = method.delivery_tag + 1
+
+    def _settle(self, message_id: str, confirmed: "asyncio.Future[None]", acked: bool) -> None:
+        if confirmed.done():  # its caller was cancelled
+            return
+        if message_id in self._returned:
+            self._returned.discard(message_id)
+            confirmed.set_exception(PublishFailed("RabbitMQ has no such queue"))
+        elif acked:
+            confirmed.set_result(None)
+        else:
+            confirmed.set_exception(PublishFailed("RabbitMQ refused the message (nack)"))
+
+    def _fail_all(self, why: str) -> None:
+        unconfirmed, self._unconfirmed = self._unconfirmed, {}
+        self._returned.clear()
+        for _, confirmed in unconfirmed.values():
+            if not confirmed.done():
+                confirmed.set_exception(PublishFailed(why))

@@ -1,0 +1,76 @@
+"""The queues, as data: names, arguments, and the rungs of the retry ladder."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.messages import Lane
+
+# 3.x drops at the first redelivery with -1 or 0, and the default of 20 in 4.x drops after some restarts
+# (docs/adr/0001-queue-arguments.md).
+DELIVERY_LIMIT = 1_000_000
+
+# Delays of the retry queues in seconds: powers of two from 1/8 s to 512 s.
+RETRY_RUNGS_S = tuple(2.0**k for k in range(-3, 10))
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A durable queue: its name and the arguments it is declared with."""
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Topology:
+    """All queues that belong to one queue name."""
+
+    name: str
+    queue_type: str = "quorum"
+
+    def lane(self, lane: Lane) -> Queue:
+        """The queue that senders consume."""
+        name = self.name if lane is Lane.BULK else f"{self.name}.urgent"
+        if self.queue_type == "classic":
+            return Queue(name, {"x-queue-type": "classic"})
+        return Queue(
+            name,
+            {
+                "x-queue-type": "quorum",
+                "x-delivery-limit": DELIVERY_LIMIT,
+                "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": self.rejected.name,
+            },
+        )
+
+    @property
+    def rejected(self) -> Queue:
+        """Where bodies go that are no batch."""
+        return Queue(f"{self.name}.rejected", {"x-queue-type": self.queue_type})
+
+    @property
+    def standing(self) -> list[Queue]:
+        """The queues that are declared on every new connection; retry queues only when first used."""
+        return [self.rejected, *(self.lane(lane) for lane in Lane)]
+
+    def retry(self, lane: Lane, after: float) -> Queue:
+        """The queue in which a batch waits `after` seconds, rounded up to a rung, before it joins its lane.
+
+        A queue for each delay, since a message's TTL takes effect only at the head of its queue. Always quorum
+        with at-least-once dead-lettering: the default strategy may lose what moves between the queues.
+        """
+        rung = next((r for r in RETRY_RUNGS_S if r >= after), RETRY_RUNGS_S[-1])
+        milliseconds = math.ceil(rung * 1000)
+        return Queue(
+            f"{self.name}.retry.{lane}.{milliseconds}ms",
+            {
+                "x-queue-type": "quorum",
+                "x-message-ttl": milliseconds,
+                "x-dead-letter-exchange": "",
+                "x-dead-letter-routing-key": self.lane(lane).name,
+                "x-dead-letter-strategy": "at-least-once",
+                "x-overflow": "reject-publish",
+                "x-delivery-limit": DELIVERY_LIMIT,
+            },
+        )

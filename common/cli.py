@@ -1,0 +1,111 @@
+"""What every command does alike: settings from flags, errors as one line, exit codes, an orderly Ctrl-C."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn
+
+import uvloop
+
+from common.errors import SmsimError, UsageError
+from common.settings import near_misses
+
+log = logging.getLogger(__name__)
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+DEFAULT_CONNECT_TIMEOUT_S = 30.0
+
+
+def run_command(prog: str, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Runs a command's coroutine on uvloop; gives its exit code, or that of the error it raised, said in one line."""
+    try:
+        return uvloop.run(main())
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return EXIT_FAILED
+    except (SmsimError, BaseExceptionGroup) as error:
+        known = _known(error)
+        if known is None:
+            raise
+        print(f"{prog}: {known}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(known, UsageError) else EXIT_FAILED
+
+
+def _known(error: BaseException) -> SmsimError | None:
+    """The error of ours in an error or group; None if there is another in it, which is a bug and shows itself."""
+    if isinstance(error, SmsimError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        inner = [_known(e) for e in error.exceptions]
+        return inner[0] if inner and all(inner) else None
+    return None
+
+
+def stop_on_signals() -> asyncio.Event:
+    """An event that SIGTERM and Ctrl-C set, once; a second Ctrl-C ends the process at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        stop.set()
+        loop.remove_signal_handler(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    return stop
+
+
+def warn_of_near_misses() -> None:
+    """Logs names in the environment and `.env` that look like a misspelt setting."""
+    for theirs, ours in near_misses():
+        log.warning("unknown_setting", extra={"variable": theirs, "did_you_mean": ours})
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with one clear line for bad usage, exit code 2, and no abbreviations to break later."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: {message} (--help shows the usage)\n")
+
+
+def whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """An argparse type: a whole number from `low` to `high`."""
+    wanted = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
+        if value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        return value
+
+    return parse
+
+
+def number(low: float, high: float = float("inf")) -> Callable[[str], float]:
+    """An argparse type: a finite number from `low` to `high`."""
+    wanted = f"a number of at least {low:g}" if high == float("inf") else f"a number from {low:g} to {high:g}"
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
+        if not low <= value <= high or value == float("inf"):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        return value
+
+    return parse

@@ -1,0 +1,1 @@
+"""The ledger: the record of every message's state and of the counters, the only truth about a run."""

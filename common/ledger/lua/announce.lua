@@ -1,0 +1,24 @@
+-- announce(run, first, count): adds a range to published; what was announced or counted before is not added again.
+-- KEYS: 1 sms:stats, 2 the run's hash, 3 sms:runs        ARGV: 1 run, 2 first, 3 count, 4 messages a piece
+-- Returns -1, or how far the run was announced if that leaves a gap before `first`.
+local first, upto, size = tonumber(ARGV[2]), ARGV[2] + ARGV[3], tonumber(ARGV[4])
+local announced = tonumber(redis.call('HGET', KEYS[2], 'announced') or 0)
+if first > announced then return announced end
+open_run(KEYS[2], KEYS[3], ARGV[1])
+wake(KEYS[2])
+if upto > announced then
+  local counted = 0
+  for piece = math.floor(announced / size), math.floor((upto - 1) / size) do
+    local key = KEYS[2] .. ':unannounced:' .. string.format('%d', piece)
+    if redis.call('EXISTS', key) == 1 then
+      for seq = math.max(announced, piece * size), math.min(upto, (piece + 1) * size) - 1 do
+        counted = counted + redis.call('GETBIT', key, seq % size)
+      end
+    end
+  end
+  redis.call('HSET', KEYS[2], 'announced', upto)
+  add(KEYS[2], 'published', upto - announced - counted)
+  add(KEYS[1], 'published', upto - announced - counted)
+end
+redis.call('HSET', KEYS[2], 'producer_seen_us', now_us())
+return -1

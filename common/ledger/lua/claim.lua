@@ -1,0 +1,52 @@
+-- claim(run, seqs of one piece): queued -> sending, and tells what each message was before.
+-- KEYS: 1 sms:stats, 2 the run's hash, 3 sms:runs, 4 the piece's states, 5 the run's pieces, 6 the piece's unannounced
+-- ARGV: 1 run, 2 piece, 3 the piece's first seq, 4 highest seq of the call, 5 '1' if redelivered,
+--       then for each segment: its first word, its messages, its mask (the low bit of each pair to claim)
+-- Returns for each segment '' if all its messages were queued, else the words of states as they were.
+open_run(KEYS[2], KEYS[3], ARGV[1])
+wake(KEYS[2])
+if redis.call('EXISTS', KEYS[4]) == 0 then redis.call('SADD', KEYS[5], ARGV[2]) end
+
+local announced = tonumber(redis.call('HGET', KEYS[2], 'announced') or 0)
+local base, count_unannounced = tonumber(ARGV[3]), tonumber(ARGV[4]) >= announced
+local new, ambiguous, published, answer = 0, 0, 0, {}
+
+local function publish_unannounced(first_word, mask)  -- each seq that nobody announced counts once
+  for i, m in ipairs(mask) do
+    for k = 0, 15 do
+      local offset = (first_word + i - 1) * 16 + k
+      if band(m, 2 ^ (2 * k)) ~= 0 and base + offset >= announced then
+        published = published + 1 - redis.call('SETBIT', KEYS[6], offset, 1)
+      end
+    end
+  end
+end
+
+for a = 6, #ARGV, 3 do
+  local first_word, messages, packed = tonumber(ARGV[a]), tonumber(ARGV[a + 1]), ARGV[a + 2]
+  local was = read_words(KEYS[4], first_word, #packed)
+  local old, mask, overlap = words_of(was), words_of(packed), false
+  for i = 1, #mask do
+    local o, m = old[i], mask[i]
+    if band(o, m * 3) == 0 then
+      old[i] = bor(o, m)
+    else
+      overlap = true
+      local free = band(bnot(bor(o, rshift(o, 1))), m)
+      messages = messages - popcount(m) + popcount(free)
+      ambiguous = ambiguous + popcount(band(o, bnot(rshift(o, 1)), m))
+      old[i] = bor(o, free)
+    end
+  end
+  if messages > 0 then redis.call('SETRANGE', KEYS[4], first_word * 4, string_of(old)) end
+  if count_unannounced then publish_unannounced(first_word, mask) end
+  new = new + messages
+  answer[#answer + 1] = overlap and was or ''
+end
+
+for _, key in ipairs({KEYS[1], KEYS[2]}) do
+  add(key, 'published', published)
+  add(key, 'sending', new)
+  if ARGV[5] == '1' then add(key, 'ambiguous', ambiguous) end
+end
+return answer

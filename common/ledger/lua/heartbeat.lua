@@ -1,0 +1,6 @@
+-- heartbeat(sender): it lives; its hash goes when nothing was heard of it for as long as a settled run lives.
+-- KEYS: 1 sms:senders, 2 the sender's hash        ARGV: 1 sender, 2 slots, 3 in flight, 4 seconds to live
+redis.call('ZADD', KEYS[1], now_us(), ARGV[1])
+redis.call('HSET', KEYS[2], 'slots', ARGV[2], 'in_flight', ARGV[3], 'heartbeat_us', now_us())
+redis.call('EXPIRE', KEYS[2], ARGV[4])
+return 1

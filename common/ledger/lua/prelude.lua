@@ -1,0 +1,73 @@
+-- Put before every script: words, states, the clock, and the life of a run's keys.
+-- A state is two bits: 0 queued, 1 sending, 2 sent, 3 failed. LOW has the lower bit of each pair of a word.
+local band, bor, bnot, bxor, rshift = bit.band, bit.bor, bit.bnot, bit.bxor, bit.rshift
+local LOW = 0x55555555
+
+local function now_us()
+  local t = redis.call('TIME')
+  return string.format('%d', t[1] * 1000000 + t[2])
+end
+
+local function popcount(x)  -- of the low bits of the pairs of a word
+  local n = 0
+  while x ~= 0 do
+    x = band(x, x - 1)
+    n = n + 1
+  end
+  return n
+end
+
+-- Words of a string, a thousand at a time, since Lua's stack is short.
+local function words_of(s)
+  local words, n = {}, #s / 4
+  for i = 1, n, 1000 do
+    local k = math.min(1000, n - i + 1)
+    local part = {struct.unpack('<' .. string.rep('I4', k), s, (i - 1) * 4 + 1)}
+    for j = 1, k do words[i + j - 1] = part[j] end
+  end
+  return words
+end
+
+local function string_of(words)
+  local parts, n = {}, #words
+  for i = 1, n, 1000 do
+    local k = math.min(1000, n - i + 1)
+    parts[#parts + 1] = struct.pack('<' .. string.rep('I4', k), unpack(words, i, i + k - 1))
+  end
+  return table.concat(parts)
+end
+
+local function read_words(key, first_word, bytes)
+  local s = redis.call('GETRANGE', key, first_word * 4, first_word * 4 + bytes - 1)
+  if #s < bytes then s = s .. string.rep('\0', bytes - #s) end
+  return s
+end
+
+local function add(key, field, n)
+  -- As text: some versions write large whole numbers as 1e+09, which HINCRBY refuses.
+  if n ~= 0 then redis.call('HINCRBY', key, field, string.format('%.0f', n)) end
+end
+
+-- Opens a run that nobody began: somebody publishes without a word to the ledger.
+local function open_run(run_key, runs_key, name)
+  if redis.call('HSETNX', run_key, 'started_us', now_us()) == 1 then
+    redis.call('ZADD', runs_key, redis.call('HGET', run_key, 'started_us'), name)
+  end
+end
+
+-- A settled run's keys expire; those of one that goes on don't. ttl 0: for good.
+local function live_for(run_key, ttl)
+  local keys = {run_key, run_key .. ':latency', run_key .. ':pieces'}
+  for _, piece in ipairs(redis.call('SMEMBERS', run_key .. ':pieces')) do
+    keys[#keys + 1] = run_key .. ':states:' .. piece
+    keys[#keys + 1] = run_key .. ':unannounced:' .. piece
+  end
+  for _, key in ipairs(keys) do
+    if ttl > 0 then redis.call('EXPIRE', key, ttl) else redis.call('PERSIST', key) end
+  end
+end
+
+local function wake(run_key)
+  if redis.call('TTL', run_key) >= 0 then live_for(run_key, 0) end
+end
+

@@ -1,0 +1,219 @@
+"""The ledger in memory, for embedded runs and tests: the same promises, within one process. One byte a message."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import RunBusy, RunExists, UnknownRun
+from common.ledger.latency import histogram
+from common.ledger.port import (
+    PRODUCER_SILENCE_S,
+    SENDER_SILENCE_S,
+    Outcomes,
+    Resumable,
+    SenderStatus,
+    Snapshot,
+    Standing,
+)
+from common.messages import Seqs, State
+
+
+@dataclass
+class _Tally:
+    """The counters of one run, or of all."""
+
+    published: int = 0
+    sending: int = 0
+    sent: int = 0
+    failed: int = 0
+    retried: int = 0
+    ambiguous: int = 0
+    rejected: int = 0
+    total_time_us: int = 0
+    last_settled_us: int = 0
+    latency: Counter[int] = field(default_factory=Counter)
+
+
+@dataclass
+class _Run:
+    """One run: its counters, a state for each seq, and which seqs were counted without an announcement."""
+
+    tally: _Tally = field(default_factory=_Tally)
+    recipe: str = ""
+    total: int = 0
+    producer: str = ""
+    producer_seen_us: int = 0
+    announced: int = 0
+    confirmed: int = 0
+    started_us: int = 0
+    states: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(1024, np.uint8))
+    unannounced: set[int] = field(default_factory=set)
+
+    def hold(self, last_seq: int) -> None:
+        """Makes room for the state of a seq."""
+        if last_seq >= self.states.size:
+            size = max(last_seq + 1, 2 * self.states.size)
+            self.states = np.concatenate([self.states, np.zeros(size - self.states.size, np.uint8)])
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+class MemoryLedger:
+    """Runs in memory."""
+
+    def __init__(self) -> None:
+        self._all = _Tally()
+        self._runs: dict[str, _Run] = {}
+        self._senders: dict[str, tuple[SenderStatus, int]] = {}
+        self._began_us = _now_us()
+
+    async def begin(self, run: str, recipe: str, total: int, producer: str) -> None:
+        known = self._runs.get(run)
+        if known is not None and known.producer != producer:
+            raise RunExists(f"run {run} exists already: choose another name, or go on with it by --resume {run}")
+        if known is None:
+            now = _now_us()
+            self._runs[run] = _Run(
+                recipe=recipe, total=total, producer=producer, producer_seen_us=now, started_us=now
+            )
+
+    async def resume(self, run: str, producer: str) -> Resumable:
+        known = self._known(run)
+        now = _now_us()
+        alive = now - known.producer_seen_us < PRODUCER_SILENCE_S * 1e6 and known.confirmed < known.total
+        if known.producer != producer and alive:
+            raise RunBusy(f"run {run} is being published by {known.producer}: wait until it has ended")
+        known.producer, known.producer_seen_us = producer, now
+        return Resumable(known.recipe, known.total, known.announced, known.confirmed)
+
+    async def announce(self, run: str, first: int, count: int) -> None:
+        known = self._opened(run)
+        if first > known.announced:
+            raise ValueError(f"seqs {known.announced} to {first - 1} of run {run} were not announced")
+        upto = first + count
+        if upto > known.announced:
+            counted = sum(known.announced <= seq < upto for seq in known.unannounced)
+            self._publish(known, upto - known.announced - counted)
+            known.announced = upto
+        known.producer_seen_us = _now_us()
+
+    async def confirm(self, run: str, upto: int) -> None:
+        known = self._opened(run)
+        known.confirmed = max(known.confirmed, upto)
+        known.producer_seen_us = _now_us()
+
+    async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> NDArray[np.uint8]:
+        known = self._opened(run)
+        last = int(seqs.max())
+        known.hold(last)
+        if last >= known.announced:
+            fresh = {int(s) for s in seqs if s >= known.announced} - known.unannounced
+            known.unannounced |= fresh
+            self._publish(known, len(fresh))
+        states = known.states[seqs]
+        standing = np.full(seqs.size, Standing.SETTLED, np.uint8)
+        standing[states == State.QUEUED] = Standing.NEW
+        standing[states == State.SENDING] = Standing.AMBIGUOUS if redelivered else Standing.DUPLICATE
+        new = standing == Standing.NEW
+        known.states[seqs[new]] = State.SENDING
+        for tally in (self._all, known.tally):
+            tally.sending += int(np.count_nonzero(new))
+            tally.ambiguous += int(np.count_nonzero(standing == Standing.AMBIGUOUS))
+        return standing
+
+    async def settle(self, run: str, outcomes: Outcomes, sender: str = "") -> None:
+        known = self._opened(run)
+        known.hold(int(outcomes.seqs.max()))
+        states = known.states[outcomes.seqs]
+        # A retry of what is queued already changes nothing, so that a repeated call counts it once.
+        moves = (states < State.SENT) & (states != outcomes.outcomes)
+        moved = outcomes.where(moves)
+        known.states[moved.seqs] = moved.outcomes
+        from_sending = int(np.count_nonzero(states[moves] == State.SENDING))
+        sent, failed, retried = moved.counts()
+        final = moved.times_us[moved.outcomes >= State.SENT]
+        time_us, buckets, now = int(final.sum()), histogram(final), _now_us()
+        for tally in (self._all, known.tally):
+            tally.sending -= from_sending
+            tally.sent += sent
+            tally.failed += failed
+            tally.retried += retried
+            tally.total_time_us += time_us
+            tally.latency.update(buckets)
+            tally.last_settled_us = now
+        if sender:
+            status, seen = self._senders.get(sender, (SenderStatus(), now))
+            status = replace(
+                status,
+                sent=status.sent + sent,
+                failed=status.failed + failed,
+                retried=status.retried + retried,
+                total_time_us=status.total_time_us + time_us,
+            )
+            self._senders[sender] = (status, seen)
+
+    async def release(self, run: str, seqs: Seqs) -> None:
+        known = self._opened(run)
+        held = seqs[known.states[seqs] == State.SENDING]
+        known.states[held] = State.QUEUED
+        for tally in (self._all, known.tally):
+            tally.sending -= held.size
+
+    async def reject(self, bodies: int) -> None:
+        self._all.rejected += bodies
+
+    async def heartbeat(self, sender: str, slots: int, in_flight: int) -> None:
+        status, _ = self._senders.get(sender, (SenderStatus(), 0))
+        self._senders[sender] = (replace(status, slots=slots, in_flight=in_flight), _now_us())
+
+    async def goodbye(self, sender: str) -> None:
+        self._senders.pop(sender, None)
+
+    async def snapshot(self, run: str | None = None) -> Snapshot:
+        known = self._known(run) if run is not None else None
+        tally = known.tally if known else self._all
+        now = _now_us()
+        return Snapshot(
+            published=tally.published,
+            sending=tally.sending,
+            sent=tally.sent,
+            failed=tally.failed,
+            retried=tally.retried,
+            ambiguous=tally.ambiguous,
+            rejected=tally.rejected,
+            total_time_us=tally.total_time_us,
+            total=known.total if known else sum(r.total for r in self._runs.values()),
+            started_us=known.started_us if known else self._began_us,
+            last_settled_us=tally.last_settled_us,
+            now_us=now,
+            latency=dict(tally.latency),
+            senders={n: s for n, (s, seen) in self._senders.items() if now - seen < SENDER_SILENCE_S * 1e6},
+        )
+
+    async def recount(self, run: str) -> dict[str, int]:
+        counts = np.bincount(self._known(run).states, minlength=4)
+        return {s.name.lower(): int(counts[s]) for s in (State.SENDING, State.SENT, State.FAILED)}
+
+    async def close(self) -> None:
+        return
+
+    def _known(self, run: str) -> _Run:
+        try:
+            return self._runs[run]
+        except KeyError:
+            raise UnknownRun(f"no run {run} in the ledger") from None
+
+    def _opened(self, run: str) -> _Run:
+        """The run, opened here and now if somebody publishes without a word to the ledger."""
+        if run not in self._runs:
+            self._runs[run] = _Run(started_us=_now_us())
+        return self._runs[run]
+
+    def _publish(self, known: _Run, count: int) -> None:
+        self._all.published += count
+        known.tally.published += count

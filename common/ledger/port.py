@@ -1,0 +1,159 @@
+"""What a ledger promises. One contract suite, tests/contract/test_ledger.py, holds every implementation to it.
+
+- At every moment, for every run and in total: published = queued + sending + sent + failed.
+- A message is counted once as sent or failed, however often it is claimed or settled.
+- Each call is carried out wholly or not at all, and gives the same result when repeated.
+- A ledger that can't be reached is tried again, with backoff, until it answers: no call is lost.
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.messages import Outcome, Seqs
+
+
+class Standing(IntEnum):
+    """What a claim finds a message to be."""
+
+    NEW = 0  # queued, and now taken: send it
+    AMBIGUOUS = 1  # a holder before us may have sent it: send it again; counted as ambiguous
+    SETTLED = 2  # sent or failed already: skip it
+    DUPLICATE = 3  # another copy of it is in hand elsewhere: drop this one
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Outcomes:
+    """What came of some messages of one run. Three arrays of one length; no seq stands twice.
+
+    `outcomes` holds `Outcome` values; `times_us` is how long each send took, in microseconds.
+    """
+
+    seqs: Seqs
+    outcomes: NDArray[np.uint8]
+    times_us: NDArray[np.int64]
+
+    def counts(self) -> tuple[int, int, int]:
+        """How many are sent, failed and to be retried."""
+        by_value = np.bincount(self.outcomes, minlength=4)
+        return int(by_value[Outcome.SENT]), int(by_value[Outcome.FAILED]), int(by_value[Outcome.RETRY])
+
+    def where(self, keep: NDArray[np.bool_]) -> "Outcomes":
+        """The part that a mask of the same length picks."""
+        return Outcomes(self.seqs[keep], self.outcomes[keep], self.times_us[keep])
+
+
+@dataclass(frozen=True, slots=True)
+class Resumable:
+    """What a producer needs to go on with a run: the recipe of its messages, and how far it got."""
+
+    recipe: str
+    total: int
+    announced: int
+    confirmed: int
+
+
+@dataclass(frozen=True, slots=True)
+class SenderStatus:
+    """What a sender says of itself in a heartbeat, and what it has settled so far."""
+
+    slots: int = 0
+    in_flight: int = 0
+    sent: int = 0
+    failed: int = 0
+    retried: int = 0
+    total_time_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The counters of one run, or of all runs, at one moment. Times are Unix times in microseconds, 0 for never.
+
+    `latency` maps histogram buckets (common/ledger/latency.py) to counts of sent and failed messages.
+    `total` is how many messages the run will have (0 where nobody said).
+    """
+
+    published: int = 0
+    sending: int = 0
+    sent: int = 0
+    failed: int = 0
+    retried: int = 0
+    ambiguous: int = 0
+    rejected: int = 0
+    total_time_us: int = 0
+    total: int = 0
+    started_us: int = 0
+    last_settled_us: int = 0
+    now_us: int = 0
+    latency: dict[int, int] = field(default_factory=dict)
+    senders: dict[str, SenderStatus] = field(default_factory=dict)
+
+    @property
+    def settled(self) -> int:
+        """Messages that have come to their end."""
+        return self.sent + self.failed
+
+    @property
+    def queued(self) -> int:
+        """Messages published and not yet begun, derived from the other counters."""
+        return self.published - self.sending - self.settled
+
+
+class Ledger(Protocol):
+    """The record of runs."""
+
+    async def begin(self, run: str, recipe: str, total: int, producer: str) -> None:
+        """Opens a run: `recipe` is what is needed to make its messages again. Raises RunExists."""
+
+    async def resume(self, run: str, producer: str) -> Resumable:
+        """Hands a run whose producer is gone to another. Raises UnknownRun, or RunBusy if the former one lives."""
+
+    async def announce(self, run: str, first: int, count: int) -> None:
+        """Before publishing: adds seqs `first` to `first + count - 1` to `published`.
+
+        `first` is at most what was announced so far; what was announced before is not counted again.
+        """
+
+    async def confirm(self, run: str, upto: int) -> None:
+        """All seqs below `upto` are safely in the queue. Less than before changes nothing."""
+
+    async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> NDArray[np.uint8]:
+        """Takes messages before they are sent; gives the `Standing` of each, in the order of `seqs`.
+
+        A message that is sending already is AMBIGUOUS if this delivery is a redelivered one, else a DUPLICATE.
+        A seq that nobody announced is added to `published`.
+        """
+
+    async def settle(self, run: str, outcomes: Outcomes, sender: str = "") -> None:
+        """Records what came of messages: sent, failed, or back to queued for a retry. Settled ones stay as they are.
+
+        With a sender's name, its own counters are kept too.
+        """
+
+    async def release(self, run: str, seqs: Seqs) -> None:
+        """Gives back what was claimed and not begun: sending to queued, nothing else changes."""
+
+    async def reject(self, bodies: int) -> None:
+        """Counts bodies that are no batch. Not part of the identity, and counted at least once."""
+
+    async def heartbeat(self, sender: str, slots: int, in_flight: int) -> None:
+        """A sender lives: it is listed in snapshots until it was silent for SENDER_SILENCE_S."""
+
+    async def goodbye(self, sender: str) -> None:
+        """A sender ends: it is no longer listed."""
+
+    async def snapshot(self, run: str | None = None) -> Snapshot:
+        """The counters now. Raises UnknownRun."""
+
+    async def recount(self, run: str) -> dict[str, int]:
+        """The states counted one by one: `sending`, `sent` and `failed`, to prove the counters. Raises UnknownRun."""
+
+    async def close(self) -> None:
+        """Closes the connections."""
+
+
+SENDER_SILENCE_S = 10.0
+PRODUCER_SILENCE_S = 15.0

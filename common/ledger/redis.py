@@ -1,0 +1,254 @@
+"""The ledger in Redis: hashes for counters, strings of two bits a message for states, one Lua call a change."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
+
+from common.errors import RunBusy, RunExists, UnknownRun
+from common.ledger import keys
+from common.ledger.latency import histogram
+from common.ledger.masks import PIECE_MESSAGES, by_piece, segments, unpack
+from common.ledger.port import (
+    PRODUCER_SILENCE_S,
+    SENDER_SILENCE_S,
+    Outcomes,
+    Resumable,
+    SenderStatus,
+    Snapshot,
+    Standing,
+)
+from common.messages import Outcome, Seqs, State
+from common.redis_client import answer_of
+
+_SCRIPTS = ("begin", "resume", "announce", "confirm", "claim", "settle", "release", "heartbeat")
+_COUNTERS = (
+    "published sending sent failed retried ambiguous rejected total_time_us total started_us last_settled_us"
+).split()
+
+
+class RedisLedger:
+    """Runs in Redis. `run_ttl_s` is how long a settled run is kept."""
+
+    def __init__(self, client: "Redis[bytes]", run_ttl_s: float = 7 * 86_400) -> None:
+        self._redis = client
+        self._ttl_s = max(1, int(run_ttl_s))
+        lua = files("common.ledger") / "lua"
+        prelude = (lua / "prelude.lua").read_text()
+        self._scripts: dict[str, AsyncScript] = {
+            name: client.register_script(prelude + (lua / f"{name}.lua").read_text()) for name in _SCRIPTS
+        }
+
+    async def begin(self, run: str, recipe: str, total: int, producer: str) -> None:
+        if not await self._call("begin", [keys.run(run), keys.RUNS], [run, recipe, total, producer]):
+            raise RunExists(f"run {run} exists already: choose another name, or go on with it by --resume {run}")
+
+    async def resume(self, run: str, producer: str) -> Resumable:
+        answer = await self._call("resume", [keys.run(run)], [producer, int(PRODUCER_SILENCE_S * 1e6)])
+        if not answer:
+            raise _unknown(run)
+        if len(answer) == 1:
+            raise RunBusy(f"run {run} is being published by {answer[0].decode()}: wait until it has ended")
+        recipe, total, announced, confirmed = answer
+        return Resumable(recipe.decode(), total, announced, confirmed)
+
+    async def announce(self, run: str, first: int, count: int) -> None:
+        answer = await self._call(
+            "announce", [keys.STATS, keys.run(run), keys.RUNS], [run, first, count, PIECE_MESSAGES]
+        )
+        if answer >= 0:
+            raise ValueError(f"seqs {answer} to {first - 1} of run {run} were not announced")
+
+    async def confirm(self, run: str, upto: int) -> None:
+        await self._call("confirm", [keys.run(run)], [upto])
+
+    async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> NDArray[np.uint8]:
+        standing = np.zeros(seqs.size, np.uint8)
+        await asyncio.gather(
+            *(self._claim(run, piece, seqs, at, redelivered, standing) for piece, at in by_piece(seqs))
+        )
+        return standing
+
+    async def settle(self, run: str, outcomes: Outcomes, sender: str = "") -> None:
+        await asyncio.gather(
+            *(
+                self._settle(run, piece, Outcomes(outcomes.seqs[at], outcomes.outcomes[at], outcomes.times_us[at]), sender)
+                for piece, at in by_piece(outcomes.seqs)
+            )
+        )
+
+    async def release(self, run: str, seqs: Seqs) -> None:
+        for piece, at in by_piece(seqs):
+            offsets = seqs[at] - piece * PIECE_MESSAGES
+            args: list[Any] = []
+            for s in segments(offsets, [np.ones(offsets.size, np.uint8)]):
+                args += [s.first_word, s.messages, *s.columns]
+            await self._call("release", [keys.STATS, keys.run(run), f"{keys.states(run)}{piece}"], args)
+
+    async def reject(self, bodies: int) -> None:
+        await answer_of(lambda: self._redis.hincrby(keys.STATS, "rejected", bodies))
+
+    async def heartbeat(self, sender: str, slots: int, in_flight: int) -> None:
+        await self._call(
+            "heartbeat", [keys.SENDERS, keys.sender(sender)], [sender, slots, in_flight, self._ttl_s]
+        )
+
+    async def goodbye(self, sender: str) -> None:
+        await answer_of(lambda: self._redis.zrem(keys.SENDERS, sender))
+
+    async def snapshot(self, run: str | None = None) -> Snapshot:
+        counters_key = keys.STATS if run is None else keys.run(run)
+        latency_key = keys.LATENCY if run is None else keys.latency(run)
+
+        async def read() -> list[Any]:
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.hgetall(counters_key)
+            pipe.hgetall(latency_key)
+            pipe.zrangebyscore(keys.SENDERS, "-inf", "+inf", withscores=True)
+            pipe.zrange(keys.RUNS, 0, 0, withscores=True)
+            pipe.time()
+            return await pipe.execute()
+
+        counters, latency, senders, first_run, (seconds, micros) = await answer_of(read)
+        if run is not None and b"started_us" not in counters:
+            raise _unknown(run)
+        now_us = seconds * 1_000_000 + micros
+        values = {name: int(counters.get(name.encode(), 0)) for name in _COUNTERS}
+        if run is None and first_run:
+            values["started_us"] = int(first_run[0][1])
+        alive = [name.decode() for name, seen in senders if now_us - seen < SENDER_SILENCE_S * 1e6]
+        return Snapshot(
+            **values,
+            now_us=now_us,
+            latency={int(bucket): int(count) for bucket, count in latency.items()},
+            senders=await self._senders(alive),
+        )
+
+    async def recount(self, run: str) -> dict[str, int]:
+        pieces = await answer_of(lambda: self._redis.smembers(keys.pieces(run)))
+        if not await answer_of(lambda: self._redis.exists(keys.run(run))):
+            raise _unknown(run)
+        counts = np.zeros(4, np.int64)
+        for piece in sorted(int(p) for p in pieces):
+            words = await answer_of(lambda key=f"{keys.states(run)}{piece}": self._redis.get(key))
+            counts += np.bincount(unpack(words or b""), minlength=4)
+        return {s.name.lower(): int(counts[s]) for s in (State.SENDING, State.SENT, State.FAILED)}
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def _claim(
+        self,
+        run: str,
+        piece: int,
+        seqs: Seqs,
+        at: NDArray[np.intp] | slice,
+        redelivered: bool,
+        standing: NDArray[np.uint8],
+    ) -> None:
+        base = piece * PIECE_MESSAGES
+        mine = seqs[at]
+        offsets = mine - base
+        parts = segments(offsets, [np.ones(offsets.size, np.uint8)])
+        claim_keys = [
+            *(keys.STATS, keys.run(run), keys.RUNS, f"{keys.states(run)}{piece}"),
+            *(keys.pieces(run), f"{keys.unannounced(run)}{piece}"),
+        ]
+        tail: list[Any] = []
+        for part in parts:
+            tail += [part.first_word, part.messages, *part.columns]
+
+        def args(lost: bool) -> list[Any]:
+            # A claim whose answer was lost may have been carried out: what it then finds sending is ours.
+            return [run, piece, base, int(mine.max()), int(redelivered or lost), *tail]
+
+        answers, lost = await self._call_noting_loss("claim", claim_keys, args)
+        if not any(answers):
+            return
+        states = _states(offsets, parts, answers)
+        found = np.full(offsets.size, Standing.SETTLED, np.uint8)
+        found[states == State.QUEUED] = Standing.NEW
+        found[states == State.SENDING] = Standing.AMBIGUOUS if redelivered or lost else Standing.DUPLICATE
+        standing[at] = found
+
+    async def _settle(self, run: str, piece: int, outcomes: Outcomes, sender: str) -> None:
+        """Settles one piece. Expects all messages to be sending; where they aren't, counts anew and repeats."""
+        settle_keys = [
+            *(keys.STATS, keys.run(run), f"{keys.states(run)}{piece}"),
+            *(keys.LATENCY, keys.latency(run), keys.sender(sender)),
+        ]
+        expected = np.full(outcomes.seqs.size, State.SENDING, np.uint8)
+        while outcomes.seqs.size:
+            offsets = outcomes.seqs - piece * PIECE_MESSAGES
+            mask = np.ones(offsets.size, np.uint8)
+            parts = segments(offsets, [mask, expected, expected ^ outcomes.outcomes])
+            from_sending = int(np.count_nonzero(expected))
+            args = self._settle_args(outcomes, from_sending, sender)
+            for part in parts:
+                args += [part.first_word, *part.columns]
+            was = await self._call("settle", settle_keys, args)
+            if not was:
+                return
+            states = _states(offsets, parts, was)
+            open_still = (states < State.SENT) & (states != outcomes.outcomes)
+            outcomes, expected = outcomes.where(open_still), states[open_still]
+
+    def _settle_args(self, outcomes: Outcomes, from_sending: int, sender: str) -> list[Any]:
+        final = outcomes.times_us[outcomes.outcomes >= Outcome.SENT]
+        buckets = histogram(final)
+        args: list[Any] = [*outcomes.counts(), from_sending, int(final.sum()), self._ttl_s, int(bool(sender))]
+        args.append(len(buckets))
+        for bucket, count in buckets.items():
+            args += [bucket, count]
+        return args
+
+    async def _senders(self, names: list[str]) -> dict[str, SenderStatus]:
+        async def read() -> list[dict[bytes, bytes]]:
+            pipe = self._redis.pipeline(transaction=False)
+            for name in names:
+                pipe.hgetall(keys.sender(name))
+            return cast(list[dict[bytes, bytes]], await pipe.execute())
+
+        hashes = await answer_of(read) if names else []
+        fields = SenderStatus.__dataclass_fields__
+        return {
+            name: SenderStatus(**{f: int(values.get(f.encode(), 0)) for f in fields})
+            for name, values in zip(names, hashes, strict=True)
+        }
+
+    async def _call(self, script: str, script_keys: Sequence[str], args: Sequence[Any]) -> Any:
+        return (await self._call_noting_loss(script, script_keys, lambda _: args))[0]
+
+    async def _call_noting_loss(
+        self, script: str, script_keys: Sequence[str], args: Callable[[bool], Sequence[Any]]
+    ) -> tuple[Any, bool]:
+        """The script's answer, and whether an earlier try may have been carried out without one."""
+        tries = 0
+
+        async def once() -> Any:
+            nonlocal tries
+            tries += 1
+            return await self._scripts[script](keys=script_keys, args=args(tries > 1))
+
+        return await answer_of(once), tries > 1
+
+
+def _unknown(run: str) -> UnknownRun:
+    return UnknownRun(f"no run {run} in the ledger")
+
+
+def _states(offsets: Seqs, parts: list[Any], answers: list[bytes]) -> NDArray[np.uint8]:
+    """The state of each offset, read from the words that a script gave back; queued where it gave none."""
+    states = np.zeros(offsets.size, np.uint8)
+    for part, words in zip(parts, answers, strict=True):
+        if words:
+            first = part.first_word * 16
+            pairs = unpack(words)
+            inside = (offsets >= first) & (offsets < first + pairs.size)
+            states[inside] = pairs[offsets[inside] - first]
+    return states

@@ -1,0 +1,103 @@
+"""The connection to Redis: made once, kept asking until it answers."""
+
+import asyncio
+import builtins
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ConnectionError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+
+from common.errors import Refused, Unavailable
+from common.settings import Settings
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_S = 0.05
+LONGEST_BACKOFF_S = 2.0
+ANSWER_TIMEOUT_S = 10.0
+
+# Redis answers, but can't serve now: out of memory, a failed disk, loading, a replica, a running script.
+_PASSING = ("OOM", "MISCONF", "LOADING", "READONLY", "BUSY", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
+
+
+async def connect_redis(settings: Settings, connect_timeout_s: float) -> "Redis[bytes]":
+    """The Redis of the settings, once it answers. Raises Unavailable after the timeout, Refused at once."""
+    password = settings.redis_password.get_secret_value() if settings.redis_password else None
+    tls: dict[str, Any] = {}
+    if settings.redis_tls:
+        tls = {"ssl": True, "ssl_ca_certs": str(settings.redis_ca_file) if settings.redis_ca_file else None}
+    # The client's own retries are off: a repeated claim would read as somebody else's (DESIGN.md §6).
+    client: Redis[bytes] = Redis(
+        host=settings.redis_host,
+        port=settings.redis_port,
+        db=settings.redis_db,
+        password=password,
+        socket_timeout=ANSWER_TIMEOUT_S,
+        socket_connect_timeout=5.0,
+        retry=Retry(NoBackoff(), 0),
+        client_name="smsim",
+        **tls,
+    )
+    where = f"Redis at {settings.redis_host}:{settings.redis_port}"
+    try:
+        async with asyncio.timeout(connect_timeout_s):
+            await answer_of(client.ping)
+    except builtins.TimeoutError:
+        await client.aclose()
+        raise Unavailable(
+            f"{where} did not answer within {connect_timeout_s:g} s: is it running? (REDIS_HOST, REDIS_PORT)"
+        ) from None
+    except Refused:
+        await client.aclose()
+        raise
+    except RedisError as error:
+        await client.aclose()
+        raise Refused(f"{where} refuses: {error}") from None
+    await _warn_unless_durable(client)
+    return client
+
+
+async def _warn_unless_durable(client: "Redis[bytes]") -> None:
+    """The promise that nothing is lost when Redis dies holds only with the append-only file on, always."""
+    try:
+        config = await client.config_get("appendonly", "appendfsync")
+    except RedisError:
+        return  # CONFIG is often forbidden; then we can't know
+    if (config.get("appendonly"), config.get("appendfsync")) != ("yes", "always"):
+        log.warning(
+            "ledger_not_durable",
+            extra={"advice": "start Redis with --appendonly yes --appendfsync always, or a crash of it loses counts"},
+        )
+
+
+async def answer_of(ask: Callable[[], Awaitable[Any]]) -> Any:
+    """Asks until Redis answers, with backoff: every call of the ledger may be repeated. Raises Refused."""
+    backoff_s = FIRST_BACKOFF_S
+    while True:
+        try:
+            answer = await ask()
+        except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
+            raise Refused(f"Redis refuses: {error}: check REDIS_PASSWORD") from None
+        except (ConnectionError, TimeoutError, ResponseError) as error:
+            if isinstance(error, ResponseError) and not any(word in str(error) for word in _PASSING):
+                raise
+            if backoff_s == FIRST_BACKOFF_S:
+                log.warning("ledger_unreachable", extra={"reason": str(error)})
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
+        else:
+            if backoff_s > FIRST_BACKOFF_S:
+                log.info("ledger_answers_again")
+            return answer

@@ -1,0 +1,143 @@
+"""What the environment and `.env` may say: each setting with its default, its limits and its meaning.
+
+A flag beats the environment, the environment beats `.env`; blank means unset. Names that are not ours are
+ignored, but a near-miss of one of ours is warned of.
+"""
+
+import difflib
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from common.errors import UsageError
+from common.messages import MAX_BATCH_MESSAGES
+
+ENV_FILE = ".env"
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+
+
+class QueueType(StrEnum):
+    """RabbitMQ's queue types that the lanes can have."""
+
+    QUORUM = "quorum"
+    CLASSIC = "classic"
+
+
+class Distribution(StrEnum):
+    """How the simulated processing time is spread around its mean."""
+
+    NORMAL = "normal"
+    EXPONENTIAL = "exponential"
+    LOGNORMAL = "lognormal"
+    CONSTANT = "constant"
+
+
+class ProviderName(StrEnum):
+    """What sends one SMS."""
+
+    SIMULATED = "simulated"
+
+
+class LogLevel(StrEnum):
+    """Python's log levels."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
+class Settings(BaseSettings):
+    """Every setting, one field each; the variable's name is the field's in upper case."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
+
+    rabbitmq_host: str = Field("localhost", description="broker's host; commas separate the nodes of a cluster")
+    rabbitmq_port: Port = 5672
+    rabbitmq_user: str = "guest"
+    rabbitmq_password: SecretStr = SecretStr("guest")
+    rabbitmq_vhost: str = "/"
+    rabbitmq_tls: bool = False
+    rabbitmq_ca_file: Path | None = None
+
+    redis_host: str = "localhost"
+    redis_port: Port = 6379
+    redis_password: SecretStr | None = None
+    redis_db: Annotated[int, Field(ge=0)] = 0
+    redis_tls: bool = False
+    redis_ca_file: Path | None = None
+
+    queue_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "sms_queue"
+    queue_type: QueueType = QueueType.QUORUM
+    batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH_MESSAGES)] = 1
+    run_ttl: Annotated[float, Field(gt=0, le=3650, description="days")] = 7
+
+    monitor_update_interval: Annotated[float, Field(gt=0, le=86_400, description="seconds")] = 5
+    mean_processing_time: Seconds = 2
+    processing_time_stddev: Seconds | None = None
+    processing_time_distribution: Distribution = Distribution.NORMAL
+    failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    sender_concurrency: Annotated[int, Field(ge=1, le=10_000_000)] = 100
+    shutdown_grace: Seconds = 8
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] = 1
+    retry_backoff: Annotated[float, Field(gt=0, le=512, description="seconds")] = 1
+    provider: ProviderName = ProviderName.SIMULATED
+
+    log_level: LogLevel = LogLevel.INFO
+    log_file: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _log_level_in_any_case(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("log_level"), str):
+            values["log_level"] = values["log_level"].upper()
+        return values
+
+    @property
+    def stddev_s(self) -> float:
+        """Standard deviation of the processing time in seconds: a tenth of the mean unless set."""
+        if self.processing_time_stddev is None:
+            return self.mean_processing_time / 10
+        return self.processing_time_stddev
+
+
+def load_settings(**flags: Any) -> Settings:
+    """The settings in force. A flag that is None counts as not given. Raises UsageError that names the variable."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(_env_file=ENV_FILE, _env_file_encoding="utf-8", **given)  # type: ignore[call-arg]  # pydantic-settings' own arguments
+    except ValidationError as error:
+        raise UsageError("; ".join(_sentence(dict(e)) for e in error.errors())) from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{ENV_FILE}: not UTF-8 (byte {error.start}): save it as UTF-8") from None
+
+
+def _sentence(error: dict[str, Any]) -> str:
+    """One clear clause on one bad value; a secret's value is left out."""
+    name = str(error["loc"][0]).upper() if error["loc"] else "settings"
+    value = "***" if "PASSWORD" in name else error["input"]
+    message = str(error["msg"])
+    return f"{name}={value}: {message[:1].lower()}{message[1:]}"
+
+
+def near_misses() -> list[tuple[str, str]]:
+    """Names in the environment and `.env` that look like a misspelt setting of ours: (theirs, ours)."""
+    ours = {name.upper() for name in Settings.model_fields}
+    try:
+        in_file = set(dotenv_values(ENV_FILE))
+    except UnicodeDecodeError:
+        in_file = set()
+    found = []
+    for name in sorted((set(os.environ) | in_file) - ours):
+        close = difflib.get_close_matches(name.upper(), ours, n=1, cutoff=0.88)
+        if close:
+            found.append((name, close[0]))
+    return found

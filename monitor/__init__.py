@@ -1,0 +1,1 @@
+"""The monitor: polls the ledger and shows the statistics."""

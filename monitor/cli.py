@@ -1,0 +1,53 @@
+"""`python monitor.py`, `smsim monitor`: shows the statistics of a run, or of all."""
+
+import argparse
+import json
+import sys
+
+from common.cli import DEFAULT_CONNECT_TIMEOUT_S, Parser, number, run_command, stop_on_signals, warn_of_near_misses
+from common.errors import UsageError
+from common.ledger.redis import RedisLedger
+from common.logs import configure_logs
+from common.messages import is_run_id
+from common.redis_client import connect_redis
+from common.settings import Settings, load_settings
+from monitor.service import log_statistics, show_live
+from monitor.statistics import statistics
+
+
+def main(argv: list[str] | None = None, prog: str = "monitor.py") -> int:
+    """Reads the arguments and shows the statistics until SIGTERM or Ctrl-C, or once."""
+    parser = Parser(prog, "Logs the statistics as a JSON line each interval.")
+    parser.add_argument("--update-interval", type=number(0.05, 86_400), help="seconds (MONITOR_UPDATE_INTERVAL)")
+    parser.add_argument("--run", help="the statistics of this run only")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--once", action="store_true", help="print one snapshot as JSON on stdout and exit")
+    how.add_argument("--live", action="store_true", help="a view on the terminal that redraws")
+    parser.add_argument("--connect-timeout", type=number(0), default=DEFAULT_CONNECT_TIMEOUT_S, help="seconds")
+    args = parser.parse_args(argv)
+
+    async def run() -> int:
+        settings = load_settings(monitor_update_interval=args.update_interval)
+        if args.run is not None and not is_run_id(args.run):
+            raise UsageError(f"--run {args.run}: no name of a run: 1 to 40 of a-z, 0-9 and -")
+        result_on_stdout = args.once or args.live
+        stream = sys.stderr if result_on_stdout else sys.stdout
+        configure_logs("monitor", settings.log_level, settings.log_file, stream)
+        warn_of_near_misses()
+        return await _watch(args, settings)
+
+    return run_command(prog, run)
+
+
+async def _watch(args: argparse.Namespace, settings: Settings) -> int:
+    ledger = RedisLedger(await connect_redis(settings, args.connect_timeout))
+    try:
+        if args.once:
+            print(json.dumps(statistics(await ledger.snapshot(args.run)).as_json()), flush=True)
+        elif args.live:
+            await show_live(ledger, args.run, stop_on_signals())
+        else:
+            await log_statistics(ledger, args.run, settings.monitor_update_interval, stop_on_signals())
+    finally:
+        await ledger.close()
+    return 0

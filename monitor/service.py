@@ -1,0 +1,66 @@
+"""Polls the ledger: a JSON log line each interval, or a view on the terminal that redraws."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.live import Live
+
+from common.errors import UnknownRun
+from common.ledger.port import Ledger, Snapshot
+from monitor.statistics import statistics
+from monitor.view import picture
+
+log = logging.getLogger(__name__)
+
+REDRAW_S = 0.25
+RATE_OVER_S = 2.0
+
+
+async def log_statistics(ledger: Ledger, run: str | None, interval_s: float, stop: asyncio.Event) -> None:
+    """Logs one JSON line an interval until told to stop, and a last one then."""
+    before: Snapshot | None = None
+    while True:
+        stopping = await _stopped_within(stop, interval_s if before else 0)
+        now = await ledger.snapshot(run)
+        log.info("statistics", extra={**({"run": run} if run else {}), **statistics(now, before).as_json()})
+        before = now
+        if stopping:
+            return
+
+
+async def show_live(
+    ledger: Ledger,
+    run: str | None,
+    stop: asyncio.Event,
+    over: Callable[[Snapshot], bool] = lambda _: False,
+    console: Console | None = None,
+) -> None:
+    """Redraws the view until told to stop, or the snapshot says that all is over."""
+    title = f"run {run}" if run else "all runs"
+    recent: list[Snapshot] = []
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            try:
+                recent.append(await ledger.snapshot(run))
+            except UnknownRun:
+                if await _stopped_within(stop, REDRAW_S):
+                    return
+                continue
+            now = recent[-1]
+            while len(recent) > 2 and now.now_us - recent[1].now_us >= RATE_OVER_S * 1e6:
+                recent.pop(0)
+            ended = over(now)
+            live.update(picture(now, None if ended or len(recent) < 2 else recent[0], title), refresh=True)
+            if ended or await _stopped_within(stop, REDRAW_S):
+                return
+
+
+async def _stopped_within(stop: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,58 @@
+"""The statistics as a picture for a terminal."""
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from common.ledger.port import Snapshot
+from monitor.statistics import Statistics, statistics
+
+SENDERS_SHOWN = 10
+
+
+def picture(now: Snapshot, before: Snapshot | None, title: str) -> RenderableType:
+    """One screen: a bar, the counters, the times, and each sender's share."""
+    stats = statistics(now, before)
+    total = max(now.total, now.published, 1)
+    parts: list[RenderableType] = [ProgressBar(total=total, completed=now.settled), _table(stats)]
+    if now.senders:
+        parts.append(_senders(now))
+    return Panel(Group(*parts), title=title, width=78)
+
+
+def _table(stats: Statistics) -> Table:
+    table = Table.grid(padding=(0, 2), expand=True)
+    for _ in range(3):
+        table.add_column(style="dim")
+        table.add_column(justify="right")
+    table.add_row(
+        *("published", f"{stats.published:,}", "sent", f"{stats.sent:,}", "p50", _seconds(stats.p50_s)),
+    )
+    table.add_row("queued", f"{stats.queued:,}", "failed", f"{stats.failed:,}", "p95", _seconds(stats.p95_s))
+    table.add_row("sending", f"{stats.sending:,}", "retried", f"{stats.retried:,}", "p99", _seconds(stats.p99_s))
+    table.add_row(
+        *("rate", f"{stats.rate_per_s:,.0f}/s", "ambiguous", f"{stats.ambiguous:,}"),
+        *("elapsed", _seconds(stats.elapsed_s)),
+    )
+    table.add_row("senders", f"{stats.senders}", "rejected", f"{stats.rejected:,}", "ETA", _seconds(stats.eta_s))
+    return table
+
+
+def _senders(now: Snapshot) -> Table:
+    table = Table.grid(padding=(0, 2), expand=True)
+    table.add_column(style="dim")
+    for _ in range(2):
+        table.add_column(justify="right")
+    shares = sorted(now.senders.items(), key=lambda item: -item[1].sent - item[1].failed)
+    for name, status in shares[:SENDERS_SHOWN]:
+        table.add_row(name, f"{status.sent + status.failed:,} settled", f"{status.in_flight:,} in flight")
+    if len(shares) > SENDERS_SHOWN:
+        table.add_row(f"and {len(shares) - SENDERS_SHOWN} more", "", "")
+    return table
+
+
+def _seconds(time_s: float | None) -> str:
+    if time_s is None:
+        return "–"
+    return f"{time_s:,.0f} s" if time_s >= 100 else f"{time_s:.3g} s"

@@ -1,0 +1,168 @@
+"""`python producer.py`, `smsim produce`: publishes one run."""
+
+import argparse
+import asyncio
+import json
+import os
+import secrets
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from common.broker.port import Broker
+from common.broker.rabbitmq import connect_broker
+from common.cli import DEFAULT_CONNECT_TIMEOUT_S, Parser, number, run_command, warn_of_near_misses, whole
+from common.errors import UsageError
+from common.ledger.port import Ledger
+from common.ledger.redis import RedisLedger
+from common.logs import configure_logs
+from common.messages import MAX_BATCH_MESSAGES, Lane, is_run_id, new_run_id
+from common.progress import ProgressBar
+from common.redis_client import connect_redis
+from common.settings import Settings, load_settings
+from producer.contacts import ContactsSource
+from producer.publish import Producer
+from producer.random_source import RandomSource
+from producer.sources import Source, recipe_of, source_of
+
+FOLLOW_EVERY_S = 0.2
+
+
+@dataclass(frozen=True)
+class Job:
+    """One publication: which messages, under which name, from where on."""
+
+    run: str
+    source: Source
+    batch_size: int
+    lane: Lane
+    first: int = 0
+
+
+def main(argv: list[str] | None = None, prog: str = "producer.py") -> int:
+    """Reads the arguments, publishes, and prints one JSON line on stdout."""
+    args = _parser(prog).parse_args(argv)
+
+    async def run() -> int:
+        if args.text is not None and args.contacts is None:
+            raise UsageError("--text goes with --contacts")
+        if args.strict and args.contacts is None:
+            raise UsageError("--strict goes with --contacts")
+        if args.resume and (args.run or args.urgent or args.batch_size):
+            raise UsageError("--resume takes its batch size and lane from the run: leave --run, --urgent, --batch-size out")
+        settings = load_settings(batch_size=args.batch_size)
+        configure_logs("producer", settings.log_level, settings.log_file, stream=sys.stderr)
+        warn_of_near_misses()
+        source = None if args.resume else open_source(args, settings)
+        return await _produce(args, settings, source)
+
+    return run_command(prog, run)
+
+
+def add_source_arguments(parser: argparse.ArgumentParser, resume: bool) -> None:
+    """The arguments that say which messages to publish."""
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--num-messages", type=whole(1), metavar="N", help="publish N random messages")
+    which.add_argument("--contacts", type=Path, metavar="FILE.csv", help="publish to the contacts of a CSV file")
+    if resume:
+        which.add_argument("--resume", metavar="RUN", type=_run_id, help="go on with a run that broke off")
+    parser.add_argument("--text", metavar="TEMPLATE", help='text for contacts, such as "Hi {name}"')
+    parser.add_argument("--strict", action="store_true", help="a bad row in the CSV file stops before publishing")
+    parser.add_argument("--batch-size", type=whole(1, MAX_BATCH_MESSAGES), help="messages a batch (BATCH_SIZE)")
+    parser.add_argument("--run", metavar="NAME", type=_run_id, help="the run's name; generated unless given")
+    parser.add_argument("--urgent", action="store_true", help="publish to the urgent lane")
+
+
+def open_source(args: argparse.Namespace, settings: Settings) -> Source:
+    """The source that the arguments ask for; bad rows of a CSV file are reported on stderr. Raises UsageError."""
+    if args.contacts is None:
+        return RandomSource(args.num_messages, secrets.randbits(63) if settings.seed is None else settings.seed)
+    source, bad = ContactsSource.open(args.contacts, args.text)
+    for row in bad:
+        print(f"{args.contacts}: line {row.line}: {row.reason}: skipped", file=sys.stderr)
+    if bad and args.strict:
+        raise UsageError(f"{args.contacts}: {len(bad)} bad rows and --strict: nothing was published")
+    return source
+
+
+def _parser(prog: str) -> Parser:
+    parser = Parser(prog, "Publishes messages to the queue: random ones, or to the contacts of a CSV file.")
+    add_source_arguments(parser, resume=True)
+    parser.add_argument("--wait", action="store_true", help="follow the run until every message is sent or failed")
+    parser.add_argument("--connect-timeout", type=number(0), default=DEFAULT_CONNECT_TIMEOUT_S, help="seconds")
+    return parser
+
+
+def _run_id(text: str) -> str:
+    if not is_run_id(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name for a run: use 1 to 40 of a-z, 0-9 and -")
+    return text
+
+
+async def _produce(args: argparse.Namespace, settings: Settings, source: Source | None) -> int:
+    """Builds the producer on RabbitMQ and Redis, publishes, and reports."""
+    ledger = RedisLedger(await connect_redis(settings, args.connect_timeout), settings.run_ttl * 86_400)
+    try:
+        producer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+        broker = await connect_broker(settings, "producer", args.connect_timeout)
+        try:
+            job = await begin(args, settings, source, ledger, producer)
+            report = await publish(job, broker, ledger)
+        finally:
+            await broker.close()
+        if args.wait:
+            await _follow(job.run, job.source.count, ledger)
+        print(json.dumps(report), flush=True)
+        return 0
+    finally:
+        await ledger.close()
+
+
+async def begin(
+    args: argparse.Namespace, settings: Settings, source: Source | None, ledger: Ledger, producer: str
+) -> Job:
+    """Opens the run in the ledger, or takes over the one to resume. Raises UsageError."""
+    if source is None:
+        found = await ledger.resume(args.resume, producer)
+        recipe = recipe_of(found.recipe)
+        return Job(args.resume, source_of(recipe), recipe.batch_size, recipe.lane, found.confirmed)
+    run = args.run or new_run_id()
+    lane = Lane.URGENT if args.urgent else Lane.BULK
+    job = Job(run, source, settings.batch_size, lane)
+    recipe_text = msgspec.json.encode(source.recipe(settings.batch_size, lane)).decode()
+    await ledger.begin(run, recipe_text, source.count, producer)
+    return job
+
+
+async def publish(job: Job, broker: Broker, ledger: Ledger) -> dict[str, Any]:
+    """Publishes a job under a progress bar; gives the closing report."""
+    began = time.monotonic()
+    with ProgressBar(f"publishing {job.run}", job.source.count, job.first) as bar:
+        try:
+            await Producer(broker, ledger).publish(
+                job.run, job.source, job.batch_size, job.lane, job.first, bar.update
+            )
+        except asyncio.CancelledError:
+            print(f"stopped: go on with --resume {job.run}", file=sys.stderr)
+            raise
+    elapsed_s = time.monotonic() - began
+    published = job.source.count - job.first
+    return {
+        "run": job.run,
+        "published": published,
+        "elapsed_s": round(elapsed_s, 3),
+        "rate_per_s": round(published / elapsed_s, 1) if elapsed_s else 0.0,
+    }
+
+
+async def _follow(run: str, total: int, ledger: Ledger) -> None:
+    """Returns when every message of the run is sent or failed."""
+    with ProgressBar(f"sending {run}", total) as bar:
+        while (snapshot := await ledger.snapshot(run)).settled < max(total, snapshot.published):
+            bar.update(snapshot.settled)
+            await asyncio.sleep(FOLLOW_EVERY_S)

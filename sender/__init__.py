@@ -1,0 +1,1 @@
+"""The sender: consume, claim, send, settle, ack."""

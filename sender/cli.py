@@ -1,0 +1,58 @@
+"""`python sender.py`, `smsim send`: one sender process."""
+
+import os
+import socket
+
+from common.broker.rabbitmq import connect_broker
+from common.cli import DEFAULT_CONNECT_TIMEOUT_S, Parser, number, run_command, stop_on_signals, warn_of_near_misses, whole
+from common.ledger.redis import RedisLedger
+from common.logs import configure_logs
+from common.redis_client import connect_redis
+from common.settings import Settings, load_settings
+from sender.providers.simulated import SimulatedProvider
+from sender.service import Sender
+
+
+def main(argv: list[str] | None = None, prog: str = "sender.py") -> int:
+    """Reads the arguments and runs a sender until SIGTERM or Ctrl-C."""
+    parser = Parser(prog, "Consumes messages, sends them through the provider and records what came of them.")
+    parser.add_argument("--name", default=f"{socket.gethostname()}-{os.getpid()}", help="its name in the statistics")
+    parser.add_argument("--concurrency", type=whole(1), help="sends in flight at most (SENDER_CONCURRENCY)")
+    parser.add_argument("--mean-processing-time", type=number(0), help="seconds (MEAN_PROCESSING_TIME)")
+    parser.add_argument("--failure-rate", type=number(0, 1), help="share of sends that fail (FAILURE_RATE)")
+    parser.add_argument("--connect-timeout", type=number(0), default=DEFAULT_CONNECT_TIMEOUT_S, help="seconds")
+    args = parser.parse_args(argv)
+
+    async def run() -> int:
+        settings = load_settings(
+            sender_concurrency=args.concurrency,
+            mean_processing_time=args.mean_processing_time,
+            failure_rate=args.failure_rate,
+        )
+        configure_logs("sender", settings.log_level, settings.log_file)
+        warn_of_near_misses()
+        return await _serve(settings, args.name, args.connect_timeout)
+
+    return run_command(prog, run)
+
+
+async def _serve(settings: Settings, name: str, connect_timeout_s: float) -> int:
+    """Builds the sender on RabbitMQ and Redis and runs it."""
+    ledger = RedisLedger(await connect_redis(settings, connect_timeout_s), settings.run_ttl * 86_400)
+    broker = await connect_broker(settings, "sender", connect_timeout_s)
+    sender = Sender(
+        name,
+        broker,
+        ledger,
+        SimulatedProvider.from_settings(settings),
+        settings.sender_concurrency,
+        settings.max_attempts,
+        settings.retry_backoff,
+        settings.shutdown_grace,
+    )
+    try:
+        await sender.run(stop_on_signals())
+    finally:
+        await broker.close()
+        await ledger.close()
+    return 0

@@ -1,0 +1,247 @@
+"""One lane's way through a sender: take deliveries, claim as many messages as there are free slots, start them."""
+
+import asyncio
+import itertools
+import logging
+import math
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.broker.port import Broker, Delivery, Subscription
+from common.errors import BadBody, PublishFailed, StaleDelivery
+from common.ledger.port import Ledger, Standing
+from common.messages import Lane, Outcome
+from sender.providers.port import Provider
+from sender.recorder import Recorder
+from sender.work import HeldBatch, Sends, hold
+
+log = logging.getLogger(__name__)
+
+# How often prefetch is brought into line with the batches seen and the slots that stood idle.
+REVIEW_S = 0.25
+# The largest batch seen lately is the largest of the last whole period, or of this one.
+PERIOD_TURNS = 40
+# What prefetch may grow to, as a multiple of what the slots alone would need: batches whose last messages take
+# long hold their place while most of their slots are free again.
+LARGEST_STRETCH = 4
+
+Claimed = tuple[HeldBatch, int, int]
+
+
+class LaneWorker:
+    """Keeps a lane's slots busy, with no more in hand than fills them and about one batch."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        slots: int,
+        broker: Broker,
+        ledger: Ledger,
+        provider: Provider,
+        recorder: Recorder,
+    ) -> None:
+        self.lane = lane
+        self.slots = slots
+        self._broker = broker
+        self._ledger = ledger
+        self._provider = provider
+        self._recorder = recorder
+        self._free = slots
+        self._waiting: deque[HeldBatch] = deque()
+        self._held: dict[HeldBatch, None] = {}
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._stopping = False
+        self._subscription: Subscription | None = None
+        self._prefetch = 1
+        self._largest_batch = 0
+        self._largest_of_period = 0
+        self._hungry = False
+
+    @property
+    def in_flight(self) -> int:
+        """Slots in use."""
+        return self.slots - self._free
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        self._subscription = await self._broker.subscribe(self.lane, self._prefetch)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._receive(self._subscription))
+            tasks.create_task(self._begin())
+            tasks.create_task(self._review(self._subscription))
+
+    async def stop(self) -> None:
+        """Takes nothing more, hands back what was not begun, and returns when no send is in flight."""
+        self._stopping = True
+        if self._subscription is not None:
+            await self._subscription.close()
+        for batch in self._waiting:
+            if batch.begun == 0 and not batch.delivery.stale:
+                self._held.pop(batch, None)
+                batch.delivery.release()
+        self._waiting.clear()
+        while self._free < self.slots:
+            self._idle.clear()
+            await self._idle.wait()
+
+    def hand_back(self) -> None:
+        """At the very end: what was begun in part goes back to the queue; its settled messages will be skipped."""
+        for batch in list(self._held):
+            if not batch.delivery.stale:
+                batch.delivery.release()
+        self._held.clear()
+
+    def _settled(self, batch: HeldBatch) -> None:
+        """A batch is wholly settled: ack it, unless it comes again anyhow."""
+        self._held.pop(batch, None)
+        if not batch.delivery.stale:
+            batch.delivery.ack()
+
+    async def _receive(self, subscription: Subscription) -> None:
+        while True:
+            bad: list[tuple[Delivery, str]] = []
+            for delivery in await subscription.take():
+                try:
+                    batch = hold(delivery, self._settled)
+                except BadBody as error:
+                    bad.append((delivery, str(error)))
+                    continue
+                self._waiting.append(batch)
+                self._held[batch] = None
+                self._largest_of_period = max(self._largest_of_period, batch.seqs.size)
+            self._largest_batch = max(self._largest_batch, self._largest_of_period)
+            if bad:
+                await asyncio.gather(*(self._reject(delivery, reason) for delivery, reason in bad))
+            if self._prefetch == 1 and self._largest_batch:
+                self._set_prefetch(subscription, self._base_prefetch())
+            self._wake.set()
+
+    async def _reject(self, delivery: Delivery, reason: str) -> None:
+        log.warning("body_rejected", extra={"reason": reason, "bytes": len(delivery.body)})
+        await self._ledger.reject(1)
+        while not delivery.stale:
+            try:
+                await self._broker.ready()
+                await delivery.reject(reason)
+                return
+            except PublishFailed:
+                await asyncio.sleep(REVIEW_S)
+            except StaleDelivery:
+                return
+
+    async def _begin(self) -> None:
+        while True:
+            self._wake.clear()
+            while self._free and self._waiting and not self._stopping:
+                await self._claim_and_start()
+            if self._free and not self._stopping:
+                self._hungry = True
+                self._recorder.hurry()
+            await self._wake.wait()
+
+    async def _claim_and_start(self) -> None:
+        groups = self._pick()
+        picked = sum(j - i for group in groups.values() for _, i, j in group)
+        self._free -= picked
+        if not groups:
+            return
+        starts = [self._start(*key, group) for key, group in groups.items()]
+        await (starts[0] if len(starts) == 1 else asyncio.gather(*starts))
+
+    def _pick(self) -> dict[tuple[str, int, bool], list[Claimed]]:
+        """Messages for the free slots, first come first served, by run, attempt and whether redelivered."""
+        groups: dict[tuple[str, int, bool], list[Claimed]] = {}
+        room = self._free
+        while room and self._waiting:
+            batch = self._waiting[0]
+            if batch.delivery.stale:
+                self._held.pop(batch, None)
+                self._waiting.popleft()
+                continue
+            first, beyond = batch.begun, min(batch.seqs.size, batch.begun + room)
+            batch.begun = beyond
+            room -= beyond - first
+            if batch.waiting == 0:
+                self._waiting.popleft()
+            key = (batch.run, batch.attempt, batch.delivery.redelivered)
+            groups.setdefault(key, []).append((batch, first, beyond))
+        return groups
+
+    async def _start(self, run: str, attempt: int, redelivered: bool, group: list[Claimed]) -> None:
+        seqs = np.concatenate([batch.seqs[i:j] for batch, i, j in group])
+        if len(group) > 1 and np.unique(seqs).size != seqs.size:
+            # Two copies of a message came together: the second claim of it must see the first.
+            for one in group:
+                await self._start(run, attempt, redelivered, [one])
+            return
+        batches = [batch for batch, _, _ in group]
+        owners = np.repeat(np.arange(len(group), dtype=np.int32), [j - i for _, i, j in group])
+        standing = await self._ledger.claim(run, seqs, redelivered)
+        wanted = standing <= Standing.AMBIGUOUS
+        if not bool(wanted.all()):
+            self._drop(owners[~wanted], batches)
+            seqs, owners = seqs[wanted], owners[wanted]
+        if self._stopping:
+            await self._ledger.release(run, seqs)
+            self._freed(seqs.size)
+            return
+        bad = {seq for batch in batches for seq in batch.bad}
+        if bad:
+            is_bad = np.isin(seqs, list(bad))
+            self._fail(Sends(run, attempt, seqs[is_bad], owners[is_bad], batches, self._finished))
+            seqs, owners = seqs[~is_bad], owners[~is_bad]
+        if seqs.size:
+            self._provider.start(Sends(run, attempt, seqs, owners, batches, self._finished))
+
+    def _drop(self, owners: NDArray[np.int32], batches: list[HeldBatch]) -> None:
+        """Messages that are settled already, or in hand elsewhere, need nothing from us."""
+        self._freed(owners.size)
+        for owner, count in zip(*np.unique(owners, return_counts=True), strict=True):
+            batches[int(owner)].count_off(int(count))
+
+    def _fail(self, sends: Sends) -> None:
+        """Numbers that are no E.164 fail without a send."""
+        sends.outcomes[:] = Outcome.FAILED
+        if sends.seqs.size:
+            sends.finish(0, sends.seqs.size)
+
+    def _finished(self, sends: Sends, first: int, beyond: int) -> None:
+        self._recorder.add(sends, first, beyond)
+        self._freed(beyond - first)
+
+    def _freed(self, slots: int) -> None:
+        self._free += slots
+        self._wake.set()
+        if self._free == self.slots:
+            self._idle.set()
+
+    async def _review(self, subscription: Subscription) -> None:
+        for turn in itertools.count(1):
+            self._hungry = False
+            await asyncio.sleep(REVIEW_S)
+            if turn % PERIOD_TURNS == 0 and self._largest_of_period:
+                self._largest_batch, self._largest_of_period = self._largest_of_period, 0
+            for batch in [b for b in self._held if b.delivery.stale]:
+                del self._held[batch]
+            if self._largest_batch == 0:
+                continue
+            waiting = sum(batch.waiting for batch in self._waiting)
+            base = self._base_prefetch()
+            wanted = max(self._prefetch, base)
+            if self._hungry and waiting == 0 and len(self._held) >= self._prefetch:
+                idle_batches = math.ceil(self._free / self._largest_batch)
+                wanted = min(self._prefetch + max(1, idle_batches), LARGEST_STRETCH * base + 1)
+            elif waiting > 2 * self._largest_batch + self.slots // 4:
+                wanted = max(base, self._prefetch - waiting // self._largest_batch + 1)
+            if wanted != self._prefetch:
+                self._set_prefetch(subscription, wanted)
+
+    def _base_prefetch(self) -> int:
+        return math.ceil(self.slots / self._largest_batch) + 1
+
+    def _set_prefetch(self, subscription: Subscription, prefetch: int) -> None:
+        self._prefetch = prefetch
+        subscription.set_prefetch(prefetch)

@@ -1,0 +1,1 @@
+"""Providers: what sends one SMS."""

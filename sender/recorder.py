@@ -1,0 +1,158 @@
+"""Records what came of sends: settle in groups, then ack; for a retry settle, publish the copy, then ack.
+
+A crash between any two of these steps ends right: what is not settled is delivered again and found by its claim;
+what is settled and not acked is delivered again and skipped.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.broker.port import Broker
+from common.errors import PublishFailed
+from common.ledger.port import Ledger, Outcomes
+from common.messages import Outcome
+from sender.work import HeldBatch, Sends
+
+# A crash leaves no more than this much unrecorded.
+LONGEST_GAP_S = 0.1
+SHORTEST_GAP_S = 0.005
+# Messages that are settled without waiting for the gap to pass.
+FULL = 16_384
+LONGEST_BACKOFF_S = 512.0
+
+Part = tuple[Sends, int, int]
+
+
+class Recorder:
+    """Gathers ended sends and settles them together."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        broker: Broker,
+        sender: str,
+        max_attempts: int = 1,
+        backoff_s: float = 1.0,
+    ) -> None:
+        self._ledger = ledger
+        self._broker = broker
+        self._sender = sender
+        self._max_attempts = max_attempts
+        self._backoff_s = backoff_s
+        self._parts: list[Part] = []
+        self._pending = 0
+        self._some = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._gap_s = SHORTEST_GAP_S
+        self._copies: set[asyncio.Task[None]] = set()
+        self.mean_time_s: float | None = None
+
+    def add(self, sends: Sends, first: int, beyond: int) -> None:
+        """Sends that have ended."""
+        self._parts.append((sends, first, beyond))
+        self._pending += beyond - first
+        self._some.set()
+        if self._pending >= FULL:
+            self._hurry.set()
+
+    def hurry(self) -> None:
+        """Slots stand idle, and acks are what brings more to send: don't wait for the whole gap."""
+        if self._pending:
+            self._hurry.set()
+
+    async def run(self) -> None:
+        """Settles what is added, for as long as it runs."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._some.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LONGEST_GAP_S):
+                    await self._hurry.wait()
+                    if self._pending < FULL:
+                        await asyncio.sleep(self._gap_s)
+            began = loop.time()
+            await self.flush()
+            # A tenth of the time at most goes into flushes that are hurried.
+            self._gap_s = min(LONGEST_GAP_S, max(SHORTEST_GAP_S, 10 * (loop.time() - began)))
+
+    async def flush(self) -> None:
+        """Settles all that has ended, then acks or publishes again."""
+        parts, self._parts, self._pending = self._parts, [], 0
+        self._some.clear()
+        self._hurry.clear()
+        by_run: dict[str, list[Part]] = {}
+        for part in parts:
+            by_run.setdefault(part[0].run, []).append(part)
+        await asyncio.gather(*(self._settle(run, of_run) for run, of_run in by_run.items()))
+
+    async def drain(self) -> None:
+        """Settles what is left and waits for the copies that are being published."""
+        await self.flush()
+        while self._copies:
+            await asyncio.gather(*self._copies)
+
+    async def _settle(self, run: str, parts: list[Part]) -> None:
+        outcomes = Outcomes(
+            np.concatenate([s.seqs[i:j] for s, i, j in parts]),
+            np.concatenate([self._outcomes(s, i, j) for s, i, j in parts]),
+            np.concatenate([s.times_us[i:j] for s, i, j in parts]),
+        )
+        self.mean_time_s = float(outcomes.times_us.mean()) / 1e6
+        await self._ledger.settle(run, outcomes, self._sender)
+        for sends, first, beyond in parts:
+            self._count_off(sends, first, beyond)
+        if bool((outcomes.outcomes == Outcome.RETRY).any()):
+            for batch, seqs in _retries(parts, self._max_attempts):
+                task = asyncio.create_task(self._publish_copy(batch, seqs))
+                self._copies.add(task)
+                task.add_done_callback(self._copies.discard)
+
+    def _outcomes(self, sends: Sends, first: int, beyond: int) -> NDArray[np.uint8]:
+        """The outcomes, with a retry after the last attempt made a failure."""
+        outcomes = sends.outcomes[first:beyond]
+        if sends.attempt >= self._max_attempts:
+            outcomes = np.where(outcomes == Outcome.RETRY, np.uint8(Outcome.FAILED), outcomes)
+        return outcomes
+
+    def _count_off(self, sends: Sends, first: int, beyond: int) -> None:
+        """Takes the settled messages off their batches; those to be retried stay until their copy is confirmed."""
+        owners = sends.owners[first:beyond]
+        if sends.attempt < self._max_attempts:
+            owners = owners[sends.outcomes[first:beyond] != Outcome.RETRY]
+        if len(sends.batches) == 1:
+            sends.batches[0].count_off(owners.size)
+            return
+        for owner in owners.tolist():
+            sends.batches[owner].count_off(1)
+
+    async def _publish_copy(self, batch: HeldBatch, seqs: set[int]) -> None:
+        """Publishes messages for their next attempt, after a backoff with full jitter, until it is confirmed."""
+        copy = batch.copy_of(seqs, batch.attempt + 1)
+        longest_s = min(LONGEST_BACKOFF_S, self._backoff_s * 2 ** min(batch.attempt - 1, 30))
+        after_s = random.uniform(0, longest_s) or longest_s
+        while not batch.delivery.stale:
+            try:
+                await self._broker.ready()
+                await self._broker.publish(copy, batch.delivery.lane, after_s)
+            except PublishFailed:
+                await asyncio.sleep(SHORTEST_GAP_S)
+            else:
+                batch.count_off(len(seqs))
+                return
+
+
+def _retries(parts: Iterable[Part], max_attempts: int) -> list[tuple[HeldBatch, set[int]]]:
+    """The messages to be retried, by the batch they came in."""
+    found: dict[int, tuple[HeldBatch, set[int]]] = {}
+    for sends, first, beyond in parts:
+        if sends.attempt >= max_attempts:
+            continue
+        for k in (np.flatnonzero(sends.outcomes[first:beyond] == Outcome.RETRY) + first).tolist():
+            batch = sends.batches[int(sends.owners[k])]
+            found.setdefault(id(batch), (batch, set()))[1].add(int(sends.seqs[k]))
+    return list(found.values())

@@ -1,0 +1,84 @@
+"""A sender: both lanes over one provider and one ledger, its heartbeat, and its graceful end."""
+
+import asyncio
+import logging
+
+from common.broker.port import Broker
+from common.ledger.port import Ledger
+from common.messages import Lane
+from sender.lane import LaneWorker
+from sender.providers.port import Provider
+from sender.recorder import Recorder
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 2.0
+# What the end may take beyond the grace: the last settle, the last acks. Docker kills 10 s after SIGTERM.
+LAST_WORDS_S = 1.5
+
+
+class Sender:
+    """Sends until told to stop. `slots` sends are in flight at most, and a tenth of that again for urgent ones."""
+
+    def __init__(
+        self,
+        name: str,
+        broker: Broker,
+        ledger: Ledger,
+        provider: Provider,
+        slots: int,
+        max_attempts: int = 1,
+        retry_backoff_s: float = 1.0,
+        grace_s: float = 8.0,
+    ) -> None:
+        self.name = name
+        self._ledger = ledger
+        self._provider = provider
+        self._grace_s = grace_s
+        self._recorder = Recorder(ledger, broker, name, max_attempts, retry_backoff_s)
+        # Urgent slots are reserved on top, so that SENDER_CONCURRENCY bulk sends do fit (docs/adr/0002).
+        reserved = max(1, slots // 10)
+        self.lanes = [
+            LaneWorker(Lane.BULK, slots, broker, ledger, provider, self._recorder),
+            LaneWorker(Lane.URGENT, reserved, broker, ledger, provider, self._recorder),
+        ]
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Works until `stop` is set, then ends gracefully. Raises Refused if the broker will not have it back."""
+        async with asyncio.TaskGroup() as tasks:
+            work = [tasks.create_task(lane.run()) for lane in self.lanes]
+            work += [tasks.create_task(self._recorder.run()), tasks.create_task(self._heartbeat())]
+            log.info("sender_started", extra={"sender": self.name, "slots": self.lanes[0].slots})
+            await stop.wait()
+            await self._end()
+            for task in work:
+                task.cancel()
+
+    async def _end(self) -> None:
+        log.info("sender_stopping", extra={"sender": self.name, "in_flight": self._in_flight})
+        try:
+            async with asyncio.timeout(self._grace_s):
+                await asyncio.gather(*(lane.stop() for lane in self.lanes))
+        except TimeoutError:
+            # What is still in flight comes again to another sender, and counts as ambiguous there.
+            log.warning("grace_over", extra={"sender": self.name, "in_flight": self._in_flight})
+        await self._provider.close()
+        try:
+            async with asyncio.timeout(LAST_WORDS_S):
+                await self._recorder.drain()
+                await self._ledger.goodbye(self.name)
+        except TimeoutError:
+            log.warning("last_settle_unanswered", extra={"sender": self.name})
+        for lane in self.lanes:
+            lane.hand_back()
+        log.info("sender_stopped", extra={"sender": self.name})
+
+    @property
+    def _in_flight(self) -> int:
+        return sum(lane.in_flight for lane in self.lanes)
+
+    async def _heartbeat(self) -> None:
+        slots = sum(lane.slots for lane in self.lanes)
+        while True:
+            await self._ledger.heartbeat(self.name, slots, self._in_flight)
+            await asyncio.sleep(HEARTBEAT_S)

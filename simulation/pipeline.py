@@ -1,0 +1,92 @@
+"""The embedded pipeline: producer, sender and monitor in one process, on the memory broker and the memory ledger."""
+
+import asyncio
+import math
+from dataclasses import dataclass
+
+import msgspec
+
+from common.broker.memory import MemoryBroker
+from common.ledger.memory import MemoryLedger
+from common.ledger.port import Snapshot
+from common.messages import Lane
+from common.settings import Settings
+from monitor.service import show_live
+from producer.publish import Producer
+from producer.sources import Source
+from sender.providers.simulated import SimulatedProvider
+from sender.service import Sender
+
+SENDER = "embedded"
+FOLLOW_EVERY_S = 0.02
+# A batch no larger than this share of the slots keeps the slots evenly filled.
+BATCHES_IN_FLIGHT = 64
+LARGEST_BATCH = 512
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """One embedded run. `senders` is the number of slots."""
+
+    run: str
+    source: Source
+    senders: int
+    batch_size: int
+    lane: Lane
+    settings: Settings
+
+
+def fitting_batch_size(senders: int) -> int:
+    """The batch size for a number of slots, where nobody asks for another."""
+    return max(1, min(LARGEST_BATCH, math.ceil(senders / BATCHES_IN_FLIGHT)))
+
+
+async def simulate(simulation: Simulation, stop: asyncio.Event, live: bool) -> Snapshot:
+    """Runs it until every message is sent or failed, or until told to stop; gives the last snapshot."""
+    settings, run = simulation.settings, simulation.run
+    # The producer runs ahead of the senders by what fills them twice over, so that memory is bounded for any N.
+    broker = MemoryBroker(capacity=2 * simulation.senders + 10 * simulation.batch_size)
+    ledger = MemoryLedger()
+    sender = Sender(
+        SENDER,
+        broker,
+        ledger,
+        SimulatedProvider.from_settings(settings),
+        simulation.senders,
+        settings.max_attempts,
+        settings.retry_backoff,
+        settings.shutdown_grace,
+    )
+    recipe = simulation.source.recipe(simulation.batch_size, simulation.lane)
+    await ledger.begin(run, msgspec.json.encode(recipe).decode(), simulation.source.count, "embedded")
+    ended, sender_stop = asyncio.Event(), asyncio.Event()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            sending = tasks.create_task(sender.run(sender_stop))
+            publishing = tasks.create_task(
+                Producer(broker, ledger).publish(
+                    run, simulation.source, simulation.batch_size, simulation.lane
+                )
+            )
+            viewing = tasks.create_task(show_live(ledger, run, ended, _over)) if live else None
+            await _settled_or_stopped(ledger, run, stop)
+            publishing.cancel()
+            sender_stop.set()
+            await sending
+            ended.set()
+            if viewing:
+                await viewing
+    finally:
+        await broker.close()
+    return await ledger.snapshot(run)
+
+
+def _over(snapshot: Snapshot) -> bool:
+    return snapshot.settled >= snapshot.total
+
+
+async def _settled_or_stopped(ledger: MemoryLedger, run: str, stop: asyncio.Event) -> None:
+    while not stop.is_set() and not _over(await ledger.snapshot(run)):
+        await asyncio.sleep(FOLLOW_EVERY_S)
+
+

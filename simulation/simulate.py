@@ -1,0 +1,87 @@
+"""`smsim simulate`: an embedded run with a live view and a summary."""
+
+import argparse
+import json
+import sys
+
+from common.cli import EXIT_FAILED, Parser, number, run_command, stop_on_signals, warn_of_near_misses, whole
+from common.errors import UsageError
+from common.ledger.port import Snapshot
+from common.logs import configure_logs
+from common.messages import Lane, new_run_id
+from common.settings import Settings, load_settings
+from monitor.statistics import Statistics, statistics
+from producer.cli import add_source_arguments, open_source
+from simulation.pipeline import Simulation, fitting_batch_size, simulate
+
+
+def main(argv: list[str] | None = None, prog: str = "smsim simulate") -> int:
+    """Reads the arguments, runs the pipeline in this process, and prints a summary."""
+    parser = Parser(prog, "Runs producer, senders and monitor in one process, with no server.")
+    add_source_arguments(parser, resume=False)
+    parser.add_argument("--senders", type=whole(1, 10_000_000), default=1_000, help="sends in flight at most")
+    parser.add_argument("--mean-processing-time", type=number(0, 86_400), help="seconds (MEAN_PROCESSING_TIME)")
+    parser.add_argument("--processing-time-stddev", type=number(0, 86_400), help="seconds (default: mean/10)")
+    parser.add_argument("--failure-rate", type=number(0, 1), help="share of sends that fail (FAILURE_RATE)")
+    parser.add_argument("--max-attempts", type=whole(1, 1000), help="tries before a message is failed")
+    parser.add_argument("--seed", type=whole(0, 2**63 - 1), help="makes the run repeat exactly (SEED)")
+    parser.add_argument("--json", action="store_true", help="the summary as one JSON object on stdout, no view")
+    args = parser.parse_args(argv)
+
+    async def run() -> int:
+        if args.text is not None and args.contacts is None:
+            raise UsageError("--text goes with --contacts")
+        settings = load_settings(
+            batch_size=args.batch_size,
+            mean_processing_time=args.mean_processing_time,
+            processing_time_stddev=args.processing_time_stddev,
+            failure_rate=args.failure_rate,
+            max_attempts=args.max_attempts,
+            seed=args.seed,
+        )
+        configure_logs("simulation", "WARNING", settings.log_file, sys.stderr)
+        warn_of_near_misses()
+        return await _simulate(args, settings)
+
+    return run_command(prog, run)
+
+
+async def _simulate(args: argparse.Namespace, settings: Settings) -> int:
+    source = open_source(args, settings)
+    simulation = Simulation(
+        args.run or new_run_id(),
+        source,
+        args.senders,
+        args.batch_size or fitting_batch_size(args.senders),
+        Lane.URGENT if args.urgent else Lane.BULK,
+        settings,
+    )
+    live = not args.json and sys.stdout.isatty()
+    snapshot = await simulate(simulation, stop_on_signals(), live)
+    stats = statistics(snapshot)
+    if args.json:
+        print(json.dumps({"run": simulation.run, **stats.as_json()}), flush=True)
+    else:
+        print(summary(simulation, stats), flush=True)
+    return 0 if _exact(snapshot, source.count) else EXIT_FAILED
+
+
+def _exact(snapshot: Snapshot, count: int) -> bool:
+    return snapshot.published == count and snapshot.sent + snapshot.failed == count
+
+
+def summary(simulation: Simulation, stats: Statistics) -> str:
+    """The closing words of a run, for people."""
+    settled = stats.sent + stats.failed
+    verdict = "every message accounted for" if settled == stats.published else f"{stats.published - settled:,} open"
+    percentiles = ", ".join(
+        f"{name} {value:.3g} s"
+        for name, value in (("p50", stats.p50_s), ("p95", stats.p95_s), ("p99", stats.p99_s))
+        if value is not None
+    )
+    return (
+        f"run {simulation.run}: {stats.published:,} messages through {simulation.senders:,} senders"
+        f" in {stats.elapsed_s:.2f} s ({stats.rate_per_s:,.0f} messages/s)\n"
+        f"  sent {stats.sent:,}, failed {stats.failed:,}: {verdict}\n"
+        f"  processing time: {percentiles}"
+    )

@@ -1,0 +1,1 @@
+"""The test ladder: unit, contract, service, end to end, chaos."""

@@ -1,0 +1,56 @@
+"""What all tests share: the real servers, started when first asked for, and the hypothesis profiles."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import hypothesis
+import pytest
+
+from tests.runners import ServersUnavailableError, docker_answers
+from tests.servers import RabbitServer, RedisServer, Server
+
+S = TypeVar("S", bound=Server)
+
+ON_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=200, print_blob=True)
+hypothesis.settings.load_profile("ci" if ON_CI else "default")
+
+
+def pytest_configure() -> None:
+    """End in good order, fixtures and all, when somebody ends the test run, e.g. `timeout`."""
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("ended by SIGTERM", returncode=143))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `docker` say that they did not run where there is no engine: the one thing CI may skip."""
+    marked = [item for item in items if item.get_closest_marker("docker")]
+    if marked and not docker_answers():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no Docker engine answers"))
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis for the whole session; a test that needs it empty calls `flush`."""
+    yield from _running(RedisServer)
+
+
+@pytest.fixture(scope="session")
+def rabbit_server() -> Iterator[RabbitServer]:
+    """A RabbitMQ for the whole session; tests keep apart by their queue names."""
+    yield from _running(RabbitServer)
+
+
+def _running(kind: Callable[[], S]) -> Iterator[S]:
+    try:
+        server = kind()
+    except ServersUnavailableError as error:
+        if ON_CI:
+            raise
+        pytest.skip(str(error))
+    with server:
+        yield server

@@ -1,0 +1,237 @@
+"""Real Redis and RabbitMQ servers for tests and benchmarks, private to whoever starts them.
+
+They run in containers where a Docker engine answers and has the images, else as private instances of the installed
+programs: never are they the user's own on the standard ports. SMSIM_TEST_SERVERS=local or =docker forces one way.
+
+    with RabbitServer() as rabbit:
+        ...  # rabbit.host, rabbit.port, rabbit.user, rabbit.password
+        rabbit.kill()
+        rabbit.start()  # the same port, the same data
+"""
+
+import atexit
+import json
+import os
+import secrets
+import socket
+import time
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Self
+
+import pika
+import pika.exceptions
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tests.runners import Container, Process, Runner, choose, find_program, free_port, temporary_folder
+
+_START_DEADLINE_S = 60.0
+
+
+class Server(ABC):
+    """What both servers have: an address, and a life that can be cut short and resumed."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        atexit.register(self.close)  # for tests that fail before their fixture's end
+
+    @property
+    def host(self) -> str:
+        """The address that clients connect to."""
+        return self._runner.host
+
+    @property
+    def port(self) -> int:
+        """The port that clients connect to; it stays through every restart."""
+        return self._runner.port
+
+    @property
+    def pid(self) -> int | None:
+        """The server's own process; None while it is down."""
+        return self._runner.pid
+
+    def start(self) -> None:
+        """Start, and return when it answers. Does nothing if it runs.
+
+        Raises:
+            RuntimeError: it ended, or did not answer in time; carries the end of its log.
+        """
+        self._runner.start()
+        ends = time.monotonic() + _START_DEADLINE_S
+        while not self._answers():
+            if self.pid is None or time.monotonic() > ends:
+                log = self._runner.log()
+                self._runner.kill()
+                raise RuntimeError(f"{type(self).__name__} did not start:\n{log}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End it gracefully; `start` brings it back with its data."""
+        self._runner.stop()
+
+    def kill(self) -> None:
+        """SIGKILL; `start` brings it back with what it had made durable."""
+        self._runner.kill()
+
+    def close(self) -> None:
+        """End it for good and remove its data."""
+        self._runner.close()
+        atexit.unregister(self.close)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def _answers(self) -> bool:
+        """Whether a client would be served now."""
+
+
+class RedisServer(Server):
+    """Redis with every write on disk before it is answered (AOF, fsync always)."""
+
+    def __init__(self, password: str | None = None) -> None:
+        self.password = password
+        options = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
+        if password:
+            options += ["--requirepass", password]
+        super().__init__(choose(lambda: _redis_container(options), lambda: _redis_process(options)))
+
+    def flush(self) -> None:
+        """Forget all keys."""
+        with self._client() as client:
+            client.flushall()
+
+    def _answers(self) -> bool:
+        try:
+            with self._client() as client:
+                return bool(client.ping())
+        except (redis.ConnectionError, redis.TimeoutError):  # still loading counts as the former
+            return False
+
+    def _client(self) -> redis.Redis:
+        # Without redis-py's own retries, which wait a second and more between attempts.
+        once = Retry(NoBackoff(), 0)
+        return redis.Redis(self.host, self.port, password=self.password, socket_timeout=5, retry=once)
+
+
+class RabbitServer(Server):
+    """RabbitMQ with the user guest and no plugins."""
+
+    user = "guest"
+    password = "guest"
+
+    def __init__(self) -> None:
+        super().__init__(choose(_rabbit_container, _rabbit_process))
+
+    def ctl(self, *arguments: str) -> str:
+        """What `rabbitmqctl` answers; takes some seconds.
+
+        Raises:
+            subprocess.CalledProcessError: it refused.
+        """
+        return self._runner.run("rabbitmqctl", "--quiet", *arguments)
+
+    def queue_depths(self, *names: str) -> dict[str, int]:
+        """How many AMQP messages are ready in each queue that exists, of those named or of all.
+
+        What a consumer holds unacked is not among them. Naming the queues is fast; else rabbitmqctl has to list them.
+        """
+        # The figures of rabbitmqctl are up to 5 s old for quorum queues, those of a passive declare are not.
+        found = names or [
+            queue["name"] for queue in json.loads(self.ctl("list_queues", "name", "--formatter", "json"))
+        ]
+        depths = {}
+        with self._connection() as connection:
+            for name in found:
+                channel = connection.channel()
+                try:
+                    depths[name] = channel.queue_declare(name, passive=True).method.message_count
+                except pika.exceptions.ChannelClosedByBroker as error:
+                    if error.reply_code != 404:
+                        raise
+        return depths
+
+    def sync_queues(self) -> None:
+        """Make the queues declared so far survive `kill`; takes some seconds.
+
+        RabbitMQ writes a new quorum queue's name to disk up to a second after it was declared. Killed before that, it
+        comes back with the queue and without its messages and leader, for good (seen on 3.10; rabbitmq-server #15725).
+        """
+        self.ctl("eval", "[ok = dets:sync(Table) || Table <- dets:all()], ok.")
+
+    def delete_queues(self, *names: str) -> None:
+        """Remove these queues, with what is in them."""
+        with self._connection() as connection:
+            for name in names:
+                connection.channel().queue_delete(name)
+
+    def _answers(self) -> bool:
+        # Half a handshake, by hand: pika logs an error for every attempt at a server that is not up yet.
+        try:
+            with socket.create_connection((self.host, self.port), timeout=5) as probe:
+                probe.sendall(b"AMQP\x00\x00\x09\x01")
+                return probe.recv(1) == b"\x01"
+        except OSError:
+            return False
+
+    def _connection(self) -> pika.BlockingConnection:
+        credentials = pika.PlainCredentials(self.user, self.password)
+        return pika.BlockingConnection(
+            pika.ConnectionParameters(self.host, self.port, credentials=credentials)
+        )
+
+
+def _redis_container(options: list[str]) -> Runner:
+    image = os.environ.get("REDIS_IMAGE") or "redis:7"
+    return Container(image, 6379, command=["redis-server", *options])
+
+
+def _redis_process(options: list[str]) -> Runner:
+    program, port, folder = find_program("redis-server"), free_port(), temporary_folder("redis")
+    place = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
+    return Process(folder, port, [program, *place, *options])
+
+
+def _rabbit_container() -> Runner:
+    image = os.environ.get("RABBITMQ_IMAGE") or "rabbitmq:3-management"
+    return Container(image, 5672, {"RABBITMQ_DEFAULT_USER": "guest", "RABBITMQ_DEFAULT_PASS": "guest"})
+
+
+def _rabbit_process() -> Runner:
+    program, epmd = find_program("rabbitmq-server"), find_program("epmd")
+    port, names_port, folder = free_port(), str(free_port()), temporary_folder("rabbit")
+    (folder / "rabbitmq.conf").touch()
+    (folder / "plugins").write_text("[].\n")
+    env = {
+        "RABBITMQ_NODENAME": f"smsim-{secrets.token_hex(4)}@localhost",
+        "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+        "RABBITMQ_NODE_PORT": str(port),
+        "RABBITMQ_DIST_PORT": str(free_port()),
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+        "RABBITMQ_CONF_ENV_FILE": str(folder / "none"),  # not the one of /etc
+        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "none"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+        "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+        "RABBITMQ_LOG_BASE": str(folder / "logs"),
+        "RABBITMQ_PID_FILE": str(folder / "pid"),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "ERL_EPMD_PORT": names_port,
+        "ERL_CRASH_DUMP_SECONDS": "0",
+        # Makes RabbitMQ's script become the server, not wait for it: so our child is what a kill must hit.
+        "RUNNING_UNDER_SYSTEMD": "true",
+    }
+    # Erlang would start this as a daemon that outlives the server; in the foreground it is ours to end.
+    return Process(folder, port, [program], env, beside=[epmd, "-port", names_port, "-address", "127.0.0.1"])

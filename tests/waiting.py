@@ -1,0 +1,48 @@
+"""Waiting for something to become true, with a deadline: the tests' only way to wait."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, cast
+
+T = TypeVar("T")
+
+_POLL_S = 0.02
+
+
+async def eventually(
+    condition: Callable[[], T | Awaitable[T]], deadline_s: float = 10, describe: str | None = None
+) -> T:
+    """Poll `condition` until its result is true, and return that result.
+
+    An AssertionError inside it means "not yet", so that a condition may be a few asserts ending in `return True`.
+
+    Raises:
+        TimeoutError: it did not become true in time; says what was waited for and what came last.
+    """
+    ends = time.monotonic() + deadline_s
+    while True:
+        last: object
+        try:
+            result = condition()
+            value = cast(T, await result if inspect.isawaitable(result) else result)
+            if value:
+                return value
+            last = value
+        except AssertionError as error:
+            last = error
+        if time.monotonic() > ends:
+            raise TimeoutError(
+                f"not so within {deadline_s} s: {describe or _source(condition)}; last: {last!r}"
+            ) from (last if isinstance(last, AssertionError) else None)
+        await asyncio.sleep(_POLL_S)
+
+
+def _source(condition: Callable[..., object]) -> str:
+    """The condition as it was written, as far as Python can tell."""
+    try:
+        lines = inspect.getsource(condition).split()
+    except (OSError, TypeError):
+        return repr(condition)
+    return " ".join(lines)[:300]
