@@ -1,4 +1,4 @@
-"""Runs the monitor: `python monitor.py --help`. The code is in the package `monitor/`, which wins over this file on import."""
+"""Runs the monitor; the code is in `monitor/`, a package, which wins over this file on import."""
 
 import sys
 

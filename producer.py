@@ -1,4 +1,4 @@
-"""Runs the producer: `python producer.py --help`. The code is in the package `producer/`, which wins over this file on import."""
+"""Runs the producer; the code is in `producer/`, a package, which wins over this file on import."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Runs the sender: `python sender.py --help`. The code is in the package `sender/`, which wins over this file on import."""
+"""Runs the sender; the code is in `sender/`, a package, which wins over this file on import."""
 
 import sys
 

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -30,6 +31,8 @@ def run_command(prog: str, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
+        # What is still in the buffer would fail again at exit, and be complained of.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except (SmsimError, BaseExceptionGroup) as error:
         known = _known(error)

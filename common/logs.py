@@ -1,7 +1,9 @@
 """Logs: one JSON line an event; phone numbers and texts of messages are masked."""
 
 import logging
+import os
 import re
+import signal
 import sys
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any, TextIO
 from pythonjsonlogger.json import JsonFormatter
 
 from common.errors import UsageError
+from common.messages import Batch, Message
 
 LOG_FILE_BYTES = 10 * 1024 * 1024
 LOG_FILE_BACKUPS = 5
@@ -26,20 +29,35 @@ class MaskedJsonFormatter(JsonFormatter):
     """Formats a record as one JSON line, with numbers masked everywhere and texts of messages left out."""
 
     def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
-        """Masks each field; `text` is replaced by its length."""
-        return {name: _masked(name, value) for name, value in log_data.items()}
+        """Leaves texts out; `text` is replaced by its length."""
+        return {name: _without_texts(name, value) for name, value in log_data.items()}
+
+    def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
+        """Masks the whole line, so that no key, exception or object slips through."""
+        return mask(super().jsonify_log_record(log_data))
 
 
-def _masked(name: str, value: Any) -> Any:
+def _without_texts(name: str, value: Any) -> Any:
     if name == "text" and isinstance(value, str):
         return f"<{len(value)} characters>"
-    if isinstance(value, str):
-        return mask(value)
+    if isinstance(value, Message | Batch):
+        return f"<{type(value).__name__}>"
     if isinstance(value, dict):
-        return {k: _masked(str(k), v) for k, v in value.items()}
+        return {k: _without_texts(str(k), v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_masked(name, v) for v in value]
+        return [_without_texts(name, v) for v in value]
     return value
+
+
+class _Stream(logging.StreamHandler[TextIO]):
+    """Writes to a stream. Once nobody reads it any more (`| head -1`), ends the process as SIGTERM does."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name for it
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            super().handleError(record)
 
 
 def configure_logs(
@@ -49,7 +67,7 @@ def configure_logs(
 
     The file turns over at 10 MiB and keeps five older ones. Raises UsageError if it can't be opened.
     """
-    handlers: list[logging.Handler] = [logging.StreamHandler(stream or sys.stdout)]
+    handlers: list[logging.Handler] = [_Stream(stream or sys.stdout)]
     if log_file is not None:
         try:
             handlers.append(

@@ -77,8 +77,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def seqs(self) -> Seqs:
         """The seqs of the messages, in their order."""
-        messages = self.messages
-        return np.fromiter((m.seq for m in messages), np.int64, len(messages))
+        return np.array([m.seq for m in self.messages], np.int64)
 
 
 _encoder = msgspec.json.Encoder()
@@ -99,12 +98,22 @@ def decode_batch(body: bytes) -> tuple[Batch, Seqs]:
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BadBody(_reason(error)) from None
     seqs = batch.seqs()
-    if int(seqs.max()) - int(seqs.min()) >= MAX_BATCH_SPAN:
-        raise BadBody(f"the seqs span {MAX_BATCH_SPAN} or more")
-    increasing = bool((seqs[1:] > seqs[:-1]).all())
-    if not increasing and np.unique(seqs).size != seqs.size:
-        raise BadBody("a seq stands twice in the batch")
+    if seqs.size > 1:
+        _check_seqs(seqs)
     return batch, seqs
+
+
+def _check_seqs(seqs: Seqs) -> None:
+    ordered = seqs if is_increasing(seqs) else np.sort(seqs)
+    if int(ordered[-1]) - int(ordered[0]) >= MAX_BATCH_SPAN:
+        raise BadBody(f"the seqs span {MAX_BATCH_SPAN} or more")
+    if ordered is not seqs and not is_increasing(ordered):
+        raise BadBody("a seq stands twice in the batch")
+
+
+def is_increasing(seqs: Seqs) -> bool:
+    """Whether each seq is greater than the one before, as is usual: then none stands twice."""
+    return bool((seqs[1:] > seqs[:-1]).all())
 
 
 def _reason(error: Exception) -> str:

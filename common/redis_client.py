@@ -29,17 +29,27 @@ LONGEST_BACKOFF_S = 2.0
 ANSWER_TIMEOUT_S = 10.0
 
 # Redis answers, but can't serve now: out of memory, a failed disk, loading, a replica, a running script.
-_PASSING = ("OOM", "MISCONF", "LOADING", "READONLY", "BUSY", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN")
+_PASSING = (
+    "OOM",
+    "MISCONF",
+    "LOADING",
+    "READONLY",
+    "BUSY",
+    "MASTERDOWN",
+    "NOREPLICAS",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+)
 
 
-async def connect_redis(settings: Settings, connect_timeout_s: float) -> "Redis[bytes]":
+async def connect_redis(settings: Settings, connect_timeout_s: float) -> Redis:
     """The Redis of the settings, once it answers. Raises Unavailable after the timeout, Refused at once."""
     password = settings.redis_password.get_secret_value() if settings.redis_password else None
     tls: dict[str, Any] = {}
     if settings.redis_tls:
         tls = {"ssl": True, "ssl_ca_certs": str(settings.redis_ca_file) if settings.redis_ca_file else None}
     # The client's own retries are off: a repeated claim would read as somebody else's (DESIGN.md §6).
-    client: Redis[bytes] = Redis(
+    client: Redis = Redis(
         host=settings.redis_host,
         port=settings.redis_port,
         db=settings.redis_db,
@@ -69,7 +79,7 @@ async def connect_redis(settings: Settings, connect_timeout_s: float) -> "Redis[
     return client
 
 
-async def _warn_unless_durable(client: "Redis[bytes]") -> None:
+async def _warn_unless_durable(client: Redis) -> None:
     """The promise that nothing is lost when Redis dies holds only with the append-only file on, always."""
     try:
         config = await client.config_get("appendonly", "appendfsync")
@@ -78,7 +88,9 @@ async def _warn_unless_durable(client: "Redis[bytes]") -> None:
     if (config.get("appendonly"), config.get("appendfsync")) != ("yes", "always"):
         log.warning(
             "ledger_not_durable",
-            extra={"advice": "start Redis with --appendonly yes --appendfsync always, or a crash of it loses counts"},
+            extra={
+                "advice": "start Redis with --appendonly yes --appendfsync always, or a crash of it loses counts"
+            },
         )
 
 

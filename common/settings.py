@@ -59,7 +59,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
-    rabbitmq_host: str = Field("localhost", description="broker's host; commas separate the nodes of a cluster")
+    rabbitmq_host: str = Field(
+        "localhost", description="broker's host; commas separate the nodes of a cluster"
+    )
     rabbitmq_port: Port = 5672
     rabbitmq_user: str = "guest"
     rabbitmq_password: SecretStr = SecretStr("guest")
@@ -113,7 +115,7 @@ def load_settings(**flags: Any) -> Settings:
     """The settings in force. A flag that is None counts as not given. Raises UsageError that names the variable."""
     given = {name: value for name, value in flags.items() if value is not None}
     try:
-        return Settings(_env_file=ENV_FILE, _env_file_encoding="utf-8", **given)  # type: ignore[call-arg]  # pydantic-settings' own arguments
+        return Settings(_env_file=ENV_FILE, _env_file_encoding="utf-8", **given)
     except ValidationError as error:
         raise UsageError("; ".join(_sentence(dict(e)) for e in error.errors())) from None
     except UnicodeDecodeError as error:
@@ -123,7 +125,9 @@ def load_settings(**flags: Any) -> Settings:
 def _sentence(error: dict[str, Any]) -> str:
     """One clear clause on one bad value; a secret's value is left out."""
     name = str(error["loc"][0]).upper() if error["loc"] else "settings"
-    value = "***" if "PASSWORD" in name else error["input"]
+    value = "***" if "PASSWORD" in name else str(error["input"])
+    if not value.isprintable():
+        value = repr(value)  # a line end in it would make two lines of this
     message = str(error["msg"])
     return f"{name}={value}: {message[:1].lower()}{message[1:]}"
 
@@ -136,7 +140,9 @@ def near_misses() -> list[tuple[str, str]]:
     except UnicodeDecodeError:
         in_file = set()
     found = []
-    for name in sorted((set(os.environ) | in_file) - ours):
+    for name in sorted(set(os.environ) | in_file):
+        if name.upper() in ours:
+            continue  # in any case it is in force
         close = difflib.get_close_matches(name.upper(), ours, n=1, cutoff=0.88)
         if close:
             found.append((name, close[0]))

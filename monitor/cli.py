@@ -4,7 +4,14 @@ import argparse
 import json
 import sys
 
-from common.cli import DEFAULT_CONNECT_TIMEOUT_S, Parser, number, run_command, stop_on_signals, warn_of_near_misses
+from common.cli import (
+    DEFAULT_CONNECT_TIMEOUT_S,
+    Parser,
+    number,
+    run_command,
+    stop_on_signals,
+    warn_of_near_misses,
+)
 from common.errors import UsageError
 from common.ledger.redis import RedisLedger
 from common.logs import configure_logs
@@ -18,12 +25,16 @@ from monitor.statistics import statistics
 def main(argv: list[str] | None = None, prog: str = "monitor.py") -> int:
     """Reads the arguments and shows the statistics until SIGTERM or Ctrl-C, or once."""
     parser = Parser(prog, "Logs the statistics as a JSON line each interval.")
-    parser.add_argument("--update-interval", type=number(0.05, 86_400), help="seconds (MONITOR_UPDATE_INTERVAL)")
+    parser.add_argument(
+        "--update-interval", type=number(0.05, 86_400), help="seconds (MONITOR_UPDATE_INTERVAL)"
+    )
     parser.add_argument("--run", help="the statistics of this run only")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--once", action="store_true", help="print one snapshot as JSON on stdout and exit")
     how.add_argument("--live", action="store_true", help="a view on the terminal that redraws")
-    parser.add_argument("--connect-timeout", type=number(0), default=DEFAULT_CONNECT_TIMEOUT_S, help="seconds")
+    parser.add_argument(
+        "--connect-timeout", type=number(0), default=DEFAULT_CONNECT_TIMEOUT_S, help="seconds"
+    )
     args = parser.parse_args(argv)
 
     async def run() -> int:

@@ -30,12 +30,16 @@ def _table(stats: Statistics) -> Table:
         *("published", f"{stats.published:,}", "sent", f"{stats.sent:,}", "p50", _seconds(stats.p50_s)),
     )
     table.add_row("queued", f"{stats.queued:,}", "failed", f"{stats.failed:,}", "p95", _seconds(stats.p95_s))
-    table.add_row("sending", f"{stats.sending:,}", "retried", f"{stats.retried:,}", "p99", _seconds(stats.p99_s))
+    table.add_row(
+        "sending", f"{stats.sending:,}", "retried", f"{stats.retried:,}", "p99", _seconds(stats.p99_s)
+    )
     table.add_row(
         *("rate", f"{stats.rate_per_s:,.0f}/s", "ambiguous", f"{stats.ambiguous:,}"),
         *("elapsed", _seconds(stats.elapsed_s)),
     )
-    table.add_row("senders", f"{stats.senders}", "rejected", f"{stats.rejected:,}", "ETA", _seconds(stats.eta_s))
+    table.add_row(
+        "senders", f"{stats.senders}", "rejected", f"{stats.rejected:,}", "ETA", _seconds(stats.eta_s)
+    )
     return table
 
 
@@ -54,5 +58,5 @@ def _senders(now: Snapshot) -> Table:
 
 def _seconds(time_s: float | None) -> str:
     if time_s is None:
-        return "–"
+        return "-"
     return f"{time_s:,.0f} s" if time_s >= 100 else f"{time_s:.3g} s"

@@ -54,7 +54,9 @@ def main(argv: list[str] | None = None, prog: str = "producer.py") -> int:
         if args.strict and args.contacts is None:
             raise UsageError("--strict goes with --contacts")
         if args.resume and (args.run or args.urgent or args.batch_size):
-            raise UsageError("--resume takes its batch size and lane from the run: leave --run, --urgent, --batch-size out")
+            raise UsageError(
+                "--resume takes its batch size and lane from the run: leave --run, --urgent, --batch-size out"
+            )
         settings = load_settings(batch_size=args.batch_size)
         configure_logs("producer", settings.log_level, settings.log_file, stream=sys.stderr)
         warn_of_near_misses()
@@ -68,12 +70,18 @@ def add_source_arguments(parser: argparse.ArgumentParser, resume: bool) -> None:
     """The arguments that say which messages to publish."""
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--num-messages", type=whole(1), metavar="N", help="publish N random messages")
-    which.add_argument("--contacts", type=Path, metavar="FILE.csv", help="publish to the contacts of a CSV file")
+    which.add_argument(
+        "--contacts", type=Path, metavar="FILE.csv", help="publish to the contacts of a CSV file"
+    )
     if resume:
         which.add_argument("--resume", metavar="RUN", type=_run_id, help="go on with a run that broke off")
     parser.add_argument("--text", metavar="TEMPLATE", help='text for contacts, such as "Hi {name}"')
-    parser.add_argument("--strict", action="store_true", help="a bad row in the CSV file stops before publishing")
-    parser.add_argument("--batch-size", type=whole(1, MAX_BATCH_MESSAGES), help="messages a batch (BATCH_SIZE)")
+    parser.add_argument(
+        "--strict", action="store_true", help="a bad row in the CSV file stops before publishing"
+    )
+    parser.add_argument(
+        "--batch-size", type=whole(1, MAX_BATCH_MESSAGES), help="messages a batch (BATCH_SIZE)"
+    )
     parser.add_argument("--run", metavar="NAME", type=_run_id, help="the run's name; generated unless given")
     parser.add_argument("--urgent", action="store_true", help="publish to the urgent lane")
 
@@ -81,7 +89,9 @@ def add_source_arguments(parser: argparse.ArgumentParser, resume: bool) -> None:
 def open_source(args: argparse.Namespace, settings: Settings) -> Source:
     """The source that the arguments ask for; bad rows of a CSV file are reported on stderr. Raises UsageError."""
     if args.contacts is None:
-        return RandomSource(args.num_messages, secrets.randbits(63) if settings.seed is None else settings.seed)
+        return RandomSource(
+            args.num_messages, secrets.randbits(63) if settings.seed is None else settings.seed
+        )
     source, bad = ContactsSource.open(args.contacts, args.text)
     for row in bad:
         print(f"{args.contacts}: line {row.line}: {row.reason}: skipped", file=sys.stderr)
@@ -93,8 +103,12 @@ def open_source(args: argparse.Namespace, settings: Settings) -> Source:
 def _parser(prog: str) -> Parser:
     parser = Parser(prog, "Publishes messages to the queue: random ones, or to the contacts of a CSV file.")
     add_source_arguments(parser, resume=True)
-    parser.add_argument("--wait", action="store_true", help="follow the run until every message is sent or failed")
-    parser.add_argument("--connect-timeout", type=number(0), default=DEFAULT_CONNECT_TIMEOUT_S, help="seconds")
+    parser.add_argument(
+        "--wait", action="store_true", help="follow the run until every message is sent or failed"
+    )
+    parser.add_argument(
+        "--connect-timeout", type=number(0), default=DEFAULT_CONNECT_TIMEOUT_S, help="seconds"
+    )
     return parser
 
 

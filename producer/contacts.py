@@ -86,6 +86,7 @@ class ContactsSource:
             seq += 1
             if seq == self.count:
                 return
+        raise UsageError(f"{self._path} was changed while it was being published: put it back as it was, then resume")
 
 
 def _header(path: Path) -> list[str]:
@@ -100,16 +101,31 @@ def _header(path: Path) -> list[str]:
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows that are not blank, each with the line it ends on. A byte order mark, as Excel writes, is skipped."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    try:
+        file = path.open(encoding="utf-8-sig", newline="")
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read: {error.strerror}") from None
+    with file:
         reader = csv.reader(file, strict=True)
         try:
             for row in reader:
                 if any(cell.strip() for cell in row):
                     yield reader.line_num, row
         except UnicodeDecodeError:
-            raise UsageError(f"{path}: not UTF-8 after line {reader.line_num}: save it as UTF-8") from None
+            raise UsageError(f"{path}: line {_not_utf8(path)}: not UTF-8: save the file as UTF-8") from None
         except csv.Error as error:
             raise UsageError(f"{path}: line {reader.line_num}: {error}") from None
+
+
+def _not_utf8(path: Path) -> int:
+    """The first line that is no UTF-8. The reader can't tell, since it decodes a file many lines at a time."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    raise AssertionError("each line is UTF-8 where the file is not")
 
 
 def _rows(path: Path, template: Template, number_column: str) -> Iterator[tuple[str, str] | BadRow]:

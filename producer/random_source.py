@@ -42,8 +42,9 @@ class RandomSource:
             starts = draw.integers(0, POOL_CHARACTERS - LONGEST_TEXT, CHUNK)
             ends = (starts + lengths).tolist()
             begins = starts.tolist()
-            for k in range(skip, size):
-                yield Message(base + k, f"+{numbers[k]}", pool[begins[k] : ends[k]])
+            to = [f"+{number}" for number in numbers[skip:size]]
+            texts = [pool[i:j] for i, j in zip(begins[skip:size], ends[skip:size], strict=True)]
+            yield from map(Message, range(base + skip, base + size), to, texts)
 
     def _generator(self, stream: int) -> np.random.Generator:
         """An independent generator for each stream: the counter-based Philox, keyed by seed and stream."""

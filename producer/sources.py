@@ -47,9 +47,13 @@ def source_of(recipe: Recipe) -> Source:
     if recipe.source == ContactsSource.NAME and recipe.path is not None:
         source, _ = ContactsSource.open(Path(recipe.path), recipe.text)
         if source.sha256 != recipe.sha256:
-            raise UsageError(f"{recipe.path} is not the file that the run began with: put that file back to resume")
+            raise UsageError(
+                f"{recipe.path} is not the file that the run began with: put that file back to resume"
+            )
         return source
-    raise UsageError(f"this run's messages can't be made again: they came from {recipe.source or 'elsewhere'!r}")
+    raise UsageError(
+        f"this run's messages can't be made again: they came from {recipe.source or 'elsewhere'!r}"
+    )
 
 
 def recipe_of(text: str) -> Recipe:

@@ -17,7 +17,9 @@ class Template:
         for found in _FIELD.finditer(text):
             column, opened, closed, stray = found.groups()
             if stray:
-                raise UsageError(f"--text: a lone {stray} at character {found.start() + 1}: write it as {stray * 2}")
+                raise UsageError(
+                    f"--text: a lone {stray} at character {found.start() + 1}: write it as {stray * 2}"
+                )
             if column is not None and column not in columns:
                 raise UsageError(f"--text: no column {{{column}}}: the file has {', '.join(columns)}")
             literal = text[end : found.start()] + (opened or closed or "")[:1]
@@ -27,4 +29,6 @@ class Template:
 
     def fill(self, contact: dict[str, str]) -> str:
         """The text for one contact."""
-        return "".join(literal + (contact[column] if column is not None else "") for literal, column in self._pieces)
+        return "".join(
+            literal + (contact[column] if column is not None else "") for literal, column in self._pieces
+        )

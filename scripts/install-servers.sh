@@ -48,18 +48,19 @@ if [ ${#wanted[@]} -eq 0 ] || { [ "${SMSIM_TEST_SERVERS:-}" != local ] && docker
     exit 0
 fi
 
-command -v apt-get >/dev/null || give_up "not a Debian or Ubuntu machine: ${wanted[*]} must be installed by hand"
+command -v apt-get >/dev/null || give_up "not a Debian or Ubuntu machine"
 if [ "$(id -u)" = 0 ]; then
     AS_ROOT=()
 elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
     AS_ROOT=(sudo -n)
 else
-    give_up "neither root nor password-less sudo: ${wanted[*]} must be installed by hand"
+    give_up "neither root nor password-less sudo"
 fi
 
 say "installing ${wanted[*]}"
 forbid_service_starts
-apt update || { sleep 3; apt update; } || give_up "apt-get update failed"
+refresh() { apt -o APT::Update::Error-Mode=any update; }   # without this, apt calls a failed download a success
+refresh || { sleep 3; refresh; } || say "apt-get update failed; trying with the package lists there are"
 apt install --yes --no-install-recommends "${wanted[@]}" || give_up "apt-get install ${wanted[*]} failed"
 mapfile -t wanted < <(missing)
 [ ${#wanted[@]} -eq 0 ] || give_up "still missing after the installation: ${wanted[*]}"

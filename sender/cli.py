@@ -4,7 +4,15 @@ import os
 import socket
 
 from common.broker.rabbitmq import connect_broker
-from common.cli import DEFAULT_CONNECT_TIMEOUT_S, Parser, number, run_command, stop_on_signals, warn_of_near_misses, whole
+from common.cli import (
+    DEFAULT_CONNECT_TIMEOUT_S,
+    Parser,
+    number,
+    run_command,
+    stop_on_signals,
+    warn_of_near_misses,
+    whole,
+)
 from common.ledger.redis import RedisLedger
 from common.logs import configure_logs
 from common.redis_client import connect_redis
@@ -16,11 +24,15 @@ from sender.service import Sender
 def main(argv: list[str] | None = None, prog: str = "sender.py") -> int:
     """Reads the arguments and runs a sender until SIGTERM or Ctrl-C."""
     parser = Parser(prog, "Consumes messages, sends them through the provider and records what came of them.")
-    parser.add_argument("--name", default=f"{socket.gethostname()}-{os.getpid()}", help="its name in the statistics")
+    parser.add_argument(
+        "--name", default=f"{socket.gethostname()}-{os.getpid()}", help="its name in the statistics"
+    )
     parser.add_argument("--concurrency", type=whole(1), help="sends in flight at most (SENDER_CONCURRENCY)")
     parser.add_argument("--mean-processing-time", type=number(0), help="seconds (MEAN_PROCESSING_TIME)")
     parser.add_argument("--failure-rate", type=number(0, 1), help="share of sends that fail (FAILURE_RATE)")
-    parser.add_argument("--connect-timeout", type=number(0), default=DEFAULT_CONNECT_TIMEOUT_S, help="seconds")
+    parser.add_argument(
+        "--connect-timeout", type=number(0), default=DEFAULT_CONNECT_TIMEOUT_S, help="seconds"
+    )
     args = parser.parse_args(argv)
 
     async def run() -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from common.broker.port import Broker, Delivery, Subscription
 from common.errors import BadBody, PublishFailed, StaleDelivery
 from common.ledger.port import Ledger, Standing
-from common.messages import Lane, Outcome
+from common.messages import Lane, Outcome, is_increasing
 from sender.providers.port import Provider
 from sender.recorder import Recorder
 from sender.work import HeldBatch, Sends, hold
@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 
 # How often prefetch is brought into line with the batches seen and the slots that stood idle.
 REVIEW_S = 0.25
+# What can't be done within this time at the present rate is published again in smaller batches: RabbitMQ takes back
+# what was not acked within its consumer timeout, 30 minutes by default.
+LATEST_S = 600.0
 # The largest batch seen lately is the largest of the last whole period, or of this one.
 PERIOD_TURNS = 40
 # What prefetch may grow to, as a multiple of what the slots alone would need: batches whose last messages take
@@ -172,7 +175,7 @@ class LaneWorker:
 
     async def _start(self, run: str, attempt: int, redelivered: bool, group: list[Claimed]) -> None:
         seqs = np.concatenate([batch.seqs[i:j] for batch, i, j in group])
-        if len(group) > 1 and np.unique(seqs).size != seqs.size:
+        if len(group) > 1 and not is_increasing(seqs) and np.unique(seqs).size != seqs.size:
             # Two copies of a message came together: the second claim of it must see the first.
             for one in group:
                 await self._start(run, attempt, redelivered, [one])
@@ -228,6 +231,7 @@ class LaneWorker:
                 del self._held[batch]
             if self._largest_batch == 0:
                 continue
+            self._split_what_takes_too_long()
             waiting = sum(batch.waiting for batch in self._waiting)
             base = self._base_prefetch()
             wanted = max(self._prefetch, base)
@@ -239,8 +243,23 @@ class LaneWorker:
             if wanted != self._prefetch:
                 self._set_prefetch(subscription, wanted)
 
+    def _split_what_takes_too_long(self) -> None:
+        mean_s = self._recorder.mean_time_s
+        if not mean_s:
+            return
+        in_time = int(LATEST_S * self.slots / mean_s)
+        piece, ahead = max(1, in_time // 10), 0
+        for batch in list(self._waiting):
+            ahead += batch.waiting
+            if ahead > in_time and batch.waiting > piece:
+                rest = batch.seqs[batch.begun :].tolist()
+                batch.begun = batch.seqs.size
+                self._waiting.remove(batch)
+                for i in range(0, len(rest), piece):
+                    self._recorder.publish_again(batch, set(rest[i : i + piece]), batch.attempt)
+
     def _base_prefetch(self) -> int:
-        return math.ceil(self.slots / self._largest_batch) + 1
+        return self.slots // self._largest_batch + 1
 
     def _set_prefetch(self, subscription: Subscription, prefetch: int) -> None:
         self._prefetch = prefetch

@@ -7,6 +7,7 @@ what is settled and not acked is delivered again and skipped.
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Iterable
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from common.broker.port import Broker
 from common.errors import PublishFailed
 from common.ledger.port import Ledger, Outcomes
-from common.messages import Outcome
+from common.messages import Outcome, is_increasing
 from sender.work import HeldBatch, Sends
 
 # A crash leaves no more than this much unrecorded.
@@ -48,7 +49,9 @@ class Recorder:
         self._pending = 0
         self._some = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._flushing = asyncio.Lock()
         self._gap_s = SHORTEST_GAP_S
+        self._tasks: asyncio.TaskGroup
         self._copies: set[asyncio.Task[None]] = set()
         self.mean_time_s: float | None = None
 
@@ -67,28 +70,29 @@ class Recorder:
 
     async def run(self) -> None:
         """Settles what is added, for as long as it runs."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._some.wait()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LONGEST_GAP_S):
-                    await self._hurry.wait()
-                    if self._pending < FULL:
-                        await asyncio.sleep(self._gap_s)
-            began = loop.time()
-            await self.flush()
-            # A tenth of the time at most goes into flushes that are hurried.
-            self._gap_s = min(LONGEST_GAP_S, max(SHORTEST_GAP_S, 10 * (loop.time() - began)))
+        async with asyncio.TaskGroup() as self._tasks:
+            while True:
+                await self._some.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LONGEST_GAP_S):
+                        await self._hurry.wait()
+                        if self._pending < FULL:
+                            await asyncio.sleep(self._gap_s)
+                began = time.monotonic()
+                await self.flush()
+                # A tenth of the time at most goes into flushes that are hurried.
+                self._gap_s = min(LONGEST_GAP_S, max(SHORTEST_GAP_S, 10 * (time.monotonic() - began)))
 
     async def flush(self) -> None:
-        """Settles all that has ended, then acks or publishes again."""
-        parts, self._parts, self._pending = self._parts, [], 0
-        self._some.clear()
-        self._hurry.clear()
-        by_run: dict[str, list[Part]] = {}
-        for part in parts:
-            by_run.setdefault(part[0].run, []).append(part)
-        await asyncio.gather(*(self._settle(run, of_run) for run, of_run in by_run.items()))
+        """Settles all that has ended, then acks or publishes again. Waits for a flush that is under way."""
+        async with self._flushing:
+            parts, self._parts, self._pending = self._parts, [], 0
+            self._some.clear()
+            self._hurry.clear()
+            by_run: dict[str, list[Part]] = {}
+            for part in parts:
+                by_run.setdefault(part[0].run, []).append(part)
+            await asyncio.gather(*(self._settle(run, of_run) for run, of_run in by_run.items()))
 
     async def drain(self) -> None:
         """Settles what is left and waits for the copies that are being published."""
@@ -97,8 +101,15 @@ class Recorder:
             await asyncio.gather(*self._copies)
 
     async def _settle(self, run: str, parts: list[Part]) -> None:
+        settled = np.concatenate([s.seqs[i:j] for s, i, j in parts])
+        if len(parts) > 1 and not is_increasing(np.sort(settled)):
+            # A message that was sent, came again and was sent again: the second settle of it must see the first.
+            middle = len(parts) // 2
+            await self._settle(run, parts[:middle])
+            await self._settle(run, parts[middle:])
+            return
         outcomes = Outcomes(
-            np.concatenate([s.seqs[i:j] for s, i, j in parts]),
+            settled,
             np.concatenate([self._outcomes(s, i, j) for s, i, j in parts]),
             np.concatenate([s.times_us[i:j] for s, i, j in parts]),
         )
@@ -108,9 +119,7 @@ class Recorder:
             self._count_off(sends, first, beyond)
         if bool((outcomes.outcomes == Outcome.RETRY).any()):
             for batch, seqs in _retries(parts, self._max_attempts):
-                task = asyncio.create_task(self._publish_copy(batch, seqs))
-                self._copies.add(task)
-                task.add_done_callback(self._copies.discard)
+                self.publish_again(batch, seqs, batch.attempt + 1, self._backoff_of(batch.attempt))
 
     def _outcomes(self, sends: Sends, first: int, beyond: int) -> NDArray[np.uint8]:
         """The outcomes, with a retry after the last attempt made a failure."""
@@ -127,14 +136,29 @@ class Recorder:
         if len(sends.batches) == 1:
             sends.batches[0].count_off(owners.size)
             return
-        for owner in owners.tolist():
-            sends.batches[owner].count_off(1)
+        if owners.size < len(sends.batches):
+            for owner in owners.tolist():
+                sends.batches[owner].count_off(1)
+            return
+        counts = np.bincount(owners, minlength=len(sends.batches)).tolist()
+        for batch, count in zip(sends.batches, counts, strict=True):
+            batch.count_off(count)
 
-    async def _publish_copy(self, batch: HeldBatch, seqs: set[int]) -> None:
-        """Publishes messages for their next attempt, after a backoff with full jitter, until it is confirmed."""
-        copy = batch.copy_of(seqs, batch.attempt + 1)
-        longest_s = min(LONGEST_BACKOFF_S, self._backoff_s * 2 ** min(batch.attempt - 1, 30))
-        after_s = random.uniform(0, longest_s) or longest_s
+    def publish_again(self, batch: HeldBatch, seqs: set[int], attempt: int, after_s: float = 0) -> None:
+        """Publishes a copy of some of a batch's messages, and counts them off the batch once it is confirmed."""
+        task = self._tasks.create_task(self._publish_until_confirmed(batch, seqs, attempt, after_s))
+        self._copies.add(task)
+        task.add_done_callback(self._copies.discard)
+
+    def _backoff_of(self, attempt: int) -> float:
+        """How long to wait after an attempt: exponential, with full jitter."""
+        longest_s = min(LONGEST_BACKOFF_S, self._backoff_s * 2 ** min(attempt - 1, 30))
+        return random.uniform(0, longest_s)
+
+    async def _publish_until_confirmed(
+        self, batch: HeldBatch, seqs: set[int], attempt: int, after_s: float
+    ) -> None:
+        copy = batch.copy_of(seqs, attempt)
         while not batch.delivery.stale:
             try:
                 await self._broker.ready()

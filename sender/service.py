@@ -45,14 +45,17 @@ class Sender:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Works until `stop` is set, then ends gracefully. Raises Refused if the broker will not have it back."""
-        async with asyncio.TaskGroup() as tasks:
-            work = [tasks.create_task(lane.run()) for lane in self.lanes]
-            work += [tasks.create_task(self._recorder.run()), tasks.create_task(self._heartbeat())]
-            log.info("sender_started", extra={"sender": self.name, "slots": self.lanes[0].slots})
-            await stop.wait()
-            await self._end()
-            for task in work:
-                task.cancel()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                work = [tasks.create_task(lane.run()) for lane in self.lanes]
+                work += [tasks.create_task(self._recorder.run()), tasks.create_task(self._heartbeat())]
+                log.info("sender_started", extra={"sender": self.name, "slots": self.lanes[0].slots})
+                await stop.wait()
+                await self._end()
+                for task in work:
+                    task.cancel()
+        finally:
+            await self._provider.close()
 
     async def _end(self) -> None:
         log.info("sender_stopping", extra={"sender": self.name, "in_flight": self._in_flight})
@@ -62,7 +65,6 @@ class Sender:
         except TimeoutError:
             # What is still in flight comes again to another sender, and counts as ambiguous there.
             log.warning("grace_over", extra={"sender": self.name, "in_flight": self._in_flight})
-        await self._provider.close()
         try:
             async with asyncio.timeout(LAST_WORDS_S):
                 await self._recorder.drain()

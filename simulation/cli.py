@@ -18,7 +18,9 @@ def main() -> int:
     if name in COMMANDS:
         module = importlib.import_module(COMMANDS[name][0])
         return int(module.main(rest, f"smsim {name}"))
-    usage = "usage: smsim COMMAND [--help]\n\n" + "\n".join(f"  {n:<10}{what}" for n, (_, what) in COMMANDS.items())
+    usage = "usage: smsim COMMAND [--help]\n\n" + "\n".join(
+        f"  {n:<10}{what}" for n, (_, what) in COMMANDS.items()
+    )
     if name in ("-h", "--help"):
         print(usage)
         return 0

@@ -1,6 +1,7 @@
 """The embedded pipeline: producer, sender and monitor in one process, on the memory broker and the memory ledger."""
 
 import asyncio
+import contextlib
 import math
 from dataclasses import dataclass
 
@@ -86,7 +87,7 @@ def _over(snapshot: Snapshot) -> bool:
 
 
 async def _settled_or_stopped(ledger: MemoryLedger, run: str, stop: asyncio.Event) -> None:
-    while not stop.is_set() and not _over(await ledger.snapshot(run)):
-        await asyncio.sleep(FOLLOW_EVERY_S)
-
-
+    while not _over(await ledger.snapshot(run)):
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), FOLLOW_EVERY_S)
+            return

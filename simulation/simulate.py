@@ -20,17 +20,23 @@ def main(argv: list[str] | None = None, prog: str = "smsim simulate") -> int:
     parser = Parser(prog, "Runs producer, senders and monitor in one process, with no server.")
     add_source_arguments(parser, resume=False)
     parser.add_argument("--senders", type=whole(1, 10_000_000), default=1_000, help="sends in flight at most")
-    parser.add_argument("--mean-processing-time", type=number(0, 86_400), help="seconds (MEAN_PROCESSING_TIME)")
+    parser.add_argument(
+        "--mean-processing-time", type=number(0, 86_400), help="seconds (MEAN_PROCESSING_TIME)"
+    )
     parser.add_argument("--processing-time-stddev", type=number(0, 86_400), help="seconds (default: mean/10)")
     parser.add_argument("--failure-rate", type=number(0, 1), help="share of sends that fail (FAILURE_RATE)")
     parser.add_argument("--max-attempts", type=whole(1, 1000), help="tries before a message is failed")
     parser.add_argument("--seed", type=whole(0, 2**63 - 1), help="makes the run repeat exactly (SEED)")
-    parser.add_argument("--json", action="store_true", help="the summary as one JSON object on stdout, no view")
+    parser.add_argument(
+        "--json", action="store_true", help="the summary as one JSON object on stdout, no view"
+    )
     args = parser.parse_args(argv)
 
     async def run() -> int:
         if args.text is not None and args.contacts is None:
             raise UsageError("--text goes with --contacts")
+        if args.strict and args.contacts is None:
+            raise UsageError("--strict goes with --contacts")
         settings = load_settings(
             batch_size=args.batch_size,
             mean_processing_time=args.mean_processing_time,
@@ -73,7 +79,9 @@ def _exact(snapshot: Snapshot, count: int) -> bool:
 def summary(simulation: Simulation, stats: Statistics) -> str:
     """The closing words of a run, for people."""
     settled = stats.sent + stats.failed
-    verdict = "every message accounted for" if settled == stats.published else f"{stats.published - settled:,} open"
+    verdict = (
+        "every message accounted for" if settled == stats.published else f"{stats.published - settled:,} open"
+    )
     percentiles = ", ".join(
         f"{name} {value:.3g} s"
         for name, value in (("p50", stats.p50_s), ("p95", stats.p95_s), ("p99", stats.p99_s))

@@ -3,17 +3,15 @@
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
-
-T = TypeVar("T")
+from collections.abc import Callable
+from typing import Any
 
 _POLL_S = 0.02
 
 
 async def eventually(
-    condition: Callable[[], T | Awaitable[T]], deadline_s: float = 10, describe: str | None = None
-) -> T:
+    condition: Callable[[], Any], deadline_s: float = 10, describe: str | None = None
+) -> Any:
     """Poll `condition` until its result is true, and return that result.
 
     An AssertionError inside it means "not yet", so that a condition may be a few asserts ending in `return True`.
@@ -26,7 +24,7 @@ async def eventually(
         last: object
         try:
             result = condition()
-            value = cast(T, await result if inspect.isawaitable(result) else result)
+            value = await result if inspect.isawaitable(result) else result
             if value:
                 return value
             last = value

@@ -74,7 +74,7 @@ class MemorySubscription:
 
     async def take(self) -> list[Delivery]:
         queue = self.broker.queues[self.lane]
-        while not (queue.bodies and len(self._unacked) < self.prefetch):
+        while self._closed or not (queue.bodies and len(self._unacked) < self.prefetch):
             await queue.changed()
         taken: list[Delivery] = []
         while queue.bodies and len(self._unacked) < self.prefetch:

@@ -56,7 +56,7 @@ class Subscription(Protocol):
         """How many deliveries may be unacked at once; holds for those that come from now on."""
 
     async def close(self) -> None:
-        """Ends the stream. What was taken can still be acked; what was not taken goes back to the queue."""
+        """Ends the stream: `take` waits for good. What was taken can still be acked, the rest is for others."""
 
 
 class Broker(Protocol):

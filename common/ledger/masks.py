@@ -32,6 +32,8 @@ class Segment:
 
 def by_piece(seqs: Seqs) -> Iterator[tuple[int, NDArray[np.intp] | slice]]:
     """The pieces that seqs fall into, each with the positions of its seqs."""
+    if seqs.size == 0:
+        return
     pieces = seqs >> 17
     first = int(pieces[0])
     if bool((pieces == first).all()):

@@ -75,7 +75,9 @@ class MemoryLedger:
     async def begin(self, run: str, recipe: str, total: int, producer: str) -> None:
         known = self._runs.get(run)
         if known is not None and known.producer != producer:
-            raise RunExists(f"run {run} exists already: choose another name, or go on with it by --resume {run}")
+            raise RunExists(
+                f"run {run} exists already: choose another name, or go on with it by --resume {run}"
+            )
         if known is None:
             now = _now_us()
             self._runs[run] = _Run(
@@ -109,12 +111,8 @@ class MemoryLedger:
 
     async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> NDArray[np.uint8]:
         known = self._opened(run)
-        last = int(seqs.max())
-        known.hold(last)
-        if last >= known.announced:
-            fresh = {int(s) for s in seqs if s >= known.announced} - known.unannounced
-            known.unannounced |= fresh
-            self._publish(known, len(fresh))
+        known.hold(int(seqs.max(initial=0)))
+        self._publish_unannounced(known, seqs)
         states = known.states[seqs]
         standing = np.full(seqs.size, Standing.SETTLED, np.uint8)
         standing[states == State.QUEUED] = Standing.NEW
@@ -128,11 +126,12 @@ class MemoryLedger:
 
     async def settle(self, run: str, outcomes: Outcomes, sender: str = "") -> None:
         known = self._opened(run)
-        known.hold(int(outcomes.seqs.max()))
+        known.hold(int(outcomes.seqs.max(initial=0)))
         states = known.states[outcomes.seqs]
         # A retry of what is queued already changes nothing, so that a repeated call counts it once.
         moves = (states < State.SENT) & (states != outcomes.outcomes)
         moved = outcomes.where(moves)
+        self._publish_unannounced(known, moved.seqs)
         known.states[moved.seqs] = moved.outcomes
         from_sending = int(np.count_nonzero(states[moves] == State.SENDING))
         sent, failed, retried = moved.counts()
@@ -159,6 +158,7 @@ class MemoryLedger:
 
     async def release(self, run: str, seqs: Seqs) -> None:
         known = self._opened(run)
+        known.hold(int(seqs.max(initial=0)))
         held = seqs[known.states[seqs] == State.SENDING]
         known.states[held] = State.QUEUED
         for tally in (self._all, known.tally):
@@ -213,6 +213,12 @@ class MemoryLedger:
         if run not in self._runs:
             self._runs[run] = _Run(started_us=_now_us())
         return self._runs[run]
+
+    def _publish_unannounced(self, known: _Run, seqs: Seqs) -> None:
+        """Counts seqs that somebody sends though nobody announced them, each once."""
+        fresh = set(seqs[seqs >= known.announced].tolist()) - known.unannounced
+        known.unannounced |= fresh
+        self._publish(known, len(fresh))
 
     def _publish(self, known: _Run, count: int) -> None:
         self._all.published += count

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.resources import files
 from typing import Any, cast
 
@@ -28,14 +29,15 @@ from common.redis_client import answer_of
 
 _SCRIPTS = ("begin", "resume", "announce", "confirm", "claim", "settle", "release", "heartbeat")
 _COUNTERS = (
-    "published sending sent failed retried ambiguous rejected total_time_us total started_us last_settled_us"
-).split()
+    *("published", "sending", "sent", "failed", "retried", "ambiguous", "rejected"),
+    *("total_time_us", "total", "started_us", "last_settled_us"),
+)
 
 
 class RedisLedger:
     """Runs in Redis. `run_ttl_s` is how long a settled run is kept."""
 
-    def __init__(self, client: "Redis[bytes]", run_ttl_s: float = 7 * 86_400) -> None:
+    def __init__(self, client: Redis, run_ttl_s: float = 7 * 86_400) -> None:
         self._redis = client
         self._ttl_s = max(1, int(run_ttl_s))
         lua = files("common.ledger") / "lua"
@@ -45,8 +47,12 @@ class RedisLedger:
         }
 
     async def begin(self, run: str, recipe: str, total: int, producer: str) -> None:
-        if not await self._call("begin", [keys.run(run), keys.RUNS], [run, recipe, total, producer]):
-            raise RunExists(f"run {run} exists already: choose another name, or go on with it by --resume {run}")
+        if not await self._call(
+            "begin", [keys.run(run), keys.RUNS, keys.STATS], [run, recipe, total, producer]
+        ):
+            raise RunExists(
+                f"run {run} exists already: choose another name, or go on with it by --resume {run}"
+            )
 
     async def resume(self, run: str, producer: str) -> Resumable:
         answer = await self._call("resume", [keys.run(run)], [producer, int(PRODUCER_SILENCE_S * 1e6)])
@@ -77,7 +83,12 @@ class RedisLedger:
     async def settle(self, run: str, outcomes: Outcomes, sender: str = "") -> None:
         await asyncio.gather(
             *(
-                self._settle(run, piece, Outcomes(outcomes.seqs[at], outcomes.outcomes[at], outcomes.times_us[at]), sender)
+                self._settle(
+                    run,
+                    piece,
+                    Outcomes(outcomes.seqs[at], outcomes.outcomes[at], outcomes.times_us[at]),
+                    sender,
+                )
                 for piece, at in by_piece(outcomes.seqs)
             )
         )
@@ -135,7 +146,7 @@ class RedisLedger:
             raise _unknown(run)
         counts = np.zeros(4, np.int64)
         for piece in sorted(int(p) for p in pieces):
-            words = await answer_of(lambda key=f"{keys.states(run)}{piece}": self._redis.get(key))
+            words = await answer_of(partial(self._redis.get, f"{keys.states(run)}{piece}"))
             counts += np.bincount(unpack(words or b""), minlength=4)
         return {s.name.lower(): int(counts[s]) for s in (State.SENDING, State.SENT, State.FAILED)}
 
@@ -177,18 +188,16 @@ class RedisLedger:
         standing[at] = found
 
     async def _settle(self, run: str, piece: int, outcomes: Outcomes, sender: str) -> None:
-        """Settles one piece. Expects all messages to be sending; where they aren't, counts anew and repeats."""
+        """Settles one piece: all at once if all is sending, as it nearly always is; else sorts that out first."""
         settle_keys = [
             *(keys.STATS, keys.run(run), f"{keys.states(run)}{piece}"),
             *(keys.LATENCY, keys.latency(run), keys.sender(sender)),
         ]
-        expected = np.full(outcomes.seqs.size, State.SENDING, np.uint8)
         while outcomes.seqs.size:
             offsets = outcomes.seqs - piece * PIECE_MESSAGES
             mask = np.ones(offsets.size, np.uint8)
-            parts = segments(offsets, [mask, expected, expected ^ outcomes.outcomes])
-            from_sending = int(np.count_nonzero(expected))
-            args = self._settle_args(outcomes, from_sending, sender)
+            parts = segments(offsets, [mask, State.SENDING ^ outcomes.outcomes])
+            args = self._settle_args(outcomes, sender)
             for part in parts:
                 args += [part.first_word, *part.columns]
             was = await self._call("settle", settle_keys, args)
@@ -196,13 +205,16 @@ class RedisLedger:
                 return
             states = _states(offsets, parts, was)
             open_still = (states < State.SENT) & (states != outcomes.outcomes)
-            outcomes, expected = outcomes.where(open_still), states[open_still]
+            outcomes, states = outcomes.where(open_still), states[open_still]
+            given_back = outcomes.seqs[states == State.QUEUED]
+            if given_back.size:
+                # Somebody gave them back, and yet they were sent: they are ours again, to settle them.
+                await self.claim(run, given_back, redelivered=True)
 
-    def _settle_args(self, outcomes: Outcomes, from_sending: int, sender: str) -> list[Any]:
+    def _settle_args(self, outcomes: Outcomes, sender: str) -> list[Any]:
         final = outcomes.times_us[outcomes.outcomes >= Outcome.SENT]
         buckets = histogram(final)
-        args: list[Any] = [*outcomes.counts(), from_sending, int(final.sum()), self._ttl_s, int(bool(sender))]
-        args.append(len(buckets))
+        args: list[Any] = [*outcomes.counts(), int(final.sum()), self._ttl_s, int(bool(sender)), len(buckets)]
         for bucket, count in buckets.items():
             args += [bucket, count]
         return args

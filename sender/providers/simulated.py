@@ -76,6 +76,8 @@ class Wheel:
 
     def add(self, sends: Sends) -> None:
         """Takes in a group sorted by `times_us`, whose sends begin now."""
+        if self._stopped:
+            return
         loop = asyncio.get_running_loop()
         now_s = loop.time()
         due = np.rint((now_s + sends.times_us * 1e-6) / self._tick_s).astype(np.int64)
@@ -85,7 +87,7 @@ class Wheel:
             sends.finish(0, ended)
             if ended == due.size:
                 return
-        if self._timer is None and not self._stopped:
+        if self._timer is None:
             self._last = int(now_s / self._tick_s)
             self._timer = loop.call_at((self._last + 1) * self._tick_s, self._turn)
         np.maximum(due, self._last + 1, out=due)

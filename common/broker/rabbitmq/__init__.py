@@ -31,8 +31,11 @@ class RabbitBroker:
 
     def __init__(self, settings: Settings, service: str) -> None:
         self._topology = Topology(settings.queue_name, settings.queue_type)
+        self._lanes = {lane: self._topology.lane(lane).name for lane in Lane}
         self._publisher = Publisher(parameters(settings, f"{service} publish"), self._topology.standing)
-        self._consumer = Link(parameters(settings, f"{service} consume"), self._on_consumer_up, self._on_refused)
+        self._consumer = Link(
+            parameters(settings, f"{service} consume"), self._on_consumer_up, self._on_refused
+        )
         self._consuming = False
         self._subscriptions: list[RabbitSubscription] = []
 
@@ -46,8 +49,10 @@ class RabbitBroker:
     def publish(self, batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
         body, properties = encode_batch(batch), _properties(batch)
         if after > 0:
-            return asyncio.ensure_future(self._publish_later(self._topology.retry(lane, after), body, properties))
-        return self._publisher.publish(self._topology.lane(lane).name, body, properties)
+            return asyncio.ensure_future(
+                self._publish_later(self._topology.retry(lane, after), body, properties)
+            )
+        return self._publisher.publish(self._lanes[lane], body, properties)
 
     async def subscribe(self, lane: Lane, prefetch: int) -> Subscription:
         subscription = RabbitSubscription(lane, self._topology.lane(lane).name, prefetch, self)

@@ -8,7 +8,7 @@ from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
 from common.broker.port import Delivery
-from common.broker.rabbitmq.link import open_channel
+from common.broker.rabbitmq.link import close_with_its_channel, open_channel
 from common.errors import Refused, StaleDelivery
 from common.messages import Lane
 
@@ -209,5 +209,4 @@ class RabbitSubscription:
         acks.channel = None  # every delivery of it is stale now
         self._acks = None
         self._arrived = [d for d in self._arrived if not d.stale]
-        if channel.connection.is_open:  # only the channel is gone: the link makes both anew
-            channel.connection.close()
+        close_with_its_channel(channel)

@@ -17,7 +17,9 @@ from pika.exceptions import (
     ProbableAccessDeniedError,
     ProbableAuthenticationError,
 )
+from pika.frame import Method
 
+from common.broker.rabbitmq.connection import GatheringConnection
 from common.broker.topology import Queue
 from common.errors import Refused, Unavailable
 from common.settings import Settings
@@ -79,7 +81,7 @@ async def open_connection(
         if not closed.done():
             closed.set_result(reason)
 
-    connection = AsyncioConnection(params, on_open, on_open_error, on_close, custom_ioloop=loop)
+    connection = GatheringConnection(params, on_open, on_open_error, on_close, custom_ioloop=loop)
     try:
         return await opened, closed
     except asyncio.CancelledError:
@@ -111,20 +113,28 @@ async def open_channel(connection: AsyncioConnection) -> tuple[Channel, "asyncio
     return await opened, closed
 
 
+def close_with_its_channel(channel: Channel) -> None:
+    """Closes the connection of a channel that the broker closed: its link then makes both anew."""
+    connection = channel.connection
+    if connection is not None and connection.is_open:
+        connection.close()
+
+
 async def declare(channel: Channel, closed: "asyncio.Future[BaseException]", queue: Queue) -> int:
     """Declares a durable queue; gives how many messages wait in it. Raises Refused where it stands otherwise."""
     declared: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def on_declared(frame: Method) -> None:
+        if not declared.done():
+            declared.set_result(frame.method.message_count)
+
     try:
-        channel.queue_declare(
-            queue.name,
-            durable=True,
-            arguments=queue.arguments,
-            callback=lambda frame: declared.done() or declared.set_result(frame.method.message_count),
-        )
+        channel.queue_declare(queue.name, durable=True, arguments=queue.arguments, callback=on_declared)
     except AMQPError as error:
         raise Unavailable(f"RabbitMQ is gone: {error!r}") from None
-    await asyncio.wait([declared, closed], return_when=asyncio.FIRST_COMPLETED)
-    if declared.done():
+    closed.add_done_callback(lambda _: declared.cancel())
+    await asyncio.wait([declared])
+    if not declared.cancelled():
         return declared.result()
     reason = closed.result()
     if isinstance(reason, ChannelClosedByBroker) and reason.reply_code == PRECONDITION_FAILED:

@@ -9,9 +9,11 @@ from pika.exceptions import AMQPError
 from pika.frame import Method
 from pika.spec import Basic, BasicProperties
 
-from common.broker.rabbitmq.link import Link, declare, open_channel
+from common.broker.rabbitmq.link import Link, close_with_its_channel, declare, open_channel
 from common.broker.topology import Queue
 from common.errors import PublishFailed, Unavailable
+
+LOOK_AGAIN_S = 0.01
 
 
 class Publisher:
@@ -32,8 +34,11 @@ class Publisher:
         await self._link.start()
 
     async def ready(self) -> None:
-        """Returns when the connection is up."""
+        """Returns when the channel is open: the link hears of a loss a little later than the channel does."""
         await self._link.up()
+        while self._channel is None or not self._channel.is_open:
+            await asyncio.sleep(LOOK_AGAIN_S)
+            await self._link.up()
 
     async def stop(self) -> None:
         """Closes the connection; what is unconfirmed fails."""
@@ -97,8 +102,7 @@ class Publisher:
             return
         self._channel = None
         self._fail_all(f"the connection to RabbitMQ was lost before the confirm: {reason!r}")
-        if channel.connection.is_open:  # only the channel is gone: the link makes both anew
-            channel.connection.close()
+        close_with_its_channel(channel)
 
     def _on_return(self, _: Channel, __: Basic.Return, properties: BasicProperties, ___: bytes) -> None:
         # The broker returns what it can't route before it confirms it.

@@ -4,7 +4,7 @@
 local first, upto, size = tonumber(ARGV[2]), ARGV[2] + ARGV[3], tonumber(ARGV[4])
 local announced = tonumber(redis.call('HGET', KEYS[2], 'announced') or 0)
 if first > announced then return announced end
-open_run(KEYS[2], KEYS[3], ARGV[1])
+open_run(KEYS[1], KEYS[2], KEYS[3], ARGV[1])
 wake(KEYS[2])
 if upto > announced then
   local counted = 0

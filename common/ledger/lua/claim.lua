@@ -3,7 +3,7 @@
 -- ARGV: 1 run, 2 piece, 3 the piece's first seq, 4 highest seq of the call, 5 '1' if redelivered,
 --       then for each segment: its first word, its messages, its mask (the low bit of each pair to claim)
 -- Returns for each segment '' if all its messages were queued, else the words of states as they were.
-open_run(KEYS[2], KEYS[3], ARGV[1])
+open_run(KEYS[1], KEYS[2], KEYS[3], ARGV[1])
 wake(KEYS[2])
 if redis.call('EXISTS', KEYS[4]) == 0 then redis.call('SADD', KEYS[5], ARGV[2]) end
 

@@ -48,9 +48,17 @@ local function add(key, field, n)
   if n ~= 0 then redis.call('HINCRBY', key, field, string.format('%.0f', n)) end
 end
 
+local COUNTERS = {'published', 'sending', 'sent', 'failed', 'retried', 'ambiguous', 'rejected', 'total_time_us'}
+
+local function show_all_counters(key)  -- so that a reader of the hash finds each of them
+  for _, field in ipairs(COUNTERS) do redis.call('HSETNX', key, field, 0) end
+end
+
 -- Opens a run that nobody began: somebody publishes without a word to the ledger.
-local function open_run(run_key, runs_key, name)
+local function open_run(stats_key, run_key, runs_key, name)
   if redis.call('HSETNX', run_key, 'started_us', now_us()) == 1 then
+    show_all_counters(stats_key)
+    show_all_counters(run_key)
     redis.call('ZADD', runs_key, redis.call('HGET', run_key, 'started_us'), name)
   end
 end

@@ -1,0 +1,1 @@
+"""Benchmarks on real servers and embedded: `python -m benchmarks.run`, described in docs/performance.md."""

@@ -1,0 +1,182 @@
+"""Measures producer and sender on RabbitMQ and Redis; every run must add up exactly, or the benchmark fails."""
+
+import asyncio
+import contextlib
+import math
+import secrets
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+
+from benchmarks.figures import Measured
+from benchmarks.meter import Meter
+from benchmarks.processes import BenchmarkFailed, Launched
+from common.broker.topology import Topology
+from common.errors import UnknownRun
+from common.ledger.port import Snapshot
+from common.ledger.redis import RedisLedger
+from tests.servers import RabbitServer, RedisServer
+
+ROOT = Path(__file__).resolve().parent.parent
+# Enough that no slot is ever waited for: at no send time a slot is held only from its claim to its settle.
+SENDER_CONCURRENCY = 20_000
+DEADLINE_S = 60.0
+# How exactly a beginning is seen, and how often the processes are looked at afterwards.
+LOOK_FOR_BEGIN_S = 0.005
+LOOK_S = 0.02
+QUIET_SHARE = 0.1
+QUIET_DEADLINE_S = 3.0
+
+
+class Pipeline:
+    """Producer and sender as processes, over servers that nobody else uses; `folder` takes what they print."""
+
+    def __init__(self, rabbit: RabbitServer, redis: RedisServer, ledger: RedisLedger, folder: Path) -> None:
+        if rabbit.pid is None or redis.pid is None:
+            raise BenchmarkFailed("a server is down")
+        self._rabbit = rabbit
+        self._redis = redis
+        self._ledger = ledger
+        self._folder = folder
+        self._servers = {"rabbitmq": psutil.Process(rabbit.pid), "redis": psutil.Process(redis.pid)}
+
+    async def publish_then_consume(self, batch_size: int, messages: int) -> list[Measured]:
+        """Publishes a backlog with no sender there, then lets one sender drain it."""
+        async with self._fresh() as (run, settings):
+            published = await self._publish(run, settings, batch_size, messages)
+            waiting = self._waiting(settings)
+            if waiting != math.ceil(messages / batch_size):
+                raise BenchmarkFailed(f"run {run}: {waiting} bodies in the queue after the publish")
+            await self._quiet()
+            consumed = await self._consume(run, settings, batch_size, messages)
+            await self._audit(run, settings, messages)
+        return [published, consumed]
+
+    async def both_at_once(self, batch_size: int, messages: int) -> list[Measured]:
+        """Publishes while a sender, there already, consumes: from the producer's begin to the last settle."""
+        async with self._fresh() as (run, settings):
+            with self._sender(settings) as sender:
+                while not (await self._ledger.snapshot()).senders:
+                    await self._look(LOOK_S, sender)
+                with self._producer(run, settings, batch_size, messages) as producer:
+                    meter = Meter(producer=producer.process, sender=sender.process, **self._servers)
+                    await self._begun(run, meter, producer)
+                    await self._settled(run, messages, meter, sender, producer)
+                    producer.check()
+                with self._launch("monitor.py", settings, "--once", "--run", run) as monitor:
+                    elapsed_s = float(monitor.result()["elapsed_s"])
+                sender.stop()
+            await self._audit(run, settings, messages)
+        return [Measured.of("both at once", batch_size, messages, elapsed_s, meter)]
+
+    async def _publish(self, run: str, settings: dict[str, str], batch_size: int, messages: int) -> Measured:
+        with self._producer(run, settings, batch_size, messages) as producer:
+            meter = Meter(producer=producer.process, **self._servers)
+            await self._begun(run, meter, producer)
+            while not producer.over:
+                meter.sample()
+                await asyncio.sleep(LOOK_S)
+            meter.sample()
+            report = producer.result()
+        return Measured.of("publish", batch_size, messages, float(report["elapsed_s"]), meter)
+
+    async def _consume(self, run: str, settings: dict[str, str], batch_size: int, messages: int) -> Measured:
+        with self._sender(settings) as sender:
+            meter = Meter(sender=sender.process, **self._servers)
+            before = await self._ledger.snapshot(run)
+            while (now := await self._ledger.snapshot(run)).sending + now.settled == 0:
+                before = now
+                meter.start()
+                await self._look(LOOK_FOR_BEGIN_S, sender)
+            last = await self._settled(run, messages, meter, sender)
+            sender.stop()
+        # From the last look that saw no claim: up to LOOK_FOR_BEGIN_S too much, never too little.
+        elapsed_s = (last.last_settled_us - before.now_us) / 1e6
+        return Measured.of("consume", batch_size, messages, elapsed_s, meter)
+
+    async def _begun(self, run: str, meter: Meter, *watched: Launched) -> None:
+        """Returns when the run has begun; CPU time counts from there, so that no start of a process is in it."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                meter.start()
+                with contextlib.suppress(UnknownRun):
+                    await self._ledger.snapshot(run)
+                    return
+                await self._look(LOOK_FOR_BEGIN_S, *watched)
+
+    async def _settled(self, run: str, messages: int, meter: Meter, *watched: Launched) -> Snapshot:
+        """The snapshot once every message is sent or failed."""
+        deadline = time.monotonic() + DEADLINE_S
+        while (snapshot := await self._ledger.snapshot(run)).settled < messages:
+            if time.monotonic() > deadline:
+                raise BenchmarkFailed(f"run {run} is not settled after {DEADLINE_S:g} s: {snapshot}")
+            ended = [one for one in watched if one.over]
+            meter.sample()
+            for one in ended:
+                one.check()
+            await asyncio.sleep(LOOK_S)
+        meter.sample()
+        return snapshot
+
+    async def _look(self, pause_s: float, *watched: Launched) -> None:
+        """A pause. Raises BenchmarkFailed if a process that should be running has ended."""
+        for one in watched:
+            if one.over:
+                raise one.failed("ended before its time")
+        await asyncio.sleep(pause_s)
+
+    async def _quiet(self) -> None:
+        """Waits until RabbitMQ has done what it does in the background after a publish or a delete."""
+        server, deadline = self._servers["rabbitmq"], time.monotonic() + QUIET_DEADLINE_S
+        server.cpu_percent()
+        await asyncio.sleep(0.2)
+        while server.cpu_percent() > 100 * QUIET_SHARE and time.monotonic() < deadline:
+            await asyncio.sleep(0.2)
+
+    async def _audit(self, run: str, settings: dict[str, str], messages: int) -> None:
+        """Raises BenchmarkFailed unless each message is sent or failed, once, and no queue holds anything."""
+        now, counted = await self._ledger.snapshot(run), await self._ledger.recount(run)
+        exact = now.published == now.settled == messages and now.sending == now.queued == 0
+        proven = counted == {"sending": now.sending, "sent": now.sent, "failed": now.failed}
+        waiting = self._waiting(settings)
+        if not (exact and proven and waiting == 0):
+            raise BenchmarkFailed(
+                f"run {run} does not add up: {now}, recount {counted}, {waiting} bodies left"
+            )
+
+    def _waiting(self, settings: dict[str, str]) -> int:
+        names = [queue.name for queue in Topology(settings["QUEUE_NAME"]).standing]
+        return sum(self._rabbit.queue_depths(*names).values())
+
+    @asynccontextmanager
+    async def _fresh(self) -> AsyncIterator[tuple[str, dict[str, str]]]:
+        """A run's name and the settings for it: queues of its own, an empty ledger."""
+        self._redis.flush()
+        await self._quiet()
+        run = f"bench-{secrets.token_hex(4)}"
+        settings = {
+            "RABBITMQ_HOST": self._rabbit.host,
+            "RABBITMQ_PORT": str(self._rabbit.port),
+            "REDIS_HOST": self._redis.host,
+            "REDIS_PORT": str(self._redis.port),
+            "QUEUE_NAME": run,
+            "MEAN_PROCESSING_TIME": "0",
+            "SENDER_CONCURRENCY": str(SENDER_CONCURRENCY),
+        }
+        yield run, settings
+        self._rabbit.delete_queues(*(queue.name for queue in Topology(run).standing))
+
+    def _producer(self, run: str, settings: dict[str, str], batch_size: int, messages: int) -> Launched:
+        size = ("--batch-size", str(batch_size))
+        return self._launch("producer.py", settings, "--num-messages", str(messages), *size, "--run", run)
+
+    def _sender(self, settings: dict[str, str]) -> Launched:
+        return self._launch("sender.py", settings)
+
+    def _launch(self, launcher: str, settings: dict[str, str], *arguments: str) -> Launched:
+        command = [sys.executable, str(ROOT / launcher), *arguments]
+        return Launched(command, settings, self._folder / f"{settings['QUEUE_NAME']}-{launcher}")

@@ -1,0 +1,87 @@
+"""Processes under measurement: started as a user would start them, and held to ending well."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+from common.settings import Settings
+
+END_DEADLINE_S = 15
+
+
+class BenchmarkFailed(RuntimeError):
+    """A figure can't be had, or would be worthless: a process failed, or a run does not add up."""
+
+
+class Launched:
+    """One process of ours, ended at the latest on leaving the context. What it prints goes to files in `folder`."""
+
+    def __init__(self, command: Sequence[str], settings: Mapping[str, str], folder: Path) -> None:
+        self._command = command
+        self._settings = settings
+        self._folder = folder
+        self._out, self._log = folder / "out", folder / "log"
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True)
+        # The user's own settings, in the environment and in .env, stay out: hence the other working directory.
+        ours = {name.upper() for name in Settings.model_fields}
+        inherited = {name: value for name, value in os.environ.items() if name.upper() not in ours}
+        with self._out.open("wb") as out, self._log.open("wb") as log:
+            self._popen = subprocess.Popen(
+                self._command,
+                env={**inherited, **self._settings},
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log,
+            )
+        self.process = psutil.Process(self._popen.pid)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._popen.poll() is None:
+            self._popen.kill()
+        self._popen.wait()
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended. Until `check` it is not reaped, so its CPU time can still be read."""
+        return self._popen.returncode is not None or self.process.status() == psutil.STATUS_ZOMBIE
+
+    def stop(self) -> None:
+        """Ends it by SIGTERM. Raises BenchmarkFailed unless it ends well."""
+        self._popen.send_signal(signal.SIGTERM)
+        self.check()
+
+    def check(self) -> None:
+        """Waits for its end. Raises BenchmarkFailed unless it ends well."""
+        try:
+            code = self._popen.wait(END_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            raise self.failed("did not end") from None
+        if code != 0:
+            raise self.failed(f"ended with {code}")
+
+    def result(self) -> dict[str, Any]:
+        """The JSON object that it printed on stdout, once it ended. Raises BenchmarkFailed."""
+        self.check()
+        try:
+            found: dict[str, Any] = json.loads(self._out.read_text().splitlines()[-1])
+        except (IndexError, ValueError):
+            raise self.failed("printed no JSON") from None
+        return found
+
+    def failed(self, how: str) -> BenchmarkFailed:
+        """The error to raise, with the end of what it printed."""
+        tail = "".join(file.read_text(errors="replace")[-2000:] for file in (self._out, self._log))
+        return BenchmarkFailed(f"{' '.join(self._command)}: {how}\n{tail}")

@@ -1,0 +1,1 @@
+"""End to end: the real launchers as processes, against real servers."""

@@ -1,0 +1,58 @@
+"""A pipeline for each test; and one whose servers the test may kill."""
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+pytest.register_assert_rewrite("tests.e2e.pipeline", "tests.e2e.processes")
+
+from tests.e2e.pipeline import Pipeline  # noqa: E402  # after the rewrite that makes its asserts speak
+from tests.servers import RabbitServer, RedisServer  # noqa: E402
+
+# It warns of each queue that is looked for and not there.
+logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+
+@pytest_asyncio.fixture
+async def pipeline(
+    tmp_path: Path, rabbit_server: RabbitServer, redis_server: RedisServer
+) -> AsyncIterator[Pipeline]:
+    """On the servers of the session."""
+    async for pipeline in _opened(tmp_path, rabbit_server, redis_server):
+        yield pipeline
+
+
+@pytest.fixture(scope="module")
+def mortal_servers(
+    rabbit_server: RabbitServer, redis_server: RedisServer
+) -> Iterator[tuple[RabbitServer, RedisServer]]:
+    """Servers that nobody else uses; where there are none, the session's fixtures say so."""
+    with RabbitServer() as rabbit, RedisServer() as redis:
+        yield rabbit, redis
+
+
+@pytest_asyncio.fixture
+async def mortal_pipeline(
+    tmp_path: Path, mortal_servers: tuple[RabbitServer, RedisServer]
+) -> AsyncIterator[Pipeline]:
+    """On servers that the test may kill; they run again when the next test begins."""
+    rabbit, redis = mortal_servers
+    rabbit.start()
+    redis.start()
+    async for pipeline in _opened(tmp_path, rabbit, redis):
+        yield pipeline
+        rabbit.start()
+        redis.start()
+
+
+async def _opened(folder: Path, rabbit: RabbitServer, redis: RedisServer) -> AsyncIterator[Pipeline]:
+    pipeline = Pipeline(folder, rabbit, redis, f"e2e-{secrets.token_hex(4)}")
+    await pipeline.open()
+    try:
+        yield pipeline
+    finally:
+        await pipeline.shut()

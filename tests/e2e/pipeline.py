@@ -1,0 +1,133 @@
+"""A pipeline under test: launchers, the servers they use, and a look at both from outside."""
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pika
+from pika.adapters.blocking_connection import BlockingChannel
+from redis import Redis
+
+from common.broker.topology import RETRY_RUNGS_S, Topology
+from common.ledger.port import Snapshot
+from common.ledger.redis import RedisLedger
+from common.messages import Lane
+from common.redis_client import connect_redis
+from common.settings import Settings
+from tests.e2e.processes import Launched, Launcher
+from tests.servers import RabbitServer, RedisServer
+from tests.waiting import eventually
+
+# All tests that share a Redis use this database, one after the other, and empty it first.
+REDIS_DB = 7
+
+
+class Pipeline(Launcher):
+    """Launchers on a RabbitMQ queue of their own and an emptied Redis database."""
+
+    def __init__(self, folder: Path, rabbit: RabbitServer, redis: RedisServer, queue: str) -> None:
+        env = {
+            "RABBITMQ_HOST": rabbit.host,
+            "RABBITMQ_PORT": rabbit.port,
+            "REDIS_HOST": redis.host,
+            "REDIS_PORT": redis.port,
+            "REDIS_DB": REDIS_DB,
+            "QUEUE_NAME": queue,
+        }
+        super().__init__(folder, env)
+        self.rabbit = rabbit
+        self.redis_server = redis
+        self.queue = queue
+        self.topology = Topology(queue)
+        self.ledger: RedisLedger
+        self.redis = Redis(redis.host, redis.port, db=REDIS_DB, decode_responses=True)
+
+    def use(self, **env: object) -> None:
+        """Sets variables for all launchers that are started from now on."""
+        self.env |= env
+        self.topology = Topology(self.queue, str(self.env.get("QUEUE_TYPE", "quorum")))
+
+    async def open(self) -> None:
+        """Empties the database and connects to it."""
+        self.redis.flushdb()
+        settings = Settings(
+            redis_host=self.redis_server.host, redis_port=self.redis_server.port, redis_db=REDIS_DB
+        )
+        self.ledger = RedisLedger(await connect_redis(settings, 10))
+
+    async def shut(self) -> None:
+        """Ends the processes and removes the queues."""
+        self.close()
+        await self.ledger.close()
+        self.redis.close()
+        self.rabbit.delete_queues(*self.queue_names())
+
+    def hash(self, key: str) -> dict[str, int]:
+        """A hash of counters, read from Redis with no code of ours; the fields that are no numbers left out."""
+        values: dict[str, str] = self.redis.hgetall(key)  # type: ignore[assignment]  # a sync client's answer
+        return {name: int(value) for name, value in values.items() if value.lstrip("-").isdigit()}
+
+    def shares(self) -> dict[str, int]:
+        """How many messages each sender has settled, by its name."""
+        keys: list[str] = self.redis.keys("sms:sender:*")  # type: ignore[assignment]
+        hashes = {key.removeprefix("sms:sender:"): self.hash(key) for key in keys}
+        return {name: values.get("sent", 0) + values.get("failed", 0) for name, values in hashes.items()}
+
+    async def settled(self, run: str, messages: int, deadline_s: float = 60) -> Snapshot:
+        """The run's counters once all its messages are sent or failed."""
+
+        async def over() -> Snapshot:
+            now = await self.ledger.snapshot(run)
+            assert now.settled >= messages, now
+            return now
+
+        snapshot: Snapshot = await eventually(over, deadline_s, f"{messages} of {run} are settled")
+        return snapshot
+
+    async def progress(self, run: str, at_least: int, deadline_s: float = 30) -> Snapshot:
+        """The run's counters once so many messages are settled: the middle of a run."""
+        await eventually(lambda: self.redis.exists(f"sms:run:{run}"), deadline_s, f"{run} begins")
+        return await self.settled(run, at_least, deadline_s)
+
+    async def assert_exact(
+        self, run: str, messages: int, senders: Sequence[Launched], deadline_s: float = 60
+    ) -> Snapshot:
+        """A run is over, and the books are right: the identity, every state bit, nothing in any queue or in hand.
+
+        Ends the senders, gracefully: what one of them had in hand without an ack would then be in its queue again.
+        """
+        await self.settled(run, messages, deadline_s)
+        await eventually(self._at_rest, 20, "the queues are empty and nothing is in flight")
+        for sender in senders:
+            sender.signal(signal.SIGTERM)
+        for sender in senders:
+            assert await sender.ended(15) == 0, sender.stderr
+            assert sender.stderr == ""
+        assert set(self.depths().values()) == {0}
+        now = await self.ledger.snapshot(run)
+        assert (now.published, now.queued, now.sending, now.settled) == (messages, 0, 0, messages)
+        assert await self.ledger.recount(run) == {"sending": 0, "sent": now.sent, "failed": now.failed}
+        return now
+
+    async def _at_rest(self) -> bool:
+        """Nothing waits in a queue, and by its last heartbeat no sender has a copy of something settled in hand."""
+        senders = (await self.ledger.snapshot()).senders.values()
+        return set(self.depths().values()) == {0} and not any(sender.in_flight for sender in senders)
+
+    def depths(self) -> dict[str, int]:
+        """AMQP messages that wait in each queue of the pipeline that exists."""
+        return self.rabbit.queue_depths(*self.queue_names())
+
+    def queue_names(self) -> list[str]:
+        """Those that always stand, and those that retries may have made."""
+        names = [queue.name for queue in self.topology.standing]
+        if "MAX_ATTEMPTS" in self.env:
+            names += [self.topology.retry(Lane.BULK, after).name for after in RETRY_RUNGS_S]
+        return names
+
+    def channel(self) -> BlockingChannel:
+        """A channel for what our own code would not do, on a connection that its `connection.close()` closes."""
+        where = pika.ConnectionParameters(self.rabbit.host, self.rabbit.port)
+        channel: Any = pika.BlockingConnection(where).channel()
+        return channel

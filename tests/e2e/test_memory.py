@@ -1,0 +1,46 @@
+"""The producer's memory, in a process of its own."""
+
+import os
+import sys
+
+import pytest
+
+from tests.e2e.processes import ROOT, run_to_end
+
+MESSAGES = 1_000_000
+LIMIT_MIB = 150
+
+SCRIPT = f"""
+import asyncio, resource, sys
+import uvloop
+from common.broker.memory import MemoryBroker
+from common.ledger.memory import MemoryLedger
+from common.messages import Lane
+from producer.publish import Producer
+from producer.random_source import RandomSource
+
+async def drain(broker):
+    subscription = await broker.subscribe(Lane.BULK, 1000)
+    while True:
+        for delivery in await subscription.take():
+            delivery.ack()
+
+async def main():
+    broker, ledger = MemoryBroker(capacity=10_000), MemoryLedger()
+    drain_task = asyncio.create_task(drain(broker))
+    await Producer(broker, ledger).publish("run", RandomSource({MESSAGES}, 1), 100, Lane.BULK)
+    drain_task.cancel()
+    assert (await ledger.snapshot("run")).published == {MESSAGES}
+
+uvloop.run(main())
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(peak // (1024 * 1024 if sys.platform == "darwin" else 1024))
+"""
+
+
+@pytest.mark.slow
+def test_a_million_messages_in_constant_memory() -> None:
+    """A producer of 1,000,000 messages to a broker that is drained as it goes never holds more than 150 MiB."""
+    done = run_to_end([sys.executable, "-c", SCRIPT], ROOT, dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < LIMIT_MIB

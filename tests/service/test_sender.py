@@ -1,0 +1,276 @@
+"""A sender on the memory broker and the memory ledger: what it takes, sends, settles and hands back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+
+from common.broker.memory import MemoryBroker
+from common.ledger.memory import MemoryLedger
+from common.ledger.port import Snapshot
+from common.messages import Batch, Lane, Message
+from common.settings import Distribution
+from sender.providers.simulated import SimulatedProvider
+from sender.service import Sender
+from sender.work import Sends
+from tests.waiting import eventually
+
+RUN = "service"
+
+
+class Gate:
+    """A provider whose sends end when the test says so."""
+
+    def __init__(self) -> None:
+        self.begun: list[Sends] = []
+
+    def start(self, sends: Sends) -> None:
+        sends.outcomes[:] = 2
+        self.begun.append(sends)
+
+    def end_all(self) -> None:
+        begun, self.begun = self.begun, []
+        for sends in begun:
+            sends.finish(0, sends.seqs.size)
+
+    @property
+    def in_flight(self) -> list[int]:
+        return sorted(seq for sends in self.begun for seq in sends.seqs.tolist())
+
+    async def close(self) -> None:
+        self.begun.clear()
+
+
+class Pipeline:
+    def __init__(self) -> None:
+        self.broker = MemoryBroker()
+        self.ledger = MemoryLedger()
+
+    async def publish(self, first: int, size: int, lane: Lane = Lane.BULK, to: str = "+999123456789") -> None:
+        await self.ledger.announce(RUN, first, size)
+        messages = [Message(seq, to, "text") for seq in range(first, first + size)]
+        await self.broker.publish(Batch(run=RUN, messages=messages), lane)
+
+    async def publish_many(self, count: int, size: int) -> None:
+        for first in range(0, count, size):
+            await self.publish(first, size)
+
+    async def snapshot(self) -> Snapshot:
+        return await self.ledger.snapshot(RUN)
+
+    async def settled(self, count: int) -> Snapshot:
+        async def enough() -> Snapshot | None:
+            now = await self.snapshot()
+            return now if now.settled == count else None
+
+        return await eventually(enough)
+
+    @asynccontextmanager
+    async def sender(
+        self, provider: Gate | SimulatedProvider, slots: int, grace_s: float = 5
+    ) -> AsyncIterator[Sender]:
+        """A running sender; leaving the block stops it gracefully."""
+        sender, stop = (
+            Sender("s", self.broker, self.ledger, provider, slots, grace_s=grace_s),
+            asyncio.Event(),
+        )
+        running = asyncio.create_task(sender.run(stop))
+        yield sender
+        stop.set()
+        await running
+
+
+@pytest.fixture
+def pipeline() -> Pipeline:
+    return Pipeline()
+
+
+def at_once(failure_rate: float = 0) -> SimulatedProvider:
+    return SimulatedProvider(0, 0, Distribution.CONSTANT, failure_rate)
+
+
+@pytest.mark.parametrize(("slots", "size"), [(10, 1), (100, 10), (7, 20)])
+async def test_it_holds_no_more_than_its_slots_and_one_batch(
+    pipeline: Pipeline, slots: int, size: int
+) -> None:
+    """The rest stays in the queue, for others: scaling out helps at once."""
+    await pipeline.publish_many(400, size)
+    gate = Gate()
+    async with pipeline.sender(gate, slots, grace_s=0):
+        await eventually(lambda: len(gate.in_flight) == slots)
+        for _ in range(3):
+            gate.end_all()
+            await eventually(lambda: len(gate.in_flight) == slots)
+            now = await pipeline.snapshot()
+            in_queue = (await pipeline.broker.depths())["sms_queue"] * size
+            in_hand = 400 - in_queue - now.settled
+            # What has ended and is not yet settled is in hand too, in the moment before it is acked.
+            assert in_hand <= 2 * slots + size
+
+
+async def test_only_what_a_free_slot_takes_is_claimed(pipeline: Pipeline) -> None:
+    """A large batch is claimed piece by piece, so a crash leaves few messages ambiguous."""
+    await pipeline.publish(0, 1000)
+    gate = Gate()
+    async with pipeline.sender(gate, 10, grace_s=0):
+        await eventually(lambda: len(gate.in_flight) == 10)
+        assert (await pipeline.snapshot()).sending == 10
+
+
+async def test_a_graceful_stop_finishes_what_is_in_flight_and_hands_back_the_rest(pipeline: Pipeline) -> None:
+    """Nothing is sending and nothing ambiguous afterwards; another sender goes on with the rest."""
+    await pipeline.publish_many(30, 3)
+    async with pipeline.sender(SimulatedProvider(0.2, 0, Distribution.CONSTANT), 10):
+
+        async def ten_are_sending() -> bool:
+            return (await pipeline.snapshot()).sending == 10
+
+        await eventually(ten_are_sending)
+    now = await pipeline.snapshot()
+    assert (now.sending, now.sent, now.queued) == (0, 10, 20)
+    async with pipeline.sender(at_once(), 10):
+        now = await pipeline.settled(30)
+    assert (now.sent, now.ambiguous) == (30, 0)
+    assert not any((await pipeline.broker.depths()).values())
+
+
+async def test_what_outlasts_the_grace_is_sent_again_as_ambiguous(pipeline: Pipeline) -> None:
+    """A send that was cut off is not counted, and its message not lost."""
+    await pipeline.publish(0, 5)
+    gate = Gate()
+    async with pipeline.sender(gate, 10, grace_s=0.05):
+        await eventually(lambda: len(gate.in_flight) == 5)
+    async with pipeline.sender(at_once(), 10):
+        now = await pipeline.settled(5)
+    assert (now.sent, now.ambiguous) == (5, 5)
+
+
+async def test_a_lost_connection_drops_what_was_not_begun_and_settles_what_was(pipeline: Pipeline) -> None:
+    """What comes again is skipped where it is settled, so nothing is counted twice."""
+    await pipeline.publish_many(20, 5)
+    gate = Gate()
+    async with pipeline.sender(gate, 8):
+        await eventually(lambda: len(gate.in_flight) == 8)
+        pipeline.broker.disconnect()
+        for _ in range(10):
+            gate.end_all()
+            await asyncio.sleep(0)
+        await eventually(lambda: gate.end_all() or not pipeline.broker.queues[Lane.BULK].bodies)
+
+        async def all_settled() -> bool:
+            gate.end_all()
+            return (await pipeline.snapshot()).settled == 20
+
+        await eventually(all_settled)
+    now = await pipeline.snapshot()
+    assert (now.published, now.sent, now.sending) == (20, 20, 0)
+    assert await pipeline.ledger.recount(RUN) == {"sending": 0, "sent": 20, "failed": 0}
+
+
+async def test_a_bad_number_fails_alone(pipeline: Pipeline) -> None:
+    """One message whose number is no E.164 is settled failed without a send; the rest of the batch go on."""
+    await pipeline.ledger.announce(RUN, 0, 3)
+    numbers = ["+999123456789", "12345", "+999123456780"]
+    messages = [Message(seq, to, "text") for seq, to in enumerate(numbers)]
+    await pipeline.broker.publish(Batch(run=RUN, messages=messages), Lane.BULK)
+    gate = Gate()
+    async with pipeline.sender(gate, 10):
+        await eventually(lambda: gate.in_flight == [0, 2])
+        gate.end_all()
+        now = await pipeline.settled(3)
+    assert (now.sent, now.failed) == (2, 1)
+
+
+async def test_a_body_that_is_no_batch_is_rejected_and_the_sender_goes_on(pipeline: Pipeline) -> None:
+    """It stands in the rejected queue with its reason, is counted, and never comes again."""
+    pipeline.broker.publish_raw(b"{", Lane.BULK)
+    await pipeline.publish(0, 2)
+    async with pipeline.sender(at_once(), 10):
+        await pipeline.settled(2)
+        await eventually(lambda: len(pipeline.broker.rejected) == 1)
+    (body, reason) = pipeline.broker.rejected[0]
+    assert body == b"{"
+    assert reason
+    assert (await pipeline.ledger.snapshot()).rejected == 1
+
+
+async def test_a_copy_of_a_batch_is_dropped(pipeline: Pipeline) -> None:
+    """Published twice, sent once: while the first copy is in hand, and after it is settled."""
+    gate = Gate()
+    await pipeline.publish(0, 3)
+    async with pipeline.sender(gate, 10):
+        await eventually(lambda: gate.in_flight == [0, 1, 2])
+        await pipeline.publish(0, 3)
+        await eventually(lambda: not pipeline.broker.queues[Lane.BULK].bodies)
+        gate.end_all()
+        await pipeline.settled(3)
+        await pipeline.publish(0, 3)
+        await pipeline.publish(3, 1)
+        await eventually(lambda: gate.in_flight == [3])
+        gate.end_all()
+        now = await pipeline.settled(4)
+    assert (now.published, now.sent, now.ambiguous) == (4, 4, 0)
+
+
+async def test_two_copies_in_one_breath_are_sent_once(pipeline: Pipeline) -> None:
+    """Copies that are claimed in the same group don't hide one another."""
+    for _ in range(3):
+        await pipeline.publish(0, 2)
+    gate = Gate()
+    async with pipeline.sender(gate, 10):
+        await eventually(lambda: gate.in_flight == [0, 1])
+        await eventually(lambda: not pipeline.broker.queues[Lane.BULK].bodies)
+        assert gate.in_flight == [0, 1]
+        gate.end_all()
+        await pipeline.settled(2)
+
+
+async def test_an_urgent_message_does_not_wait_for_bulk_ones(pipeline: Pipeline) -> None:
+    """With every bulk slot taken, an urgent message begins at once, in a slot that is reserved for it."""
+    await pipeline.publish_many(100, 1)
+    gate = Gate()
+    async with pipeline.sender(gate, 5, grace_s=0):
+        await eventually(lambda: len(gate.in_flight) == 5)
+        await pipeline.publish(100, 1, Lane.URGENT)
+        await eventually(lambda: 100 in gate.in_flight)
+
+
+async def test_what_would_take_too_long_is_published_again_in_smaller_batches(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that could not be finished in time is split and acked, long before the consumer timeout."""
+    monkeypatch.setattr("sender.lane.LATEST_S", 1.0)
+    await pipeline.publish(0, 200)
+    async with pipeline.sender(SimulatedProvider(0.05, 0, Distribution.CONSTANT), 2):
+
+        async def is_split() -> bool:
+            bodies = pipeline.broker.queues[Lane.BULK].bodies
+            return len(bodies) > 10 and max(body.messages for body in bodies) < 20
+
+        await eventually(is_split)
+    async with pipeline.sender(at_once(), 50):
+        now = await pipeline.settled(200)
+    assert (now.published, now.sent, now.ambiguous) == (200, 200, 0)
+
+
+async def test_a_busy_sender_keeps_its_slots_filled(pipeline: Pipeline) -> None:
+    """Batches whose last messages take long don't leave slots idle: prefetch follows."""
+    await pipeline.publish_many(40_000, 100)
+    gate = Gate()
+    async with pipeline.sender(gate, 1000, grace_s=0) as sender:
+        await eventually(lambda: len(gate.in_flight) == 1000)
+
+        def refill() -> bool:
+            # All but the last message of each group end: the batches stay in hand.
+            for sends in gate.begun[:]:
+                if sends.seqs.size > 1:
+                    sends.finish(0, sends.seqs.size - 1)
+                    sends.seqs, sends.owners = sends.seqs[-1:], sends.owners[-1:]
+                    sends.outcomes, sends.times_us = sends.outcomes[-1:], np.zeros(1, np.int64)
+            return False
+
+        refill()
+
+        await eventually(lambda: sender.lanes[0].in_flight == 1000)

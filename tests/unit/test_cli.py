@@ -1,0 +1,178 @@
+"""common/cli.py: types of arguments, one line for a mistake, exit codes."""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from common.cli import Parser, number, run_command, whole
+from common.errors import PublishFailed, Refused, RunExists, SmsimError, Unavailable, UsageError
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.usefixtures("process_as_before")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1", 1), ("10", 10), ("7", 7), (" 5 ", 5), ("+5", 5), ("05", 5)]
+)
+def test_whole_numbers(text: str, value: int) -> None:
+    """Both ends included."""
+    assert whole(1, 10)(text) == value
+
+
+@pytest.mark.parametrize("text", ["0", "11", "-1", "abc", "", "1.0", "1e1", "nan", "0x5", "9" * 5_000])
+def test_what_is_no_whole_number(text: str) -> None:
+    """Told with what was wanted."""
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a whole number from 1 to 10"):
+        whole(1, 10)(text)
+
+
+def test_whole_numbers_without_an_end() -> None:
+    """Only the lower end is told, since there is no other."""
+    assert whole(1)("340000000") == 340_000_000
+    with pytest.raises(argparse.ArgumentTypeError, match=r"'0' is not a whole number of at least 1$"):
+        whole(1)("0")
+
+
+@pytest.mark.parametrize(("text", "value"), [("0", 0), ("1", 1), ("0.5", 0.5), ("1e-3", 0.001)])
+def test_numbers(text: str, value: float) -> None:
+    """Both ends included."""
+    assert number(0, 1)(text) == value
+
+
+@pytest.mark.parametrize("text", ["-0.1", "abc", "", "nan", "inf", "-inf", "1e400"])
+@pytest.mark.parametrize("type_", [number(0, 1), number(0)], ids=["0 to 1", "0 and up"])
+def test_what_is_no_number(text: str, type_: Callable[[str], float]) -> None:
+    """NaN and infinity neither, whether or not there is an upper end."""
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a number"):
+        type_(text)
+
+
+def test_a_number_beyond_the_upper_end() -> None:
+    """It is told with both ends."""
+    with pytest.raises(argparse.ArgumentTypeError, match=r"'1\.1' is not a number from 0 to 1$"):
+        number(0, 1)("1.1")
+
+
+def a_parser() -> Parser:
+    parser = Parser("prog", "Does something.")
+    parser.add_argument("--num-messages", type=whole(1))
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("argv", "wrong"),
+    [
+        (["--num-messages", "-1"], "argument --num-messages: '-1' is not a whole number of at least 1"),
+        (["--num-messages", "abc"], "argument --num-messages: 'abc' is not a whole number of at least 1"),
+        (["--num-messages"], "argument --num-messages: expected one argument"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["--num", "5"], "unrecognized arguments: --num 5"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(
+    argv: list[str], wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On stderr, with the program's name and without the whole usage; abbreviations are no usage."""
+    with pytest.raises(SystemExit) as ended:
+        a_parser().parse_args(argv)
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"prog: {wrong} (--help shows the usage)\n"
+
+
+async def done() -> int:
+    return 0
+
+
+def raising(error: BaseException) -> Callable[[], object]:
+    async def main() -> int:
+        raise error
+
+    return main
+
+
+def test_the_exit_code_of_a_command_is_handed_on(capsys: pytest.CaptureFixture[str]) -> None:
+    """Done: 0, and not a word."""
+    assert run_command("prog", done) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("what is wrong"), 2),
+        (RunExists("what is wrong"), 2),
+        (Unavailable("what is wrong"), 1),
+        (Refused("what is wrong"), 1),
+        (PublishFailed("what is wrong"), 1),
+        (SmsimError("what is wrong"), 1),
+        (ExceptionGroup("tasks", [Refused("what is wrong")]), 1),
+        (ExceptionGroup("tasks", [ExceptionGroup("inner", [UsageError("what is wrong")])]), 2),
+        (ExceptionGroup("tasks", [UsageError("what is wrong"), Refused("the second")]), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=repr,
+)
+def test_our_own_errors_are_one_line(
+    error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The user's mistakes end with 2, others with 1; groups of task groups are unwrapped; no traceback."""
+    assert run_command("prog", raising(error)) == code  # type: ignore[arg-type]
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == ("" if isinstance(error, KeyboardInterrupt) else "prog: what is wrong\n")
+
+
+A_PROGRAM_THAT_PRINTS = """
+from common.cli import run_command
+
+async def main():
+    for _ in range(100_000):
+        print("a line")
+    return 0
+
+raise SystemExit(run_command("prog", main))
+"""
+
+
+def test_a_reader_that_has_gone_is_no_reason_for_a_traceback() -> None:
+    """`smsim simulate --json | true`: exit code 1, and not a word on stderr, at the interpreter's end neither."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", A_PROGRAM_THAT_PRINTS],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            timeout=30,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (ended.returncode, ended.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a bug"),
+        ExceptionGroup("tasks", [ValueError("a bug")]),
+        ExceptionGroup("tasks", [UsageError("known"), ValueError("a bug")]),
+        ExceptionGroup("tasks", [ExceptionGroup("inner", [UsageError("known"), ValueError("a bug")])]),
+    ],
+    ids=repr,
+)
+def test_bugs_show_themselves(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    """An error that is not ours is raised as it is, even if one of ours stands beside it."""
+    with pytest.raises(type(error)) as caught:
+        run_command("prog", raising(error))  # type: ignore[arg-type]
+    assert caught.value is error
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,272 @@
+"""common/settings.py: defaults, precedence, and one clear line for each bad value."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from common.errors import UsageError
+from common.settings import Settings, load_settings, near_misses
+
+pytestmark = pytest.mark.usefixtures("bare_environment")
+
+# DESIGN.md §8. None: unset. KEEP_FAILED, PROVIDER_URL and PROVIDER_RATE come with the parts that use them.
+DEFAULTS = {
+    "RABBITMQ_HOST": "localhost",
+    "RABBITMQ_PORT": 5672,
+    "RABBITMQ_USER": "guest",
+    "RABBITMQ_PASSWORD": "guest",
+    "RABBITMQ_VHOST": "/",
+    "RABBITMQ_TLS": False,
+    "RABBITMQ_CA_FILE": None,
+    "REDIS_HOST": "localhost",
+    "REDIS_PORT": 6379,
+    "REDIS_PASSWORD": None,
+    "REDIS_DB": 0,
+    "REDIS_TLS": False,
+    "REDIS_CA_FILE": None,
+    "QUEUE_NAME": "sms_queue",
+    "QUEUE_TYPE": "quorum",
+    "BATCH_SIZE": 1,
+    "RUN_TTL": 7,
+    "MONITOR_UPDATE_INTERVAL": 5,
+    "MEAN_PROCESSING_TIME": 2,
+    "PROCESSING_TIME_STDDEV": None,
+    "PROCESSING_TIME_DISTRIBUTION": "normal",
+    "FAILURE_RATE": 0.1,
+    "SEED": None,
+    "SENDER_CONCURRENCY": 100,
+    "SHUTDOWN_GRACE": 8,
+    "MAX_ATTEMPTS": 1,
+    "RETRY_BACKOFF": 1,
+    "PROVIDER": "simulated",
+    "LOG_LEVEL": "INFO",
+    "LOG_FILE": None,
+}
+
+
+def value_of(settings: Settings, variable: str) -> object:
+    value = getattr(settings, variable.lower())
+    return value.get_secret_value() if hasattr(value, "get_secret_value") else value
+
+
+@pytest.mark.parametrize(("variable", "default"), DEFAULTS.items())
+def test_defaults(variable: str, default: object) -> None:
+    """Each setting's default is the one of DESIGN.md §8's table."""
+    assert value_of(load_settings(), variable) == default
+
+
+def test_no_setting_is_missing_from_the_table() -> None:
+    """Whoever adds a setting states its default here (and in the README's table)."""
+    assert {name.upper() for name in Settings.model_fields} <= set(DEFAULTS)
+
+
+def test_the_standard_deviation_is_a_tenth_of_the_mean_unless_set() -> None:
+    """PROCESSING_TIME_STDDEV follows the mean; set, even to 0, it is what it is."""
+    assert load_settings(mean_processing_time=3.0).stddev_s == pytest.approx(0.3)
+    assert load_settings(mean_processing_time=3.0, processing_time_stddev=0.0).stddev_s == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    flag: int | None
+    environment: str | None
+    file: str | None
+    wanted: int
+
+
+@pytest.mark.parametrize(
+    "given_",
+    [
+        Given(flag=2, environment="3", file="4", wanted=2),
+        Given(flag=None, environment="3", file="4", wanted=3),
+        Given(flag=None, environment=None, file="4", wanted=4),
+        Given(flag=None, environment=None, file=None, wanted=1),
+        Given(flag=2, environment=None, file="4", wanted=2),
+        Given(flag=None, environment="", file="4", wanted=4),
+        Given(flag=None, environment="", file="", wanted=1),
+        Given(flag=None, environment=None, file="  ", wanted=1),
+    ],
+    ids=str,
+)
+def test_precedence(given_: Given, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A flag beats the environment, the environment beats `.env`, and blank means unset at either place."""
+    if given_.environment is not None:
+        monkeypatch.setenv("BATCH_SIZE", given_.environment)
+    if given_.file is not None:
+        (tmp_path / ".env").write_text(f"BATCH_SIZE={given_.file}\n")
+    assert load_settings(batch_size=given_.flag).batch_size == given_.wanted
+
+
+def test_a_bad_value_that_is_overridden_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the value in force is looked at."""
+    monkeypatch.setenv("BATCH_SIZE", "abc")
+    assert load_settings(batch_size=5).batch_size == 5
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("FAILURE_RATE", "1.5"),
+        ("FAILURE_RATE", "-0.1"),
+        ("FAILURE_RATE", "nan"),
+        ("FAILURE_RATE", "10%"),
+        ("BATCH_SIZE", "0"),
+        ("BATCH_SIZE", "10001"),
+        ("BATCH_SIZE", "1.5"),
+        ("BATCH_SIZE", "1\n2"),
+        ("RABBITMQ_PORT", "abc"),
+        ("RABBITMQ_PORT", "0"),
+        ("RABBITMQ_PORT", "65536"),
+        ("REDIS_PORT", "tcp://10.0.0.1:6379"),
+        ("REDIS_DB", "-1"),
+        ("RABBITMQ_TLS", "maybe"),
+        ("REDIS_TLS", "2"),
+        ("QUEUE_NAME", "a queue"),
+        ("QUEUE_NAME", "queue\n"),
+        ("QUEUE_NAME", "q" * 101),
+        ("QUEUE_TYPE", "foo"),
+        ("RUN_TTL", "0"),
+        ("RUN_TTL", "nan"),
+        ("MONITOR_UPDATE_INTERVAL", "0"),
+        ("MONITOR_UPDATE_INTERVAL", "inf"),
+        ("MEAN_PROCESSING_TIME", "-1"),
+        ("MEAN_PROCESSING_TIME", "nan"),
+        ("MEAN_PROCESSING_TIME", "inf"),
+        ("PROCESSING_TIME_STDDEV", "-1"),
+        ("PROCESSING_TIME_STDDEV", "nan"),
+        ("PROCESSING_TIME_DISTRIBUTION", "uniform"),
+        ("SEED", "-1"),
+        ("SEED", "0x10"),
+        ("SEED", str(2**63)),
+        ("SENDER_CONCURRENCY", "0"),
+        ("SHUTDOWN_GRACE", "-1"),
+        ("MAX_ATTEMPTS", "0"),
+        ("RETRY_BACKOFF", "0"),
+        ("RETRY_BACKOFF", "nan"),
+        ("PROVIDER", "pigeon"),
+        ("LOG_LEVEL", "LOUD"),
+    ],
+)
+def test_a_bad_value_is_one_clear_line(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It raises UsageError; the line names the variable and says what is wrong, not in which library."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UsageError) as caught:
+        load_settings()
+    line = str(caught.value)
+    assert line.startswith(f"{variable}=")
+    assert line.isprintable()
+    assert "pydantic" not in line
+
+
+def test_several_bad_values_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are named in the one line, so that nobody has to fix them one run at a time."""
+    monkeypatch.setenv("BATCH_SIZE", "0")
+    monkeypatch.setenv("FAILURE_RATE", "2")
+    with pytest.raises(UsageError, match=r"^BATCH_SIZE=0: .*; FAILURE_RATE=2: .*$"):
+        load_settings()
+
+
+def test_an_env_file_that_is_no_utf8_is_one_clear_line(tmp_path: Path) -> None:
+    """`.env` in Latin-1 raises UsageError that names the file; looking for near-misses passes over it."""
+    (tmp_path / ".env").write_bytes(b"QUEUE_NAME=caf\xe9\n")
+    with pytest.raises(UsageError, match=r"^\.env: not UTF-8"):
+        load_settings()
+    assert near_misses() == []
+
+
+@pytest.mark.parametrize("variable", ["RABBITMQ_PASSWORD", "REDIS_PASSWORD"])
+def test_passwords_are_never_shown(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in the repr of the settings, nor in an error about another variable."""
+    monkeypatch.setenv(variable, "hush-hush")
+    settings = load_settings()
+    assert value_of(settings, variable) == "hush-hush"
+    assert "hush" not in f"{settings!r} {settings}"
+    monkeypatch.setenv("BATCH_SIZE", "0")
+    with pytest.raises(UsageError) as caught:
+        load_settings()
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["RABBITMQ_PASSWORD", "REDIS_PASSWORD"])
+def test_a_bad_password_is_not_quoted(variable: str) -> None:
+    """An error about a password itself leaves its value out."""
+    with pytest.raises(UsageError) as caught:
+        load_settings(**{variable.lower(): 123456})
+    assert str(caught.value).startswith(f"{variable}=***")
+    assert "123456" not in str(caught.value)
+
+
+def test_names_that_are_not_ours_are_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Other programs' variables, in the environment and in `.env`, neither fail nor are warned of."""
+    monkeypatch.setenv("POSTGRES_PASSWORD", "x")
+    (tmp_path / ".env").write_text("COMPOSE_PROJECT_NAME=sms\nTZ=Europe/Helsinki\n")
+    assert load_settings() == load_settings()
+    assert near_misses() == []
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("BATCHSIZE", "BATCH_SIZE"),
+        ("RABBITMQ_HOSTS", "RABBITMQ_HOST"),
+        ("FAILURE_RATES", "FAILURE_RATE"),
+        ("SENDER_CONCURENCY", "SENDER_CONCURRENCY"),
+        ("MEAN_PROCESING_TIME", "MEAN_PROCESSING_TIME"),
+    ],
+)
+def test_a_near_miss_is_found(
+    theirs: str, ours: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A misspelt setting is told with the right name, wherever it stands."""
+    monkeypatch.setenv(theirs, "1")
+    assert near_misses() == [(theirs, ours)]
+    monkeypatch.delenv(theirs)
+    (tmp_path / ".env").write_text(f"{theirs}=1\n")
+    assert near_misses() == [(theirs, ours)]
+
+
+def test_our_own_names_are_no_near_misses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name in lower case is in force, so it is not warned of either."""
+    monkeypatch.setenv("batch_size", "7")
+    monkeypatch.setenv("QUEUE_TYPE", "classic")
+    assert load_settings().batch_size == 7
+    assert near_misses() == []
+
+
+@pytest.mark.parametrize("level", ["debug", "Debug", "DEBUG"])
+def test_the_log_level_in_any_case(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`LOG_LEVEL=debug` is as good as `DEBUG`."""
+    monkeypatch.setenv("LOG_LEVEL", level)
+    assert load_settings().log_level == "DEBUG"
+
+
+printable = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FFF, exclude_categories=["Cs", "Cc"]))
+
+
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(sorted(DEFAULTS)), printable)
+def test_any_value_is_taken_or_named(variable: str, value: str) -> None:
+    """Whatever a variable says, it is taken, or told in one line that begins with its name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(variable, value)
+        try:
+            load_settings()
+        except UsageError as error:
+            assert str(error).startswith(f"{variable}=")  # noqa: PT017
+            assert "\n" not in str(error)  # noqa: PT017
+
+
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 10_000), st.floats(0, 1), st.integers(0, 2**63 - 1))
+def test_values_within_the_limits_are_taken_as_they_are(batch_size: int, rate: float, seed: int) -> None:
+    """From the text in the environment to the number in the settings nothing changes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BATCH_SIZE", str(batch_size))
+        patch.setenv("FAILURE_RATE", repr(rate))
+        patch.setenv("SEED", str(seed))
+        settings = load_settings()
+    assert (settings.batch_size, settings.failure_rate, settings.seed) == (batch_size, rate, seed)

@@ -1,0 +1,163 @@
+"""sender/providers/simulated.py: every send is reported once, in order, when its time has come."""
+
+import asyncio
+import itertools
+
+import numpy as np
+import pytest
+
+from common.messages import Outcome
+from common.settings import Distribution
+from sender.providers.draws import failures, processing_times_us
+from sender.providers.simulated import SimulatedProvider, Wheel
+from sender.work import Sends
+from tests.waiting import eventually
+
+
+class Reports:
+    """Sends, and what was reported of them: ranges of positions, each with the time since the start in µs."""
+
+    def __init__(self, count: int, first_seq: int = 0, attempt: int = 1) -> None:
+        self.ranges: list[tuple[int, int, float]] = []
+        self._began_s = asyncio.get_running_loop().time()
+        self.sends = Sends(
+            "a-run",
+            attempt,
+            np.arange(first_seq, first_seq + count, dtype=np.int64),
+            np.arange(count, dtype=np.int32),
+            [],
+            self._finished,
+        )
+
+    def _finished(self, sends: Sends, first: int, beyond: int) -> None:
+        assert sends is self.sends
+        self.ranges.append((first, beyond, 1e6 * (asyncio.get_running_loop().time() - self._began_s)))
+
+    @property
+    def reported(self) -> int:
+        return sum(beyond - first for first, beyond, _ in self.ranges)
+
+    @property
+    def complete(self) -> bool:
+        return self.reported == self.sends.seqs.size
+
+
+def in_order_and_once(reports: Reports) -> bool:
+    """The ranges join without a gap or an overlap, from the first position on, and none is empty."""
+    borders = [0, *(beyond for _, beyond, _ in reports.ranges)]
+    return [(a, b) for a, b, _ in reports.ranges] == list(itertools.pairwise(borders)) and all(
+        b > a for a, b, _ in reports.ranges
+    )
+
+
+@pytest.mark.parametrize("distribution", Distribution)
+async def test_all_sends_are_reported_once_in_order(distribution: Distribution) -> None:
+    """However times are spread, each position is reported exactly once, from first to last."""
+    provider = SimulatedProvider(0.03, 0.01, distribution, seed=1)
+    groups = [Reports(count, first_seq=1000 * count) for count in (1, 2, 500, 3)]
+    for reports in groups:
+        provider.start(reports.sends)
+    await eventually(lambda: all(reports.complete for reports in groups))
+    assert all(in_order_and_once(reports) for reports in groups)
+
+
+async def test_a_send_ends_when_its_time_has_come() -> None:
+    """Never more than half a tick (and the clock's own grain) early, and sorted by how long it takes."""
+    provider = SimulatedProvider(0.1, 0.03, seed=1)
+    reports = Reports(2_000)
+    provider.start(reports.sends)
+    await eventually(lambda: reports.complete)
+    times_us = reports.sends.times_us
+    assert np.all(np.diff(times_us) >= 0)
+    for _, beyond, at_us in reports.ranges:
+        assert at_us >= times_us[beyond - 1] - 1_500
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+async def test_outcomes_and_times_are_the_draws_of_their_seqs(attempt: int) -> None:
+    """Sorting by time keeps seq, owner, time and outcome of a message together."""
+    provider = SimulatedProvider(0.01, 0.005, failure_rate=0.3, seed=5)
+    reports = Reports(1_000, first_seq=77, attempt=attempt)
+    provider.start(reports.sends)
+    await eventually(lambda: reports.complete)
+    sends = reports.sends
+    assert sorted(sends.seqs.tolist()) == list(range(77, 1_077))
+    assert np.array_equal(sends.owners, sends.seqs - 77)
+    wanted = processing_times_us(5, sends.seqs, attempt, Distribution.NORMAL, 0.01, 0.005)
+    assert np.array_equal(sends.times_us, wanted)
+    failed = failures(5, sends.seqs, attempt, 0.3)
+    assert np.array_equal(sends.outcomes, np.where(failed, Outcome.RETRY, Outcome.SENT))
+
+
+async def test_no_time_at_all_is_reported_at_once() -> None:
+    """With a mean of 0 all is reported before `start` returns, in one piece."""
+    provider = SimulatedProvider(0, 0, seed=1)
+    reports = Reports(100)
+    provider.start(reports.sends)
+    assert [(first, beyond) for first, beyond, _ in reports.ranges] == [(0, 100)]
+
+
+async def test_those_that_take_no_time_do_not_wait_for_the_others() -> None:
+    """Where the distribution is cut at 0, the zeros end at once, and the rest later."""
+    provider = SimulatedProvider(0.02, 0.02, seed=1)
+    reports = Reports(1_000)
+    provider.start(reports.sends)
+    zeros = int(np.count_nonzero(reports.sends.times_us == 0))
+    assert 0 < zeros < 1_000
+    assert reports.reported == zeros
+    await eventually(lambda: reports.complete)
+    assert in_order_and_once(reports)
+
+
+async def test_groups_that_come_later_join_the_wheel() -> None:
+    """A wheel that turns, or has come to rest, takes up further sends."""
+    provider = SimulatedProvider(0.01, 0.002, seed=1)
+    for _ in range(3):
+        first, second = Reports(50), Reports(50, first_seq=50)
+        provider.start(first.sends)
+        await eventually(lambda first=first: first.reported > 0)  # type: ignore[misc]
+        provider.start(second.sends)
+        await eventually(lambda first=first, second=second: first.complete and second.complete)  # type: ignore[misc]
+        assert in_order_and_once(first)
+        assert in_order_and_once(second)
+
+
+async def test_nothing_is_reported_after_close() -> None:
+    """What is in flight is given up: another provider with the same times is through, this one stays silent."""
+    closed, other = (SimulatedProvider(0.02, 0, Distribution.EXPONENTIAL, seed=1) for _ in range(2))
+    given_up, through = Reports(100), Reports(100)
+    closed.start(given_up.sends)
+    other.start(through.sends)
+    await closed.close()
+    await eventually(lambda: through.complete)
+    assert given_up.ranges == []
+
+
+async def test_what_is_started_after_close_is_not_reported_either() -> None:
+    """Not even what takes no time."""
+    provider = SimulatedProvider(0, 0, seed=1)
+    await provider.close()
+    reports = Reports(10)
+    provider.start(reports.sends)
+    assert reports.ranges == []
+
+
+async def test_runs_without_a_seed_differ() -> None:
+    """Without SEED every provider draws its own."""
+    first, second = Reports(100), Reports(100)
+    for reports in (first, second):
+        provider = SimulatedProvider(1, 0.1)
+        provider.start(reports.sends)
+        await provider.close()
+    assert not np.array_equal(first.sends.times_us, second.sends.times_us)
+
+
+async def test_a_wheel_reports_a_tick_together() -> None:
+    """Sends that end in the same tick are reported as one range, which is what makes it fast."""
+    wheel = Wheel(0.005)
+    reports = Reports(10_000)
+    reports.sends.times_us = np.sort(np.arange(10_000, dtype=np.int64) % 20_000 + 1)
+    wheel.add(reports.sends)
+    await eventually(lambda: reports.complete)
+    assert in_order_and_once(reports)
+    assert len(reports.ranges) <= 10_000 // 5_000 + 2

@@ -1,0 +1,103 @@
+"""producer/sources.py: a source is made again from its recipe, or refused."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import UsageError
+from common.messages import Lane
+from producer.contacts import ContactsSource
+from producer.random_source import RandomSource
+from producer.sources import Recipe, Source, recipe_of, source_of
+
+
+def kept(source: Source, batch_size: int = 10, lane: Lane = Lane.BULK) -> str:
+    """A source's recipe as the ledger keeps it."""
+    return msgspec.json.encode(source.recipe(batch_size, lane)).decode()
+
+
+@pytest.fixture
+def contacts(tmp_path: Path) -> Path:
+    path = tmp_path / "contacts.csv"
+    path.write_text("number,name\n+358401234567,Ann\n12,Bob\n+358401234568,Cid\n")
+    return path
+
+
+@given(st.integers(1, 10_000), st.sampled_from(Lane), st.integers(0, 2**63 - 1))
+def test_a_recipe_keeps_how_the_run_is_published(batch_size: int, lane: Lane, seed: int) -> None:
+    """Batch size and lane come back too, so that a resumed run goes on as it began."""
+    recipe = recipe_of(kept(RandomSource(5, seed), batch_size, lane))
+    assert (recipe.batch_size, recipe.lane, recipe.count) == (batch_size, lane, 5)
+
+
+def test_random_messages_are_made_again() -> None:
+    """The seed is all it takes."""
+    source = RandomSource(50, 2**63 - 1)
+    assert list(source_of(recipe_of(kept(source))).messages(0)) == list(source.messages(0))
+
+
+@pytest.mark.parametrize("text", ["Hi {name}", None])
+def test_contacts_are_made_again(
+    text: str | None, contacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same file and template give the same messages, from whatever folder the run is resumed."""
+    monkeypatch.chdir(tmp_path)
+    source, _ = ContactsSource.open(Path(contacts.name), text)
+    recipe = kept(source)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = source_of(recipe_of(recipe))
+    assert again.count == 2
+    monkeypatch.chdir(tmp_path)
+    assert list(again.messages(0)) == list(source.messages(0))
+
+
+def test_a_changed_file_is_refused(contacts: Path) -> None:
+    """One character more, and the messages would not be the same: UsageError that names the file."""
+    recipe = recipe_of(kept(ContactsSource.open(contacts, None)[0]))
+    contacts.write_text(contacts.read_text() + "\n")
+    with pytest.raises(UsageError, match=r"contacts\.csv is not the file that the run began with"):
+        source_of(recipe)
+
+
+def test_a_missing_file_is_refused(contacts: Path) -> None:
+    """It can't be read, and the line says so."""
+    recipe = recipe_of(kept(ContactsSource.open(contacts, None)[0]))
+    contacts.unlink()
+    with pytest.raises(UsageError, match=r"contacts\.csv: can't be read"):
+        source_of(recipe)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(source="gateway", count=5, batch_size=1),
+        Recipe(source="random", count=5, batch_size=1),
+        Recipe(source="csv", count=5, batch_size=1),
+        Recipe(source="", count=0, batch_size=1),
+    ],
+)
+def test_what_can_not_be_made_again_is_refused(recipe: Recipe) -> None:
+    """Another service's run, or a recipe with its essence missing."""
+    with pytest.raises(UsageError, match="can't be made again"):
+        source_of(recipe)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "null",
+        "nonsense",
+        '{"source":"random","count":5,"batch_size":0}',
+        '{"source":"random","count":"5","batch_size":1}',
+    ],
+)
+def test_a_recipe_that_is_none_of_ours_is_refused(text: str) -> None:
+    """UsageError, not a decoder's error, for whatever else stands in the ledger."""
+    with pytest.raises(UsageError, match="can't be resumed"):
+        recipe_of(text)

@@ -1,0 +1,71 @@
+"""producer/template.py: `{column}`, and braces themselves."""
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from common.errors import UsageError
+from producer.template import Template
+
+names = st.text(st.characters(exclude_characters="{}", exclude_categories=["Cs"]), min_size=1, max_size=12)
+
+
+@given(st.text())
+def test_doubled_braces_are_braces(text: str) -> None:
+    """Any text at all can be said: with its braces doubled it comes out as it is."""
+    assert Template(text.replace("{", "{{").replace("}", "}}"), []).fill({}) == text
+
+
+@given(st.dictionaries(names, st.text(), min_size=1, max_size=4), st.data())
+def test_columns_stand_for_their_values(contact: dict[str, str], data: st.DataObject) -> None:
+    """Columns and literal texts, in any order and number, are filled in and joined, values taken as they are."""
+    plain = st.tuples(st.just(False), st.text())
+    column = st.tuples(st.just(True), st.sampled_from(sorted(contact)))
+    pieces = data.draw(st.lists(plain | column, max_size=8))
+    template = "".join(
+        f"{{{piece}}}" if is_column else piece.replace("{", "{{").replace("}", "}}")
+        for is_column, piece in pieces
+    )
+    filled = Template(template, list(contact)).fill(contact)
+    assert filled == "".join(contact[piece] if is_column else piece for is_column, piece in pieces)
+
+
+@given(names, names)
+def test_an_unknown_column_is_refused(column: str, other: str) -> None:
+    """The error names the column and those that there are."""
+    assume(column != other)
+    with pytest.raises(UsageError) as caught:
+        Template(f"Hi {{{column}}}", [other])
+    assert f"{{{column}}}" in str(caught.value)
+    assert other in str(caught.value)
+
+
+def test_braces_in_a_value_stay_as_they_are() -> None:
+    """A contact called `{name}` is no template."""
+    assert Template("Hi {name}", ["name"]).fill({"name": "{name} {{x}}"}) == "Hi {name} {{x}}"
+
+
+def test_three_braces_are_a_brace_around_a_value() -> None:
+    """`{{{name}}}` gives `{Ann}`."""
+    assert Template("{{{name}}}", ["name"]).fill({"name": "Ann"}) == "{Ann}"
+
+
+@pytest.mark.parametrize(
+    ("text", "brace", "character"),
+    [("Hi {name", "{", 4), ("Hi }", "}", 4), ("{", "{", 1), ("{{}", "}", 3), ("{name}}", "}", 7)],
+)
+def test_a_lone_brace_is_refused(text: str, brace: str, character: int) -> None:
+    """The error says which, where it stands, counting from 1, and how to write it."""
+    with pytest.raises(UsageError) as caught:
+        Template(text, ["name"])
+    assert f"a lone {brace} at character {character}:" in str(caught.value)
+    assert f"write it as {brace * 2}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "{ name }", "{Name}", "{name!r}", "{0}", "{name:>10}", "{name.__class__}"]
+)
+def test_there_is_no_more_to_it_than_columns(text: str) -> None:
+    """Neither positions, formats, attributes nor other cases: names are exact."""
+    with pytest.raises(UsageError, match="no column"):
+        Template(text, ["name"])
