@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
 
 from rich.console import Console
 from rich.live import Live
@@ -34,27 +33,28 @@ async def show_live(
     ledger: Ledger,
     run: str | None,
     stop: asyncio.Event,
-    over: Callable[[Snapshot], bool] = lambda _: False,
     console: Console | None = None,
 ) -> None:
-    """Redraws the view until told to stop, or the snapshot says that all is over."""
+    """Redraws the view until told to stop, and a last time then."""
     title = f"run {run}" if run else "all runs"
     recent: list[Snapshot] = []
     with Live(console=console, auto_refresh=False) as live:
+        stopping = False
         while True:
             try:
                 recent.append(await ledger.snapshot(run))
             except UnknownRun:
-                if await _stopped_within(stop, REDRAW_S):
+                if stopping:
                     return
+                stopping = await _stopped_within(stop, REDRAW_S)
                 continue
             now = recent[-1]
             while len(recent) > 2 and now.now_us - recent[1].now_us >= RATE_OVER_S * 1e6:
                 recent.pop(0)
-            ended = over(now)
-            live.update(picture(now, None if ended or len(recent) < 2 else recent[0], title), refresh=True)
-            if ended or await _stopped_within(stop, REDRAW_S):
+            live.update(picture(now, None if stopping or len(recent) < 2 else recent[0], title), refresh=True)
+            if stopping:
                 return
+            stopping = await _stopped_within(stop, REDRAW_S)
 
 
 async def _stopped_within(stop: asyncio.Event, seconds: float) -> bool:

@@ -1,6 +1,7 @@
 """The statistics as a picture for a terminal."""
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -15,7 +16,9 @@ def picture(now: Snapshot, before: Snapshot | None, title: str) -> RenderableTyp
     """One screen: a bar, the counters, the times, and each sender's share."""
     stats = statistics(now, before)
     total = max(now.total, now.published, 1)
-    parts: list[RenderableType] = [ProgressBar(total=total, completed=now.settled), _table(stats)]
+    # The padding ends the bar's line, which the bar itself does not.
+    bar = Padding(ProgressBar(total=total, completed=now.settled), 0)
+    parts: list[RenderableType] = [bar, _table(stats)]
     if now.senders:
         parts.append(_senders(now))
     return Panel(Group(*parts), title=title, width=78)

@@ -86,7 +86,9 @@ class ContactsSource:
             seq += 1
             if seq == self.count:
                 return
-        raise UsageError(f"{self._path} was changed while it was being published: put it back as it was, then resume")
+        raise UsageError(
+            f"{self._path} was changed while it was being published: put it back as it was, then resume"
+        )
 
 
 def _header(path: Path) -> list[str]:

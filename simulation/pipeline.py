@@ -69,7 +69,7 @@ async def simulate(simulation: Simulation, stop: asyncio.Event, live: bool) -> S
                     run, simulation.source, simulation.batch_size, simulation.lane
                 )
             )
-            viewing = tasks.create_task(show_live(ledger, run, ended, _over)) if live else None
+            viewing = tasks.create_task(show_live(ledger, run, ended)) if live else None
             await _settled_or_stopped(ledger, run, stop)
             publishing.cancel()
             sender_stop.set()

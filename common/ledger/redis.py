@@ -196,7 +196,7 @@ class RedisLedger:
         while outcomes.seqs.size:
             offsets = outcomes.seqs - piece * PIECE_MESSAGES
             mask = np.ones(offsets.size, np.uint8)
-            parts = segments(offsets, [mask, State.SENDING ^ outcomes.outcomes])
+            parts = segments(offsets, [mask, outcomes.outcomes ^ np.uint8(State.SENDING)])
             args = self._settle_args(outcomes, sender)
             for part in parts:
                 args += [part.first_word, *part.columns]

@@ -21,7 +21,10 @@ Env = Mapping[str, object]
 class Launched:
     """A process that was started, with what it prints."""
 
-    def __init__(self, command: Sequence[str], folder: Path, env: dict[str, str], name: str) -> None:
+    def __init__(
+        self, program: str, command: Sequence[str], folder: Path, env: dict[str, str], name: str
+    ) -> None:
+        self.program = program
         self.name = name
         self._out, self._err = folder / f"{name}.out", folder / f"{name}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
@@ -97,9 +100,8 @@ class Launcher:
         """Starts `producer.py`, `sender.py`, `monitor.py` or `smsim` with further variables."""
         path = Path(sys.executable).with_name(program) if program == "smsim" else ROOT / program
         command = [sys.executable, str(path), *map(str, arguments)]
-        launched = Launched(
-            command, self.folder, self.environment(env), f"{len(self._launched)}-{Path(program).stem}"
-        )
+        name = f"{len(self._launched)}-{Path(program).stem}"
+        launched = Launched(program, command, self.folder, self.environment(env), name)
         self._launched.append(launched)
         return launched
 

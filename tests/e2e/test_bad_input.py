@@ -30,16 +30,15 @@ def assert_untouched(pipeline: Pipeline) -> None:
     assert set(pipeline.depths().values()) <= {0}
 
 
-@pytest.mark.parametrize("program", ["producer.py", "sender.py", "monitor.py"])
 @pytest.mark.parametrize(
     ("variable", "value"),
     [("FAILURE_RATE", 1.5), ("BATCH_SIZE", 0), ("RABBITMQ_PORT", "x"), ("QUEUE_TYPE", "fast")],
 )
-async def test_a_bad_setting(pipeline: Pipeline, program: str, variable: str, value: object) -> None:
+async def test_a_bad_setting(pipeline: Pipeline, variable: str, value: object) -> None:
     """Every command names the variable and its value, with exit code 2."""
-    arguments = RANDOM if program == "producer.py" else ()
-    said = await complaint(pipeline.start(program, *arguments, **{variable: value}), 2)
-    assert said.startswith(f"{program}: {variable}={value}: ")
+    for launched in _start_all(pipeline, **{variable: value}):
+        said = await complaint(launched, 2)
+        assert said.startswith(f"{launched.program}: {variable}={value}: ")
     assert_untouched(pipeline)
 
 
@@ -126,29 +125,24 @@ async def test_a_server_that_is_not_there(pipeline: Pipeline, program: str, serv
     assert_untouched(pipeline)
 
 
-@pytest.mark.parametrize("program", ["producer.py", "sender.py"])
-async def test_a_wrong_rabbitmq_password(pipeline: Pipeline, program: str) -> None:
+async def test_a_wrong_rabbitmq_password(pipeline: Pipeline) -> None:
     """It is said at once, whatever --connect-timeout is; exit code 1."""
-    arguments = RANDOM if program == "producer.py" else ()
-    launched = pipeline.start(program, *arguments, "--connect-timeout", 3600, RABBITMQ_PASSWORD="not-the-one")
-    said = await complaint(launched, 1)
-    assert said.endswith("refuses the login: check RABBITMQ_USER and RABBITMQ_PASSWORD")
-    assert "not-the-one" not in said + launched.stdout
+    for launched in _start_all(pipeline, "--connect-timeout", 3600, RABBITMQ_PASSWORD="not-the-one")[:2]:
+        said = await complaint(launched, 1)
+        assert said.endswith("refuses the login: check RABBITMQ_USER and RABBITMQ_PASSWORD")
+        assert "not-the-one" not in said + launched.stdout
     assert_untouched(pipeline)
 
 
-@pytest.mark.parametrize("program", ["producer.py", "sender.py", "monitor.py"])
 @pytest.mark.parametrize("password", ["not-the-one", ""])
-async def test_a_wrong_redis_password(pipeline: Pipeline, program: str, password: str) -> None:
+async def test_a_wrong_redis_password(pipeline: Pipeline, password: str) -> None:
     """It is said at once, whatever --connect-timeout is; exit code 1. The same for a password that is missing."""
-    arguments = RANDOM if program == "producer.py" else ()
     with RedisServer(password="the-one") as locked:
-        launched = pipeline.start(
-            *(program, *arguments, "--connect-timeout", 3600), REDIS_PORT=locked.port, REDIS_PASSWORD=password
-        )
-        said = await complaint(launched, 1)
-    assert "check REDIS_PASSWORD" in said
-    assert "not-the-one" not in said
+        servers = {"REDIS_PORT": locked.port, "REDIS_PASSWORD": password}
+        for launched in _start_all(pipeline, "--connect-timeout", 3600, **servers):
+            said = await complaint(launched, 1)
+            assert "check REDIS_PASSWORD" in said
+            assert "not-the-one" not in said + launched.stdout
     assert_untouched(pipeline)
 
 
@@ -201,3 +195,12 @@ async def test_ctrl_c_while_connecting(pipeline: Pipeline, program: str) -> None
     assert await launched.ended(10) == 130
     assert not [line for line in launched.stderr.splitlines() if not line.startswith("{")]
     assert_untouched(pipeline)
+
+
+def _start_all(pipeline: Pipeline, *arguments: object, **env: object) -> list[Launched]:
+    """Producer, sender and monitor, side by side."""
+    return [
+        pipeline.producer(*RANDOM, *arguments, **env),
+        pipeline.sender(*arguments, **env),
+        pipeline.monitor(*arguments, **env),
+    ]
