@@ -22,7 +22,7 @@ export POETRY_NO_INTERACTION := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test lint format bench servers clean
+.PHONY: help setup demo test lint format bench env servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,9 @@ format: $(DEV) ## let ruff lay out and tidy the code
 
 bench: $(DEV) servers ## measure on real servers and embedded; a table and JSON
 	$(BIN)/python -m benchmarks.run
+
+env: ## write .env with random passwords, for docker-compose (never overwrites)
+	@scripts/make-env.sh
 
 servers: ## see to it that redis-server and rabbitmq-server are there (installs them on Debian and Ubuntu)
 	@scripts/install-servers.sh

@@ -20,16 +20,20 @@ EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 DEFAULT_CONNECT_TIMEOUT_S = 30.0
+LAST_WORDS_S = 1.5
 
 
 def run_command(prog: str, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
     """Runs a command's coroutine on uvloop; gives its exit code, or that of the error it raised, said in one line."""
     try:
-        return uvloop.run(main())
+        return uvloop.run(_ended_by_sigterm(main))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except asyncio.CancelledError:
+        return EXIT_TERMINATED
     except BrokenPipeError:
         # What is still in the buffer would fail again at exit, and be complained of.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -40,6 +44,14 @@ def run_command(prog: str, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
             raise
         print(f"{prog}: {known}", file=sys.stderr)
         return EXIT_USAGE if isinstance(known, UsageError) else EXIT_FAILED
+
+
+async def _ended_by_sigterm(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Cancels the command on SIGTERM, until it asks for other treatment: a container's first process has no default."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await main()
 
 
 def _known(error: BaseException) -> SmsimError | None:
@@ -64,6 +76,21 @@ def stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     return stop
+
+
+async def end_soon_after(stop: asyncio.Event, job: Coroutine[Any, Any, None]) -> None:
+    """Runs a job that ends by itself once `stop` is set, or a little later, whatever it waits for then."""
+    stopping = asyncio.create_task(stop.wait())
+    working = asyncio.create_task(job)
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working}, timeout=LAST_WORDS_S)
+    finally:
+        stopping.cancel()
+        if not working.done():
+            working.cancel()
+    if working.done():
+        working.result()
 
 
 def warn_of_near_misses() -> None:

@@ -7,6 +7,7 @@ import sys
 from common.cli import (
     DEFAULT_CONNECT_TIMEOUT_S,
     Parser,
+    end_soon_after,
     number,
     run_command,
     stop_on_signals,
@@ -56,9 +57,12 @@ async def _watch(args: argparse.Namespace, settings: Settings) -> int:
         if args.once:
             print(json.dumps(statistics(await ledger.snapshot(args.run)).as_json()), flush=True)
         elif args.live:
-            await show_live(ledger, args.run, stop_on_signals())
+            stop = stop_on_signals()
+            await end_soon_after(stop, show_live(ledger, args.run, stop))
         else:
-            await log_statistics(ledger, args.run, settings.monitor_update_interval, stop_on_signals())
+            stop = stop_on_signals()
+            interval_s = settings.monitor_update_interval
+            await end_soon_after(stop, log_statistics(ledger, args.run, interval_s, stop))
     finally:
         await ledger.close()
     return 0

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.live import Live
 
 from common.errors import UnknownRun
+from common.health import beat
 from common.ledger.port import Ledger, Snapshot
 from monitor.statistics import statistics
 from monitor.view import picture
@@ -23,6 +24,7 @@ async def log_statistics(ledger: Ledger, run: str | None, interval_s: float, sto
     while True:
         stopping = await _stopped_within(stop, interval_s if before else 0)
         now = await ledger.snapshot(run)
+        beat(interval_s)
         log.info("statistics", extra={**({"run": run} if run else {}), **statistics(now, before).as_json()})
         before = now
         if stopping:

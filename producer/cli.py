@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -16,7 +17,15 @@ import msgspec
 
 from common.broker.port import Broker
 from common.broker.rabbitmq import connect_broker
-from common.cli import DEFAULT_CONNECT_TIMEOUT_S, Parser, number, run_command, warn_of_near_misses, whole
+from common.cli import (
+    DEFAULT_CONNECT_TIMEOUT_S,
+    LAST_WORDS_S,
+    Parser,
+    number,
+    run_command,
+    warn_of_near_misses,
+    whole,
+)
 from common.errors import UsageError
 from common.ledger.port import Ledger
 from common.ledger.redis import RedisLedger
@@ -126,7 +135,7 @@ async def _produce(args: argparse.Namespace, settings: Settings, source: Source 
         broker = await connect_broker(settings, "producer", args.connect_timeout)
         try:
             job = await begin(args, settings, source, ledger, producer)
-            report = await publish(job, broker, ledger)
+            report = await publish(job, broker, ledger, producer)
         finally:
             await broker.close()
         if args.wait:
@@ -153,7 +162,7 @@ async def begin(
     return job
 
 
-async def publish(job: Job, broker: Broker, ledger: Ledger) -> dict[str, Any]:
+async def publish(job: Job, broker: Broker, ledger: Ledger, producer: str) -> dict[str, Any]:
     """Publishes a job under a progress bar; gives the closing report."""
     began = time.monotonic()
     with ProgressBar(f"publishing {job.run}", job.source.count, job.first) as bar:
@@ -163,6 +172,9 @@ async def publish(job: Job, broker: Broker, ledger: Ledger) -> dict[str, Any]:
             )
         except asyncio.CancelledError:
             print(f"stopped: go on with --resume {job.run}", file=sys.stderr)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS_S):
+                    await ledger.leave(job.run, producer)
             raise
     elapsed_s = time.monotonic() - began
     published = job.source.count - job.first

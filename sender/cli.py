@@ -18,6 +18,7 @@ from common.logs import configure_logs
 from common.redis_client import connect_redis
 from common.settings import Settings, load_settings
 from sender.providers.simulated import SimulatedProvider
+from sender.recorder import longest_backoff_s
 from sender.service import Sender
 
 
@@ -52,6 +53,8 @@ async def _serve(settings: Settings, name: str, connect_timeout_s: float) -> int
     """Builds the sender on RabbitMQ and Redis and runs it."""
     ledger = RedisLedger(await connect_redis(settings, connect_timeout_s), settings.run_ttl * 86_400)
     broker = await connect_broker(settings, "sender", connect_timeout_s)
+    if settings.max_attempts > 1:
+        await broker.declare_retries(longest_backoff_s(settings.max_attempts - 1, settings.retry_backoff))
     sender = Sender(
         name,
         broker,

@@ -152,8 +152,7 @@ class Recorder:
 
     def _backoff_of(self, attempt: int) -> float:
         """How long to wait after an attempt: exponential, with full jitter."""
-        longest_s = min(LONGEST_BACKOFF_S, self._backoff_s * 2 ** min(attempt - 1, 30))
-        return random.uniform(0, longest_s)
+        return random.uniform(0, longest_backoff_s(attempt, self._backoff_s))
 
     async def _publish_until_confirmed(
         self, batch: HeldBatch, seqs: set[int], attempt: int, after_s: float
@@ -168,6 +167,11 @@ class Recorder:
             else:
                 batch.count_off(len(seqs))
                 return
+
+
+def longest_backoff_s(attempt: int, base_s: float) -> float:
+    """The longest wait after an attempt, in seconds: it doubles with each."""
+    return min(LONGEST_BACKOFF_S, base_s * 2.0 ** min(attempt - 1, 30))
 
 
 def _retries(parts: Iterable[Part], max_attempts: int) -> list[tuple[HeldBatch, set[int]]]:

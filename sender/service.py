@@ -4,6 +4,7 @@ import asyncio
 import logging
 
 from common.broker.port import Broker
+from common.health import beat
 from common.ledger.port import Ledger
 from common.messages import Lane
 from sender.lane import LaneWorker
@@ -83,4 +84,5 @@ class Sender:
         slots = sum(lane.slots for lane in self.lanes)
         while True:
             await self._ledger.heartbeat(self.name, slots, self._in_flight)
+            beat(HEARTBEAT_S)
             await asyncio.sleep(HEARTBEAT_S)

@@ -3,11 +3,13 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import hypothesis
 import pytest
 
+from common.settings import Settings
 from tests.runners import ServersUnavailableError, docker_answers
 from tests.servers import RabbitServer, RedisServer, Server
 
@@ -54,3 +56,14 @@ def _running(kind: Callable[[], S]) -> Iterator[S]:
         pytest.skip(str(error))
     with server:
         yield server
+
+
+@pytest.fixture
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No setting of ours in the environment, and a working directory without `.env`."""
+    ours = set(Settings.model_fields)
+    for name in list(os.environ):
+        if name.lower() in ours:
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

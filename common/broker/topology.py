@@ -54,6 +54,11 @@ class Topology:
         """The queues that are declared on every new connection; retry queues only when first used."""
         return [self.rejected, *(self.lane(lane) for lane in Lane)]
 
+    def retries(self, longest_s: float) -> list[Queue]:
+        """The retry queues of both lanes for delays up to `longest_s`."""
+        rungs = [r for r in RETRY_RUNGS_S if r < longest_s] + [longest_s]
+        return [self.retry(lane, rung) for lane in Lane for rung in rungs]
+
     def retry(self, lane: Lane, after: float) -> Queue:
         """The queue in which a batch waits `after` seconds, rounded up to a rung, before it joins its lane.
 

@@ -93,6 +93,11 @@ class MemoryLedger:
         known.producer, known.producer_seen_us = producer, now
         return Resumable(known.recipe, known.total, known.announced, known.confirmed)
 
+    async def leave(self, run: str, producer: str) -> None:
+        known = self._known(run)
+        if known.producer == producer:
+            known.producer_seen_us = 0
+
     async def announce(self, run: str, first: int, count: int) -> None:
         known = self._opened(run)
         if first > known.announced:

@@ -111,6 +111,9 @@ class Ledger(Protocol):
     async def resume(self, run: str, producer: str) -> Resumable:
         """Hands a run whose producer is gone to another. Raises UnknownRun, or RunBusy if the former one lives."""
 
+    async def leave(self, run: str, producer: str) -> None:
+        """The producer ends before the run is published: another may resume it at once."""
+
     async def announce(self, run: str, first: int, count: int) -> None:
         """Before publishing: adds seqs `first` to `first + count - 1` to `published`.
 

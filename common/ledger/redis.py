@@ -27,7 +27,7 @@ from common.ledger.port import (
 from common.messages import Outcome, Seqs, State
 from common.redis_client import answer_of
 
-_SCRIPTS = ("begin", "resume", "announce", "confirm", "claim", "settle", "release", "heartbeat")
+_SCRIPTS = ("begin", "resume", "leave", "announce", "confirm", "claim", "settle", "release", "heartbeat")
 _COUNTERS = (
     *("published", "sending", "sent", "failed", "retried", "ambiguous", "rejected"),
     *("total_time_us", "total", "started_us", "last_settled_us"),
@@ -62,6 +62,9 @@ class RedisLedger:
             raise RunBusy(f"run {run} is being published by {answer[0].decode()}: wait until it has ended")
         recipe, total, announced, confirmed = answer
         return Resumable(recipe.decode(), total, announced, confirmed)
+
+    async def leave(self, run: str, producer: str) -> None:
+        await self._call("leave", [keys.run(run)], [producer])
 
     async def announce(self, run: str, first: int, count: int) -> None:
         answer = await self._call(

@@ -195,8 +195,13 @@ async def test_resuming_gives_what_the_producer_needs(ledger: Ledger) -> None:
     assert (found.recipe, found.total, found.announced, found.confirmed) == ('{"a": 1}', 10, 10, 7)
     with pytest.raises(RunBusy):
         await ledger.resume(RUN, "p2")
+    await ledger.leave(RUN, "p2")
+    with pytest.raises(RunBusy):
+        await ledger.resume(RUN, "p2")
+    await ledger.leave(RUN, "p1")
+    assert (await ledger.resume(RUN, "p2")).confirmed == 7
     await ledger.confirm(RUN, 10)
-    assert (await ledger.resume(RUN, "p2")).confirmed == 10
+    assert (await ledger.resume(RUN, "p3")).confirmed == 10
     with pytest.raises(UnknownRun):
         await ledger.resume("nowhere", "p2")
 

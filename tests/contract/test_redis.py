@@ -52,6 +52,7 @@ SETTLE = Outcomes(SEQS[:2], np.array([Outcome.SENT, Outcome.RETRY], np.uint8), n
 
 CALLS: dict[str, Callable[[RedisLedger], Awaitable[Any]]] = {
     "begin": lambda ledger: ledger.begin("another", "", 5, "p"),
+    "leave": lambda ledger: ledger.leave(RUN, "p"),
     "resume": lambda ledger: ledger.resume(RUN, "p"),
     "announce": lambda ledger: ledger.announce(RUN, 10, 5),
     "confirm": lambda ledger: ledger.confirm(RUN, 3),

@@ -1,6 +1,7 @@
 """Servers that crash and come back, and connections that are cut, while everything is at work."""
 
 import time
+from signal import SIGTERM
 
 import pika
 import pytest
@@ -142,3 +143,14 @@ def _collect(connection: pika.BlockingConnection, taken: dict[bytes, bool], want
     ends = time.monotonic() + 20
     while len(taken) < wanted and time.monotonic() < ends:
         connection.process_data_events(0.05)
+
+
+async def test_a_monitor_ends_on_sigterm_while_redis_is_gone(mortal_pipeline: Pipeline) -> None:
+    """It waits for Redis for as long as it takes, but not longer than its user wants."""
+    monitor = mortal_pipeline.monitor("--update-interval", 0.1)
+    await eventually(lambda: monitor.logged("statistics"))
+    mortal_pipeline.redis_server.kill()
+    await eventually(lambda: monitor.logged("ledger_unreachable"))
+    monitor.signal(SIGTERM)
+    assert await monitor.ended(10) == 0
+    assert "Traceback" not in monitor.stderr

@@ -1,6 +1,6 @@
 """Producers that died, and runs that are gone on with."""
 
-from signal import SIGKILL
+from signal import SIGINT, SIGKILL
 
 import pytest
 
@@ -73,3 +73,17 @@ async def test_a_csv_run_is_resumed_from_the_same_file_only(pipeline: Pipeline) 
     contacts.write_text("number\n+358401234567\n")
     assert (await pipeline.published("--resume", "from-csv"))["published"] == 0
     assert pipeline.depths()[pipeline.queue] == 1
+
+
+async def test_a_producer_stopped_by_ctrl_c_is_resumed_at_once(pipeline: Pipeline) -> None:
+    """It says how to go on, and gives its run up, so that nobody has to wait."""
+    total = 300_000
+    pipeline.use(BATCH_SIZE=10, MEAN_PROCESSING_TIME=0, SENDER_CONCURRENCY=10_000)
+    producer = pipeline.producer("--num-messages", total, "--run", "stopped")
+    await eventually(lambda: pipeline.hash("sms:run:stopped").get("confirmed", 0) > 1_000)
+    producer.signal(SIGINT)
+    assert await producer.ended() == 130
+    assert producer.stderr == "stopped: go on with --resume stopped\n"
+
+    await pipeline.published("--resume", "stopped")
+    await pipeline.assert_exact("stopped", total, [pipeline.sender()])

@@ -1,25 +1,10 @@
-"""A bare environment for settings, and a process that is after each test as it was before."""
+"""A process that is after each test as it was before."""
 
 import logging
-import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-from common.settings import Settings
-
-
-@pytest.fixture
-def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """No setting of ours in the environment, and a working directory without `.env`."""
-    ours = set(Settings.model_fields)
-    for name in list(os.environ):
-        if name.lower() in ours:
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture

@@ -43,6 +43,13 @@ class RabbitBroker:
         """Connects for publishing and declares the queues. Raises Unavailable or Refused."""
         await self._publisher.start()
 
+    async def declare_retries(self, longest_s: float) -> None:
+        """Declares the retry queues for delays up to `longest_s` now: RabbitMQ 3.10 can lose a quorum queue that is
+        killed within its first second, and a first retry is no moment for that. Raises PublishFailed or Refused.
+        """
+        for queue in self._topology.retries(longest_s):
+            await self._publisher.ensure(queue)
+
     async def ready(self) -> None:
         await self._publisher.ready()
 

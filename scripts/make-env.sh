@@ -1,0 +1,13 @@
+#!/bin/sh
+# Writes .env from .env.example, with random passwords, readable by its owner only. Never overwrites.
+set -eu
+cd "$(dirname "$0")/.."
+if [ -e .env ]; then
+    echo ".env is there already: left as it is" >&2
+    exit 0
+fi
+random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
+umask 077
+sed -e "s/^RABBITMQ_PASSWORD=$/&$(random)/" -e "s/^REDIS_PASSWORD=$/&$(random)/" .env.example >.env.new
+mv .env.new .env
+echo ".env written, with random passwords" >&2
