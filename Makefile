@@ -22,10 +22,10 @@ export POETRY_NO_INTERACTION := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test lint format bench env servers clean
+.PHONY: help setup demo test test-docker lint format bench env servers clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(DEV) ## make .venv with everything that tests and checks need
 
@@ -36,6 +36,9 @@ demo: $(MAIN) ## run the embedded pipeline on a contacts file and on random mess
 
 test: $(DEV) servers ## run all tests, on real servers too
 	$(BIN)/pytest
+
+test-docker: $(DEV) ## run the tests of the image and of the compose stack; needs a Docker engine
+	$(BIN)/pytest -m docker tests/docker
 
 lint: $(DEV) ## check style, types and import rules
 	$(BIN)/ruff check

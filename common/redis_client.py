@@ -103,6 +103,8 @@ async def answer_of(ask: Callable[[], Awaitable[Any]]) -> Any:
         except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
             raise Refused(f"Redis refuses: {error}: check REDIS_PASSWORD") from None
         except (ConnectionError, TimeoutError, ResponseError) as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise Refused("Redis has a certificate that is not trusted: check REDIS_CA_FILE") from None
             if isinstance(error, ResponseError) and not any(word in str(error) for word in _PASSING):
                 raise
             if backoff_s == FIRST_BACKOFF_S:

@@ -8,6 +8,7 @@ if [ -e .env ]; then
 fi
 random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
 umask 077
-sed -e "s/^RABBITMQ_PASSWORD=$/&$(random)/" -e "s/^REDIS_PASSWORD=$/&$(random)/" .env.example >.env.new
+sed -e "s/^RABBITMQ_PASSWORD=$/&$(random)/" -e "s/^REDIS_PASSWORD=$/&$(random)/" \
+    -e "s/^RABBITMQ_ERLANG_COOKIE=$/&$(random)/" .env.example >.env.new
 mv .env.new .env
 echo ".env written, with random passwords" >&2

@@ -1,0 +1,114 @@
+"""The stack, run for real: shared work, scaling, deaths, and what survives."""
+
+import json
+import signal
+from typing import Any
+
+import pytest
+
+from tests.docker.stack import Stack, run
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+
+MESSAGES = 6_000
+
+
+def monitor_lines(stack: Stack) -> list[dict[str, object]]:
+    lines = (
+        line[line.index("{") :]
+        for line in stack.compose("logs", "--no-color", "monitor").splitlines()
+        if "{" in line
+    )
+    return [entry for entry in map(json.loads, lines) if entry["event"] == "statistics"]
+
+
+async def test_five_senders_share_a_run_that_the_host_published(stack: Stack) -> None:
+    """The monitor's log ends with sent + failed = 1000, and each sender had its share."""
+    report = stack.publish("--num-messages", 1000, "--wait")
+    assert stack.settled(report["run"], 1000)
+
+    def logged() -> bool:
+        last = monitor_lines(stack)[-1]
+        return (last["published"], last["queued"], last["sending"]) == (1000, 0, 0)
+
+    await eventually(logged, 30)
+    last = monitor_lines(stack)[-1]
+    assert int(str(last["sent"])) + int(str(last["failed"])) == 1000
+    redis: Any = stack.redis()
+    shares = [int(redis.hget(key, "sent") or 0) for key in redis.keys("sms:sender:*")]
+    assert len(shares) == 5
+    assert min(shares) >= 50
+
+
+async def test_the_producer_runs_in_a_container_too(stack: Stack) -> None:
+    """`docker-compose run --rm producer` publishes and prints its closing line."""
+    out = stack.compose("run", "--rm", "-T", "producer", "--num-messages", "100", "--run", "contained")
+    assert json.loads(out.splitlines()[-1])["published"] == 100
+    await eventually(lambda: stack.settled("contained", 100), 60)
+
+
+async def test_scaling_in_mid_run_loses_nothing(stack: Stack) -> None:
+    """Up to 8 and down to 2 while messages flow."""
+    producer = stack.start_producer("--num-messages", MESSAGES, "--run", "scaled", "--wait")
+    for senders in (8, 2):
+        stack.up(senders, "--no-recreate")
+    await eventually(lambda: stack.settled("scaled", MESSAGES), 120)
+    assert producer.wait(30) == 0
+    assert len(stack.containers("sender")) == 2
+
+
+@pytest.mark.parametrize("service", ["sender", "monitor", "rabbitmq", "redis"])
+async def test_a_killed_container_comes_back_and_the_totals_are_exact(stack: Stack, service: str) -> None:
+    """SIGKILL of its main process in mid-run: it restarts by itself, and every message is counted once."""
+    stack.up(3, "--no-recreate")
+    run_id = f"killed-{service}"
+    producer = stack.start_producer("--num-messages", MESSAGES, "--run", run_id, "--wait")
+    await eventually(lambda: stack.counter(run_id, "sent") > 0, 60)
+    killed = stack.kill_main_process(service)
+
+    def is_back() -> bool:
+        state = json.loads(run("docker", "inspect", killed).stdout)[0]
+        return bool(state["RestartCount"] >= 1 and state["State"]["Running"])
+
+    await eventually(is_back, 60)
+    assert producer.wait(300) == 0, producer.stderr
+    await eventually(lambda: stack.settled(run_id, MESSAGES), 120)
+
+
+async def test_every_container_is_healthy(stack: Stack) -> None:
+    """Also after all that was done to them."""
+
+    def all_are() -> bool:
+        services = ("rabbitmq", "redis", "sender", "monitor")
+        states = [c["State"]["Health"]["Status"] for service in services for c in stack.containers(service)]
+        assert len(states) >= 4
+        return set(states) == {"healthy"}
+
+    await eventually(all_are, 90)
+
+
+async def test_a_backlog_and_the_totals_survive_down_and_up(stack: Stack) -> None:
+    """Nobody is killed by `down`: each service ends by itself on SIGTERM; what was queued is sent after `up`."""
+    stack.up(0, "--no-recreate")
+    report = stack.publish("--num-messages", 500)
+    before = stack.redis().hgetall("sms:stats")
+    services = [c["Id"] for service in ("monitor", "rabbitmq", "redis") for c in stack.containers(service)]
+    stack.compose("stop")
+    codes = [json.loads(run("docker", "inspect", c).stdout)[0]["State"]["ExitCode"] for c in services]
+    assert 128 + signal.SIGKILL not in codes
+    stack.down()
+    stack.up(0)
+    assert stack.redis().hgetall("sms:stats") == before
+    stack.up(2)
+    await eventually(lambda: stack.settled(report["run"], 500), 120)
+
+
+async def test_senders_stop_gracefully(stack: Stack) -> None:
+    """SIGTERM through the engine: exit code 0, well before it would kill."""
+    stack.up(2, "--no-recreate")
+    await eventually(lambda: len(stack.containers("sender")) == 2, 30)
+    senders = [c["Id"] for c in stack.containers("sender")]
+    stack.compose("stop", "sender")
+    codes = [json.loads(run("docker", "inspect", c).stdout)[0]["State"]["ExitCode"] for c in senders]
+    assert codes == [0, 0]
