@@ -2,16 +2,19 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.e2e.processes import ROOT, run_to_end
 
 MESSAGES = 1_000_000
-LIMIT_MIB = 150
+LIMIT_KIB = 150 * 1024
+# The kernel's high-water mark of this process alone: ru_maxrss would begin with that of the process that started it.
+PEAK = Path("/proc/self/status")
 
 SCRIPT = f"""
-import asyncio, resource, sys
+import asyncio
 import uvloop
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
@@ -33,14 +36,14 @@ async def main():
     assert (await ledger.snapshot("run")).published == {MESSAGES}
 
 uvloop.run(main())
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(peak // (1024 * 1024 if sys.platform == "darwin" else 1024))
+print(open("{PEAK}").read().split("VmHWM:")[1].split()[0])
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not PEAK.exists(), reason="the peak of one process is told by Linux only")
 def test_a_million_messages_in_constant_memory() -> None:
     """A producer of 1,000,000 messages to a broker that is drained as it goes never holds more than 150 MiB."""
     done = run_to_end([sys.executable, "-c", SCRIPT], ROOT, dict(os.environ))
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < LIMIT_MIB
+    assert int(done.stdout) < LIMIT_KIB
