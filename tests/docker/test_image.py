@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -39,10 +40,11 @@ def test_it_is_labelled(image: str) -> None:
 
 
 @pytest.mark.parametrize("missing", ["RABBITMQ_USER", "RABBITMQ_PASSWORD", "REDIS_PASSWORD"])
-def test_compose_refuses_to_start_without_a_secret(missing: str, tmp_path: object) -> None:
+def test_compose_refuses_to_start_without_a_secret(missing: str, tmp_path: Path) -> None:
     """One clear message that names the variable and what to do."""
-    stack = Stack(**{missing: ""})
-    done = run(*stack._compose, "--env-file", "/dev/null", "config", env=stack.env, check=False)
+    stack, no_env_file = Stack(**{missing: ""}), tmp_path / "env"
+    no_env_file.touch()
+    done = run(*stack._compose, "--env-file", str(no_env_file), "config", env=stack.env, check=False)
     assert done.returncode != 0
     assert missing in done.stderr
     assert "make env" in done.stderr
