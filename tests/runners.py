@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from docker.errors import DockerException
+from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.docker_client import DockerClient
 
@@ -161,9 +162,16 @@ class Container(Runner):
             self._made = (
                 DockerContainer(image).with_bind_ports(inner_port, self.port).with_envs(**(env or {}))
             )
-            _have_image(self._made.get_docker_client().client, image)
+            client = self._made.get_docker_client().client
+            _have_image(client, image)
+            if (
+                not testcontainers_config.ryuk_disabled
+            ):  # the container that removes what a killed test run left
+                _have_image(client, testcontainers_config.ryuk_image)
         except DockerException as error:
-            raise ServersUnavailableError(f"Docker can't have the image {image}: {error}") from error
+            raise ServersUnavailableError(
+                f"Docker can't have the image {image}, or that of its helper: {error}"
+            ) from error
         if command:
             self._made.with_command(list(command))
         self._inner: Any = None
