@@ -72,7 +72,7 @@ class LaneWorker:
         """Works until cancelled."""
         self._subscription = await self._broker.subscribe(self.lane, self._prefetch)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._receive(self._subscription))
+            tasks.create_task(self._receive(self._subscription, tasks))
             tasks.create_task(self._begin())
             tasks.create_task(self._review(self._subscription))
 
@@ -103,21 +103,19 @@ class LaneWorker:
         if not batch.delivery.stale:
             batch.delivery.ack()
 
-    async def _receive(self, subscription: Subscription) -> None:
+    async def _receive(self, subscription: Subscription, tasks: asyncio.TaskGroup) -> None:
         while True:
-            bad: list[tuple[Delivery, str]] = []
             for delivery in await subscription.take():
                 try:
                     batch = hold(delivery, self._settled)
                 except BadBody as error:
-                    bad.append((delivery, str(error)))
+                    # Not awaited here: under a memory alarm RabbitMQ holds publishes up, and good batches must go on.
+                    tasks.create_task(self._reject(delivery, str(error)))
                     continue
                 self._waiting.append(batch)
                 self._held[batch] = None
                 self._largest_of_period = max(self._largest_of_period, batch.seqs.size)
             self._largest_batch = max(self._largest_batch, self._largest_of_period)
-            if bad:
-                await asyncio.gather(*(self._reject(delivery, reason) for delivery, reason in bad))
             if self._prefetch == 1 and self._largest_batch:
                 self._set_prefetch(subscription, self._base_prefetch())
             self._wake.set()
@@ -184,6 +182,9 @@ class LaneWorker:
         owners = np.repeat(np.arange(len(group), dtype=np.int32), [j - i for _, i, j in group])
         standing = await self._ledger.claim(run, seqs, redelivered)
         wanted = standing <= Standing.AMBIGUOUS
+        stale = [place for place, batch in enumerate(batches) if batch.delivery.stale]
+        if stale:  # the connection was lost meanwhile: they come again, to whomever, and are sent then
+            wanted &= ~np.isin(owners, stale)
         if not bool(wanted.all()):
             self._drop(owners[~wanted], batches)
             seqs, owners = seqs[wanted], owners[wanted]

@@ -1,6 +1,7 @@
 """Consumes one lane over a channel of its own, with manual acks."""
 
 import asyncio
+import itertools
 from typing import Protocol
 
 from pika.adapters.asyncio_connection import AsyncioConnection
@@ -20,10 +21,15 @@ class Acks:
 
     def __init__(self, channel: Channel) -> None:
         self.channel: Channel | None = channel
-        self._done: set[int] = set()  # done with, the ack not yet sent
-        self._sent: set[int] = set()  # acked one by one, above the lowest unacked
-        self._lowest = 1
+        # In the order in which they came. Not simply all tags: what comes for a consumer that is being cancelled,
+        # pika gives back by itself.
+        self._unacked: dict[int, None] = {}
+        self._done: set[int] = set()
         self._scheduled = False
+
+    def came(self, tag: int) -> None:
+        """A delivery that wants an ack."""
+        self._unacked[tag] = None
 
     def ack(self, tag: int) -> None:
         """Acks a delivery, at the end of this turn of the loop."""
@@ -34,9 +40,9 @@ class Acks:
 
     def release(self, tag: int) -> None:
         """Gives a delivery back to the queue."""
+        del self._unacked[tag]
         if self.channel is not None:
             self.channel.basic_nack(tag, multiple=False, requeue=True)
-            self._sent.add(tag)
 
     def flush(self) -> None:
         """Sends the acks: one frame for all that are next in line, one for each of the others."""
@@ -45,20 +51,13 @@ class Acks:
         channel = self.channel
         if channel is None or not channel.is_open:
             return
-        last, in_line = 0, 0
-        while self._lowest in done or self._lowest in self._sent:
-            if self._lowest in self._sent:
-                self._sent.discard(self._lowest)
-            else:
-                done.discard(self._lowest)
-                last, in_line = self._lowest, in_line + 1
-            self._lowest += 1
-        # A tag that was acked on its own must not end a multiple ack: RabbitMQ would not find it.
+        in_line = list(itertools.takewhile(done.__contains__, self._unacked))
         if in_line:
-            channel.basic_ack(last, multiple=True)
-        for tag in done:
+            channel.basic_ack(in_line[-1], multiple=True)
+        for tag in done.difference(in_line):
             channel.basic_ack(tag)
-        self._sent |= done
+        for tag in done:
+            del self._unacked[tag]
 
 
 class Rejects(Protocol):
@@ -196,6 +195,7 @@ class RabbitSubscription:
         delivery = RabbitDelivery(
             body, self.lane, method.redelivered, method.delivery_tag, acks, self._rejects
         )
+        acks.came(method.delivery_tag)
         if self._closed:
             delivery.release()
             return

@@ -1,0 +1,47 @@
+"""Acks of a channel: few frames, each for a delivery that RabbitMQ still waits for."""
+
+import asyncio
+from typing import Any
+
+from common.broker.rabbitmq.consumer import Acks
+
+
+class FakeChannel:
+    is_open = True
+
+    def __init__(self) -> None:
+        self.frames: list[tuple[int, bool]] = []
+
+    def basic_ack(self, tag: int, multiple: bool = False) -> None:
+        self.frames.append((tag, multiple))
+
+
+async def acked(came: list[int], *turns: list[int]) -> list[tuple[int, bool]]:
+    """The frames for acks that are given in some turns of the loop."""
+    channel: Any = FakeChannel()
+    acks = Acks(channel)
+    for tag in came:
+        acks.came(tag)
+    for turn in turns:
+        for tag in turn:
+            acks.ack(tag)
+        await asyncio.sleep(0)
+    assert set(acks._unacked) == set(came) - {tag for turn in turns for tag in turn}
+    frames: list[tuple[int, bool]] = channel.frames
+    return frames
+
+
+async def test_acks_that_are_next_in_line_share_a_frame() -> None:
+    """Whatever the order in which they are given."""
+    assert await acked([1, 2, 3, 4], [3, 1, 2]) == [(3, True)]
+
+
+async def test_acks_out_of_line_have_frames_of_their_own() -> None:
+    """And don't hold up, nor end, the next shared frame: RabbitMQ would not find an acked tag again."""
+    assert await acked([1, 2, 3, 4], [3], [1, 2]) == [(3, False), (2, True)]
+    assert await acked([1, 2, 3, 4], [2], [1]) == [(2, False), (1, True)]
+
+
+async def test_deliveries_that_never_came_to_us_leave_no_gap() -> None:
+    """Pika gives back by itself what comes for a consumer that is being cancelled."""
+    assert await acked([1, 2, 5, 6], [1, 2, 5, 6]) == [(6, True)]
