@@ -1,8 +1,13 @@
 """Runs the sender; the code is in `sender/`, a package, which wins over this file on import."""
 
+import signal
 import sys
 
-from sender.cli import main
-
 if __name__ == "__main__":
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # until the command takes over: Ctrl-C while importing has no traceback
+
+    from sender.cli import main
+
     sys.exit(main())

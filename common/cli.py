@@ -28,6 +28,7 @@ LAST_WORDS_S = 1.5
 
 def run_command(prog: str, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
     """Runs a command's coroutine on uvloop; gives its exit code, or that of the error it raised, said in one line."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return uvloop.run(_ended_by_sigterm(main))
     except KeyboardInterrupt:

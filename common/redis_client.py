@@ -21,6 +21,7 @@ from redis.exceptions import (
 
 from common.errors import Refused, Unavailable
 from common.settings import Settings
+from common.tls import tls_context
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ async def connect_redis(settings: Settings, connect_timeout_s: float) -> Redis:
     password = settings.redis_password.get_secret_value() if settings.redis_password else None
     tls: dict[str, Any] = {}
     if settings.redis_tls:
+        tls_context(
+            "REDIS_CA_FILE", settings.redis_ca_file
+        )  # says what is wrong with the file, if anything is
         tls = {"ssl": True, "ssl_ca_certs": str(settings.redis_ca_file) if settings.redis_ca_file else None}
     # The client's own retries are off: a repeated claim would read as somebody else's (DESIGN.md §6).
     client: Redis = Redis(

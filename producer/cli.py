@@ -132,10 +132,17 @@ async def _produce(args: argparse.Namespace, settings: Settings, source: Source 
     ledger = RedisLedger(await connect_redis(settings, args.connect_timeout), settings.run_ttl * 86_400)
     try:
         producer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+        run = args.resume or args.run or new_run_id()
         broker = await connect_broker(settings, "producer", args.connect_timeout)
         try:
-            job = await begin(args, settings, source, ledger, producer)
-            report = await publish(job, broker, ledger, producer)
+            job = await begin(args, settings, source, ledger, producer, run)
+            report = await publish(job, broker, ledger)
+        except BaseException:
+            # Whatever went wrong: another producer may go on with the run at once.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS_S):
+                    await ledger.leave(run, producer)
+            raise
         finally:
             await broker.close()
         if args.wait:
@@ -147,14 +154,18 @@ async def _produce(args: argparse.Namespace, settings: Settings, source: Source 
 
 
 async def begin(
-    args: argparse.Namespace, settings: Settings, source: Source | None, ledger: Ledger, producer: str
+    args: argparse.Namespace,
+    settings: Settings,
+    source: Source | None,
+    ledger: Ledger,
+    producer: str,
+    run: str,
 ) -> Job:
     """Opens the run in the ledger, or takes over the one to resume. Raises UsageError."""
     if source is None:
-        found = await ledger.resume(args.resume, producer)
+        found = await ledger.resume(run, producer)
         recipe = recipe_of(found.recipe)
-        return Job(args.resume, source_of(recipe), recipe.batch_size, recipe.lane, found.confirmed)
-    run = args.run or new_run_id()
+        return Job(run, source_of(recipe), recipe.batch_size, recipe.lane, found.confirmed)
     lane = Lane.URGENT if args.urgent else Lane.BULK
     job = Job(run, source, settings.batch_size, lane)
     recipe_text = msgspec.json.encode(source.recipe(settings.batch_size, lane)).decode()
@@ -162,7 +173,7 @@ async def begin(
     return job
 
 
-async def publish(job: Job, broker: Broker, ledger: Ledger, producer: str) -> dict[str, Any]:
+async def publish(job: Job, broker: Broker, ledger: Ledger) -> dict[str, Any]:
     """Publishes a job under a progress bar; gives the closing report."""
     began = time.monotonic()
     with ProgressBar(f"publishing {job.run}", job.source.count, job.first) as bar:
@@ -172,9 +183,6 @@ async def publish(job: Job, broker: Broker, ledger: Ledger, producer: str) -> di
             )
         except asyncio.CancelledError:
             print(f"stopped: go on with --resume {job.run}", file=sys.stderr)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LAST_WORDS_S):
-                    await ledger.leave(job.run, producer)
             raise
     elapsed_s = time.monotonic() - began
     published = job.source.count - job.first

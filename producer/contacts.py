@@ -139,7 +139,9 @@ def _rows(path: Path, template: Template, number_column: str) -> Iterator[tuple[
         contact = dict(zip(columns, cells, strict=False))
         number = _PUNCTUATION.sub("", contact[number_column])
         text = template.fill(contact)
-        if not number:
+        if any(cell.strip() for cell in row[len(columns) :]):
+            yield BadRow(line, "more cells than the header: quote what holds a comma")
+        elif not number:
             yield BadRow(line, "no number")
         elif not is_e164(number):
             yield BadRow(line, "the number is no E.164 (+ and 7 to 15 digits, country code first)")

@@ -167,7 +167,10 @@ class LaneWorker:
             room -= beyond - first
             if batch.waiting == 0:
                 self._waiting.popleft()
-            key = (batch.run, batch.attempt, batch.delivery.redelivered)
+            # A retry's copy is never taken for a duplicate: what it finds sending may be the late claim of a holder
+            # that lost its connection, and has since died.
+            again = batch.delivery.redelivered or batch.attempt > 1
+            key = (batch.run, batch.attempt, again)
             groups.setdefault(key, []).append((batch, first, beyond))
         return groups
 
@@ -182,9 +185,6 @@ class LaneWorker:
         owners = np.repeat(np.arange(len(group), dtype=np.int32), [j - i for _, i, j in group])
         standing = await self._ledger.claim(run, seqs, redelivered)
         wanted = standing <= Standing.AMBIGUOUS
-        stale = [place for place, batch in enumerate(batches) if batch.delivery.stale]
-        if stale:  # the connection was lost meanwhile: they come again, to whomever, and are sent then
-            wanted &= ~np.isin(owners, stale)
         if not bool(wanted.all()):
             self._drop(owners[~wanted], batches)
             seqs, owners = seqs[wanted], owners[wanted]
@@ -240,7 +240,7 @@ class LaneWorker:
                 idle_batches = math.ceil(self._free / self._largest_batch)
                 wanted = min(self._prefetch + max(1, idle_batches), LARGEST_STRETCH * base + 1)
             elif waiting > 2 * self._largest_batch + self.slots // 4:
-                wanted = max(base, self._prefetch - waiting // self._largest_batch + 1)
+                wanted = base
             if wanted != self._prefetch:
                 self._set_prefetch(subscription, wanted)
 

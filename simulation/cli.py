@@ -1,6 +1,7 @@
 """`smsim`: one command for all jobs, with a subcommand for each."""
 
 import importlib
+import signal
 import sys
 
 # name: (module whose main(argv, prog) does it, what it does)
@@ -16,6 +17,7 @@ def main() -> int:
     """Hands over to the subcommand; gives its exit code."""
     name, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
     if name in COMMANDS:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while importing has no traceback
         module = importlib.import_module(COMMANDS[name][0])
         return int(module.main(rest, f"smsim {name}"))
     usage = "usage: smsim COMMAND [--help]\n\n" + "\n".join(

@@ -5,7 +5,7 @@
   closed, it comes again, flagged `redelivered`.
 - A lost connection is made again, with backoff, for as long as the broker is open. Deliveries of the old
   connection are stale from then on: acking one raises, and its body comes again.
-- A subscriber never holds more unacked deliveries than its prefetch.
+- A subscriber is never given more unacked deliveries than its prefetch; after it was lowered, what is in hand stays.
 """
 
 import asyncio

@@ -94,8 +94,8 @@ class MemoryLedger:
         return Resumable(known.recipe, known.total, known.announced, known.confirmed)
 
     async def leave(self, run: str, producer: str) -> None:
-        known = self._known(run)
-        if known.producer == producer:
+        known = self._runs.get(run)
+        if known is not None and known.producer == producer:
             known.producer_seen_us = 0
 
     async def announce(self, run: str, first: int, count: int) -> None:

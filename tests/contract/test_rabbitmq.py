@@ -1,5 +1,6 @@
 """What RabbitMQ alone can do wrong, and how it is said."""
 
+import asyncio
 import secrets
 
 import pytest
@@ -9,6 +10,7 @@ from common.errors import PublishFailed, Refused, Unavailable
 from common.messages import Batch, Lane, Message
 from tests.contract.benches import rabbit_settings
 from tests.servers import RabbitServer
+from tests.waiting import eventually
 
 BATCH = Batch(run="r", messages=[Message(0, "+999123456789", "text")])
 
@@ -64,5 +66,54 @@ async def test_an_unroutable_publish_raises(rabbit_server: RabbitServer) -> None
     rabbit_server.delete_queues(queue)
     with pytest.raises(PublishFailed, match="no such queue"):
         await broker.publish(BATCH, Lane.BULK)
-    await broker.publish(BATCH, Lane.URGENT)
+    await broker.close()
+
+
+@pytest.mark.parametrize("answers", [1, 2])
+async def test_a_connection_lost_in_the_handshake_is_no_refusal(
+    rabbit_server: RabbitServer, answers: int
+) -> None:
+    """A broker that goes away while a client logs in, or opens its virtual host, may be back: it is tried again."""
+    open_writers = []
+
+    async def serve(client_reads: asyncio.StreamReader, client_writes: asyncio.StreamWriter) -> None:
+        """Passes on so many of the server's answers, then cuts."""
+        server_reads, server_writes = await asyncio.open_connection(rabbit_server.host, rabbit_server.port)
+        open_writers.extend([client_writes, server_writes])
+        for _ in range(answers):
+            server_writes.write(await client_reads.read(65_536))
+            client_writes.write(await server_reads.read(65_536))
+        await client_reads.read(65_536)
+        client_writes.close()
+        server_writes.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as proxy:
+        settings = rabbit_settings(rabbit_server).model_copy(
+            update={"rabbitmq_host": "127.0.0.1", "rabbitmq_port": proxy.sockets[0].getsockname()[1]}
+        )
+        with pytest.raises(Unavailable):
+            await connect_broker(settings, "test", 0.6)
+        for writer in open_writers:
+            writer.close()
+
+
+async def test_a_queue_that_was_deleted_is_declared_and_consumed_again(rabbit_server: RabbitServer) -> None:
+    """RabbitMQ cancels its consumer: the subscription goes on with the new queue, and the publisher too."""
+    queue = f"deleted-{secrets.token_hex(4)}"
+    broker = await connect_broker(rabbit_settings(rabbit_server, queue_name=queue), "test", 10)
+    subscription = await broker.subscribe(Lane.BULK, 10)
+    rabbit_server.delete_queues(queue)
+
+    async def published() -> bool:
+        try:
+            await broker.ready()
+            await broker.publish(BATCH, Lane.BULK)
+        except PublishFailed:
+            return False
+        return True
+
+    await eventually(published)
+    async with asyncio.timeout(10):
+        (delivery, *_) = await subscription.take()
+    delivery.ack()
     await broker.close()

@@ -137,6 +137,7 @@ async def test_a_settled_run_is_forgotten_in_time_and_one_that_goes_on_is_not(
         await ledger.claim(run, SEQS[:2], False)
         await ledger.settle(run, Outcomes(SEQS[:2], np.full(2, Outcome.SENT, np.uint8), np.full(2, 5)))
     await ledger.announce("goes-on", 2, 1)
+    await ledger.claim("over", SEQS[:2], True)  # delivered again after it was settled: that wakes no run
 
     async def only_one_is_left() -> bool:
         names = {str(key) for key in await ledger._redis.keys("sms:run:*")}

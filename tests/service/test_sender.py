@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -271,3 +272,44 @@ async def test_a_busy_sender_keeps_its_slots_filled(pipeline: Pipeline) -> None:
         refill()
 
         await eventually(lambda: sender.lanes[0].in_flight == 1000)
+
+
+class HeldUpLedger:
+    """A ledger whose claims arrive when the test lets them through."""
+
+    def __init__(self, ledger: MemoryLedger) -> None:
+        self._ledger = ledger
+        self.asked, self.let_through = asyncio.Event(), asyncio.Event()
+
+    async def claim(self, run: str, seqs: Any, redelivered: bool) -> Any:
+        self.asked.set()
+        await self.let_through.wait()
+        return await self._ledger.claim(run, seqs, redelivered)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+
+async def test_a_claim_that_comes_late_loses_no_message(pipeline: Pipeline) -> None:
+    """Its holder lost the connection, and another has settled the message as a retry: neither copy may vanish."""
+    held_up: Any = HeldUpLedger(pipeline.ledger)
+    late = Sender("late", pipeline.broker, held_up, at_once(), 10, max_attempts=3, grace_s=1)
+    other = Sender("other", pipeline.broker, pipeline.ledger, at_once(1.0), 10, 2, 0.1, grace_s=1)
+    stop = asyncio.Event()
+    late_runs = asyncio.create_task(late.run(stop))
+    await pipeline.publish(0, 1)
+    await held_up.asked.wait()
+    (subscription,) = [s for s in pipeline.broker._subscriptions if s.lane is Lane.BULK]
+    await subscription.close()
+    subscription.disconnect()
+    other_runs = asyncio.create_task(other.run(stop))
+
+    async def retried() -> bool:
+        return (await pipeline.snapshot()).retried == 1
+
+    await eventually(retried)
+    held_up.let_through.set()
+    now = await pipeline.settled(1)
+    assert (now.published, now.sending, now.queued) == (1, 0, 0)
+    stop.set()
+    await asyncio.gather(late_runs, other_runs)

@@ -101,7 +101,7 @@ def test_bad_rows_are_told_by_their_line(path: Path) -> None:
         f"Eve,{A},\n"  # 10
         f"Fay,{A},{long}\n"  # 11
         "Gus\n"  # 12
-        f"Hal,{C},hi,more,and more\n"  # 13
+        f"Hal,{C},hi\n"  # 13
     )
     messages, bad = opened(path, content)
     assert messages == [Message(0, A, "hi"), Message(1, B, "two\nlines"), Message(2, C, "hi")]
@@ -181,6 +181,13 @@ def test_a_cell_beyond_any_measure_is_one_clear_line(path: Path) -> None:
     """A quote that never closes swallows the file; that is told, not read into memory without end."""
     line = refusal(path, f'number,name\n{A},"' + "x\n" * 200_000)
     assert line.startswith(f"{path}: line ")
+
+
+def test_a_row_with_more_cells_than_the_header_is_bad(path: Path) -> None:
+    """An unquoted comma would send to `Smith` what was meant for `Smith, John`."""
+    messages, bad = opened(path, f"number,name\n{A},Smith, John\n{B},Ann\n", "Hi {name}")
+    assert messages == [Message(0, B, "Hi Ann")]
+    assert [row.line for row in bad] == [2]
 
 
 def test_columns_without_a_name_may_repeat(path: Path) -> None:

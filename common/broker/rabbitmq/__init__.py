@@ -62,7 +62,7 @@ class RabbitBroker:
         return self._publisher.publish(self._lanes[lane], body, properties)
 
     async def subscribe(self, lane: Lane, prefetch: int) -> Subscription:
-        subscription = RabbitSubscription(lane, self._topology.lane(lane).name, prefetch, self)
+        subscription = RabbitSubscription(lane, self._topology.lane(lane), prefetch, self)
         self._subscriptions.append(subscription)
         if not self._consuming:
             self._consuming = True

@@ -9,7 +9,8 @@ from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
 from common.broker.port import Delivery
-from common.broker.rabbitmq.link import close_with_its_channel, open_channel
+from common.broker.rabbitmq.link import close_with_its_channel, declare, open_channel
+from common.broker.topology import Queue
 from common.errors import Refused, StaleDelivery
 from common.messages import Lane
 
@@ -41,7 +42,7 @@ class Acks:
     def release(self, tag: int) -> None:
         """Gives a delivery back to the queue."""
         del self._unacked[tag]
-        if self.channel is not None:
+        if self.channel is not None and self.channel.is_open:
             self.channel.basic_nack(tag, multiple=False, requeue=True)
 
     def flush(self) -> None:
@@ -114,7 +115,7 @@ class RabbitDelivery:
 class RabbitSubscription:
     """One subscriber of a lane; `attach` gives it a new connection whenever the old one was lost."""
 
-    def __init__(self, lane: Lane, queue: str, prefetch: int, rejects: Rejects) -> None:
+    def __init__(self, lane: Lane, queue: Queue, prefetch: int, rejects: Rejects) -> None:
         self.lane = lane
         self._queue = queue
         self._rejects = rejects
@@ -131,8 +132,11 @@ class RabbitSubscription:
         """Consumes over a new connection. Raises Unavailable."""
         if self._closed:
             return
-        channel, _ = await open_channel(connection)
+        channel, closed = await open_channel(connection)
+        await declare(channel, closed, self._queue)
         channel.add_on_close_callback(self._on_channel_closed)
+        # RabbitMQ cancels a consumer whose queue was deleted, or whose node is gone: begin anew.
+        channel.add_on_cancel_callback(lambda _: close_with_its_channel(channel))
         self._acks = Acks(channel)
         self._allowed = 0
         self._consumer_tags = []
@@ -179,7 +183,7 @@ class RabbitSubscription:
 
     def _consume(self, channel: Channel, prefetch: int) -> None:
         channel.basic_qos(prefetch_count=prefetch)
-        self._consumer_tags.append(channel.basic_consume(self._queue, self._on_delivery))
+        self._consumer_tags.append(channel.basic_consume(self._queue.name, self._on_delivery))
         self._allowed += prefetch
 
     def _cancel(self, channel: Channel) -> None:

@@ -23,6 +23,7 @@ from common.broker.rabbitmq.connection import GatheringConnection
 from common.broker.topology import Queue
 from common.errors import Refused, Unavailable
 from common.settings import Settings
+from common.tls import tls_context
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,7 @@ def parameters(settings: Settings, purpose: str) -> list[pika.ConnectionParamete
     tls = None
     hosts = [host.strip() for host in settings.rabbitmq_host.split(",") if host.strip()]
     if settings.rabbitmq_tls:
-        ca_file = str(settings.rabbitmq_ca_file) if settings.rabbitmq_ca_file else None
-        tls = ssl.create_default_context(cafile=ca_file)
+        tls = tls_context("RABBITMQ_CA_FILE", settings.rabbitmq_ca_file)
     return [
         pika.ConnectionParameters(
             host=host,
@@ -151,13 +151,15 @@ def _sorted_out(error: BaseException, params: pika.ConnectionParameters) -> Unav
     """A connection error as one of ours: will trying again help?"""
     where = f"RabbitMQ at {params.host}:{params.port}"
     for cause in _causes(error):
-        if isinstance(cause, AuthenticationError | ProbableAuthenticationError) or (
-            isinstance(cause, ConnectionClosedByBroker) and cause.reply_code == ACCESS_REFUSED
-        ):
+        # pika takes any loss of the connection during the handshake for a probable refusal; RabbitMQ says so in words.
+        probable = isinstance(cause, ProbableAuthenticationError | ProbableAccessDeniedError)
+        said = str(cause.args) if probable else ""
+        code = cause.reply_code if isinstance(cause, ConnectionClosedByBroker) else None
+        if isinstance(cause, AuthenticationError) and not probable:
+            code = ACCESS_REFUSED
+        if code == ACCESS_REFUSED or f"({ACCESS_REFUSED})" in said:
             return Refused(f"{where} refuses the login: check RABBITMQ_USER and RABBITMQ_PASSWORD")
-        if isinstance(cause, ProbableAccessDeniedError) or (
-            isinstance(cause, ConnectionClosedByBroker) and cause.reply_code == NOT_ALLOWED
-        ):
+        if code == NOT_ALLOWED or f"({NOT_ALLOWED})" in said:
             return Refused(f"{where} refuses the virtual host: check RABBITMQ_VHOST={params.virtual_host}")
         if isinstance(cause, ssl.SSLCertVerificationError):
             return Refused(f"{where}: its certificate is not trusted: check RABBITMQ_CA_FILE")
@@ -244,9 +246,11 @@ class Link:
     async def _set_up(self, connection: AsyncioConnection) -> None:
         try:
             await self._on_up(connection)
-        except (Unavailable, Refused):
+        except (Unavailable, Refused, AMQPError) as error:
             if connection.is_open:
                 connection.close()
+            if isinstance(error, AMQPError):
+                raise Unavailable(f"RabbitMQ is gone: {error!r}") from None
             raise
 
     async def _keep(self, closed: "asyncio.Future[BaseException]") -> None:

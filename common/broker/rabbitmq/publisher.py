@@ -125,6 +125,8 @@ class Publisher:
         if message_id in self._returned:
             self._returned.discard(message_id)
             confirmed.set_exception(PublishFailed("RabbitMQ has no such queue"))
+            if self._channel is not None:  # a new connection declares the queues again
+                close_with_its_channel(self._channel)
         elif acked:
             confirmed.set_result(None)
         else:

@@ -4,7 +4,6 @@
 --       then for each segment: its first word, its messages, its mask (the low bit of each pair to claim)
 -- Returns for each segment '' if all its messages were queued, else the words of states as they were.
 open_run(KEYS[1], KEYS[2], KEYS[3], ARGV[1])
-wake(KEYS[2])
 if redis.call('EXISTS', KEYS[4]) == 0 then redis.call('SADD', KEYS[5], ARGV[2]) end
 
 local announced = tonumber(redis.call('HGET', KEYS[2], 'announced') or 0)
@@ -44,6 +43,7 @@ for a = 6, #ARGV, 3 do
   answer[#answer + 1] = overlap and was or ''
 end
 
+if new > 0 or published > 0 then wake(KEYS[2]) end
 for _, key in ipairs({KEYS[1], KEYS[2]}) do
   add(key, 'published', published)
   add(key, 'sending', new)
