@@ -4,9 +4,8 @@ import signal
 import sys
 
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # until the command takes over: Ctrl-C while importing has no traceback
+    # Until the command takes over, so that Ctrl-C while importing has no traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     from monitor.cli import main
 

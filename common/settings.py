@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from common.errors import UsageError
@@ -95,6 +95,13 @@ class Settings(BaseSettings):
 
     log_level: LogLevel = LogLevel.INFO
     log_file: Path | None = None
+
+    @field_validator("rabbitmq_host", "redis_host")
+    @classmethod
+    def _names_a_host(cls, hosts: str) -> str:
+        if not all(host.strip() for host in hosts.split(",")):
+            raise ValueError("an empty host name")
+        return hosts
 
     @model_validator(mode="before")
     @classmethod

@@ -1,7 +1,7 @@
 """The broker in memory, for embedded runs and tests: the same promises, within one process.
 
 It really encodes batches, honours prefetch, and delivers again what was not acked. Queues hold at most
-`capacity` messages; a publish over that waits, as RabbitMQ makes publishers wait when its memory is short.
+`capacity` messages; a first publish over that waits, as RabbitMQ makes publishers wait when its memory is short.
 """
 
 import asyncio
@@ -120,10 +120,13 @@ class _Queue:
         self._outside: deque[tuple[_Body, asyncio.Future[None]]] = deque()
         self._readers: list[asyncio.Future[None]] = []
 
-    def publish(self, held: _Body, confirm: asyncio.Future[None]) -> None:
+    def publish(self, held: _Body, confirm: asyncio.Future[None], at_once: bool) -> None:
         """Takes the body in and confirms it, now or when there is room."""
-        self._outside.append((held, confirm))
-        self._let_in()
+        if at_once:
+            self._take_in(held, confirm)
+        else:
+            self._outside.append((held, confirm))
+            self._let_in()
 
     def push_front(self, held: _Body) -> None:
         self.bodies.appendleft(held)
@@ -150,12 +153,14 @@ class _Queue:
 
     def _let_in(self) -> None:
         while self._outside and self._messages < self._capacity:
-            held, confirm = self._outside.popleft()
-            self.bodies.append(held)
-            self._messages += held.messages
-            if not confirm.done():
-                confirm.set_result(None)
-            self.wake()
+            self._take_in(*self._outside.popleft())
+
+    def _take_in(self, held: _Body, confirm: asyncio.Future[None]) -> None:
+        self.bodies.append(held)
+        self._messages += held.messages
+        if not confirm.done():
+            confirm.set_result(None)
+        self.wake()
 
 
 class MemoryBroker:
@@ -165,6 +170,7 @@ class MemoryBroker:
         self._topology = topology or Topology("sms_queue")
         self.queues = {lane: _Queue(capacity) for lane in Lane}
         self.rejected: list[tuple[bytes, str]] = []
+        self._highest: dict[str, int] = {}
         self._waiting_retry: dict[str, int] = {}
         self._timers: set[asyncio.TimerHandle] = set()
         self._subscriptions: list[MemorySubscription] = []
@@ -185,7 +191,10 @@ class MemoryBroker:
             self._publish_later(held, lane, after)
             done.set_result(None)
         else:
-            self.queues[lane].publish(held, done)
+            last, seen = batch.messages[-1].seq, self._highest.get(batch.run, -1)
+            self._highest[batch.run] = max(last, seen)
+            # A copy of what went through before gives room when it is taken in: its holder acks the original.
+            self.queues[lane].publish(held, done, at_once=last <= seen)
         return done
 
     def publish_raw(self, body: bytes, lane: Lane) -> None:
@@ -213,7 +222,7 @@ class MemoryBroker:
             timer.cancel()
 
     def _put(self, held: _Body, lane: Lane) -> None:
-        self.queues[lane].publish(held, asyncio.get_running_loop().create_future())
+        self.queues[lane].publish(held, asyncio.get_running_loop().create_future(), at_once=True)
 
     def _publish_later(self, held: _Body, lane: Lane, after: float) -> None:
         queue = self._topology.retry(lane, after)

@@ -313,3 +313,17 @@ async def test_a_claim_that_comes_late_loses_no_message(pipeline: Pipeline) -> N
     assert (now.published, now.sending, now.queued) == (1, 0, 0)
     stop.set()
     await asyncio.gather(late_runs, other_runs)
+
+
+async def test_splitting_goes_on_while_the_producer_waits_for_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A full broker takes in the copies of what it delivered before: else sender and producer wait for each other."""
+    monkeypatch.setattr("sender.lane.LATEST_S", 0.6)
+    pipeline = Pipeline()
+    pipeline.broker = MemoryBroker(capacity=120)
+    provider = SimulatedProvider(0.02, 0, Distribution.CONSTANT)
+    async with pipeline.sender(provider, 2):
+        await asyncio.wait_for(pipeline.publish_many(400, 100), 20)
+        now = await pipeline.settled(400)
+    assert (now.published, now.sent) == (400, 400)
