@@ -66,7 +66,7 @@ class Pipeline:
             now = await self.snapshot()
             return now if now.settled == count else None
 
-        found: Snapshot = await eventually(enough)
+        found: Snapshot = await eventually(enough, 30)
         return found
 
     @asynccontextmanager
@@ -319,11 +319,12 @@ async def test_splitting_goes_on_while_the_producer_waits_for_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A full broker takes in the copies of what it delivered before: else sender and producer wait for each other."""
-    monkeypatch.setattr("sender.lane.LATEST_S", 0.6)
+    monkeypatch.setattr("sender.lane.LATEST_S", 0.2)
     pipeline = Pipeline()
     pipeline.broker = MemoryBroker(capacity=120)
-    provider = SimulatedProvider(0.02, 0, Distribution.CONSTANT)
-    async with pipeline.sender(provider, 2):
-        await asyncio.wait_for(pipeline.publish_many(400, 100), 20)
-        now = await pipeline.settled(400)
-    assert (now.published, now.sent) == (400, 400)
+    await pipeline.ledger.announce(RUN, 0, 500)
+    publishing = asyncio.gather(*(pipeline.publish(first, 50) for first in range(0, 500, 50)))
+    async with pipeline.sender(SimulatedProvider(0.02, 0, Distribution.CONSTANT), 2):
+        now = await pipeline.settled(500)
+    await publishing
+    assert (now.published, now.sent) == (500, 500)
