@@ -37,7 +37,8 @@ class Sender:
         self._provider = provider
         self._grace_s = grace_s
         self._recorder = Recorder(ledger, broker, name, max_attempts, retry_backoff_s)
-        # Urgent slots are reserved on top, so that SENDER_CONCURRENCY bulk sends do fit (docs/adr/0002).
+        # Urgent slots are reserved on top, so that SENDER_CONCURRENCY bulk sends do fit:
+        # docs/adr/0002-urgent-slots-on-top.md.
         reserved = max(1, slots // 10)
         self.lanes = [
             LaneWorker(Lane.BULK, slots, broker, ledger, provider, self._recorder),

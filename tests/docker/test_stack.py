@@ -50,10 +50,13 @@ async def test_the_producer_runs_in_a_container_too(stack: Stack) -> None:
 
 async def test_scaling_in_mid_run_loses_nothing(stack: Stack) -> None:
     """Up to 8 and down to 2 while messages flow."""
-    producer = stack.start_producer("--num-messages", MESSAGES, "--run", "scaled", "--wait")
+    messages = 2 * MESSAGES
+    producer = stack.start_producer("--num-messages", messages, "--run", "scaled", "--wait")
     for senders in (8, 2):
+        await eventually(lambda: stack.counter("scaled", "sent") > 0, 60)
+        assert not stack.settled("scaled", messages), "over before it was scaled: publish more"
         stack.up(senders, "--no-recreate")
-    await eventually(lambda: stack.settled("scaled", MESSAGES), 120)
+    await eventually(lambda: stack.settled("scaled", messages), 120)
     assert producer.wait(30) == 0
     assert len(stack.containers("sender")) == 2
 
@@ -65,6 +68,7 @@ async def test_a_killed_container_comes_back_and_the_totals_are_exact(stack: Sta
     run_id = f"killed-{service}"
     producer = stack.start_producer("--num-messages", MESSAGES, "--run", run_id, "--wait")
     await eventually(lambda: stack.counter(run_id, "sent") > 0, 60)
+    assert not stack.settled(run_id, MESSAGES), "over before anything was killed: publish more"
     killed = stack.kill_main_process(service)
 
     def is_back() -> bool:
