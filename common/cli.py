@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import uvloop
 
 from common.errors import SmsimError, UsageError
+from common.messages import is_run_id
 from common.settings import near_misses
 
 log = logging.getLogger(__name__)
@@ -124,6 +125,13 @@ def whole(low: int, high: int | None = None) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def run_id(text: str) -> str:
+    """An argparse type: a run's name."""
+    if not is_run_id(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name for a run: use 1 to 40 of a-z, 0-9 and -")
+    return text
 
 
 def number(low: float, high: float = float("inf")) -> Callable[[str], float]:

@@ -4,7 +4,8 @@ SmsimError
 ├── UsageError          a mistake of the user's: fix the input (exit code 2)
 │   ├── RunExists       the run's name is taken: resume it, or choose another
 │   ├── UnknownRun      no such run: look at its name
-│   └── RunBusy         another producer is publishing this run: wait for it
+│   ├── RunBusy         another producer is publishing this run: wait for it
+│   └── RunOpen         the run is not over: wait until it is settled
 ├── Unavailable         a server can't be reached or can't serve now: try again later (exit code 1)
 ├── Refused             a server answered no, and will again: change the settings (exit code 1)
 ├── PublishFailed       a publish was not confirmed: publishing again is safe
@@ -31,6 +32,10 @@ class UnknownRun(UsageError):
 
 class RunBusy(UsageError):
     """Another producer, alive a moment ago, is publishing this run."""
+
+
+class RunOpen(UsageError):
+    """The run is not over: some of it is not published, or not settled."""
 
 
 class Unavailable(SmsimError):

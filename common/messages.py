@@ -63,11 +63,15 @@ class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What one AMQP message carries: 1 to 10,000 messages of one run, all in the same attempt."""
+    """What one AMQP message carries: 1 to 10,000 messages of one run, all in the same attempt.
+
+    `again`: a copy of a redelivered batch, so that whoever had that may have claimed some of these.
+    """
 
     run: Annotated[str, msgspec.Meta(pattern=RUN_PATTERN)]
     attempt: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
     track: bool = False
+    again: bool | msgspec.UnsetType = msgspec.UNSET
     messages: Annotated[list[Message], msgspec.Meta(min_length=1, max_length=MAX_BATCH_MESSAGES)]
 
     @property

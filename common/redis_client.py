@@ -12,11 +12,16 @@ from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    ClusterDownError,
     ConnectionError,
+    MasterDownError,
     NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
     TimeoutError,
+    TryAgainError,
 )
 
 from common.errors import Refused, Unavailable
@@ -29,18 +34,11 @@ FIRST_BACKOFF_S = 0.05
 LONGEST_BACKOFF_S = 2.0
 ANSWER_TIMEOUT_S = 10.0
 
-# Redis answers, but can't serve now: out of memory, a failed disk, loading, a replica, a running script.
-_PASSING = (
-    "OOM",
-    "MISCONF",
-    "LOADING",
-    "READONLY",
-    "BUSY",
-    "MASTERDOWN",
-    "NOREPLICAS",
-    "TRYAGAIN",
-    "CLUSTERDOWN",
-)
+# Redis answers, but can't serve now: out of memory, a replica, a cluster on the move. The client has a class for these,
+# and takes their code out of the text.
+_PASSING = (OutOfMemoryError, ReadOnlyError, MasterDownError, TryAgainError, ClusterDownError)
+# The same for what it has no class for: a failed disk, a running script, too few replicas.
+_PASSING_CODES = ("MISCONF", "BUSY", "NOREPLICAS")
 
 
 async def connect_redis(settings: Settings, connect_timeout_s: float) -> Redis:
@@ -106,10 +104,10 @@ async def answer_of(ask: Callable[[], Awaitable[Any]]) -> Any:
             answer = await ask()
         except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
             raise Refused(f"Redis refuses: {error}: check REDIS_PASSWORD") from None
-        except (ConnectionError, TimeoutError, ResponseError) as error:
+        except (ConnectionError, TimeoutError, ResponseError, RuntimeError) as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise Refused("Redis has a certificate that is not trusted: check REDIS_CA_FILE") from None
-            if isinstance(error, ResponseError) and not any(word in str(error) for word in _PASSING):
+            if not _may_pass(error):
                 raise
             if backoff_s == FIRST_BACKOFF_S:
                 log.warning("ledger_unreachable", extra={"reason": str(error)})
@@ -119,3 +117,15 @@ async def answer_of(ask: Callable[[], Awaitable[Any]]) -> Any:
             if backoff_s > FIRST_BACKOFF_S:
                 log.info("ledger_answers_again")
             return answer
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether trying again may help."""
+    if isinstance(error, _PASSING):
+        return True
+    if isinstance(error, ResponseError):
+        return str(error).startswith(_PASSING_CODES)
+    if isinstance(error, RuntimeError):
+        # What uvloop raises on a write to a connection that was reset; the client lets it through as it is.
+        return "the handler is closed" in str(error)
+    return True

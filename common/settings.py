@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from common.errors import UsageError
@@ -43,6 +43,7 @@ class ProviderName(StrEnum):
     """What sends one SMS."""
 
     SIMULATED = "simulated"
+    HTTP = "http"
 
 
 class LogLevel(StrEnum):
@@ -91,7 +92,14 @@ class Settings(BaseSettings):
     shutdown_grace: Seconds = 8
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 1
     retry_backoff: Annotated[float, Field(gt=0, le=512, description="seconds")] = 1
+    keep_failed: bool = False
     provider: ProviderName = ProviderName.SIMULATED
+    provider_profile: str | None = Field(
+        None, description="a profile's name or YAML file, in place of MEAN_PROCESSING_TIME to FAILURE_RATE"
+    )
+    provider_rate: Annotated[float, Field(gt=0, le=1e9, description="messages/s, over all senders")] | None = None
+    provider_url: HttpUrl | None = None
+    provider_timeout: Annotated[float, Field(gt=0, le=600, description="seconds")] = 10
 
     log_level: LogLevel = LogLevel.INFO
     log_file: Path | None = None
@@ -109,6 +117,12 @@ class Settings(BaseSettings):
         if isinstance(values, dict) and isinstance(values.get("log_level"), str):
             values["log_level"] = values["log_level"].upper()
         return values
+
+    @model_validator(mode="after")
+    def _http_needs_an_address(self) -> "Settings":
+        if self.provider is ProviderName.HTTP and self.provider_url is None:
+            raise ValueError("PROVIDER=http needs PROVIDER_URL: where messages are posted to")
+        return self
 
     @property
     def stddev_s(self) -> float:

@@ -10,13 +10,12 @@ from common.cli import (
     end_soon_after,
     number,
     run_command,
+    run_id,
     stop_on_signals,
     warn_of_near_misses,
 )
-from common.errors import UsageError
 from common.ledger.redis import RedisLedger
 from common.logs import configure_logs
-from common.messages import is_run_id
 from common.redis_client import connect_redis
 from common.settings import Settings, load_settings
 from monitor.service import log_statistics, show_live
@@ -29,7 +28,7 @@ def main(argv: list[str] | None = None, prog: str = "monitor.py") -> int:
     parser.add_argument(
         "--update-interval", type=number(0.05, 86_400), help="seconds (MONITOR_UPDATE_INTERVAL)"
     )
-    parser.add_argument("--run", help="the statistics of this run only")
+    parser.add_argument("--run", type=run_id, metavar="RUN", help="the statistics of this run only")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--once", action="store_true", help="print one snapshot as JSON on stdout and exit")
     how.add_argument("--live", action="store_true", help="a view on the terminal that redraws")
@@ -40,8 +39,6 @@ def main(argv: list[str] | None = None, prog: str = "monitor.py") -> int:
 
     async def run() -> int:
         settings = load_settings(monitor_update_interval=args.update_interval)
-        if args.run is not None and not is_run_id(args.run):
-            raise UsageError(f"--run {args.run}: no name of a run: 1 to 40 of a-z, 0-9 and -")
         result_on_stdout = args.once or args.live
         stream = sys.stderr if result_on_stdout else sys.stdout
         configure_logs("monitor", settings.log_level, settings.log_file, stream)

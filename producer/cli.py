@@ -23,6 +23,7 @@ from common.cli import (
     Parser,
     number,
     run_command,
+    run_id,
     warn_of_near_misses,
     whole,
 )
@@ -30,7 +31,7 @@ from common.errors import UsageError
 from common.ledger.port import Ledger
 from common.ledger.redis import RedisLedger
 from common.logs import configure_logs
-from common.messages import MAX_BATCH_MESSAGES, Lane, is_run_id, new_run_id
+from common.messages import MAX_BATCH_MESSAGES, Lane, new_run_id
 from common.progress import ProgressBar
 from common.redis_client import connect_redis
 from common.settings import Settings, load_settings
@@ -83,7 +84,7 @@ def add_source_arguments(parser: argparse.ArgumentParser, resume: bool) -> None:
         "--contacts", type=Path, metavar="FILE.csv", help="publish to the contacts of a CSV file"
     )
     if resume:
-        which.add_argument("--resume", metavar="RUN", type=_run_id, help="go on with a run that broke off")
+        which.add_argument("--resume", metavar="RUN", type=run_id, help="go on with a run that broke off")
     parser.add_argument("--text", metavar="TEMPLATE", help='text for contacts, such as "Hi {name}"')
     parser.add_argument(
         "--strict", action="store_true", help="a bad row in the CSV file stops before publishing"
@@ -91,7 +92,7 @@ def add_source_arguments(parser: argparse.ArgumentParser, resume: bool) -> None:
     parser.add_argument(
         "--batch-size", type=whole(1, MAX_BATCH_MESSAGES), help="messages a batch (BATCH_SIZE)"
     )
-    parser.add_argument("--run", metavar="NAME", type=_run_id, help="the run's name; generated unless given")
+    parser.add_argument("--run", metavar="NAME", type=run_id, help="the run's name; generated unless given")
     parser.add_argument("--urgent", action="store_true", help="publish to the urgent lane")
 
 
@@ -119,12 +120,6 @@ def _parser(prog: str) -> Parser:
         "--connect-timeout", type=number(0), default=DEFAULT_CONNECT_TIMEOUT_S, help="seconds"
     )
     return parser
-
-
-def _run_id(text: str) -> str:
-    if not is_run_id(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no name for a run: use 1 to 40 of a-z, 0-9 and -")
-    return text
 
 
 async def _produce(args: argparse.Namespace, settings: Settings, source: Source | None) -> int:

@@ -13,11 +13,14 @@ from common.cli import (
     warn_of_near_misses,
     whole,
 )
+from common.ledger import keys
 from common.ledger.redis import RedisLedger
 from common.logs import configure_logs
+from common.rate.redis import RedisRateLimit
 from common.redis_client import connect_redis
 from common.settings import Settings, load_settings
-from sender.providers.simulated import SimulatedProvider
+from sender.providers.factory import provider_of
+from sender.providers.profiles import refuse_beside_profile
 from sender.recorder import longest_backoff_s
 from sender.service import Sender
 
@@ -32,16 +35,19 @@ def main(argv: list[str] | None = None, prog: str = "sender.py") -> int:
     parser.add_argument("--mean-processing-time", type=number(0), help="seconds (MEAN_PROCESSING_TIME)")
     parser.add_argument("--failure-rate", type=number(0, 1), help="share of sends that fail (FAILURE_RATE)")
     parser.add_argument(
+        "--profile", help="a profile's name or YAML file, in place of those (PROVIDER_PROFILE)"
+    )
+    parser.add_argument(
         "--connect-timeout", type=number(0), default=DEFAULT_CONNECT_TIMEOUT_S, help="seconds"
     )
     args = parser.parse_args(argv)
 
     async def run() -> int:
+        behaviour = {"mean_processing_time": args.mean_processing_time, "failure_rate": args.failure_rate}
         settings = load_settings(
-            sender_concurrency=args.concurrency,
-            mean_processing_time=args.mean_processing_time,
-            failure_rate=args.failure_rate,
+            sender_concurrency=args.concurrency, provider_profile=args.profile, **behaviour
         )
+        refuse_beside_profile(settings, behaviour)
         configure_logs("sender", settings.log_level, settings.log_file)
         warn_of_near_misses()
         return await _serve(settings, args.name, args.connect_timeout)
@@ -51,19 +57,28 @@ def main(argv: list[str] | None = None, prog: str = "sender.py") -> int:
 
 async def _serve(settings: Settings, name: str, connect_timeout_s: float) -> int:
     """Builds the sender on RabbitMQ and Redis and runs it."""
-    ledger = RedisLedger(await connect_redis(settings, connect_timeout_s), settings.run_ttl * 86_400)
+    provider = provider_of(settings, settings.sender_concurrency)
+    redis = await connect_redis(settings, connect_timeout_s)
+    ledger = RedisLedger(redis, settings.run_ttl * 86_400)
+    limit = None
+    if settings.provider_rate is not None:
+        limit = RedisRateLimit(redis, keys.rate(settings.queue_name), settings.provider_rate)
     broker = await connect_broker(settings, "sender", connect_timeout_s)
     if settings.max_attempts > 1:
         await broker.declare_retries(longest_backoff_s(settings.max_attempts - 1, settings.retry_backoff))
+    if settings.keep_failed:
+        await broker.declare_failed()
     sender = Sender(
         name,
         broker,
         ledger,
-        SimulatedProvider.from_settings(settings),
+        provider,
         settings.sender_concurrency,
         settings.max_attempts,
         settings.retry_backoff,
         settings.shutdown_grace,
+        settings.keep_failed,
+        limit,
     )
     try:
         await sender.run(stop_on_signals())

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from common.broker.port import Broker, Delivery, Subscription
 from common.errors import BadBody, PublishFailed, StaleDelivery
 from common.ledger.port import Ledger, Standing
-from common.messages import Lane, Outcome, is_increasing
+from common.messages import Lane, Message, Outcome, Seqs, is_increasing
+from common.rate.port import RateLimit
 from sender.providers.port import Provider
 from sender.recorder import Recorder
 from sender.work import HeldBatch, Sends, hold
@@ -26,6 +27,13 @@ REVIEW_S = 0.25
 LATEST_S = 600.0
 # The largest batch seen lately is the largest of the last whole period, or of this one.
 PERIOD_TURNS = 40
+# How much a sender holds ahead of a rate limit, in seconds of it; and over how long its own share is measured.
+AHEAD_OF_LIMIT_S = 2.0
+SHARE_OVER_S = 30.0
+# What may be held, beyond the prefetch that keeps the slots busy, for nothing but the confirms of copies.
+COPYING_BYTES = 64 * 1024 * 1024
+# Runs whose age is remembered.
+RUNS_REMEMBERED = 1000
 # What prefetch may grow to, as a multiple of what the slots alone would need: batches whose last messages take
 # long hold their place while most of their slots are free again.
 LARGEST_STRETCH = 4
@@ -44,6 +52,7 @@ class LaneWorker:
         ledger: Ledger,
         provider: Provider,
         recorder: Recorder,
+        limit: RateLimit | None = None,
     ) -> None:
         self.lane = lane
         self.slots = slots
@@ -51,6 +60,11 @@ class LaneWorker:
         self._ledger = ledger
         self._provider = provider
         self._recorder = recorder
+        self._limit = limit
+        self._share = limit.rate if limit else math.inf
+        self._granted = 0
+        self._held_back = False
+        self._began: dict[str, float] = {}
         self._free = slots
         self._waiting: deque[HeldBatch] = deque()
         self._held: dict[HeldBatch, None] = {}
@@ -107,7 +121,7 @@ class LaneWorker:
         while True:
             for delivery in await subscription.take():
                 try:
-                    batch = hold(delivery, self._settled)
+                    batch = hold(delivery, self._settled, self._provider.reads_messages)
                 except BadBody as error:
                     # Not awaited here: under a memory alarm RabbitMQ holds publishes up, and good batches must go on.
                     tasks.create_task(self._reject(delivery, str(error)))
@@ -137,14 +151,30 @@ class LaneWorker:
         while True:
             self._wake.clear()
             while self._free and self._waiting and not self._stopping:
-                await self._claim_and_start()
+                if room := await self._room():
+                    await self._claim_and_start(room)
             if self._free and not self._stopping:
                 self._hungry = True
                 self._recorder.hurry()
             await self._wake.wait()
 
-    async def _claim_and_start(self) -> None:
-        groups = self._pick()
+    async def _room(self) -> int:
+        """How many sends may begin now: as many as slots are free, and as the rate limit grants.
+
+        What is granted and then not needed, since it was settled already, lapses.
+        """
+        if self._limit is None:
+            return self._free
+        wanted = min(self._free, sum(batch.waiting for batch in self._waiting))
+        grant = await self._limit.take(self.lane, wanted)
+        self._granted += grant.granted
+        self._held_back |= grant.granted < wanted
+        if grant.granted == 0:
+            await asyncio.sleep(grant.wait_s)
+        return grant.granted
+
+    async def _claim_and_start(self, room: int) -> None:
+        groups = self._pick(room)
         picked = sum(j - i for group in groups.values() for _, i, j in group)
         self._free -= picked
         if not groups:
@@ -152,10 +182,9 @@ class LaneWorker:
         starts = [self._start(*key, group) for key, group in groups.items()]
         await (starts[0] if len(starts) == 1 else asyncio.gather(*starts))
 
-    def _pick(self) -> dict[tuple[str, int, bool], list[Claimed]]:
-        """Messages for the free slots, first come first served, by run, attempt and whether redelivered."""
+    def _pick(self, room: int) -> dict[tuple[str, int, bool], list[Claimed]]:
+        """So many messages, first come first served, by run, attempt and whether redelivered."""
         groups: dict[tuple[str, int, bool], list[Claimed]] = {}
-        room = self._free
         while room and self._waiting:
             batch = self._waiting[0]
             if batch.delivery.stale:
@@ -167,10 +196,7 @@ class LaneWorker:
             room -= beyond - first
             if batch.waiting == 0:
                 self._waiting.popleft()
-            # A retry's copy is never taken for a duplicate: what it finds sending may be the late claim of a holder
-            # that lost its connection, and has since died.
-            again = batch.delivery.redelivered or batch.attempt > 1
-            key = (batch.run, batch.attempt, again)
+            key = (batch.run, batch.attempt, batch.again)
             groups.setdefault(key, []).append((batch, first, beyond))
         return groups
 
@@ -181,6 +207,7 @@ class LaneWorker:
             for one in group:
                 await self._start(run, attempt, redelivered, [one])
             return
+        age_s = await self._age_s(run)
         batches = [batch for batch, _, _ in group]
         owners = np.repeat(np.arange(len(group), dtype=np.int32), [j - i for _, i, j in group])
         standing = await self._ledger.claim(run, seqs, redelivered)
@@ -198,7 +225,17 @@ class LaneWorker:
             self._fail(Sends(run, attempt, seqs[is_bad], owners[is_bad], batches, self._finished))
             seqs, owners = seqs[~is_bad], owners[~is_bad]
         if seqs.size:
-            self._provider.start(Sends(run, attempt, seqs, owners, batches, self._finished))
+            messages = _messages(batches, seqs, owners) if self._provider.reads_messages else None
+            self._provider.start(Sends(run, attempt, seqs, owners, batches, self._finished, age_s, messages))
+
+    async def _age_s(self, run: str) -> float:
+        """How long ago a run began, by the ledger's clock; asked once, since then by our own that never jumps."""
+        now_s = asyncio.get_running_loop().time()
+        if run not in self._began:
+            if len(self._began) >= RUNS_REMEMBERED:
+                del self._began[next(iter(self._began))]
+            self._began[run] = now_s - await self._ledger.age_s(run)
+        return now_s - self._began[run]
 
     def _drop(self, owners: NDArray[np.int32], batches: list[HeldBatch]) -> None:
         """Messages that are settled already, or in hand elsewhere, need nothing from us."""
@@ -230,11 +267,12 @@ class LaneWorker:
                 self._largest_batch, self._largest_of_period = self._largest_of_period, 0
             for batch in [b for b in self._held if b.delivery.stale]:
                 del self._held[batch]
+            self._review_share()
             if self._largest_batch == 0:
                 continue
             self._split_what_takes_too_long()
             waiting = sum(batch.waiting for batch in self._waiting)
-            base = self._base_prefetch()
+            base = self._base_prefetch() + self._only_copying()
             wanted = max(self._prefetch, base)
             if self._hungry and waiting == 0 and len(self._held) >= self._prefetch:
                 idle_batches = math.ceil(self._free / self._largest_batch)
@@ -244,11 +282,19 @@ class LaneWorker:
             if wanted != self._prefetch:
                 self._set_prefetch(subscription, wanted)
 
+    def _review_share(self) -> None:
+        """Measures what the rate limit leaves to this lane of this sender, while it holds us back."""
+        if self._limit is not None:
+            now = self._granted / REVIEW_S if self._held_back else self._limit.rate
+            self._share += (now - self._share) * REVIEW_S / SHARE_OVER_S
+        self._granted, self._held_back = 0, False
+
     def _split_what_takes_too_long(self) -> None:
         mean_s = self._recorder.mean_time_s
-        if not mean_s:
+        rate = min(self._share, self.slots / mean_s if mean_s else math.inf)
+        if rate == math.inf:
             return
-        in_time = int(LATEST_S * self.slots / mean_s)
+        in_time = int(LATEST_S * rate)
         piece, ahead = max(1, in_time // 10), 0
         for batch in list(self._waiting):
             ahead += batch.waiting
@@ -260,8 +306,23 @@ class LaneWorker:
                     self._recorder.publish_again(batch, set(rest[i : i + piece]), batch.attempt)
 
     def _base_prefetch(self) -> int:
-        return self.slots // self._largest_batch + 1
+        ahead = self.slots
+        if self._limit is not None:
+            ahead = min(self.slots, int(AHEAD_OF_LIMIT_S * self._limit.rate))
+        return ahead // self._largest_batch + 1
+
+    def _only_copying(self) -> int:
+        """Deliveries that only wait for the confirms of copies: under a memory alarm, which holds publishes up, they
+        must not keep the lane from draining. As many as fit into COPYING_BYTES.
+        """
+        sizes = (len(batch.delivery.body) for batch in self._held if batch.only_copying)
+        return sum(1 for total in itertools.accumulate(sizes) if total <= COPYING_BYTES)
 
     def _set_prefetch(self, subscription: Subscription, prefetch: int) -> None:
         self._prefetch = prefetch
         subscription.set_prefetch(prefetch)
+
+
+def _messages(batches: list[HeldBatch], seqs: Seqs, owners: NDArray[np.int32]) -> list[Message]:
+    """The messages of some seqs, each from the batch that it came in."""
+    return [batches[o].messages[seq] for o, seq in zip(owners.tolist(), seqs.tolist(), strict=True)]

@@ -1,14 +1,15 @@
-"""Records what came of sends: settle in groups, then ack; for a retry settle, publish the copy, then ack.
+"""Records what came of sends: settle in groups, then ack.
 
-A crash between any two of these steps ends right: what is not settled is delivered again and found by its claim;
-what is settled and not acked is delivered again and skipped.
+For a retry: settle, publish the copy, then ack. For a failure that is kept: publish the copy, settle, then ack, so
+that whatever is settled as failed is in the failed queue. A crash between any two of these steps ends right: what is
+not settled is delivered again and found by its claim; what is settled and not acked is delivered again and skipped.
 """
 
 import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,12 +40,14 @@ class Recorder:
         sender: str,
         max_attempts: int = 1,
         backoff_s: float = 1.0,
+        keep_failed: bool = False,
     ) -> None:
         self._ledger = ledger
         self._broker = broker
         self._sender = sender
         self._max_attempts = max_attempts
         self._backoff_s = backoff_s
+        self._keep_failed = keep_failed
         self._parts: list[Part] = []
         self._pending = 0
         self._some = asyncio.Event()
@@ -57,6 +60,8 @@ class Recorder:
 
     def add(self, sends: Sends, first: int, beyond: int) -> None:
         """Sends that have ended."""
+        if first == beyond:
+            return
         self._parts.append((sends, first, beyond))
         self._pending += beyond - first
         self._some.set()
@@ -89,6 +94,8 @@ class Recorder:
             parts, self._parts, self._pending = self._parts, [], 0
             self._some.clear()
             self._hurry.clear()
+            if self._keep_failed:
+                parts = self._keep(parts)
             by_run: dict[str, list[Part]] = {}
             for part in parts:
                 by_run.setdefault(part[0].run, []).append(part)
@@ -99,6 +106,27 @@ class Recorder:
         await self.flush()
         while self._copies:
             await asyncio.gather(*self._copies)
+            await self.flush()
+
+    def publish_again(self, batch: HeldBatch, seqs: set[int], attempt: int, after_s: float = 0) -> None:
+        """Publishes a copy of some of a batch's messages, and counts them off the batch once it is confirmed."""
+        self._copy(self._publish_again(batch, seqs, attempt, after_s))
+
+    def _keep(self, parts: list[Part]) -> list[Part]:
+        """Begins to keep what failed for good and is not kept yet; gives the rest, which can be settled now."""
+        rest, failed = [], []
+        for sends, first, beyond in parts:
+            lost = self._outcomes(sends, first, beyond) == Outcome.FAILED
+            if sends.kept or not bool(lost.any()):
+                rest.append((sends, first, beyond))
+                continue
+            failed.append(sends.part(np.flatnonzero(lost) + first))
+            if not bool(lost.all()):
+                others = sends.part(np.flatnonzero(~lost) + first)
+                rest.append((others, 0, others.seqs.size))
+        if failed:
+            self._copy(self._keep_and_settle(failed))
+        return rest
 
     async def _settle(self, run: str, parts: list[Part]) -> None:
         settled = np.concatenate([s.seqs[i:j] for s, i, j in parts])
@@ -112,14 +140,14 @@ class Recorder:
             settled,
             np.concatenate([self._outcomes(s, i, j) for s, i, j in parts]),
             np.concatenate([s.times_us[i:j] for s, i, j in parts]),
+            _ambiguous(parts),
         )
         self.mean_time_s = float(outcomes.times_us.mean()) / 1e6
         await self._ledger.settle(run, outcomes, self._sender)
         for sends, first, beyond in parts:
             self._count_off(sends, first, beyond)
         if bool((outcomes.outcomes == Outcome.RETRY).any()):
-            for batch, seqs in _retries(parts, self._max_attempts):
-                self.publish_again(batch, seqs, batch.attempt + 1, self._backoff_of(batch.attempt))
+            self._retry(parts)
 
     def _outcomes(self, sends: Sends, first: int, beyond: int) -> NDArray[np.uint8]:
         """The outcomes, with a retry after the last attempt made a failure."""
@@ -144,29 +172,71 @@ class Recorder:
         for batch, count in zip(sends.batches, counts, strict=True):
             batch.count_off(count)
 
-    def publish_again(self, batch: HeldBatch, seqs: set[int], attempt: int, after_s: float = 0) -> None:
-        """Publishes a copy of some of a batch's messages, and counts them off the batch once it is confirmed."""
-        task = self._tasks.create_task(self._publish_until_confirmed(batch, seqs, attempt, after_s))
-        self._copies.add(task)
-        task.add_done_callback(self._copies.discard)
+    def _retry(self, parts: list[Part]) -> None:
+        """Publishes copies of what is to be tried again, none sooner than its provider asked for."""
+        waits: dict[float, list[Sends]] = {}
+        for sends, first, beyond in parts:
+            if sends.attempt >= self._max_attempts:
+                continue
+            again = np.flatnonzero(sends.outcomes[first:beyond] == Outcome.RETRY) + first
+            if sends.retry_after_s is None:
+                waits.setdefault(0.0, []).append(sends.part(again))
+                continue
+            asked_s = sends.retry_after_s[again]
+            for wait_s in np.unique(asked_s).tolist():
+                waits.setdefault(wait_s, []).append(sends.part(again[asked_s == wait_s]))
+        for wait_s, retries in waits.items():
+            for batch, seqs in _by_batch(retries):
+                after_s = max(self._backoff_of(batch.attempt), _spread(wait_s))
+                self.publish_again(batch, seqs, batch.attempt + 1, after_s)
 
     def _backoff_of(self, attempt: int) -> float:
         """How long to wait after an attempt: exponential, with full jitter."""
         return random.uniform(0, longest_backoff_s(attempt, self._backoff_s))
 
-    async def _publish_until_confirmed(
+    def _copy(self, job: Coroutine[None, None, None]) -> None:
+        task = self._tasks.create_task(job)
+        self._copies.add(task)
+        task.add_done_callback(self._copies.discard)
+
+    async def _publish_again(
         self, batch: HeldBatch, seqs: set[int], attempt: int, after_s: float
     ) -> None:
-        copy = batch.copy_of(seqs, attempt)
-        while not batch.delivery.stale:
+        copy, lane = batch.copy_of(seqs, attempt), batch.delivery.lane
+        batch.copying += len(seqs)
+        # Once the delivery is stale its messages come again anyhow.
+        if await self._confirmed(lambda: self._broker.publish(copy, lane, after_s), lambda: batch.delivery.stale):
+            batch.copying -= len(seqs)
+            batch.count_off(len(seqs))
+
+    async def _keep_and_settle(self, failed: list[Sends]) -> None:
+        """Puts copies of what failed for good into the failed queue; only then is it settled."""
+        await asyncio.gather(*(self._keep_some(batch, seqs) for batch, seqs in _by_batch(failed)))
+        for sends in failed:
+            sends.kept = True
+            self.add(sends, 0, sends.seqs.size)
+
+    async def _keep_some(self, batch: HeldBatch, seqs: set[int]) -> None:
+        copy, lane = batch.copy_of(seqs, batch.attempt), batch.delivery.lane
+        batch.copying += len(seqs)
+        await self._confirmed(lambda: self._broker.keep(copy, lane))
+        batch.copying -= len(seqs)
+
+    async def _confirmed(
+        self,
+        publish: "Callable[[], asyncio.Future[None]]",
+        pointless: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Publishes until it is confirmed, which gives True, or pointless."""
+        while not pointless():
             try:
                 await self._broker.ready()
-                await self._broker.publish(copy, batch.delivery.lane, after_s)
+                await publish()
             except PublishFailed:
                 await asyncio.sleep(SHORTEST_GAP_S)
             else:
-                batch.count_off(len(seqs))
-                return
+                return True
+        return False
 
 
 def longest_backoff_s(attempt: int, base_s: float) -> float:
@@ -174,13 +244,23 @@ def longest_backoff_s(attempt: int, base_s: float) -> float:
     return min(LONGEST_BACKOFF_S, base_s * 2.0 ** min(attempt - 1, 30))
 
 
-def _retries(parts: Iterable[Part], max_attempts: int) -> list[tuple[HeldBatch, set[int]]]:
-    """The messages to be retried, by the batch they came in."""
-    found: dict[int, tuple[HeldBatch, set[int]]] = {}
-    for sends, first, beyond in parts:
-        if sends.attempt >= max_attempts:
-            continue
-        for k in (np.flatnonzero(sends.outcomes[first:beyond] == Outcome.RETRY) + first).tolist():
-            batch = sends.batches[int(sends.owners[k])]
-            found.setdefault(id(batch), (batch, set()))[1].add(int(sends.seqs[k]))
-    return list(found.values())
+def _spread(wait_s: float) -> float:
+    """A wait that a provider asked for, lengthened by up to as much: all it refused must not return at once."""
+    return min(LONGEST_BACKOFF_S, wait_s * random.uniform(1, 2))
+
+
+def _by_batch(parts: list[Sends]) -> list[tuple[HeldBatch, set[int]]]:
+    """The seqs of some sends, by the batch that they came in."""
+    found: dict[HeldBatch, set[int]] = {}
+    for sends in parts:
+        for owner, seq in zip(sends.owners.tolist(), sends.seqs.tolist(), strict=True):
+            found.setdefault(sends.batches[owner], set()).add(seq)
+    return list(found.items())
+
+
+def _ambiguous(parts: list[Part]) -> NDArray[np.bool_] | None:
+    if all(sends.ambiguous is None for sends, _, _ in parts):
+        return None
+    return np.concatenate(
+        [np.zeros(j - i, np.bool_) if s.ambiguous is None else s.ambiguous[i:j] for s, i, j in parts]
+    )

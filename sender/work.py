@@ -3,35 +3,46 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from common.broker.port import Delivery
-from common.messages import Batch, Seqs, bad_numbers, decode_batch
+from common.messages import Batch, Message, Seqs, bad_numbers, decode_batch
 
 
 @dataclass(eq=False, slots=True)
 class HeldBatch:
     """A delivery in hand. It is acked when all of its messages are settled.
 
-    The messages themselves are let go once checked: a long queue of texts would be most of a sender's memory.
-    `begun` messages, from the front, were claimed; `unsettled` are not yet known to the ledger as sent or failed.
+    The messages themselves, by seq, are let go once checked, unless the provider reads them: a long queue of texts
+    would be most of a sender's memory.
+    `again`: a holder before us may have claimed some of it. `begun` messages, from the front, were claimed; `unsettled` need care still, and of these `copying` wait for
+    nothing but the confirm of their copy in another queue.
     """
 
     delivery: Delivery
     run: str
     attempt: int
     track: bool
+    again: bool
     seqs: Seqs
     bad: frozenset[int]
     unsettled: int
     on_settled: Callable[["HeldBatch"], None]
+    messages: dict[int, Message] = field(default_factory=dict)
     begun: int = 0
+    copying: int = 0
 
     @property
     def waiting(self) -> int:
         """Messages not begun."""
         return self.seqs.size - self.begun
+
+    @property
+    def only_copying(self) -> bool:
+        """Whether nothing is left to do but to have copies confirmed, which a broker short of memory holds up."""
+        return 0 < self.copying == self.unsettled
 
     def count_off(self, messages: int) -> None:
         """So many more of its messages need no more care; with the last one the batch is done with."""
@@ -46,15 +57,24 @@ class HeldBatch:
             run=self.run,
             attempt=attempt,
             track=self.track,
+            again=self.again or msgspec.UNSET,
             messages=[m for m in batch.messages if m.seq in seqs],
         )
 
 
-def hold(delivery: Delivery, on_settled: Callable[[HeldBatch], None]) -> HeldBatch:
+def hold(
+    delivery: Delivery, on_settled: Callable[[HeldBatch], None], keep_messages: bool = False
+) -> HeldBatch:
     """Decodes a delivery; `on_settled` hears when all of it is settled. Raises BadBody."""
     batch, seqs = decode_batch(delivery.body)
     bad = frozenset(batch.messages[i].seq for i in bad_numbers(batch.messages))
-    return HeldBatch(delivery, batch.run, batch.attempt, batch.track, seqs, bad, seqs.size, on_settled)
+    messages = {m.seq: m for m in batch.messages} if keep_messages else {}
+    # A retry's copy, too, is never taken for a duplicate: what it finds sending may be the late claim of a holder that
+    # lost its connection, and has since died.
+    again = delivery.redelivered or batch.attempt > 1 or batch.again is True
+    return HeldBatch(
+        *(delivery, batch.run, batch.attempt, batch.track, again, seqs, bad, seqs.size, on_settled, messages)
+    )
 
 
 @dataclass(eq=False, slots=True)
@@ -62,8 +82,12 @@ class Sends:
     """Messages of one run and attempt, claimed together, whose sends begin now.
 
     Arrays of one length; a provider may put them into the order in which its sends end. `owners[k]` is the place in
-    `batches` of the batch that message k came in. The provider fills `outcomes` and `times_us` (microseconds) for
-    the positions that it then reports to `finish(first, beyond)`.
+    `batches` of the batch that message k came in. `age_s` is how long ago the run began, in seconds; `messages` has
+    the messages themselves, for a provider that reads them.
+
+    The provider fills `outcomes` and `times_us` (microseconds) for the positions that it then reports to
+    `finish(first, beyond)`; and where that applies `retry_after_s`, the shortest wait before another attempt, and
+    `ambiguous`, true where nobody knows whether the message went out. `kept`: a copy of each is in the failed queue.
     """
 
     run: str
@@ -72,8 +96,13 @@ class Sends:
     owners: NDArray[np.int32]
     batches: list[HeldBatch]
     on_finish: Callable[["Sends", int, int], None]
+    age_s: float = 0.0
+    messages: list[Message] | None = None
     outcomes: NDArray[np.uint8] = field(init=False)
     times_us: NDArray[np.int64] = field(init=False)
+    retry_after_s: NDArray[np.float32] | None = field(init=False, default=None)
+    ambiguous: NDArray[np.bool_] | None = field(init=False, default=None)
+    kept: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.outcomes = np.zeros(self.seqs.size, np.uint8)
@@ -82,6 +111,16 @@ class Sends:
     def reorder(self, order: NDArray[np.intp]) -> None:
         """Puts the messages into another order, before their outcomes are filled in."""
         self.seqs, self.owners = self.seqs[order], self.owners[order]
+        if self.messages is not None:
+            self.messages = [self.messages[k] for k in order]
+
+    def part(self, at: NDArray[np.intp]) -> "Sends":
+        """The sends at some positions, with what came of them."""
+        part = Sends(self.run, self.attempt, self.seqs[at], self.owners[at], self.batches, self.on_finish)
+        part.outcomes, part.times_us = self.outcomes[at], self.times_us[at]
+        part.retry_after_s = None if self.retry_after_s is None else self.retry_after_s[at]
+        part.ambiguous = None if self.ambiguous is None else self.ambiguous[at]
+        return part
 
     def finish(self, first: int, beyond: int) -> None:
         """The sends at positions `first` to `beyond - 1` have ended."""

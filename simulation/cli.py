@@ -4,12 +4,16 @@ import importlib
 import signal
 import sys
 
-# name: (module whose main(argv, prog) does it, what it does)
+# name: (function that does it, given argv and prog; what it does)
 COMMANDS = {
-    "simulate": ("simulation.simulate", "run the whole pipeline in this process, with no server"),
-    "produce": ("producer.cli", "publish messages to RabbitMQ (also: python producer.py)"),
-    "send": ("sender.cli", "run a sender (also: python sender.py)"),
-    "monitor": ("monitor.cli", "show the statistics (also: python monitor.py)"),
+    "simulate": ("simulation.simulate:main", "run the whole pipeline in this process, with no server"),
+    "produce": ("producer.cli:main", "publish messages to RabbitMQ (also: python producer.py)"),
+    "send": ("sender.cli:main", "run a sender (also: python sender.py)"),
+    "monitor": ("monitor.cli:main", "show the statistics (also: python monitor.py)"),
+    "replay": ("upkeep.cli:replay_main", "publish what failed, or was rejected, as a new run"),
+    "audit": ("upkeep.cli:audit_main", "recount the ledger and compare it with the queues"),
+    "forget": ("upkeep.cli:forget_main", "remove settled runs from the ledger"),
+    "provider": ("simulation.provider:main", "a stand-in for an SMS service, over HTTP"),
 }
 
 
@@ -18,8 +22,8 @@ def main() -> int:
     name, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
     if name in COMMANDS:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while importing has no traceback
-        module = importlib.import_module(COMMANDS[name][0])
-        return int(module.main(rest, f"smsim {name}"))
+        module, _, function = COMMANDS[name][0].partition(":")
+        return int(getattr(importlib.import_module(module), function)(rest, f"smsim {name}"))
     usage = "usage: smsim COMMAND [--help]\n\n" + "\n".join(
         f"  {n:<10}{what}" for n, (_, what) in COMMANDS.items()
     )

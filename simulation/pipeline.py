@@ -11,11 +11,12 @@ from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Snapshot
 from common.messages import Lane
+from common.rate.memory import MemoryRateLimit
 from common.settings import Settings
 from monitor.service import show_live
 from producer.publish import Producer
 from producer.sources import Source
-from sender.providers.simulated import SimulatedProvider
+from sender.providers.factory import provider_of
 from sender.service import Sender
 
 SENDER = "embedded"
@@ -52,11 +53,12 @@ async def simulate(simulation: Simulation, stop: asyncio.Event, live: bool) -> S
         SENDER,
         broker,
         ledger,
-        SimulatedProvider.from_settings(settings),
+        provider_of(settings, simulation.senders),
         simulation.senders,
         settings.max_attempts,
         settings.retry_backoff,
         settings.shutdown_grace,
+        limit=MemoryRateLimit(settings.provider_rate) if settings.provider_rate is not None else None,
     )
     recipe = simulation.source.recipe(simulation.batch_size, simulation.lane)
     await ledger.begin(run, msgspec.json.encode(recipe).decode(), simulation.source.count, "embedded")

@@ -12,6 +12,7 @@ from common.messages import Lane, new_run_id
 from common.settings import Settings, load_settings
 from monitor.statistics import Statistics, statistics
 from producer.cli import add_source_arguments, open_source
+from sender.providers.profiles import refuse_beside_profile
 from simulation.pipeline import Simulation, fitting_batch_size, simulate
 
 
@@ -25,6 +26,9 @@ def main(argv: list[str] | None = None, prog: str = "smsim simulate") -> int:
     )
     parser.add_argument("--processing-time-stddev", type=number(0, 86_400), help="seconds (default: mean/10)")
     parser.add_argument("--failure-rate", type=number(0, 1), help="share of sends that fail (FAILURE_RATE)")
+    parser.add_argument(
+        "--profile", help="a profile's name or YAML file, in place of those (PROVIDER_PROFILE)"
+    )
     parser.add_argument("--max-attempts", type=whole(1, 1000), help="tries before a message is failed")
     parser.add_argument("--seed", type=whole(0, 2**63 - 1), help="makes the run repeat exactly (SEED)")
     parser.add_argument(
@@ -37,14 +41,19 @@ def main(argv: list[str] | None = None, prog: str = "smsim simulate") -> int:
             raise UsageError("--text goes with --contacts")
         if args.strict and args.contacts is None:
             raise UsageError("--strict goes with --contacts")
+        behaviour = {
+            "mean_processing_time": args.mean_processing_time,
+            "processing_time_stddev": args.processing_time_stddev,
+            "failure_rate": args.failure_rate,
+        }
         settings = load_settings(
             batch_size=args.batch_size,
-            mean_processing_time=args.mean_processing_time,
-            processing_time_stddev=args.processing_time_stddev,
-            failure_rate=args.failure_rate,
             max_attempts=args.max_attempts,
             seed=args.seed,
+            provider_profile=args.profile,
+            **behaviour,
         )
+        refuse_beside_profile(settings, behaviour)
         configure_logs("simulation", "WARNING", settings.log_file, sys.stderr)
         warn_of_near_misses()
         return await _simulate(args, settings)

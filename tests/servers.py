@@ -16,6 +16,8 @@ import secrets
 import socket
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -99,14 +101,23 @@ class Server(ABC):
 
 
 class RedisServer(Server):
-    """Redis with every write on disk before it is answered (AOF, fsync always)."""
+    """Redis with every write on disk before it is answered (AOF, fsync always).
 
-    def __init__(self, password: str | None = None) -> None:
+    `folder` takes its data and is removed at the end, `env` is set for it; either makes it a private process, never a
+    container.
+    """
+
+    def __init__(
+        self, password: str | None = None, folder: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
         self.password = password
         options = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
         if password:
             options += ["--requirepass", password]
-        super().__init__(choose(lambda: _redis_container(options), lambda: _redis_process(options)))
+        if folder or env:
+            super().__init__(_redis_process(options, folder, env))
+        else:
+            super().__init__(choose(lambda: _redis_container(options), lambda: _redis_process(options)))
 
     def flush(self) -> None:
         """Forget all keys."""
@@ -127,13 +138,13 @@ class RedisServer(Server):
 
 
 class RabbitServer(Server):
-    """RabbitMQ with the user guest and no plugins."""
+    """RabbitMQ with the user guest and no plugins; in a `runner`, or in whichever can be had."""
 
     user = "guest"
     password = "guest"
 
-    def __init__(self) -> None:
-        super().__init__(choose(_rabbit_container, _rabbit_process))
+    def __init__(self, runner: Runner | None = None) -> None:
+        super().__init__(runner or choose(_rabbit_container, rabbit_process))
 
     def ctl(self, *arguments: str) -> str:
         """What `rabbitmqctl` answers; takes some seconds.
@@ -198,10 +209,12 @@ def _redis_container(options: list[str]) -> Runner:
     return Container(image, 6379, command=["redis-server", *options])
 
 
-def _redis_process(options: list[str]) -> Runner:
-    program, port, folder = find_program("redis-server"), free_port(), temporary_folder("redis")
+def _redis_process(
+    options: list[str], folder: Path | None = None, env: Mapping[str, str] | None = None
+) -> Runner:
+    program, port, folder = find_program("redis-server"), free_port(), folder or temporary_folder("redis")
     place = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
-    return Process(folder, port, [program, *place, *options])
+    return Process(folder, port, [program, *place, *options], env)
 
 
 def _rabbit_container() -> Runner:
@@ -209,14 +222,25 @@ def _rabbit_container() -> Runner:
     return Container(image, 5672, {"RABBITMQ_DEFAULT_USER": "guest", "RABBITMQ_DEFAULT_PASS": "guest"})
 
 
-def _rabbit_process() -> Runner:
+def rabbit_process(
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    names_port: int | None = None,
+    env: Mapping[str, str] | None = None,
+    starts_epmd: bool = True,
+) -> Process:
+    """RabbitMQ as a private process at a loopback address.
+
+    Erlang's epmd, at `names_port`, tells other nodes where it is; several nodes may have one in common.
+    """
     program, epmd = find_program("rabbitmq-server"), find_program("epmd")
-    port, names_port, folder = free_port(), str(free_port()), temporary_folder("rabbit")
+    port, folder = port or free_port(), temporary_folder("rabbit")
+    epmd_port = str(names_port or free_port())
     (folder / "rabbitmq.conf").touch()
     (folder / "plugins").write_text("[].\n")
-    env = {
+    node_env = {
         "RABBITMQ_NODENAME": f"smsim-{secrets.token_hex(4)}@localhost",
-        "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+        "RABBITMQ_NODE_IP_ADDRESS": host,
         "RABBITMQ_NODE_PORT": str(port),
         "RABBITMQ_DIST_PORT": str(free_port()),
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
@@ -228,10 +252,14 @@ def _rabbit_process() -> Runner:
         "RABBITMQ_LOG_BASE": str(folder / "logs"),
         "RABBITMQ_PID_FILE": str(folder / "pid"),
         "ERL_EPMD_ADDRESS": "127.0.0.1",
-        "ERL_EPMD_PORT": names_port,
+        "ERL_EPMD_PORT": epmd_port,
         "ERL_CRASH_DUMP_SECONDS": "0",
         # Makes RabbitMQ's script become the server, not wait for it: so our child is what a kill must hit.
         "RUNNING_UNDER_SYSTEMD": "true",
+        **(env or {}),
     }
     # Erlang would start this as a daemon that outlives the server; in the foreground it is ours to end.
-    return Process(folder, port, [program], env, beside=[epmd, "-port", names_port, "-address", "127.0.0.1"])
+    beside = [epmd, "-port", epmd_port, "-address", "127.0.0.1"] if starts_epmd else None
+    process = Process(folder, port, [program], node_env, beside)
+    process.host = host
+    return process

@@ -5,10 +5,11 @@ It really encodes batches, honours prefetch, and delivers again what was not ack
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
-from common.broker.port import Delivery, Subscription
+from common.broker.port import Delivery, Shelf, Subscription
 from common.broker.topology import Topology
 from common.errors import PublishFailed, StaleDelivery
 from common.messages import MAX_BODY_BYTES, Batch, Lane, encode_batch
@@ -18,6 +19,8 @@ from common.messages import MAX_BODY_BYTES, Batch, Lane, encode_batch
 class _Body:
     body: bytes
     messages: int
+    lane: Lane
+    reason: str = ""
     redelivered: bool = False
 
 
@@ -36,7 +39,11 @@ class MemoryDelivery:
 
     @property
     def lane(self) -> Lane:
-        return self._subscription.lane
+        return self._held.lane
+
+    @property
+    def reason(self) -> str:
+        return self._held.reason
 
     @property
     def redelivered(self) -> bool:
@@ -51,7 +58,7 @@ class MemoryDelivery:
 
     async def reject(self, reason: str) -> None:
         self._settle()
-        self._subscription.broker.rejected.append((self.body, reason))
+        self._subscription.broker.shelve(Shelf.REJECTED, _Body(self.body, 1, Lane.BULK, reason))
 
     def _settle(self) -> None:
         if self._settled:
@@ -64,17 +71,17 @@ class MemoryDelivery:
 
 @dataclass(slots=True, eq=False)
 class MemorySubscription:
-    """One subscriber of a lane."""
+    """One subscriber of a lane or a shelf."""
 
     broker: "MemoryBroker"
-    lane: Lane
+    source: Lane | Shelf
     prefetch: int
+    closed: bool = False
     _unacked: dict[MemoryDelivery, None] = field(default_factory=dict)
-    _closed: bool = False
 
     async def take(self) -> list[Delivery]:
-        queue = self.broker.queues[self.lane]
-        while self._closed or not (queue.bodies and len(self._unacked) < self.prefetch):
+        queue = self.broker.queues[self.source]
+        while self.closed or not (queue.bodies and len(self._unacked) < self.prefetch):
             await queue.changed()
         taken: list[Delivery] = []
         while queue.bodies and len(self._unacked) < self.prefetch:
@@ -85,21 +92,21 @@ class MemorySubscription:
 
     def set_prefetch(self, prefetch: int) -> None:
         self.prefetch = max(1, prefetch)
-        self.broker.queues[self.lane].wake()
+        self.broker.queues[self.source].wake()
 
     async def close(self) -> None:
-        self._closed = True
+        self.closed = True
 
     def forget(self, delivery: MemoryDelivery) -> None:
         """Takes a settled delivery off the unacked ones, which makes room for another."""
         del self._unacked[delivery]
-        self.broker.queues[self.lane].wake()
+        self.broker.queues[self.source].wake()
 
     def put_back(self, bodies: list[_Body]) -> None:
         """Puts bodies back at the head of the queue, in their order, flagged as redelivered."""
         for held in reversed(bodies):
             held.redelivered = True
-            self.broker.queues[self.lane].push_front(held)
+            self.broker.queues[self.source].push_front(held)
 
     def disconnect(self) -> None:
         """What losing the connection does: every delivery in hand is stale, its body back in the queue."""
@@ -164,31 +171,36 @@ class _Queue:
 
 
 class MemoryBroker:
-    """Queues in memory. `capacity` is in messages, for each lane."""
+    """Queues in memory. `capacity` is in messages, for each lane; shelves take in whatever comes."""
 
     def __init__(self, topology: Topology | None = None, capacity: int = 1_000_000) -> None:
         self._topology = topology or Topology("sms_queue")
-        self.queues = {lane: _Queue(capacity) for lane in Lane}
-        self.rejected: list[tuple[bytes, str]] = []
+        self.queues: dict[Lane | Shelf, _Queue] = {queue: _Queue(capacity) for queue in (*Lane, *Shelf)}
         self._highest: dict[str, int] = {}
-        self._waiting_retry: dict[str, int] = {}
-        self._timers: set[asyncio.TimerHandle] = set()
+        # Each body that waits for another attempt, with the name of the retry queue it would be in.
+        self._retries: dict[asyncio.TimerHandle, tuple[str, _Body]] = {}
         self._subscriptions: list[MemorySubscription] = []
         self._closed = False
+
+    @property
+    def rejected(self) -> list[tuple[bytes, str]]:
+        """The bodies that wait on the rejected shelf, each with the reason."""
+        return [(held.body, held.reason) for held in self.queues[Shelf.REJECTED].bodies]
+
+    @property
+    def failed(self) -> list[tuple[bytes, Lane]]:
+        """The bodies that wait on the failed shelf, each with its lane."""
+        return [(held.body, held.lane) for held in self.queues[Shelf.FAILED].bodies]
 
     async def ready(self) -> None:
         return
 
     def publish(self, batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
-        body = encode_batch(batch)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self._closed or len(body) > MAX_BODY_BYTES:
-            why = "the broker is closed" if self._closed else f"{len(body)} bytes, over {MAX_BODY_BYTES}"
-            done.set_exception(PublishFailed(why))
+        held, done = self._encoded(batch, lane)
+        if done.done():
             return done
-        held = _Body(body, len(batch.messages))
         if after > 0:
-            self._publish_later(held, lane, after)
+            self._publish_later(held, after)
             done.set_result(None)
         else:
             last, seen = batch.messages[-1].seq, self._highest.get(batch.run, -1)
@@ -199,16 +211,40 @@ class MemoryBroker:
 
     def publish_raw(self, body: bytes, lane: Lane) -> None:
         """Puts any body at all into a lane, as a stranger might."""
-        self._put(_Body(body, 1), lane)
+        self._put(lane, _Body(body, 1, lane))
 
-    async def subscribe(self, lane: Lane, prefetch: int) -> Subscription:
-        subscription = MemorySubscription(self, lane, max(1, prefetch))
+    def keep(self, batch: Batch, lane: Lane) -> "asyncio.Future[None]":
+        held, done = self._encoded(batch, lane)
+        if not done.done():
+            self.shelve(Shelf.FAILED, held)
+            done.set_result(None)
+        return done
+
+    def shelve(self, shelf: Shelf, held: _Body) -> None:
+        """Puts a body on a shelf."""
+        self._put(shelf, held)
+
+    async def subscribe(self, queue: Lane | Shelf, prefetch: int) -> Subscription:
+        subscription = MemorySubscription(self, queue, max(1, prefetch))
         self._subscriptions.append(subscription)
         return subscription
 
+    async def peek(self) -> AsyncGenerator[tuple[str, bytes], None]:
+        retries = list(self._retries.values())
+        waiting = [
+            (self._topology.lane(lane).name, held) for lane in Lane for held in self.queues[lane].bodies
+        ]
+        for _, held in waiting:
+            held.redelivered = True
+        for name, held in retries + waiting:
+            yield name, held.body
+
+    async def consumers(self) -> int:
+        return sum(isinstance(s.source, Lane) and not s.closed for s in self._subscriptions)
+
     async def depths(self) -> dict[str, int]:
-        depths = {self._topology.lane(lane).name: len(queue.bodies) for lane, queue in self.queues.items()}
-        return {**depths, **self._waiting_retry, self._topology.rejected.name: len(self.rejected)}
+        depths = {self._topology.of(name).name: len(queue.bodies) for name, queue in self.queues.items()}
+        return depths | Counter(name for name, _ in self._retries.values())
 
     def disconnect(self) -> None:
         """Cuts every connection at once; they are back at once too."""
@@ -218,21 +254,27 @@ class MemoryBroker:
     async def close(self) -> None:
         self._closed = True
         self.disconnect()
-        for timer in self._timers:
+        for timer in self._retries:
             timer.cancel()
 
-    def _put(self, held: _Body, lane: Lane) -> None:
-        self.queues[lane].publish(held, asyncio.get_running_loop().create_future(), at_once=True)
+    def _encoded(self, batch: Batch, lane: Lane) -> tuple[_Body, "asyncio.Future[None]"]:
+        """The body of a batch, and the future of its confirm, which has failed if it can't be published."""
+        body = encode_batch(batch)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._closed or len(body) > MAX_BODY_BYTES:
+            why = "the broker is closed" if self._closed else f"{len(body)} bytes, over {MAX_BODY_BYTES}"
+            done.set_exception(PublishFailed(why))
+        return _Body(body, len(batch.messages), lane), done
 
-    def _publish_later(self, held: _Body, lane: Lane, after: float) -> None:
-        queue = self._topology.retry(lane, after)
-        self._waiting_retry[queue.name] = self._waiting_retry.get(queue.name, 0) + 1
+    def _put(self, queue: Lane | Shelf, held: _Body) -> None:
+        self.queues[queue].publish(held, asyncio.get_running_loop().create_future(), at_once=True)
+
+    def _publish_later(self, held: _Body, after: float) -> None:
+        queue = self._topology.retry(held.lane, after)
 
         def join() -> None:
-            self._timers.discard(timer)
-            self._waiting_retry[queue.name] -= 1
-            self._put(held, lane)
+            del self._retries[timer]
+            self._put(held.lane, held)
 
-        delay_s = queue.arguments["x-message-ttl"] / 1000
-        timer = asyncio.get_running_loop().call_later(delay_s, join)
-        self._timers.add(timer)
+        timer = asyncio.get_running_loop().call_later(queue.arguments["x-message-ttl"] / 1000, join)
+        self._retries[timer] = queue.name, held

@@ -9,9 +9,18 @@
 """
 
 import asyncio
+from collections.abc import AsyncGenerator
+from enum import StrEnum
 from typing import Protocol
 
 from common.messages import Batch, Lane
+
+
+class Shelf(StrEnum):
+    """The queues in which bodies are kept for people: nobody consumes them until somebody asks for it."""
+
+    FAILED = "failed"  # batches of messages that failed for good
+    REJECTED = "rejected"  # bodies that are no batch
 
 
 class Delivery(Protocol):
@@ -23,7 +32,11 @@ class Delivery(Protocol):
 
     @property
     def lane(self) -> Lane:
-        """The lane it came through."""
+        """The lane it came through; of a failed batch the one it was kept with, of a rejected body bulk."""
+
+    @property
+    def reason(self) -> str:
+        """Why a body on the rejected shelf was rejected; empty elsewhere, or where nobody said."""
 
     @property
     def redelivered(self) -> bool:
@@ -47,7 +60,7 @@ class Delivery(Protocol):
 
 
 class Subscription(Protocol):
-    """The stream of one lane's deliveries."""
+    """The stream of one queue's deliveries."""
 
     async def take(self) -> list[Delivery]:
         """All deliveries that have arrived, at least one: waits for it. Lost connections pass unseen."""
@@ -72,11 +85,28 @@ class Broker(Protocol):
         up to the next power of two. Raises PublishFailed, from the future.
         """
 
-    async def subscribe(self, lane: Lane, prefetch: int) -> Subscription:
-        """Starts the stream of a lane's deliveries."""
+    def keep(self, batch: Batch, lane: Lane) -> "asyncio.Future[None]":
+        """Publishes a batch to the failed shelf, confirmed as by `publish`. Raises PublishFailed, from the future."""
+
+    async def subscribe(self, queue: Lane | Shelf, prefetch: int) -> Subscription:
+        """Starts the stream of the deliveries of a lane or a shelf."""
+
+    def peek(self) -> AsyncGenerator[tuple[str, bytes], None]:
+        """Every body that waits in the lanes and the retry queues, with the name of its queue; shelves left out.
+
+        For use at rest: what moves meanwhile may be missed. The bodies stay. While the iteration lasts nobody else gets
+        them; a moment after it ended, or was closed, they are all back in their queues, flagged as redelivered.
+        Takes constant memory. Raises Unavailable.
+        """
+
+    async def consumers(self) -> int:
+        """How many consumers the lanes have now, those of other processes included. Raises Unavailable."""
 
     async def depths(self) -> dict[str, int]:
-        """How many bodies wait in each queue, unacked ones left out."""
+        """How many bodies wait in each queue, unacked ones left out: lanes, shelves, and what retry queues there are.
+
+        Raises Unavailable.
+        """
 
     async def close(self) -> None:
         """Closes the connections; what is unacked goes back to its queue."""

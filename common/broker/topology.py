@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.broker.port import Shelf
 from common.messages import Lane
 
 # 3.x drops at the first redelivery with -1 or 0, and the default of 20 in 4.x drops after some restarts
@@ -50,12 +51,28 @@ class Topology:
         return Queue(f"{self.name}.rejected", {"x-queue-type": self.queue_type})
 
     @property
+    def failed(self) -> Queue:
+        """Where batches of failed messages are kept, if they are."""
+        arguments: dict[str, Any] = {"x-queue-type": self.queue_type}
+        if self.queue_type != "classic":
+            arguments["x-delivery-limit"] = DELIVERY_LIMIT
+        return Queue(f"{self.name}.failed", arguments)
+
+    def shelf(self, shelf: Shelf) -> Queue:
+        """The queue of a shelf."""
+        return self.failed if shelf is Shelf.FAILED else self.rejected
+
+    def of(self, queue: Lane | Shelf) -> Queue:
+        """The queue of a lane or a shelf."""
+        return self.lane(queue) if isinstance(queue, Lane) else self.shelf(queue)
+
+    @property
     def standing(self) -> list[Queue]:
-        """The queues that are declared on every new connection; retry queues only when first used."""
+        """The queues that are declared on every new connection; the others only when first used."""
         return [self.rejected, *(self.lane(lane) for lane in Lane)]
 
-    def retries(self, longest_s: float) -> list[Queue]:
-        """The retry queues of both lanes for delays up to `longest_s`."""
+    def retries(self, longest_s: float = RETRY_RUNGS_S[-1]) -> list[Queue]:
+        """The retry queues of both lanes for delays up to `longest_s`: all there can be, unless told."""
         rungs = [r for r in RETRY_RUNGS_S if r < longest_s] + [longest_s]
         return [self.retry(lane, rung) for lane in Lane for rung in rungs]
 

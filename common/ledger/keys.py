@@ -33,6 +33,16 @@ def unannounced(name: str) -> str:
     return f"sms:run:{name}:unannounced:"
 
 
+def forgotten(name: str) -> str:
+    """String: stands for a while where a run was forgotten, so that late copies of its messages don't count again."""
+    return f"sms:run:{name}:forgotten"
+
+
 def sender(name: str) -> str:
     """Hash: a sender's counters, slots and sends in flight."""
     return f"sms:sender:{name}"
+
+
+def rate(queue: str) -> str:
+    """Hash: the token bucket of the senders of a queue."""
+    return f"sms:rate:{queue}"

@@ -2,17 +2,20 @@
 
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import RunBusy, RunExists, UnknownRun
+from common.errors import RunBusy, RunExists, RunOpen, UnknownRun
 from common.ledger.latency import histogram
+from common.ledger.masks import PIECE_MESSAGES
 from common.ledger.port import (
     PRODUCER_SILENCE_S,
     SENDER_SILENCE_S,
     Outcomes,
+    Publication,
     Resumable,
     SenderStatus,
     Snapshot,
@@ -52,11 +55,20 @@ class _Run:
     states: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(1024, np.uint8))
     unannounced: set[int] = field(default_factory=set)
 
+    @property
+    def publishing(self) -> bool:
+        """Whether a producer was at it a moment ago, and is not done."""
+        return _now_us() - self.producer_seen_us < PRODUCER_SILENCE_S * 1e6 and self.confirmed < self.total
+
     def hold(self, last_seq: int) -> None:
         """Makes room for the state of a seq."""
         if last_seq >= self.states.size:
             size = max(last_seq + 1, 2 * self.states.size)
             self.states = np.concatenate([self.states, np.zeros(size - self.states.size, np.uint8)])
+
+    def beyond_announced(self) -> Seqs:
+        """The seqs that were counted though nobody has announced them yet, ascending."""
+        return np.array(sorted(seq for seq in self.unannounced if seq >= self.announced), np.int64)
 
 
 def _now_us() -> int:
@@ -69,6 +81,7 @@ class MemoryLedger:
     def __init__(self) -> None:
         self._all = _Tally()
         self._runs: dict[str, _Run] = {}
+        self._forgotten: set[str] = set()
         self._senders: dict[str, tuple[SenderStatus, int]] = {}
         self._began_us = _now_us()
 
@@ -80,17 +93,16 @@ class MemoryLedger:
             )
         if known is None:
             now = _now_us()
+            self._forgotten.discard(run)
             self._runs[run] = _Run(
                 recipe=recipe, total=total, producer=producer, producer_seen_us=now, started_us=now
             )
 
     async def resume(self, run: str, producer: str) -> Resumable:
         known = self._known(run)
-        now = _now_us()
-        alive = now - known.producer_seen_us < PRODUCER_SILENCE_S * 1e6 and known.confirmed < known.total
-        if known.producer != producer and alive:
+        if known.producer != producer and known.publishing:
             raise RunBusy(f"run {run} is being published by {known.producer}: wait until it has ended")
-        known.producer, known.producer_seen_us = producer, now
+        known.producer, known.producer_seen_us = producer, _now_us()
         return Resumable(known.recipe, known.total, known.announced, known.confirmed)
 
     async def leave(self, run: str, producer: str) -> None:
@@ -100,6 +112,8 @@ class MemoryLedger:
 
     async def announce(self, run: str, first: int, count: int) -> None:
         known = self._opened(run)
+        if known is None:
+            return
         if first > known.announced:
             raise ValueError(f"seqs {known.announced} to {first - 1} of run {run} were not announced")
         upto = first + count
@@ -110,12 +124,64 @@ class MemoryLedger:
         known.producer_seen_us = _now_us()
 
     async def confirm(self, run: str, upto: int) -> None:
+        known = self._runs.get(run)
+        if known is not None:
+            known.confirmed = max(known.confirmed, upto)
+            known.producer_seen_us = _now_us()
+
+    async def cut(self, run: str) -> None:
+        known = self._known(run)
+        known.total = known.confirmed = known.announced
+
+    async def forget(self, run: str) -> None:
+        known = self._known(run)
+        published, settled = known.tally.published, known.tally.sent + known.tally.failed
+        if published > settled or known.total > published:
+            raise RunOpen(
+                f"run {run} is not over: {max(known.total, published)} messages, {published} published,"
+                f" {settled} settled"
+            )
+        del self._runs[run]
+        self._forgotten.add(run)
+
+    async def age_s(self, run: str) -> float:
         known = self._opened(run)
-        known.confirmed = max(known.confirmed, upto)
-        known.producer_seen_us = _now_us()
+        return max(0, _now_us() - known.started_us) / 1e6 if known is not None else 0.0
+
+    async def runs(self) -> list[str]:
+        return list(self._runs)
+
+    async def publication(self, run: str) -> Publication:
+        known = self._known(run)
+        return Publication(known.recipe, known.total, known.announced, known.confirmed, known.publishing)
+
+    async def states(self, run: str, seqs: Seqs) -> NDArray[np.uint8]:
+        known = self._known(run)
+        states = np.zeros(seqs.size, np.uint8)
+        held = seqs < known.states.size
+        states[held] = known.states[seqs[held]]
+        return states
+
+    async def unsettled(self, run: str) -> AsyncIterator[Seqs]:
+        known = self._known(run)
+        announced, unannounced = known.announced, known.beyond_announced()
+        pieces = np.unique(unannounced // PIECE_MESSAGES).tolist()
+        for piece in sorted({*range(-(-announced // PIECE_MESSAGES)), *pieces}):
+            base, beyond = piece * PIECE_MESSAGES, (piece + 1) * PIECE_MESSAGES
+            seqs = np.concatenate(
+                [
+                    np.arange(base, min(beyond, announced)),
+                    unannounced[(unannounced >= base) & (unannounced < beyond)],
+                ]
+            )
+            seqs = seqs[await self.states(run, seqs) < State.SENT]
+            if seqs.size:
+                yield seqs
 
     async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> NDArray[np.uint8]:
         known = self._opened(run)
+        if known is None:
+            return np.full(seqs.size, Standing.SETTLED, np.uint8)
         known.hold(int(seqs.max(initial=0)))
         self._publish_unannounced(known, seqs)
         states = known.states[seqs]
@@ -131,6 +197,8 @@ class MemoryLedger:
 
     async def settle(self, run: str, outcomes: Outcomes, sender: str = "") -> None:
         known = self._opened(run)
+        if known is None:
+            return
         known.hold(int(outcomes.seqs.max(initial=0)))
         states = known.states[outcomes.seqs]
         # A retry of what is queued already changes nothing, so that a repeated call counts it once.
@@ -140,6 +208,7 @@ class MemoryLedger:
         known.states[moved.seqs] = moved.outcomes
         from_sending = int(np.count_nonzero(states[moves] == State.SENDING))
         sent, failed, retried = moved.counts()
+        ambiguous = 0 if moved.ambiguous is None else int(np.count_nonzero(moved.ambiguous))
         final = moved.times_us[moved.outcomes >= State.SENT]
         time_us, buckets, now = int(final.sum()), histogram(final), _now_us()
         for tally in (self._all, known.tally):
@@ -147,6 +216,7 @@ class MemoryLedger:
             tally.sent += sent
             tally.failed += failed
             tally.retried += retried
+            tally.ambiguous += ambiguous
             tally.total_time_us += time_us
             tally.latency.update(buckets)
             tally.last_settled_us = now
@@ -162,7 +232,9 @@ class MemoryLedger:
             self._senders[sender] = (status, seen)
 
     async def release(self, run: str, seqs: Seqs) -> None:
-        known = self._opened(run)
+        known = self._runs.get(run)
+        if known is None:
+            return
         known.hold(int(seqs.max(initial=0)))
         held = seqs[known.states[seqs] == State.SENDING]
         known.states[held] = State.QUEUED
@@ -201,8 +273,10 @@ class MemoryLedger:
         )
 
     async def recount(self, run: str) -> dict[str, int]:
-        counts = np.bincount(self._known(run).states, minlength=4)
-        return {s.name.lower(): int(counts[s]) for s in (State.SENDING, State.SENT, State.FAILED)}
+        known = self._known(run)
+        counts = np.bincount(known.states, minlength=4)
+        by_state = {s.name.lower(): int(counts[s]) for s in (State.SENDING, State.SENT, State.FAILED)}
+        return {"published": known.announced + known.beyond_announced().size, **by_state}
 
     async def close(self) -> None:
         return
@@ -213,8 +287,10 @@ class MemoryLedger:
         except KeyError:
             raise UnknownRun(f"no run {run} in the ledger") from None
 
-    def _opened(self, run: str) -> _Run:
-        """The run, opened here and now if somebody publishes without a word to the ledger."""
+    def _opened(self, run: str) -> _Run | None:
+        """The run, opened here and now if somebody publishes without a word to the ledger. None if it was forgotten."""
+        if run in self._forgotten:
+            return None
         if run not in self._runs:
             self._runs[run] = _Run(started_us=_now_us())
         return self._runs[run]

@@ -6,6 +6,7 @@
 - A ledger that can't be reached is tried again, with backoff, until it answers: no call is lost.
 """
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
@@ -27,23 +28,27 @@ class Standing(IntEnum):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Outcomes:
-    """What came of some messages of one run. Three arrays of one length; no seq stands twice.
+    """What came of some messages of one run. Arrays of one length; no seq stands twice.
 
-    `outcomes` holds `Outcome` values; `times_us` is how long each send took, in microseconds.
+    `outcomes` holds `Outcome` values; `times_us` is how long each send took, in microseconds. `ambiguous`, where
+    given, is true for sends of which nobody knows whether they went out: each one whose settle is counted adds 1 to
+    the counter `ambiguous`.
     """
 
     seqs: Seqs
     outcomes: NDArray[np.uint8]
     times_us: NDArray[np.int64]
+    ambiguous: NDArray[np.bool_] | None = None
 
     def counts(self) -> tuple[int, int, int]:
         """How many are sent, failed and to be retried."""
         by_value = np.bincount(self.outcomes, minlength=4)
         return int(by_value[Outcome.SENT]), int(by_value[Outcome.FAILED]), int(by_value[Outcome.RETRY])
 
-    def where(self, keep: NDArray[np.bool_]) -> "Outcomes":
-        """The part that a mask of the same length picks."""
-        return Outcomes(self.seqs[keep], self.outcomes[keep], self.times_us[keep])
+    def where(self, keep: NDArray[np.bool_] | NDArray[np.intp] | slice) -> "Outcomes":
+        """The part that a mask of the same length, positions or a slice pick."""
+        ambiguous = None if self.ambiguous is None else self.ambiguous[keep]
+        return Outcomes(self.seqs[keep], self.outcomes[keep], self.times_us[keep], ambiguous)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,21 @@ class Resumable:
     total: int
     announced: int
     confirmed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """How far the publishing of a run has got. `announced` and `confirmed` are seqs: all below them are.
+
+    `total` is how many messages the run will have (0 where nobody said). `publishing`: a producer was heard of within
+    PRODUCER_SILENCE_S, and not all is confirmed.
+    """
+
+    recipe: str
+    total: int
+    announced: int
+    confirmed: int
+    publishing: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +126,10 @@ class Ledger(Protocol):
     """The record of runs."""
 
     async def begin(self, run: str, recipe: str, total: int, producer: str) -> None:
-        """Opens a run: `recipe` is what is needed to make its messages again. Raises RunExists."""
+        """Opens a run: `recipe` is what is needed to make its messages again. Raises RunExists.
+
+        The name of a forgotten run is free again.
+        """
 
     async def resume(self, run: str, producer: str) -> Resumable:
         """Hands a run whose producer is gone to another. Raises UnknownRun, or RunBusy if the former one lives."""
@@ -122,6 +145,40 @@ class Ledger(Protocol):
 
     async def confirm(self, run: str, upto: int) -> None:
         """All seqs below `upto` are safely in the queue. Less than before changes nothing."""
+
+    async def cut(self, run: str) -> None:
+        """Nothing more of a run will be published: its total is what is announced, and all of that counts as confirmed.
+
+        What is announced and in no queue stays queued: the caller settles it as failed. Raises UnknownRun.
+        """
+
+    async def forget(self, run: str) -> None:
+        """Removes a run that is over, settled and wholly published, from the record; the totals of all runs stay.
+
+        For as long as a settled run is kept, a late copy of one of its messages finds it settled and counts nowhere.
+        Raises UnknownRun, or RunOpen if the run is not over.
+        """
+
+    async def age_s(self, run: str) -> float:
+        """Seconds since a run began, by the ledger's clock.
+
+        A run that nobody began begins now. A forgotten one gives 0.
+        """
+
+    async def runs(self) -> list[str]:
+        """The runs in the ledger, oldest first."""
+
+    async def publication(self, run: str) -> Publication:
+        """How far a run is published; changes nothing. Raises UnknownRun."""
+
+    async def states(self, run: str, seqs: Seqs) -> NDArray[np.uint8]:
+        """The `State` of each message, in the order of `seqs`; QUEUED for those never heard of. Raises UnknownRun."""
+
+    def unsettled(self, run: str) -> AsyncIterator[Seqs]:
+        """The seqs that are published and neither sent nor failed, ascending, a piece at a time. Raises UnknownRun.
+
+        Memory is constant; what changes meanwhile may be seen as it was or as it is.
+        """
 
     async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> NDArray[np.uint8]:
         """Takes messages before they are sent; gives the `Standing` of each, in the order of `seqs`.
@@ -152,7 +209,10 @@ class Ledger(Protocol):
         """The counters now. Raises UnknownRun."""
 
     async def recount(self, run: str) -> dict[str, int]:
-        """The states counted one by one: `sending`, `sent` and `failed`, to prove the counters. Raises UnknownRun."""
+        """`published`, `sending`, `sent` and `failed`, counted message by message, to prove the counters.
+
+        `published` is what is announced, and what beyond that was claimed with no announcement. Raises UnknownRun.
+        """
 
     async def close(self) -> None:
         """Closes the connections."""

@@ -1,7 +1,8 @@
 """The ledger in Redis: hashes for counters, strings of two bits a message for states, one Lua call a change."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from importlib.resources import files
 from typing import Any, cast
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
-from common.errors import RunBusy, RunExists, UnknownRun
+from common.errors import RunBusy, RunExists, RunOpen, UnknownRun
 from common.ledger import keys
 from common.ledger.latency import histogram
 from common.ledger.masks import PIECE_MESSAGES, by_piece, segments, unpack
@@ -19,6 +20,7 @@ from common.ledger.port import (
     PRODUCER_SILENCE_S,
     SENDER_SILENCE_S,
     Outcomes,
+    Publication,
     Resumable,
     SenderStatus,
     Snapshot,
@@ -27,7 +29,10 @@ from common.ledger.port import (
 from common.messages import Outcome, Seqs, State
 from common.redis_client import answer_of
 
-_SCRIPTS = ("begin", "resume", "leave", "announce", "confirm", "claim", "settle", "release", "heartbeat")
+_SCRIPTS = (
+    *("begin", "resume", "leave", "announce", "confirm", "cut", "forget", "age", "runs"),
+    *("claim", "settle", "release", "heartbeat"),
+)
 _COUNTERS = (
     *("published", "sending", "sent", "failed", "retried", "ambiguous", "rejected"),
     *("total_time_us", "total", "started_us", "last_settled_us"),
@@ -47,9 +52,8 @@ class RedisLedger:
         }
 
     async def begin(self, run: str, recipe: str, total: int, producer: str) -> None:
-        if not await self._call(
-            "begin", [keys.run(run), keys.RUNS, keys.STATS], [run, recipe, total, producer]
-        ):
+        begin_keys = [keys.run(run), keys.RUNS, keys.STATS, keys.forgotten(run)]
+        if not await self._call("begin", begin_keys, [run, recipe, total, producer]):
             raise RunExists(
                 f"run {run} exists already: choose another name, or go on with it by --resume {run}"
             )
@@ -76,6 +80,78 @@ class RedisLedger:
     async def confirm(self, run: str, upto: int) -> None:
         await self._call("confirm", [keys.run(run)], [upto])
 
+    async def cut(self, run: str) -> None:
+        if not await self._call("cut", [keys.run(run)], [self._ttl_s]):
+            raise _unknown(run)
+
+    async def forget(self, run: str) -> None:
+        forget_keys = [keys.run(run), keys.RUNS, keys.forgotten(run)]
+        # The token tells a repeat of this call, whose first answer was lost, from a second call.
+        args = [run, self._ttl_s, secrets.token_hex(8)]
+        match await self._call("forget", forget_keys, args):
+            case [published, settled, total]:
+                raise RunOpen(
+                    f"run {run} is not over: {max(total, published)} messages, {published} published,"
+                    f" {settled} settled"
+                )
+            case [_]:
+                raise _unknown(run)
+
+    async def age_s(self, run: str) -> float:
+        age_us: int = await self._call("age", [keys.STATS, keys.run(run), keys.RUNS], [run])
+        return age_us / 1e6
+
+    async def runs(self) -> list[str]:
+        return [name.decode() for name in await self._call("runs", [keys.RUNS], [keys.run("")])]
+
+    async def publication(self, run: str) -> Publication:
+        async def read() -> list[Any]:
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.hgetall(keys.run(run))
+            pipe.time()
+            return await pipe.execute()
+
+        values, (seconds, micros) = await answer_of(read)
+        if not values:
+            raise _unknown(run)
+        silent_us = seconds * 1_000_000 + micros - int(values.get(b"producer_seen_us", 0))
+        total, announced, confirmed = (
+            int(values.get(name, 0)) for name in (b"total", b"announced", b"confirmed")
+        )
+        publishing = silent_us < PRODUCER_SILENCE_S * 1e6 and confirmed < total
+        return Publication(values.get(b"recipe", b"").decode(), total, announced, confirmed, publishing)
+
+    async def states(self, run: str, seqs: Seqs) -> NDArray[np.uint8]:
+        # Four messages to a byte; of each piece, the bytes that its seqs fall into.
+        parts = [(piece, at, seqs[at] - piece * PIECE_MESSAGES) for piece, at in by_piece(seqs)]
+
+        async def read() -> list[Any]:
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.exists(keys.run(run))
+            for piece, _, offsets in parts:
+                pipe.getrange(f"{keys.states(run)}{piece}", int(offsets.min()) >> 2, int(offsets.max()) >> 2)
+            return await pipe.execute()
+
+        known, *found = await answer_of(read)
+        if not known:
+            raise _unknown(run)
+        states = np.zeros(seqs.size, np.uint8)
+        for (_, at, offsets), quads in zip(parts, found, strict=True):
+            first = int(offsets.min()) >> 2
+            pairs = unpack(quads.ljust((int(offsets.max()) >> 2) - first + 1, b"\0"))
+            states[at] = pairs[offsets - (first << 2)]
+        return states
+
+    async def unsettled(self, run: str) -> AsyncIterator[Seqs]:
+        announced = await self._announced(run)
+        for piece in sorted({*range(-(-announced // PIECE_MESSAGES)), *await self._pieces(run)}):
+            base = piece * PIECE_MESSAGES
+            seqs = np.arange(base, min(base + PIECE_MESSAGES, announced))
+            seqs = np.concatenate([seqs, await self._unannounced(run, piece, announced)])
+            seqs = seqs[await self.states(run, seqs) < State.SENT]
+            if seqs.size:
+                yield seqs
+
     async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> NDArray[np.uint8]:
         standing = np.zeros(seqs.size, np.uint8)
         await asyncio.gather(
@@ -85,15 +161,7 @@ class RedisLedger:
 
     async def settle(self, run: str, outcomes: Outcomes, sender: str = "") -> None:
         await asyncio.gather(
-            *(
-                self._settle(
-                    run,
-                    piece,
-                    Outcomes(outcomes.seqs[at], outcomes.outcomes[at], outcomes.times_us[at]),
-                    sender,
-                )
-                for piece, at in by_piece(outcomes.seqs)
-            )
+            *(self._settle(run, piece, outcomes.where(at), sender) for piece, at in by_piece(outcomes.seqs))
         )
 
     async def release(self, run: str, seqs: Seqs) -> None:
@@ -124,17 +192,14 @@ class RedisLedger:
             pipe.hgetall(counters_key)
             pipe.hgetall(latency_key)
             pipe.zrangebyscore(keys.SENDERS, "-inf", "+inf", withscores=True)
-            pipe.zrange(keys.RUNS, 0, 0, withscores=True)
             pipe.time()
             return await pipe.execute()
 
-        counters, latency, senders, first_run, (seconds, micros) = await answer_of(read)
+        counters, latency, senders, (seconds, micros) = await answer_of(read)
         if run is not None and b"started_us" not in counters:
             raise _unknown(run)
         now_us = seconds * 1_000_000 + micros
         values = {name: int(counters.get(name.encode(), 0)) for name in _COUNTERS}
-        if run is None and first_run:
-            values["started_us"] = int(first_run[0][1])
         alive = [name.decode() for name, seen in senders if now_us - seen < SENDER_SILENCE_S * 1e6]
         return Snapshot(
             **values,
@@ -144,14 +209,14 @@ class RedisLedger:
         )
 
     async def recount(self, run: str) -> dict[str, int]:
-        pieces = await answer_of(lambda: self._redis.smembers(keys.pieces(run)))
-        if not await answer_of(lambda: self._redis.exists(keys.run(run))):
-            raise _unknown(run)
+        published = announced = await self._announced(run)
         counts = np.zeros(4, np.int64)
-        for piece in sorted(int(p) for p in pieces):
+        for piece in await self._pieces(run):
             words = await answer_of(partial(self._redis.get, f"{keys.states(run)}{piece}"))
             counts += np.bincount(unpack(words or b""), minlength=4)
-        return {s.name.lower(): int(counts[s]) for s in (State.SENDING, State.SENT, State.FAILED)}
+            published += (await self._unannounced(run, piece, announced)).size
+        by_state = {s.name.lower(): int(counts[s]) for s in (State.SENDING, State.SENT, State.FAILED)}
+        return {"published": published, **by_state}
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -217,10 +282,36 @@ class RedisLedger:
     def _settle_args(self, outcomes: Outcomes, sender: str) -> list[Any]:
         final = outcomes.times_us[outcomes.outcomes >= Outcome.SENT]
         buckets = histogram(final)
-        args: list[Any] = [*outcomes.counts(), int(final.sum()), self._ttl_s, int(bool(sender)), len(buckets)]
+        ambiguous = 0 if outcomes.ambiguous is None else int(np.count_nonzero(outcomes.ambiguous))
+        args: list[Any] = [
+            *(*outcomes.counts(), int(final.sum()), ambiguous),
+            *(self._ttl_s, int(bool(sender)), len(buckets)),
+        ]
         for bucket, count in buckets.items():
             args += [bucket, count]
         return args
+
+    async def _announced(self, run: str) -> int:
+        """How far a run is announced. Raises UnknownRun."""
+        started, announced = await answer_of(
+            lambda: self._redis.hmget(keys.run(run), ["started_us", "announced"])
+        )
+        if started is None:
+            raise _unknown(run)
+        return int(announced or 0)
+
+    async def _pieces(self, run: str) -> list[int]:
+        """The pieces of which a message was ever claimed."""
+        return sorted(int(piece) for piece in await answer_of(lambda: self._redis.smembers(keys.pieces(run))))
+
+    async def _unannounced(self, run: str, piece: int, announced: int) -> Seqs:
+        """The seqs of a piece, at or above `announced`, that were counted with no announcement; ascending."""
+        base = piece * PIECE_MESSAGES
+        if base + PIECE_MESSAGES <= announced:
+            return np.zeros(0, np.int64)
+        bits = await answer_of(lambda: self._redis.get(f"{keys.unannounced(run)}{piece}"))
+        counted = base + np.flatnonzero(np.unpackbits(np.frombuffer(bits or b"", np.uint8)))
+        return counted[counted >= announced]
 
     async def _senders(self, names: list[str]) -> dict[str, SenderStatus]:
         async def read() -> list[dict[bytes, bytes]]:

@@ -15,6 +15,9 @@ MIX_1 = 0xBF58476D1CE4E5B9
 MIX_2 = 0x94D049BB133111EB
 WORD = (1 << 64) - 1
 
+# What a draw is for: streams 1 and 2 decide on the time, this one on the outcome.
+OUTCOME_STREAM = 3
+
 
 def uniforms(seed: int, seqs: Seqs, attempt: int, stream: int) -> NDArray[np.float64]:
     """A uniform number strictly between 0 and 1 for each seq; another stream gives independent ones."""
@@ -59,4 +62,4 @@ def processing_times_us(
 
 def failures(seed: int, seqs: Seqs, attempt: int, rate: float) -> NDArray[np.bool_]:
     """Which sends fail, each with probability `rate`."""
-    return uniforms(seed, seqs, attempt, 3) < rate
+    return uniforms(seed, seqs, attempt, OUTCOME_STREAM) < rate

@@ -1,4 +1,4 @@
-"""The simulated provider: a processing time and a failure rate, for hundreds of thousands of sends at once.
+"""The simulated provider: plays a profile, for hundreds of thousands of sends at once.
 
 All draws of a group are made at once, and its sends sorted by when they end. A timer wheel, with one timer of the
 event loop for each tick, holds a slice of the group for each tick: a task or timer a message would level off at
@@ -10,9 +10,8 @@ import secrets
 
 import numpy as np
 
-from common.messages import Outcome
 from common.settings import Distribution, Settings
-from sender.providers.draws import failures, processing_times_us
+from sender.providers.profiles import Profile
 from sender.work import Sends
 
 LONGEST_TICK_S = 0.005
@@ -22,42 +21,37 @@ SHORTEST_TICK_S = 0.001  # uvloop's timers have no finer one
 class SimulatedProvider:
     """Pretends to send. Without a seed it draws one, so that each run differs."""
 
+    reads_messages = False
+
     def __init__(
         self,
-        mean_s: float,
-        stddev_s: float,
+        profile: Profile | float,
+        stddev_s: float | None = None,
         distribution: Distribution = Distribution.NORMAL,
         failure_rate: float = 0.0,
         seed: int | None = None,
     ) -> None:
-        self._mean_s = mean_s
-        self._stddev_s = stddev_s
-        self._distribution = distribution
-        self._failure_rate = failure_rate
+        if not isinstance(profile, Profile):
+            profile = Profile(
+                mean_s=profile, stddev_s=stddev_s, distribution=distribution, retry=failure_rate
+            )
+        self._profile = profile
         self._seed = secrets.randbits(63) if seed is None else seed
-        self._wheel = Wheel(min(LONGEST_TICK_S, max(SHORTEST_TICK_S, mean_s / 100)))
+        self._wheel = Wheel(min(LONGEST_TICK_S, max(SHORTEST_TICK_S, profile.shortest_mean_s / 100)))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "SimulatedProvider":
-        """As the settings say."""
-        return cls(
-            settings.mean_processing_time,
-            settings.stddev_s,
-            settings.processing_time_distribution,
-            settings.failure_rate,
-            settings.seed,
-        )
+        """As the settings say. Raises UsageError for a profile that is none."""
+        return cls(Profile.from_settings(settings), seed=settings.seed)
 
     def start(self, sends: Sends) -> None:
-        seqs, attempt = sends.seqs, sends.attempt
-        times_us = processing_times_us(
-            self._seed, seqs, attempt, self._distribution, self._mean_s, self._stddev_s
-        )
-        order = np.argsort(times_us)
+        plays = self._profile.play(self._seed, sends.seqs, sends.attempt, sends.age_s)
+        order = np.argsort(plays.times_us)
         sends.reorder(order)
-        sends.times_us = times_us[order]
-        failed = failures(self._seed, sends.seqs, attempt, self._failure_rate)
-        sends.outcomes = np.where(failed, np.uint8(Outcome.RETRY), np.uint8(Outcome.SENT))
+        sends.times_us = plays.times_us[order]
+        sends.outcomes = plays.outcomes[order]
+        if plays.retry_after_s is not None:
+            sends.retry_after_s = plays.retry_after_s[order]
         self._wheel.add(sends)
 
     async def close(self) -> None:

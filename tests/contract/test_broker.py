@@ -2,11 +2,13 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import pytest
 
-from common.broker.port import Delivery, Subscription
+from common.broker.port import Delivery, Shelf, Subscription
 from common.errors import PublishFailed, StaleDelivery
 from common.messages import Batch, Lane, Message, decode_batch
 from tests.contract.benches import BrokerBench, memory_bench, rabbit_bench
@@ -45,6 +47,14 @@ async def take(subscription: Subscription, count: int) -> list[Delivery]:
     return taken
 
 
+async def peeked(bench: BrokerBench) -> Counter[tuple[str, int]]:
+    """The queue and first seq of each body that a peek shows."""
+    async with asyncio.timeout(30):
+        return Counter(
+            [(name, decode_batch(body)[0].messages[0].seq) async for name, body in bench.broker.peek()]
+        )
+
+
 async def assert_nothing_comes(subscription: Subscription) -> None:
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(subscription.take(), WATCH_S)
@@ -59,6 +69,7 @@ async def test_a_confirmed_batch_is_delivered_as_it_was_published(bench: BrokerB
     (delivery,) = await take(await bench.broker.subscribe(Lane.BULK, 10), 1)
     assert decode_batch(delivery.body)[0] == sent
     assert (delivery.lane, delivery.redelivered, delivery.stale) == (Lane.BULK, False, False)
+    assert delivery.reason == ""
 
 
 async def test_lanes_do_not_mix(bench: BrokerBench) -> None:
@@ -249,12 +260,148 @@ async def test_closing_a_subscription_gives_back_what_was_not_taken(bench: Broke
     assert {first_seq(d) for d in await take(second, 2)} == {1, 2}
 
 
+async def test_a_kept_batch_waits_on_the_failed_shelf_with_its_lane(bench: BrokerBench) -> None:
+    """It comes whole from the shelf and from no lane, and says which lane it belongs to."""
+    urgent = Batch(
+        run="r", attempt=3, messages=[Message(7, "+999123456789", "Grüße"), Message(9, "+1", "bad")]
+    )
+    await asyncio.gather(bench.broker.keep(urgent, Lane.URGENT), bench.broker.keep(batch(1), Lane.BULK))
+    subscription = await bench.broker.subscribe(Shelf.FAILED, 10)
+    by_lane = {d.lane: d for d in await take(subscription, 2)}
+    assert decode_batch(by_lane[Lane.URGENT].body)[0] == urgent
+    assert decode_batch(by_lane[Lane.BULK].body)[0] == batch(1)
+    assert [d.reason for d in by_lane.values()] == ["", ""]
+    for lane in Lane:
+        await assert_nothing_comes(await bench.broker.subscribe(lane, 10))
+
+
+async def test_a_shelf_keeps_the_promises_of_a_lane(bench: BrokerBench) -> None:
+    """Prefetch, acks, releases and lost connections: a body leaves the shelf by an ack, and by nothing else."""
+    await asyncio.gather(*(bench.broker.keep(batch(seq), Lane.URGENT) for seq in range(3)))
+    subscription = await bench.broker.subscribe(Shelf.FAILED, 2)
+    first, second = await take(subscription, 2)
+    await assert_nothing_comes(subscription)
+    first.ack()
+    (third,) = await take(subscription, 1)
+    second.release()
+    (second,) = await take(subscription, 1)
+    assert (first_seq(second), second.redelivered, second.lane) == (1, True, Lane.URGENT)
+    await bench.cut()
+    again = await take(subscription, 2)
+    assert {(first_seq(d), d.redelivered) for d in again} == {(1, True), (2, True)}
+    assert third.stale
+    await subscription.close()
+
+
+async def test_a_rejected_body_can_be_taken_from_its_shelf_with_the_reason(bench: BrokerBench) -> None:
+    """Whatever the body is, it comes as it was, with why it was rejected; rejected again, with the new reason."""
+    await bench.publish_raw(b"\xff no batch")
+    (delivery,) = await take(await bench.broker.subscribe(Lane.BULK, 10), 1)
+    await delivery.reject("not UTF-8")
+    shelf = await bench.broker.subscribe(Shelf.REJECTED, 1)
+    (delivery,) = await take(shelf, 1)
+    assert (delivery.body, delivery.reason, delivery.lane) == (b"\xff no batch", "not UTF-8", Lane.BULK)
+    await delivery.reject("still not")
+    (delivery,) = await take(shelf, 1)
+    assert (delivery.body, delivery.reason) == (b"\xff no batch", "still not")
+    delivery.ack()
+    await shelf.close()
+    assert await bench.rejected() == []
+
+
+async def test_peek_shows_what_waits_and_takes_nothing(bench: BrokerBench) -> None:
+    """Each body in a lane or a retry queue is shown once, no body of a shelf; afterwards everything is delivered."""
+    later = bench.topology.retry(Lane.URGENT, 512).name
+    await asyncio.gather(
+        *(bench.broker.publish(batch(seq), Lane.BULK) for seq in range(5)),
+        bench.broker.publish(batch(5), Lane.URGENT),
+        bench.broker.publish(batch(6), Lane.URGENT, after=512),
+        bench.broker.keep(batch(7), Lane.BULK),
+    )
+    bulk, urgent = (bench.topology.lane(lane).name for lane in (Lane.BULK, Lane.URGENT))
+    everything = Counter([*((bulk, seq) for seq in range(5)), (urgent, 5), (later, 6)])
+    assert await peeked(bench) == everything
+
+    async def all_back() -> bool:
+        depths = await bench.broker.depths()
+        return (depths[bulk], depths[urgent], depths[later]) == (5, 1, 1)
+
+    await eventually(all_back)
+    assert await peeked(bench) == everything
+    deliveries = await take(await bench.broker.subscribe(Lane.BULK, 10), 5)
+    deliveries += await take(await bench.broker.subscribe(Lane.URGENT, 10), 1)
+    assert [first_seq(d) for d in deliveries] == list(range(6))
+    assert all(d.redelivered for d in deliveries)
+
+
+async def test_peek_shows_more_than_a_consumer_may_hold(bench: BrokerBench) -> None:
+    """RabbitMQ gives a consumer of a quorum queue 2000 bodies at most: every further one is shown too, once."""
+    count = 2500
+    await asyncio.gather(*(bench.broker.publish(batch(seq), Lane.BULK) for seq in range(count)))
+    name = bench.topology.lane(Lane.BULK).name
+    assert await peeked(bench) == Counter((name, seq) for seq in range(count))
+    subscription = await bench.broker.subscribe(Lane.BULK, count)
+    assert Counter(first_seq(d) for d in await take(subscription, count)) == Counter(range(count))
+
+
+async def test_a_peek_that_is_broken_off_gives_everything_back(bench: BrokerBench) -> None:
+    """Whoever has seen enough closes it; publishing goes on beside it."""
+    await asyncio.gather(*(bench.broker.publish(batch(seq), Lane.BULK) for seq in range(50)))
+    async with aclosing(bench.broker.peek()) as bodies:
+        await anext(bodies)
+        await bench.broker.publish(batch(50), Lane.BULK)
+    subscription = await bench.broker.subscribe(Lane.BULK, 100)
+    assert Counter(first_seq(d) for d in await take(subscription, 51)) == Counter(range(51))
+
+
+async def test_a_delay_that_ends_during_a_peek_is_not_forgotten(bench: BrokerBench) -> None:
+    """A body that should have moved to its lane meanwhile does so once the peek is over."""
+    await bench.broker.publish(batch(1), Lane.BULK, after=2)
+    async with aclosing(bench.broker.peek()) as bodies:
+        assert decode_batch((await anext(bodies))[1])[0] == batch(1)
+        # One that began to wait later has waited long enough, so the first one has, too.
+        await bench.broker.publish(batch(2), Lane.URGENT, after=2)
+        await take(await bench.broker.subscribe(Lane.URGENT, 10), 1)
+    (delivery,) = await take(await bench.broker.subscribe(Lane.BULK, 10), 1)
+    assert first_seq(delivery) == 1
+
+
+async def test_consumers_of_the_lanes_are_counted(bench: BrokerBench) -> None:
+    """As many as have subscribed and not closed; who looks through a shelf is none of them."""
+    assert await bench.broker.consumers() == 0
+    subscriptions = [await bench.broker.subscribe(queue, 10) for queue in (*Lane, *Shelf)]
+
+    async def so_many(count: int) -> bool:
+        return await bench.broker.consumers() == count
+
+    await eventually(lambda: so_many(2))
+    await subscriptions[0].close()
+    await eventually(lambda: so_many(1))
+    await subscriptions[1].close()
+    await eventually(lambda: so_many(0))
+
+
 async def test_depths_count_what_waits(bench: BrokerBench) -> None:
-    """The depth of each queue is told, unacked deliveries left out."""
-    await asyncio.gather(*(bench.broker.publish(batch(seq), Lane.URGENT) for seq in range(3)))
+    """The depth of each queue is told, unacked deliveries left out; of retry queues only those that there are."""
     name = bench.topology.lane(Lane.URGENT).name
+    failed, rejected = bench.topology.failed.name, bench.topology.rejected.name
+    retry = bench.topology.retry(Lane.BULK, 512).name
+    lanes_and_shelves = {bench.topology.name, name, failed, rejected}
+    assert await bench.broker.depths() == dict.fromkeys(lanes_and_shelves, 0)
+    await asyncio.gather(
+        *(bench.broker.publish(batch(seq), Lane.URGENT) for seq in range(4)),
+        *(bench.broker.keep(batch(seq), Lane.URGENT) for seq in range(2)),
+        bench.broker.publish(batch(4), Lane.BULK, after=512),
+    )
+    await take(await bench.broker.subscribe(Lane.URGENT, 1), 1)
 
-    async def three_wait() -> bool:
-        return (await bench.broker.depths())[name] == 3
+    async def so_many_wait() -> bool:
+        return await bench.broker.depths() == {
+            bench.topology.name: 0,
+            name: 3,
+            failed: 2,
+            rejected: 0,
+            retry: 1,
+        }
 
-    await eventually(three_wait)
+    await eventually(so_many_wait)

@@ -1,14 +1,14 @@
 """The ledger's promises (common/ledger/port.py), held by the memory ledger and by Redis."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import numpy as np
 import pytest
 
-from common.errors import RunBusy, RunExists, UnknownRun
+from common.errors import RunBusy, RunExists, RunOpen, UnknownRun
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Ledger, Outcomes, Snapshot, Standing
-from common.messages import Outcome
+from common.ledger.port import Ledger, Outcomes, Publication, Snapshot, Standing
+from common.messages import Outcome, State
 from tests.contract.benches import redis_ledger
 
 NEW, AMBIGUOUS, SETTLED, DUPLICATE = Standing.NEW, Standing.AMBIGUOUS, Standing.SETTLED, Standing.DUPLICATE
@@ -30,17 +30,30 @@ def seqs(*of: int) -> "np.typing.NDArray[np.int64]":
     return np.array(of, np.int64)
 
 
-def outcomes(of: dict[int, Outcome], time_us: int = 1000) -> Outcomes:
+def outcomes(of: dict[int, Outcome], time_us: int = 1000, ambiguous: list[bool] | None = None) -> Outcomes:
     return Outcomes(
         np.array(list(of), np.int64),
         np.array(list(of.values()), np.uint8),
         np.full(len(of), time_us, np.int64),
+        None if ambiguous is None else np.array(ambiguous),
     )
 
 
 async def begun(ledger: Ledger, count: int, run: str = RUN) -> None:
     await ledger.begin(run, "{}", count, "p")
     await ledger.announce(run, 0, count)
+
+
+async def settled(ledger: Ledger, count: int, run: str = RUN) -> None:
+    """A run that is over: all of it is announced, confirmed and sent."""
+    await begun(ledger, count, run)
+    await ledger.confirm(run, count)
+    await ledger.claim(run, np.arange(count), False)
+    await ledger.settle(run, outcomes(dict.fromkeys(range(count), SENT)))
+
+
+async def unsettled(ledger: Ledger, run: str = RUN) -> list[list[int]]:
+    return [seqs.tolist() async for seqs in ledger.unsettled(run)]
 
 
 def counters(snapshot: Snapshot) -> tuple[int, int, int, int, int]:
@@ -165,7 +178,7 @@ async def test_far_apart_seqs_of_one_run_keep_apart(ledger: Ledger) -> None:
     await ledger.settle(RUN, outcomes({border - 1: SENT, border: FAILED, 3 * border + 5: RETRY}))
     around = seqs(border - 2, border - 1, border, border + 1, 3 * border + 5)
     assert (await ledger.claim(RUN, around, False)).tolist() == [NEW, SETTLED, SETTLED, NEW, NEW]
-    assert await ledger.recount(RUN) == {"sending": 3, "sent": 1, "failed": 1}
+    assert await ledger.recount(RUN) == {"published": 4 * border, "sending": 3, "sent": 1, "failed": 1}
 
 
 async def test_a_large_settle_in_any_order_is_exact(ledger: Ledger) -> None:
@@ -182,7 +195,8 @@ async def test_a_large_settle_in_any_order_is_exact(ledger: Ledger) -> None:
             await ledger.settle(RUN, Outcomes(part, said[part], np.full(part.size, 10)))
     failed = int(np.count_nonzero(said == FAILED))
     assert counters(await ledger.snapshot(RUN)) == (count, 0, 0, count - failed, failed)
-    assert await ledger.recount(RUN) == {"sending": 0, "sent": count - failed, "failed": failed}
+    counted = {"published": count, "sending": 0, "sent": count - failed, "failed": failed}
+    assert await ledger.recount(RUN) == counted
 
 
 async def test_resuming_gives_what_the_producer_needs(ledger: Ledger) -> None:
@@ -228,12 +242,24 @@ async def test_rejected_bodies_are_counted_apart(ledger: Ledger) -> None:
     assert (snapshot.rejected, snapshot.published) == (2, 0)
 
 
-async def test_an_unknown_run_is_said_to_be_so(ledger: Ledger) -> None:
-    """No empty statistics for a name that was mistyped."""
-    with pytest.raises(UnknownRun):
-        await ledger.snapshot("nowhere")
-    with pytest.raises(UnknownRun):
-        await ledger.recount("nowhere")
+ABOUT_A_RUN: dict[str, Callable[[Ledger], Awaitable[object]]] = {
+    "resume": lambda ledger: ledger.resume("nowhere", "p"),
+    "cut": lambda ledger: ledger.cut("nowhere"),
+    "forget": lambda ledger: ledger.forget("nowhere"),
+    "publication": lambda ledger: ledger.publication("nowhere"),
+    "states": lambda ledger: ledger.states("nowhere", seqs(0)),
+    "unsettled": lambda ledger: unsettled(ledger, "nowhere"),
+    "snapshot": lambda ledger: ledger.snapshot("nowhere"),
+    "recount": lambda ledger: ledger.recount("nowhere"),
+}
+
+
+@pytest.mark.parametrize("call", ABOUT_A_RUN)
+async def test_an_unknown_run_is_said_to_be_so(ledger: Ledger, call: str) -> None:
+    """No empty answer for a name that was mistyped, and no run is opened by asking for it."""
+    with pytest.raises(UnknownRun, match="nowhere"):
+        await ABOUT_A_RUN[call](ledger)
+    assert await ledger.runs() == []
 
 
 async def test_a_call_about_no_message_changes_nothing(ledger: Ledger) -> None:
@@ -241,7 +267,9 @@ async def test_a_call_about_no_message_changes_nothing(ledger: Ledger) -> None:
     await begun(ledger, 2)
     assert (await ledger.claim(RUN, seqs(), True)).tolist() == []
     await ledger.settle(RUN, outcomes({}))
+    await ledger.settle(RUN, outcomes({}, ambiguous=[]))
     await ledger.release(RUN, seqs())
+    assert (await ledger.states(RUN, seqs())).tolist() == []
     assert counters(await ledger.snapshot(RUN)) == (2, 2, 0, 0, 0)
 
 
@@ -254,3 +282,207 @@ async def test_runs_do_not_mix(ledger: Ledger) -> None:
     assert (await ledger.claim("b", seqs(0), False)).tolist() == [NEW]
     assert counters(await ledger.snapshot("a")) == (3, 1, 1, 1, 0)
     assert counters(await ledger.snapshot()) == (8, 5, 2, 1, 0)
+
+
+async def test_a_flagged_send_counts_as_ambiguous_where_its_settle_counts(ledger: Ledger) -> None:
+    """Sent, failed and retried alike, once each; what a settle doesn't move adds nothing, nor does its repeat."""
+    await begun(ledger, 6)
+    await ledger.claim(RUN, np.arange(5), False)
+    await ledger.settle(RUN, outcomes({4: SENT}))
+    said = outcomes(
+        {0: SENT, 1: FAILED, 2: RETRY, 3: SENT, 4: FAILED}, ambiguous=[True, True, True, False, True]
+    )
+    for _ in range(2):
+        await ledger.settle(RUN, said, "s")
+    for run in (RUN, None):
+        snapshot = await ledger.snapshot(run)
+        assert counters(snapshot) == (6, 2, 0, 3, 1)
+        assert (snapshot.ambiguous, snapshot.retried) == (3, 1)
+
+
+async def test_flags_stay_with_their_messages(ledger: Ledger) -> None:
+    """Out of order and on both sides of a piece's border, each flag is that of its own message."""
+    border = 1 << 17
+    await begun(ledger, border + 10)
+    await ledger.claim(RUN, seqs(border + 1, 3, border, 5), False)
+    await ledger.settle(RUN, outcomes({border: SENT, 5: SENT}))
+    await ledger.settle(
+        RUN, outcomes({border + 1: SENT, 5: SENT, 3: SENT, border: SENT}, ambiguous=[True, True, False, True])
+    )
+    assert (await ledger.snapshot(RUN)).ambiguous == 1
+
+
+async def test_a_runs_age_grows_from_its_beginning(ledger: Ledger) -> None:
+    """By the ledger's clock, so that all senders see the same; asking again does not make it younger."""
+    await ledger.begin(RUN, "", 5, "p")
+    first = await ledger.age_s(RUN)
+    snapshot = await ledger.snapshot(RUN)
+    second = await ledger.age_s(RUN)
+    assert 0 <= first <= (snapshot.now_us - snapshot.started_us) / 1e6 <= second
+
+
+async def test_a_run_that_nobody_began_begins_when_its_age_is_asked(ledger: Ledger) -> None:
+    """Whoever publishes without a word to the ledger has a run all the same, and it has one beginning."""
+    await ledger.age_s("foreign")
+    began = (await ledger.snapshot("foreign")).started_us
+    assert began > 0
+    await ledger.claim("foreign", seqs(0), False)
+    await ledger.age_s("foreign")
+    assert (await ledger.snapshot("foreign")).started_us == began
+    assert await ledger.runs() == ["foreign"]
+
+
+async def test_runs_are_listed_oldest_first(ledger: Ledger) -> None:
+    """Whether they were begun, announced or just claimed; each once."""
+    assert await ledger.runs() == []
+    await ledger.begin("c", "", 5, "p")
+    await ledger.announce("b", 0, 5)
+    await ledger.claim("a", seqs(1), False)
+    await ledger.announce("c", 0, 5)
+    assert await ledger.runs() == ["c", "b", "a"]
+
+
+async def test_the_publication_tells_how_far_a_run_got(ledger: Ledger) -> None:
+    """It is publishing from its beginning until all is confirmed, or its producer has left."""
+    await ledger.begin(RUN, "recipe", 10, "p")
+    assert await ledger.publication(RUN) == Publication("recipe", 10, 0, 0, True)
+    await ledger.announce(RUN, 0, 8)
+    await ledger.confirm(RUN, 5)
+    assert await ledger.publication(RUN) == Publication("recipe", 10, 8, 5, True)
+    await ledger.leave(RUN, "p")
+    for _ in range(2):
+        assert await ledger.publication(RUN) == Publication("recipe", 10, 8, 5, False)
+    await ledger.resume(RUN, "q")
+    assert (await ledger.publication(RUN)).publishing
+    await ledger.announce(RUN, 8, 2)
+    await ledger.confirm(RUN, 10)
+    assert await ledger.publication(RUN) == Publication("recipe", 10, 10, 10, False)
+    await ledger.claim("foreign", seqs(3), False)
+    assert await ledger.publication("foreign") == Publication("", 0, 0, 0, False)
+
+
+async def test_states_are_told_and_left_alone(ledger: Ledger) -> None:
+    """In the order that was asked in, over pieces and beyond what was ever heard of."""
+    border = 1 << 17
+    await begun(ledger, border + 10)
+    await ledger.claim(RUN, seqs(1, 2, border, border + 1), False)
+    await ledger.settle(RUN, outcomes({2: SENT, border + 1: FAILED}))
+    asked = seqs(border + 1, 9, 2, border, 1, 1 << 30)
+    expected = [State.FAILED, State.QUEUED, State.SENT, State.SENDING, State.SENDING, State.QUEUED]
+    for _ in range(2):
+        assert (await ledger.states(RUN, asked)).tolist() == expected
+    assert counters(await ledger.snapshot(RUN)) == (border + 10, border + 6, 2, 1, 1)
+
+
+async def test_what_is_unsettled_is_found(ledger: Ledger) -> None:
+    """Queued or sending, announced or only claimed, ascending, a piece at a time."""
+    border = 1 << 17
+    await begun(ledger, 4)
+    await ledger.claim(RUN, seqs(2 * border + 7, 1, 6, 3, 2 * border, 8), False)
+    await ledger.settle(RUN, outcomes({3: SENT, 8: FAILED, 2 * border + 7: RETRY}))
+    assert await unsettled(ledger) == [[0, 1, 2, 6], [2 * border, 2 * border + 7]]
+    await ledger.announce(RUN, 4, border)
+    found = await unsettled(ledger)
+    assert found[0] == [0, 1, 2, *range(4, 8), *range(9, border)]
+    assert found[1:] == [list(range(border, border + 4)), [2 * border, 2 * border + 7]]
+
+
+async def test_nothing_is_unsettled_of_a_run_that_is_over(ledger: Ledger) -> None:
+    """Settling as failed what is found unsettled, as a repair does, ends a run exactly."""
+    await begun(ledger, 300)
+    await ledger.claim(RUN, np.arange(0, 200, 2), False)
+    await ledger.settle(RUN, outcomes(dict.fromkeys(range(0, 100, 2), SENT)))
+    for _ in range(2):
+        async for left in ledger.unsettled(RUN):
+            await ledger.settle(RUN, outcomes(dict.fromkeys(left.tolist(), FAILED)))
+    assert counters(await ledger.snapshot(RUN)) == (300, 0, 0, 50, 250)
+    assert await unsettled(ledger) == []
+
+
+async def test_a_recount_knows_what_is_published(ledger: Ledger) -> None:
+    """Announced messages and those that were only claimed, each once, counted from the record of each."""
+    border = 1 << 17
+    await begun(ledger, 10)
+    await ledger.claim(RUN, seqs(5, 12, 14, border + 3), False)
+    assert await ledger.recount(RUN) == {"published": 13, "sending": 4, "sent": 0, "failed": 0}
+    await ledger.announce(RUN, 10, 3)
+    assert await ledger.recount(RUN) == {"published": 15, "sending": 4, "sent": 0, "failed": 0}
+    assert (await ledger.snapshot(RUN)).published == 15
+
+
+async def test_a_cut_run_is_as_long_as_what_is_announced(ledger: Ledger) -> None:
+    """Nobody waits for the rest any more; what is announced is still to be settled."""
+    await ledger.begin(RUN, "recipe", 100, "p")
+    await ledger.announce(RUN, 0, 4)
+    await ledger.confirm(RUN, 2)
+    for _ in range(2):
+        await ledger.cut(RUN)
+        assert await ledger.publication(RUN) == Publication("recipe", 4, 4, 4, False)
+    snapshot = await ledger.snapshot(RUN)
+    assert (counters(snapshot), snapshot.total) == ((4, 4, 0, 0, 0), 4)
+
+
+async def test_only_a_run_that_is_over_can_be_forgotten(ledger: Ledger) -> None:
+    """Not while messages are unsettled, nor while some are still to be published; it says so and keeps all."""
+    await ledger.begin(RUN, "", 4, "p")
+    await ledger.announce(RUN, 0, 2)
+    with pytest.raises(RunOpen, match=r"run-1.*4 messages, 2 published, 0 settled"):
+        await ledger.forget(RUN)
+    await ledger.claim(RUN, seqs(0, 1), False)
+    await ledger.settle(RUN, outcomes({0: SENT, 1: SENT}))
+    with pytest.raises(RunOpen, match="4 messages, 2 published, 2 settled"):
+        await ledger.forget(RUN)
+    await ledger.announce(RUN, 2, 2)
+    await ledger.claim(RUN, seqs(2), False)
+    await ledger.settle(RUN, outcomes({2: FAILED}))
+    with pytest.raises(RunOpen, match="4 messages, 4 published, 3 settled"):
+        await ledger.forget(RUN)
+    assert counters(await ledger.snapshot(RUN)) == (4, 1, 0, 2, 1)
+    await ledger.settle(RUN, outcomes({3: FAILED}))
+    await ledger.forget(RUN)
+    assert await ledger.runs() == []
+
+
+async def test_the_totals_outlive_a_forgotten_run(ledger: Ledger) -> None:
+    """Its own record is gone; the counters, the histogram and the beginning of all runs together stay."""
+    await settled(ledger, 3)
+    await begun(ledger, 2, "another")
+    before = await ledger.snapshot()
+    await ledger.forget(RUN)
+    after = await ledger.snapshot()
+    assert (counters(after), after.latency) == ((5, 2, 0, 3, 0), before.latency)
+    assert await ledger.runs() == ["another"]
+    await ledger.begin("a-third", "", 1, "p")
+    assert after.started_us == (await ledger.snapshot()).started_us == before.started_us
+    for call in (ledger.snapshot, ledger.recount, ledger.publication, ledger.forget):
+        with pytest.raises(UnknownRun):
+            await call(RUN)
+
+
+async def test_a_late_copy_of_a_forgotten_runs_message_counts_nowhere(ledger: Ledger) -> None:
+    """Each of its messages was settled, so it is found settled; nothing opens the run again."""
+    await settled(ledger, 3)
+    await ledger.forget(RUN)
+    before = await ledger.snapshot()
+    border = 1 << 17
+    for redelivered in (False, True):
+        late = await ledger.claim(RUN, seqs(2, 0, border, 40), redelivered)
+        assert late.tolist() == [SETTLED] * 4
+    said = {0: SENT, 1: FAILED, 2: RETRY, border: SENT}
+    await ledger.settle(RUN, outcomes(said, ambiguous=[True] * 4))
+    await ledger.release(RUN, seqs(0, 1))
+    await ledger.announce(RUN, 3, 5)
+    await ledger.confirm(RUN, 8)
+    assert await ledger.age_s(RUN) == 0.0
+    assert await ledger.runs() == []
+    after = await ledger.snapshot()
+    assert (counters(after), after.ambiguous, after.latency) == ((3, 0, 0, 3, 0), 0, before.latency)
+
+
+async def test_a_forgotten_name_can_begin_again(ledger: Ledger) -> None:
+    """The new run knows nothing of the old one, and can be forgotten in its turn."""
+    for count in (3, 2):
+        await settled(ledger, count)
+        assert counters(await ledger.snapshot(RUN)) == (count, 0, 0, count, 0)
+        await ledger.forget(RUN)
+    assert counters(await ledger.snapshot()) == (5, 0, 0, 5, 0)

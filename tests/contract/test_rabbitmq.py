@@ -2,10 +2,16 @@
 
 import asyncio
 import secrets
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
+from common.broker.port import Shelf
 from common.broker.rabbitmq import RabbitBroker, connect_broker
+from common.broker.rabbitmq.link import QueueStatus, look_at
+from common.broker.topology import Queue, Topology
 from common.errors import PublishFailed, Refused, Unavailable
 from common.messages import Batch, Lane, Message
 from tests.contract.benches import rabbit_settings
@@ -13,6 +19,15 @@ from tests.servers import RabbitServer
 from tests.waiting import eventually
 
 BATCH = Batch(run="r", messages=[Message(0, "+999123456789", "text")])
+
+
+@asynccontextmanager
+async def fresh_broker(server: RabbitServer, what: str) -> AsyncIterator[tuple[RabbitBroker, Topology]]:
+    """A broker on queues of its own."""
+    name = f"{what}-{secrets.token_hex(4)}"
+    broker = await connect_broker(rabbit_settings(server, queue_name=name), "test", 10)
+    yield broker, Topology(name)
+    await broker.close()
 
 
 async def test_a_queue_of_another_type_is_refused_by_name(rabbit_server: RabbitServer) -> None:
@@ -117,3 +132,118 @@ async def test_a_queue_that_was_deleted_is_declared_and_consumed_again(rabbit_se
         (delivery, *_) = await subscription.take()
     delivery.ack()
     await broker.close()
+
+
+async def test_a_failed_queue_that_was_deleted_is_declared_again(rabbit_server: RabbitServer) -> None:
+    """The batch that found it gone is refused, whatever else the batch is published to; the next try keeps it."""
+    async with fresh_broker(rabbit_server, "failed") as (broker, topology):
+        await broker.declare_failed()
+        rabbit_server.delete_queues(topology.failed.name)
+        _, kept = await asyncio.gather(
+            broker.publish(BATCH, Lane.BULK), broker.keep(BATCH, Lane.BULK), return_exceptions=True
+        )
+        assert isinstance(kept, PublishFailed)
+        await broker.ready()
+        await broker.keep(BATCH, Lane.BULK)
+        assert (await broker.depths())[topology.failed.name] == 1
+
+
+async def test_a_body_that_rabbitmq_dead_lettered_says_why(rabbit_server: RabbitServer) -> None:
+    """Nobody gave it a reason, so it is RabbitMQ's own; that it once was in a retry queue is none."""
+    async with fresh_broker(rabbit_server, "dead") as (broker, topology):
+        await broker.publish(BATCH, Lane.BULK, after=0.1)
+        with rabbit_server._connection() as connection:
+            channel = connection.channel()
+            for method, _, _ in channel.consume(topology.name, inactivity_timeout=10):
+                channel.basic_reject(method.delivery_tag, requeue=False)
+                break
+            channel.cancel()
+        async with asyncio.timeout(10):
+            (delivery,) = await (await broker.subscribe(Shelf.REJECTED, 10)).take()
+        assert (delivery.reason, delivery.lane) == ("rejected", Lane.BULK)
+
+
+async def test_a_body_over_the_delivery_limit_says_so(rabbit_server: RabbitServer) -> None:
+    """A lane's limit is a million; a queue beside it with a limit of one shows what RabbitMQ calls it."""
+    async with fresh_broker(rabbit_server, "limit") as (broker, topology):
+        arguments = topology.lane(Lane.BULK).arguments | {"x-delivery-limit": 1}
+        strict = Queue(f"{topology.name}.strict", arguments)
+        with rabbit_server._connection() as connection:
+            channel = connection.channel()
+            channel.queue_declare(strict.name, durable=True, arguments=strict.arguments)
+            channel.basic_publish("", strict.name, b"again and again")
+            for method, _, _ in channel.consume(strict.name, inactivity_timeout=10):
+                channel.basic_reject(method.delivery_tag, requeue=True)
+                if method.redelivered:
+                    break
+            channel.cancel()
+        async with asyncio.timeout(10):
+            (delivery,) = await (await broker.subscribe(Shelf.REJECTED, 10)).take()
+        assert (delivery.body, delivery.reason) == (b"again and again", "delivery limit")
+
+
+async def test_headers_of_strangers_are_no_danger(rabbit_server: RabbitServer) -> None:
+    """Whoever may publish may put anything into the headers that we read: a body comes, as a bulk one."""
+    from pika.spec import BasicProperties
+
+    strange = {"x-lane": ["urgent"], "x-reason": 7, "x-death": "none"}
+    async with fresh_broker(rabbit_server, "strange") as (broker, topology):
+        await broker.declare_failed()
+        for name in (topology.failed.name, topology.rejected.name):
+            await broker._publisher.publish(name, b"", BasicProperties(headers=strange))
+        without = {name: value for name, value in strange.items() if name != "x-reason"}
+        await broker._publisher.publish(topology.rejected.name, b"", BasicProperties(headers=without))
+        reasons = []
+        async with asyncio.timeout(10):
+            for shelf, count in ((Shelf.FAILED, 1), (Shelf.REJECTED, 2)):
+                subscription = await broker.subscribe(shelf, 10)
+                while count:
+                    for delivery in await subscription.take():
+                        assert delivery.lane is Lane.BULK
+                        reasons.append(delivery.reason)
+                        count -= 1
+        assert reasons == ["", "7", ""]
+
+
+async def test_a_prefetch_over_what_amqp_can_say_is_the_highest_there_is(rabbit_server: RabbitServer) -> None:
+    """A shelf of a million bodies may be asked for as a whole."""
+    async with fresh_broker(rabbit_server, "prefetch") as (broker, _):
+        await broker.keep(BATCH, Lane.BULK)
+        async with asyncio.timeout(10):
+            assert len(await (await broker.subscribe(Shelf.FAILED, 1_000_000)).take()) == 1
+
+
+async def test_a_peek_does_not_take_a_missing_lane_for_an_empty_one(rabbit_server: RabbitServer) -> None:
+    """RabbitMQ calls a queue missing whose node is down: what is in it must not pass for lost."""
+    async with fresh_broker(rabbit_server, "missing") as (broker, topology):
+        rabbit_server.delete_queues(topology.name)
+        with pytest.raises(Unavailable, match=topology.name):
+            _ = [body async for body in broker.peek()]
+
+
+async def test_a_peek_that_loses_its_connection_does_not_just_end(rabbit_server: RabbitServer) -> None:
+    """A peek that ends has shown everything; one that could not raises. All of it is still there."""
+    async with fresh_broker(rabbit_server, "lost") as (broker, _):
+        await asyncio.gather(*(broker.publish(BATCH, Lane.BULK) for _ in range(100)))
+        bodies = broker.peek()
+        await anext(bodies)
+        await asyncio.to_thread(rabbit_server.ctl, "close_all_connections", "test")
+        with pytest.raises(Unavailable):
+            _ = [body async for body in bodies]
+        await broker.ready()
+        assert sum([1 async for _ in broker.peek()]) == 100
+
+
+async def test_a_peek_trusts_no_count(rabbit_server: RabbitServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RabbitMQ says 0 of a quorum queue that is too busy to answer: every body is shown all the same."""
+
+    async def said_to_be_empty(
+        channel: object, closed: "asyncio.Future[BaseException]", queue: str
+    ) -> QueueStatus | None:
+        return QueueStatus(0, 0) if await look_at(channel, closed, queue) else None
+
+    async with fresh_broker(rabbit_server, "busy") as (broker, topology):
+        await asyncio.gather(*(broker.publish(BATCH, lane) for lane in Lane for _ in range(3)))
+        monkeypatch.setattr("common.broker.rabbitmq.peek.look_at", said_to_be_empty)
+        shown = Counter([name async for name, _ in broker.peek()])
+        assert shown == {topology.name: 3, f"{topology.name}.urgent": 3}

@@ -1,17 +1,20 @@
 """What Redis alone can do wrong: answers that are lost, a wrong password, and what the ledger leaves there."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from redis.exceptions import ConnectionError
 
-from common.errors import Refused, Unavailable
-from common.ledger.port import Outcomes, Standing
+from common.errors import Refused, Unavailable, UnknownRun
+from common.ledger import keys
+from common.ledger.port import PRODUCER_SILENCE_S, Outcomes, Standing
 from common.ledger.redis import RedisLedger
-from common.messages import Outcome
-from common.redis_client import connect_redis
+from common.messages import Outcome, Seqs
+from common.redis_client import answer_of, connect_redis
 from common.settings import load_settings
 from tests.contract.benches import redis_ledger
 from tests.servers import RedisServer
@@ -32,6 +35,14 @@ async def ledger(redis_server: RedisServer) -> AsyncIterator[RedisLedger]:
     await ledger.close()
 
 
+async def settled(ledger: RedisLedger, run: str, seqs: Seqs = SEQS) -> None:
+    """A run, of which nobody announced anything, that is over: these messages are sent."""
+    await ledger.claim(run, seqs, False)
+    await ledger.settle(
+        run, Outcomes(seqs, np.full(seqs.size, Outcome.SENT, np.uint8), np.full(seqs.size, 5))
+    )
+
+
 def lose_the_first_answer(ledger: RedisLedger, script: str) -> None:
     """The next call of a script is carried out, and its connection breaks before the answer is here."""
     really: Any = ledger._scripts[script]
@@ -50,12 +61,21 @@ def lose_the_first_answer(ledger: RedisLedger, script: str) -> None:
 
 SETTLE = Outcomes(SEQS[:2], np.array([Outcome.SENT, Outcome.RETRY], np.uint8), np.array([5, 5]))
 
+
+async def _opened_by_its_age(ledger: RedisLedger) -> list[str]:
+    await ledger.age_s("another")
+    return await ledger.runs()
+
+
 CALLS: dict[str, Callable[[RedisLedger], Awaitable[Any]]] = {
     "begin": lambda ledger: ledger.begin("another", "", 5, "p"),
     "leave": lambda ledger: ledger.leave(RUN, "p"),
     "resume": lambda ledger: ledger.resume(RUN, "p"),
     "announce": lambda ledger: ledger.announce(RUN, 10, 5),
     "confirm": lambda ledger: ledger.confirm(RUN, 3),
+    "cut": lambda ledger: ledger.cut(RUN),
+    "age": lambda ledger: _opened_by_its_age(ledger),
+    "runs": lambda ledger: ledger.runs(),
     "settle": lambda ledger: ledger.settle(RUN, SETTLE, "s"),
     "release": lambda ledger: ledger.release(RUN, SEQS[:2]),
     "heartbeat": lambda ledger: ledger.heartbeat("s", 1, 1),
@@ -90,6 +110,41 @@ async def test_a_claim_whose_answer_was_lost_is_still_ours(ledger: RedisLedger) 
     assert standing.tolist() == [Standing.AMBIGUOUS] * 2
     now = await ledger.snapshot(RUN)
     assert (now.sending, now.ambiguous) == (4, 2)
+
+
+async def test_a_flag_whose_settles_answer_was_lost_counts_once(ledger: RedisLedger) -> None:
+    """The repeat finds the message settled, so it adds nothing to ambiguous either."""
+    lose_the_first_answer(ledger, "settle")
+    await ledger.settle(RUN, replace(SETTLE, ambiguous=np.array([True, True])))
+    now = await ledger.snapshot(RUN)
+    assert (now.sent, now.retried, now.ambiguous) == (1, 1, 2)
+
+
+async def test_a_forget_whose_answer_was_lost_is_done(redis_server: RedisServer) -> None:
+    """Its repeat finds the run gone by its own doing and says nothing; a second call finds no such run."""
+    ledger = await redis_ledger(redis_server)
+    await settled(ledger, RUN)
+    lose_the_first_answer(ledger, "forget")
+    await ledger.forget(RUN)
+    with pytest.raises(UnknownRun):
+        await ledger.forget(RUN)
+    await ledger.close()
+
+
+async def test_a_forgotten_run_leaves_a_mark_for_as_long_as_a_settled_run_is_kept(
+    redis_server: RedisServer,
+) -> None:
+    """Nothing else of it stays, in any piece, and the mark goes when it has begun again."""
+    ledger = await redis_ledger(redis_server, run_ttl_s=500)
+    border = 1 << 17
+    await settled(ledger, RUN, np.array([0, border, 3 * border]))
+    await ledger.forget(RUN)
+    assert await ledger._redis.keys("sms:run:*") == [b"sms:run:lost-answers:forgotten"]
+    assert await ledger._redis.zcard(keys.RUNS) == 0
+    assert 0 < await ledger._redis.ttl("sms:run:lost-answers:forgotten") <= 500
+    await ledger.begin(RUN, "", 1, "p")
+    assert await ledger._redis.keys("sms:run:*") == [b"sms:run:lost-answers"]
+    await ledger.close()
 
 
 async def test_scripts_survive_a_restart_of_redis() -> None:
@@ -136,14 +191,20 @@ async def test_a_settled_run_is_forgotten_in_time_and_one_that_goes_on_is_not(
         await ledger.announce(run, 0, 2)
         await ledger.claim(run, SEQS[:2], False)
         await ledger.settle(run, Outcomes(SEQS[:2], np.full(2, Outcome.SENT, np.uint8), np.full(2, 5)))
+    await ledger.begin("cut", "", 2, "p")
+    await ledger.cut("cut")  # nothing of it was announced, so it is over
     await ledger.announce("goes-on", 2, 1)
     await ledger.claim("over", SEQS[:2], True)  # delivered again after it was settled: that wakes no run
 
     async def only_one_is_left() -> bool:
         names = {str(key) for key in await ledger._redis.keys("sms:run:*")}
-        return not any(":over" in name for name in names) and "b'sms:run:goes-on:states:0'" in names
+        gone = not any(over in name for name in names for over in (":over", ":cut"))
+        return gone and "b'sms:run:goes-on:states:0'" in names
 
     await eventually(only_one_is_left)
+    assert await ledger._redis.zcard(keys.RUNS) == 3
+    assert await ledger.runs() == ["goes-on"]
+    assert await ledger._redis.zcard(keys.RUNS) == 1
     assert (await ledger.snapshot()).sent == 4
     assert (await ledger.snapshot("goes-on")).queued == 1
     await ledger.close()
@@ -159,3 +220,78 @@ async def test_a_run_of_340_million_takes_two_bits_a_message(redis_server: Redis
     assert taken is not None
     assert taken <= 41_100
     await ledger.close()
+
+
+async def test_a_producer_that_was_silent_for_long_publishes_no_more(ledger: RedisLedger) -> None:
+    """What is asked is Redis's clock, so that a dead producer is seen to be one from everywhere."""
+    assert (await ledger.publication(RUN)).publishing
+    seen_us = int(await ledger._redis.hget(keys.run(RUN), "producer_seen_us") or 0)
+    await ledger._redis.hset(
+        keys.run(RUN), "producer_seen_us", str(seen_us - int(PRODUCER_SILENCE_S * 1_000_000))
+    )
+    assert not (await ledger.publication(RUN)).publishing
+
+
+async def test_senders_that_are_gone_leave_no_names_behind(redis_server: RedisServer) -> None:
+    """A heartbeat takes off the list whoever was silent for as long as a settled run is kept, and nobody else."""
+    ledger = await redis_ledger(redis_server, run_ttl_s=500)
+    for sender in ("gone", "silent"):
+        await ledger.heartbeat(sender, 1, 0)
+    for sender, silent_s in (("gone", 501), ("silent", 400)):
+        await ledger._redis.zincrby(keys.SENDERS, -silent_s * 1_000_000, sender)
+    for _ in range(2):
+        await ledger.heartbeat("alive", 1, 0)
+        assert await ledger._redis.zrange(keys.SENDERS, 0, -1) == [b"silent", b"alive"]
+    await ledger.close()
+
+
+async def test_what_is_found_unsettled_of_a_run_that_vanishes_is_no_guess(ledger: RedisLedger) -> None:
+    """A run that is removed while it is read raises: its messages must not pass for queued ones."""
+    await ledger.announce(RUN, 10, 3 << 17)
+    found = ledger.unsettled(RUN)
+    assert (await anext(found)).size == 1 << 17
+    await ledger._redis.delete(keys.run(RUN))
+    with pytest.raises(UnknownRun):
+        await anext(found)
+
+
+async def test_a_redis_that_is_out_of_memory_is_waited_for(
+    ledger: RedisLedger, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At maxmemory it refuses a change wholly; when there is room again, each call is carried out, once."""
+    with redis_server._client() as operator:
+        operator.config_set("maxmemory", 1)
+        try:
+            calls = asyncio.gather(
+                ledger.announce(RUN, 10, 5),
+                ledger.claim(RUN, SEQS[2:], False),
+                ledger.settle(
+                    RUN, Outcomes(SEQS[:2], np.full(2, Outcome.SENT, np.uint8), np.zeros(2, np.int64)), "s"
+                ),
+                ledger.heartbeat("s", 1, 1),
+                ledger.reject(1),
+            )
+            refused = "ledger_unreachable"
+            await eventually(lambda: [r.message for r in caplog.records].count(refused) == 5)
+            assert await ledger.recount(RUN) == {"published": 10, "sending": 2, "sent": 0, "failed": 0}
+        finally:
+            operator.config_set("maxmemory", 0)
+    await calls
+    assert await ledger.recount(RUN) == {"published": 15, "sending": 2, "sent": 2, "failed": 0}
+    now = await ledger.snapshot(RUN)
+    assert (now.published, now.sending, now.sent) == (15, 2, 2)
+
+
+async def test_a_connection_that_was_reset_is_a_lost_answer() -> None:
+    """uvloop says so by a RuntimeError, which redis-py lets through; other ones are bugs and show themselves."""
+    said = [RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")]
+
+    async def once_reset() -> str:
+        if said:
+            raise said.pop()
+        return "answer"
+
+    assert await answer_of(once_reset) == "answer"
+    said.append(RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        await answer_of(once_reset)

@@ -107,7 +107,8 @@ class Pipeline(Launcher):
         assert set(self.depths().values()) == {0}
         now = await self.ledger.snapshot(run)
         assert (now.published, now.queued, now.sending, now.settled) == (messages, 0, 0, messages)
-        assert await self.ledger.recount(run) == {"sending": 0, "sent": now.sent, "failed": now.failed}
+        counted = {"published": messages, "sending": 0, "sent": now.sent, "failed": now.failed}
+        assert await self.ledger.recount(run) == counted
         return now
 
     async def _at_rest(self) -> bool:
@@ -122,6 +123,8 @@ class Pipeline(Launcher):
     def queue_names(self) -> list[str]:
         """Those that always stand, and those that retries may have made."""
         names = [queue.name for queue in self.topology.standing]
+        if "KEEP_FAILED" in self.env:
+            names.append(self.topology.failed.name)
         if "MAX_ATTEMPTS" in self.env:
             names += [self.topology.retry(Lane.BULK, after).name for after in RETRY_RUNGS_S]
         return names

@@ -1,8 +1,8 @@
 """A sender on the memory broker and the memory ledger: what it takes, sends, settles and hands back."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,9 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Snapshot
-from common.messages import Batch, Lane, Message
+from common.messages import Batch, Lane, Message, State, decode_batch
+from common.rate.memory import MemoryRateLimit
+from common.rate.port import Grant
 from common.settings import Distribution
 from sender.providers.simulated import SimulatedProvider
 from sender.service import Sender
@@ -23,6 +25,8 @@ RUN = "service"
 
 class Gate:
     """A provider whose sends end when the test says so."""
+
+    reads_messages = False
 
     def __init__(self) -> None:
         self.begun: list[Sends] = []
@@ -71,11 +75,11 @@ class Pipeline:
 
     @asynccontextmanager
     async def sender(
-        self, provider: Gate | SimulatedProvider, slots: int, grace_s: float = 5
+        self, provider: Gate | SimulatedProvider, slots: int, grace_s: float = 5, **more: Any
     ) -> AsyncIterator[Sender]:
         """A running sender; leaving the block stops it gracefully."""
         sender, stop = (
-            Sender("s", self.broker, self.ledger, provider, slots, grace_s=grace_s),
+            Sender("s", self.broker, self.ledger, provider, slots, grace_s=grace_s, **more),
             asyncio.Event(),
         )
         running = asyncio.create_task(sender.run(stop))
@@ -164,7 +168,7 @@ async def test_a_lost_connection_drops_what_was_not_begun_and_settles_what_was(p
         await eventually(all_settled)
     now = await pipeline.snapshot()
     assert (now.published, now.sent, now.sending) == (20, 20, 0)
-    assert await pipeline.ledger.recount(RUN) == {"sending": 0, "sent": 20, "failed": 0}
+    assert await pipeline.ledger.recount(RUN) == {"published": 20, "sending": 0, "sent": 20, "failed": 0}
 
 
 async def test_a_bad_number_fails_alone(pipeline: Pipeline) -> None:
@@ -299,7 +303,7 @@ async def test_a_claim_that_comes_late_loses_no_message(pipeline: Pipeline) -> N
     late_runs = asyncio.create_task(late.run(stop))
     await pipeline.publish(0, 1)
     await held_up.asked.wait()
-    (subscription,) = [s for s in pipeline.broker._subscriptions if s.lane is Lane.BULK]
+    (subscription,) = [s for s in pipeline.broker._subscriptions if s.source is Lane.BULK]
     await subscription.close()
     subscription.disconnect()
     other_runs = asyncio.create_task(other.run(stop))
@@ -328,3 +332,179 @@ async def test_splitting_goes_on_while_the_producer_waits_for_room(
         now = await pipeline.settled(500)
     await publishing
     assert (now.published, now.sent) == (500, 500)
+
+
+async def test_a_batch_of_a_dead_sender_can_be_split(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The smaller batches are fresh to the broker, yet what the dead one had claimed is no duplicate of them."""
+    monkeypatch.setattr("sender.lane.LATEST_S", 1.0)
+    await pipeline.publish(0, 20)
+    dead = await pipeline.broker.subscribe(Lane.BULK, 1)
+    await dead.take()
+    await pipeline.ledger.claim(RUN, np.arange(12), redelivered=False)
+    await dead.close()
+    pipeline.broker.disconnect()
+    async with pipeline.sender(SimulatedProvider(0.2, 0, Distribution.CONSTANT), 2):
+        now = await pipeline.settled(20)
+    assert (now.sent, now.sending, now.ambiguous) == (20, 0, 12)
+
+
+class CountedLimit:
+    """Grants what the test gives it, and no more."""
+
+    rate = 10.0
+
+    def __init__(self) -> None:
+        self.permits = 0
+        self.asked: list[tuple[Lane, int]] = []
+
+    async def take(self, lane: Lane, wanted: int) -> Grant:
+        self.asked.append((lane, wanted))
+        granted = min(wanted, self.permits)
+        self.permits -= granted
+        return Grant(granted, 0.001)
+
+
+async def test_no_more_sends_begin_than_the_rate_limit_grants(pipeline: Pipeline) -> None:
+    """Free slots alone are no permission, and what is not granted is not claimed either."""
+    await pipeline.publish_many(60, 4)
+    gate, limit = Gate(), CountedLimit()
+    async with pipeline.sender(gate, 50, grace_s=0, limit=limit):
+        for permits in (3, 1, 5):
+            before = len(gate.in_flight)
+            limit.permits = permits
+            await eventually(lambda: len(gate.in_flight) == before + permits)  # noqa: B023  # used at once
+            asked = len(limit.asked)
+            await eventually(lambda: len(limit.asked) > asked + 2)  # noqa: B023
+            assert len(gate.in_flight) == before + permits
+        assert (await pipeline.snapshot()).sending == 9
+
+
+async def test_a_sender_holds_little_ahead_of_the_rate_limit(pipeline: Pipeline) -> None:
+    """What can't be sent within some seconds stays in the queue, for others, whatever the slots: none times out."""
+    await pipeline.publish_many(2000, 4)
+    gate, limit = Gate(), CountedLimit()
+    async with pipeline.sender(gate, 1000, grace_s=0, limit=limit):
+        limit.permits = 8
+        await eventually(lambda: len(gate.in_flight) == 8)
+        asked = len(limit.asked)
+        await eventually(lambda: len(limit.asked) > asked + 500)
+        in_queue = (await pipeline.broker.depths())["sms_queue"] * 4
+        ahead = 2 * limit.rate
+        assert 2000 - in_queue - 8 <= ahead + 2 * 4
+
+
+async def test_a_rate_limit_is_kept_by_all_senders_together(pipeline: Pipeline) -> None:
+    """Five senders share one limit: the number begun never exceeds what the time allows, and all are sent."""
+    limit = MemoryRateLimit(400.0)
+    begun: list[float] = []
+
+    class Noted(SimulatedProvider):
+        def start(self, sends: Sends) -> None:
+            begun.extend([asyncio.get_running_loop().time()] * sends.seqs.size)
+            super().start(sends)
+
+    await pipeline.publish_many(400, 10)
+    async with AsyncExitStack() as stack:
+        for _ in range(5):
+            provider = Noted(0.01, 0, Distribution.CONSTANT)
+            await stack.enter_async_context(pipeline.sender(provider, 100, limit=limit))
+        now = await pipeline.settled(400)
+    assert now.sent == 400
+    for k, at in enumerate(begun):
+        # The few milliseconds are what may pass between a grant and its send.
+        assert sum(t <= at + 0.25 for t in begun[k:]) <= 400 * (0.25 + 0.1) + 1 + 20
+
+
+class StuckBroker(MemoryBroker):
+    """Publishes that nobody confirms until `free` is set, as under a memory alarm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stuck = False
+        self.free = asyncio.Event()
+
+    def publish(self, batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
+        if not self.stuck:
+            return super().publish(batch, lane, after)
+        return asyncio.ensure_future(self._later(lambda: super(StuckBroker, self).publish(batch, lane, after)))
+
+    def keep(self, batch: Batch, lane: Lane) -> "asyncio.Future[None]":
+        if not self.stuck:
+            return super().keep(batch, lane)
+        return asyncio.ensure_future(self._later(lambda: super(StuckBroker, self).keep(batch, lane)))
+
+    async def _later(self, publish: "Callable[[], asyncio.Future[None]]") -> None:
+        await self.free.wait()
+        await publish()
+
+
+@pytest.mark.parametrize(("max_attempts", "keep_failed"), [(3, False), (1, True), (2, True)])
+async def test_a_lane_drains_though_no_publish_is_confirmed(max_attempts: int, keep_failed: bool) -> None:
+    """Under a memory alarm copies of retries and kept failures wait, and yet whatever is sent goes on being sent."""
+    pipeline = Pipeline()
+    broker = pipeline.broker = StuckBroker()
+    await pipeline.publish_many(300, 1)
+    broker.stuck = True
+    provider = SimulatedProvider(0, 0, Distribution.CONSTANT, 0.5, seed=1)
+    more = {"max_attempts": max_attempts, "retry_backoff_s": 0.01, "keep_failed": keep_failed}
+    async with pipeline.sender(provider, 5, **more):
+
+        async def drained() -> bool:
+            now = await pipeline.snapshot()
+            return not broker.queues[Lane.BULK].bodies and now.sent > 100
+
+        await eventually(drained, 30)
+        broker.free.set()
+        now = await pipeline.settled(300)
+    assert (now.published, now.sent + now.failed) == (300, 300)
+    assert len(broker.failed) == (now.failed if keep_failed else 0)
+
+
+async def test_what_fails_is_kept_before_it_is_settled(pipeline: Pipeline) -> None:
+    """With KEEP_FAILED every message that the record calls failed stands in the failed queue, number and text too."""
+    await pipeline.publish_many(100, 10)
+    await pipeline.publish(100, 1, to="12345")
+    await pipeline.publish(101, 2, Lane.URGENT)
+    provider = SimulatedProvider(0.01, 0.005, Distribution.NORMAL, 0.5, seed=2)
+    async with pipeline.sender(provider, 20, keep_failed=True):
+        now = await pipeline.settled(103)
+    kept = [(decode_batch(body)[0], lane) for body, lane in pipeline.broker.failed]
+    seqs = sorted(m.seq for batch, _ in kept for m in batch.messages)
+    states = await pipeline.ledger.states(RUN, np.arange(103))
+    assert seqs == np.flatnonzero(states == State.FAILED).tolist()
+    assert len(seqs) == now.failed
+    assert 100 in seqs
+    assert all(m.text == "text" for batch, _ in kept for m in batch.messages)
+    assert {lane for batch, lane in kept if batch.messages[0].seq > 100} <= {Lane.URGENT}
+
+
+async def test_the_age_of_a_run_reaches_the_provider(pipeline: Pipeline) -> None:
+    """Time windows count from the run's beginning, by the ledger's clock, however late a sender joins."""
+    await pipeline.publish(0, 1)
+    gate = Gate()
+    async with pipeline.sender(gate, 5, grace_s=0):
+        await eventually(lambda: gate.in_flight == [0])
+        first = gate.begun[0].age_s
+        assert 0 <= first <= await pipeline.ledger.age_s(RUN)
+        await pipeline.publish(1, 1)
+        await eventually(lambda: gate.in_flight == [0, 1])
+        assert first < gate.begun[1].age_s <= await pipeline.ledger.age_s(RUN)
+
+
+async def test_a_provider_that_reads_messages_gets_them(pipeline: Pipeline) -> None:
+    """Each send has its own message, also where a large batch is begun in parts."""
+    await pipeline.ledger.announce(RUN, 0, 30)
+    messages = [Message(seq, f"+9991234567{seq:02}", f"text {seq}") for seq in range(30)]
+    await pipeline.broker.publish(Batch(run=RUN, messages=messages), Lane.BULK)
+    gate = Gate()
+    gate.reads_messages = True
+    got: list[Message] = []
+    async with pipeline.sender(gate, 4):
+        while len(got) < 30:
+            await eventually(lambda: gate.begun)
+            got += [m for sends in gate.begun for m in sends.messages or []]
+            gate.end_all()
+        await pipeline.settled(30)
+    assert got == messages

@@ -17,7 +17,7 @@ from common.broker.memory import MemoryBroker
 from common.broker.port import Broker, Delivery, Subscription
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Ledger, Outcomes
-from common.messages import Batch, Lane, Message, Seqs
+from common.messages import Batch, Lane, Message, Seqs, State, decode_batch
 from common.settings import Distribution
 from sender.providers.simulated import SimulatedProvider
 from sender.service import Sender
@@ -113,6 +113,11 @@ class SteppedBroker:
         await self._broker.publish(batch, lane, after)
         self._steps.step("after publish")
 
+    async def keep(self, batch: Batch, lane: Lane) -> None:
+        self._steps.step("before keep")
+        await self._broker.keep(batch, lane)
+        self._steps.step("after keep")
+
     async def ready(self) -> None:
         await self._broker.ready()
 
@@ -151,9 +156,11 @@ async def make_ledger(request: pytest.FixtureRequest) -> AsyncIterator[MakeLedge
 
 
 async def run_dying_at(
-    last_step: int | None, ledger: Ledger, max_attempts: int
-) -> tuple[list[str], Counter[int]]:
-    """A run whose first sender dies at a step; gives the steps it took and how often each message was sent."""
+    last_step: int | None, ledger: Ledger, max_attempts: int, keep_failed: bool
+) -> tuple[list[str], Counter[int], set[int]]:
+    """A run whose first sender dies at a step; gives the steps it took, how often each message was sent, and which
+    were kept as failed.
+    """
     broker, record, steps = MemoryBroker(), Counter[int](), Steps(last_step)
     await ledger.begin(RUN, "", MESSAGES, "p")
     await ledger.announce(RUN, 0, MESSAGES)
@@ -164,13 +171,16 @@ async def run_dying_at(
     async def settled() -> bool:
         now = await ledger.snapshot(RUN)
         assert now.published == now.queued + now.sending + now.sent + now.failed == MESSAGES
-        return now.settled == MESSAGES and not any((await broker.depths()).values())
+        depths = await broker.depths()
+        depths.pop("sms_queue.failed")
+        return now.settled == MESSAGES and not any(depths.values())
 
     async def send(steps: Steps, stop: asyncio.Event) -> None:
         stepped_broker: Any = SteppedBroker(broker, steps)
         stepped_ledger: Any = SteppedLedger(ledger, steps)
         provider = CountingProvider(record, steps)
-        sender = Sender("s", stepped_broker, stepped_ledger, provider, 4, max_attempts, 0.01, grace_s=1)
+        policy = {"max_attempts": max_attempts, "keep_failed": keep_failed}
+        sender = Sender("s", stepped_broker, stepped_ledger, provider, 4, retry_backoff_s=0.01, grace_s=1, **policy)
         await sender.run(stop)
 
     first = asyncio.create_task(send(steps, first_stop := asyncio.Event()))
@@ -186,30 +196,44 @@ async def run_dying_at(
         if group.split(Died)[1] is not None:
             raise
     else:  # it was to live, or needed fewer steps this time: sends that end together settle together
-        return steps.taken, record
+        return steps.taken, record, kept(broker)
     broker.disconnect()
     second = asyncio.create_task(send(Steps(), second_stop := asyncio.Event()))
     await eventually(settled)
     second_stop.set()
     await second
-    return steps.taken, record
+    return steps.taken, record, kept(broker)
 
 
+def kept(broker: MemoryBroker) -> set[int]:
+    """The seqs in the failed queue."""
+    return {m.seq for body, _ in broker.failed for m in decode_batch(body)[0].messages}
+
+
+@pytest.mark.parametrize("keep_failed", [False, True])
 @pytest.mark.parametrize("max_attempts", [1, 2])
 @pytest.mark.timeout(300)
 async def test_every_message_is_counted_once_wherever_a_sender_dies(
-    make_ledger: MakeLedger, max_attempts: int
+    make_ledger: MakeLedger, max_attempts: int, keep_failed: bool
 ) -> None:
-    """Sent + failed = published, the states prove the counters, nothing is unsent, and ambiguous bounds the rest."""
-    steps, _ = await run_dying_at(None, await make_ledger(), max_attempts)
+    """Sent + failed = published, the states prove the counters, nothing is unsent, and ambiguous bounds the rest.
+
+    With KEEP_FAILED, whatever has failed is in the failed queue besides.
+    """
+    steps, *_ = await run_dying_at(None, await make_ledger(), max_attempts, keep_failed)
     kinds = {"claim", "send", "settle", "ack"} | ({"publish"} if max_attempts > 1 else set())
+    kinds |= {"keep"} if keep_failed else set()
     assert {step.split()[1] for step in steps} == kinds
     for last_step in range(1, len(steps) + 1):
         ledger = await make_ledger()
-        taken, sends = await run_dying_at(last_step, ledger, max_attempts)
+        taken, sends, failed = await run_dying_at(last_step, ledger, max_attempts, keep_failed)
         now = await ledger.snapshot(RUN)
         died = f"died at step {last_step}: {taken[-1]}"
         assert (now.published, now.sent + now.failed, now.sending) == (MESSAGES, MESSAGES, 0), died
-        assert await ledger.recount(RUN) == {"sending": 0, "sent": now.sent, "failed": now.failed}, died
+        counted = {"published": MESSAGES, "sending": 0, "sent": now.sent, "failed": now.failed}
+        assert await ledger.recount(RUN) == counted, died
+        if keep_failed:
+            states = await ledger.states(RUN, np.arange(MESSAGES))
+            assert failed >= set(np.flatnonzero(states == State.FAILED).tolist()), died
         assert set(sends) == set(range(MESSAGES)), died
         assert sum(sends.values()) <= MESSAGES + now.retried + now.ambiguous, died

@@ -13,7 +13,7 @@ from common.settings import Settings, load_settings, near_misses
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
 
-# DESIGN.md §8. None: unset. KEEP_FAILED, PROVIDER_URL and PROVIDER_RATE come with the parts that use them.
+# DESIGN.md §8. None: unset.
 DEFAULTS = {
     "RABBITMQ_HOST": "localhost",
     "RABBITMQ_PORT": 5672,
@@ -42,7 +42,12 @@ DEFAULTS = {
     "SHUTDOWN_GRACE": 8,
     "MAX_ATTEMPTS": 1,
     "RETRY_BACKOFF": 1,
+    "KEEP_FAILED": False,
     "PROVIDER": "simulated",
+    "PROVIDER_PROFILE": None,
+    "PROVIDER_RATE": None,
+    "PROVIDER_URL": None,
+    "PROVIDER_TIMEOUT": 10,
     "LOG_LEVEL": "INFO",
     "LOG_FILE": None,
 }
@@ -147,7 +152,19 @@ def test_a_bad_value_that_is_overridden_does_no_harm(monkeypatch: pytest.MonkeyP
         ("MAX_ATTEMPTS", "0"),
         ("RETRY_BACKOFF", "0"),
         ("RETRY_BACKOFF", "nan"),
+        ("KEEP_FAILED", "maybe"),
         ("PROVIDER", "pigeon"),
+        ("PROVIDER", "http"),
+        ("PROVIDER_RATE", "0"),
+        ("PROVIDER_RATE", "-1"),
+        ("PROVIDER_RATE", "nan"),
+        ("PROVIDER_RATE", "inf"),
+        ("PROVIDER_URL", "example.org"),
+        ("PROVIDER_URL", "ftp://example.org/"),
+        ("PROVIDER_URL", "http://example.org:99999/"),
+        ("PROVIDER_TIMEOUT", "0"),
+        ("PROVIDER_TIMEOUT", "601"),
+        ("PROVIDER_TIMEOUT", "nan"),
         ("LOG_LEVEL", "LOUD"),
     ],
 )
@@ -160,6 +177,18 @@ def test_a_bad_value_is_one_clear_line(variable: str, value: str, monkeypatch: p
     assert line.startswith(f"{variable}=")
     assert line.isprintable()
     assert "pydantic" not in line
+
+
+def test_the_http_provider_needs_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without PROVIDER_URL the line is about nothing else, passwords least of all; with it all is well."""
+    monkeypatch.setenv("PROVIDER", "http")
+    monkeypatch.setenv("REDIS_PASSWORD", "hush-hush")
+    with pytest.raises(UsageError) as caught:
+        load_settings()
+    assert str(caught.value).startswith("PROVIDER=http needs PROVIDER_URL")
+    assert "hush" not in str(caught.value)
+    monkeypatch.setenv("PROVIDER_URL", "http://localhost:8025/sms")
+    assert str(load_settings().provider_url) == "http://localhost:8025/sms"
 
 
 def test_several_bad_values_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:

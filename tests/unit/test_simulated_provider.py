@@ -9,6 +9,7 @@ import pytest
 from common.messages import Outcome
 from common.settings import Distribution
 from sender.providers.draws import failures, processing_times_us
+from sender.providers.profiles import Profile, Window
 from sender.providers.simulated import SimulatedProvider, Wheel
 from sender.work import Sends
 from tests.waiting import eventually
@@ -17,7 +18,7 @@ from tests.waiting import eventually
 class Reports:
     """Sends, and what was reported of them: ranges of positions, each with the time since the start in µs."""
 
-    def __init__(self, count: int, first_seq: int = 0, attempt: int = 1) -> None:
+    def __init__(self, count: int, first_seq: int = 0, attempt: int = 1, age_s: float = 0) -> None:
         self.ranges: list[tuple[int, int, float]] = []
         self._began_s = asyncio.get_running_loop().time()
         self.sends = Sends(
@@ -27,6 +28,7 @@ class Reports:
             np.arange(count, dtype=np.int32),
             [],
             self._finished,
+            age_s,
         )
 
     def _finished(self, sends: Sends, first: int, beyond: int) -> None:
@@ -53,7 +55,7 @@ def in_order_and_once(reports: Reports) -> bool:
 @pytest.mark.parametrize("distribution", Distribution)
 async def test_all_sends_are_reported_once_in_order(distribution: Distribution) -> None:
     """However times are spread, each position is reported exactly once, from first to last."""
-    provider = SimulatedProvider(0.03, 0.01, distribution, seed=1)
+    provider = SimulatedProvider(Profile(mean_s=0.03, stddev_s=0.01, distribution=distribution), seed=1)
     groups = [Reports(count, first_seq=1000 * count) for count in (1, 2, 500, 3)]
     for reports in groups:
         provider.start(reports.sends)
@@ -63,7 +65,7 @@ async def test_all_sends_are_reported_once_in_order(distribution: Distribution) 
 
 async def test_a_send_ends_when_its_time_has_come() -> None:
     """Never more than half a tick (and the clock's own grain) early, and sorted by how long it takes."""
-    provider = SimulatedProvider(0.1, 0.03, seed=1)
+    provider = SimulatedProvider(Profile(mean_s=0.1, stddev_s=0.03), seed=1)
     reports = Reports(2_000)
     provider.start(reports.sends)
     await eventually(lambda: reports.complete)
@@ -76,7 +78,7 @@ async def test_a_send_ends_when_its_time_has_come() -> None:
 @pytest.mark.parametrize("attempt", [1, 2])
 async def test_outcomes_and_times_are_the_draws_of_their_seqs(attempt: int) -> None:
     """Sorting by time keeps seq, owner, time and outcome of a message together."""
-    provider = SimulatedProvider(0.01, 0.005, failure_rate=0.3, seed=5)
+    provider = SimulatedProvider(Profile(mean_s=0.01, stddev_s=0.005, retry=0.3), seed=5)
     reports = Reports(1_000, first_seq=77, attempt=attempt)
     provider.start(reports.sends)
     await eventually(lambda: reports.complete)
@@ -89,9 +91,39 @@ async def test_outcomes_and_times_are_the_draws_of_their_seqs(attempt: int) -> N
     assert np.array_equal(sends.outcomes, np.where(failed, Outcome.RETRY, Outcome.SENT))
 
 
+async def test_the_wait_asked_for_goes_with_its_message() -> None:
+    """Sorting by time keeps it beside the outcome; where the profile refuses nobody, there is none."""
+    profile = Profile(mean_s=0.01, stddev_s=0.005, throttled=0.3, retry=0.1, retry_after_s=4)
+    provider, reports = SimulatedProvider(profile, seed=5), Reports(1_000)
+    provider.start(reports.sends)
+    sends = reports.sends
+    plays = profile.play(5, sends.seqs, 1, 0)
+    assert plays.retry_after_s is not None
+    assert 0 < np.count_nonzero(plays.retry_after_s) < np.count_nonzero(plays.outcomes == Outcome.RETRY)
+    assert sends.retry_after_s is not None
+    assert np.array_equal(sends.retry_after_s, plays.retry_after_s)
+    assert np.array_equal(sends.outcomes, plays.outcomes)
+    assert np.array_equal(sends.times_us, plays.times_us)
+    await provider.close()
+    none_asked = Reports(10)
+    SimulatedProvider(Profile(mean_s=0), seed=5).start(none_asked.sends)
+    assert none_asked.sends.retry_after_s is None
+
+
+async def test_a_window_is_chosen_by_the_age_of_the_run() -> None:
+    """Sends that begin inside it fail, those before and after don't."""
+    profile = Profile(mean_s=0, windows=(Window(from_s=10, to_s=20, failed=1),))
+    provider = SimulatedProvider(profile, seed=1)
+    for age_s, outcome in ((0, Outcome.SENT), (10, Outcome.FAILED), (20, Outcome.SENT)):
+        reports = Reports(10, age_s=age_s)
+        provider.start(reports.sends)
+        assert reports.complete
+        assert set(reports.sends.outcomes.tolist()) == {outcome}
+
+
 async def test_no_time_at_all_is_reported_at_once() -> None:
     """With a mean of 0 all is reported before `start` returns, in one piece."""
-    provider = SimulatedProvider(0, 0, seed=1)
+    provider = SimulatedProvider(Profile(mean_s=0), seed=1)
     reports = Reports(100)
     provider.start(reports.sends)
     assert [(first, beyond) for first, beyond, _ in reports.ranges] == [(0, 100)]
@@ -99,7 +131,7 @@ async def test_no_time_at_all_is_reported_at_once() -> None:
 
 async def test_those_that_take_no_time_do_not_wait_for_the_others() -> None:
     """Where the distribution is cut at 0, the zeros end at once, and the rest later."""
-    provider = SimulatedProvider(0.02, 0.02, seed=1)
+    provider = SimulatedProvider(Profile(mean_s=0.02, stddev_s=0.02), seed=1)
     reports = Reports(1_000)
     provider.start(reports.sends)
     zeros = int(np.count_nonzero(reports.sends.times_us == 0))
@@ -111,7 +143,7 @@ async def test_those_that_take_no_time_do_not_wait_for_the_others() -> None:
 
 async def test_groups_that_come_later_join_the_wheel() -> None:
     """A wheel that turns, or has come to rest, takes up further sends."""
-    provider = SimulatedProvider(0.01, 0.002, seed=1)
+    provider = SimulatedProvider(Profile(mean_s=0.01, stddev_s=0.002), seed=1)
     for _ in range(3):
         first, second = Reports(50), Reports(50, first_seq=50)
         provider.start(first.sends)
@@ -124,7 +156,8 @@ async def test_groups_that_come_later_join_the_wheel() -> None:
 
 async def test_nothing_is_reported_after_close() -> None:
     """What is in flight is given up: another provider with the same times is through, this one stays silent."""
-    closed, other = (SimulatedProvider(0.02, 0, Distribution.EXPONENTIAL, seed=1) for _ in range(2))
+    profile = Profile(mean_s=0.02, distribution=Distribution.EXPONENTIAL)
+    closed, other = (SimulatedProvider(profile, seed=1) for _ in range(2))
     given_up, through = Reports(100), Reports(100)
     closed.start(given_up.sends)
     other.start(through.sends)
@@ -135,7 +168,7 @@ async def test_nothing_is_reported_after_close() -> None:
 
 async def test_what_is_started_after_close_is_not_reported_either() -> None:
     """Not even what takes no time."""
-    provider = SimulatedProvider(0, 0, seed=1)
+    provider = SimulatedProvider(Profile(mean_s=0), seed=1)
     await provider.close()
     reports = Reports(10)
     provider.start(reports.sends)
@@ -146,7 +179,7 @@ async def test_runs_without_a_seed_differ() -> None:
     """Without SEED every provider draws its own."""
     first, second = Reports(100), Reports(100)
     for reports in (first, second):
-        provider = SimulatedProvider(1, 0.1)
+        provider = SimulatedProvider(Profile(mean_s=1))
         provider.start(reports.sends)
         await provider.close()
     assert not np.array_equal(first.sends.times_us, second.sends.times_us)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from common.broker.port import Shelf
 from common.broker.topology import DELIVERY_LIMIT, RETRY_RUNGS_S, Topology
 from common.messages import Lane
 
@@ -14,6 +15,7 @@ def test_queue_names() -> None:
     assert QUORUM.lane(Lane.BULK).name == "sms_queue"
     assert QUORUM.lane(Lane.URGENT).name == "sms_queue.urgent"
     assert QUORUM.rejected.name == "sms_queue.rejected"
+    assert QUORUM.failed.name == "sms_queue.failed"
     assert QUORUM.retry(Lane.BULK, 1).name == "sms_queue.retry.bulk.1000ms"
     assert QUORUM.retry(Lane.URGENT, 0.125).name == "sms_queue.retry.urgent.125ms"
 
@@ -33,6 +35,23 @@ def test_a_quorum_lane_never_drops_a_message(lane: Lane) -> None:
 def test_a_classic_lane_has_no_quorum_arguments(lane: Lane) -> None:
     """RabbitMQ refuses a classic queue with a delivery limit."""
     assert CLASSIC.lane(lane).arguments == {"x-queue-type": "classic"}
+
+
+def test_arguments_of_the_shelves() -> None:
+    """Looking through the failed shelf twenty times drops nothing on 4.x. The rejected one is as it always was: queues
+    of that name stand, and RabbitMQ refuses other arguments.
+    """
+    assert QUORUM.failed.arguments == {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}
+    assert CLASSIC.failed.arguments == {"x-queue-type": "classic"}
+    assert QUORUM.rejected.arguments == {"x-queue-type": "quorum"}
+    assert CLASSIC.rejected.arguments == {"x-queue-type": "classic"}
+
+
+def test_each_lane_and_shelf_has_its_queue() -> None:
+    """Asked for by what it is for, a queue is the one of that purpose."""
+    assert QUORUM.shelf(Shelf.FAILED) == QUORUM.of(Shelf.FAILED) == QUORUM.failed
+    assert QUORUM.shelf(Shelf.REJECTED) == QUORUM.of(Shelf.REJECTED) == QUORUM.rejected
+    assert [QUORUM.of(lane) for lane in Lane] == [QUORUM.lane(lane) for lane in Lane]
 
 
 @pytest.mark.parametrize("topology", [QUORUM, CLASSIC])
@@ -66,6 +85,14 @@ def test_rungs_are_the_powers_of_two_from_an_eighth_of_a_second_to_512() -> None
 def test_delays_beyond_the_ladder_take_its_ends(after: float, milliseconds: int) -> None:
     """Shorter than the lowest rung is the lowest; longer than the highest is the highest."""
     assert QUORUM.retry(Lane.BULK, after).arguments["x-message-ttl"] == milliseconds
+
+
+def test_all_retry_queues_are_those_that_a_delay_can_lead_to() -> None:
+    """One for each lane and rung: whoever looks into all of them misses none."""
+    reachable = {QUORUM.retry(lane, after).name for lane in Lane for after in (0.01, *RETRY_RUNGS_S, 1e9)}
+    names = [queue.name for queue in QUORUM.retries()]
+    assert len(names) == len(reachable) == 26
+    assert set(names) == reachable
 
 
 def test_what_stands_from_the_start() -> None:

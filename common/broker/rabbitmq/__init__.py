@@ -7,13 +7,15 @@ have published, acks included, so that with one for both the backlog that raised
 import asyncio
 import contextlib
 import logging
+from collections.abc import AsyncGenerator
 
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.spec import BasicProperties
 
-from common.broker.port import Subscription
-from common.broker.rabbitmq.consumer import RabbitSubscription
+from common.broker.port import Shelf, Subscription
+from common.broker.rabbitmq.consumer import LANE_HEADER, REASON_HEADER, RabbitSubscription
 from common.broker.rabbitmq.link import Link, parameters
+from common.broker.rabbitmq.peek import peek_at
 from common.broker.rabbitmq.publisher import Publisher
 from common.broker.topology import Queue, Topology
 from common.errors import Refused, Unavailable
@@ -32,6 +34,7 @@ class RabbitBroker:
     def __init__(self, settings: Settings, service: str) -> None:
         self._topology = Topology(settings.queue_name, settings.queue_type)
         self._lanes = {lane: self._topology.lane(lane).name for lane in Lane}
+        self._peek_nodes = parameters(settings, f"{service} peek")
         self._publisher = Publisher(parameters(settings, f"{service} publish"), self._topology.standing)
         self._consumer = Link(
             parameters(settings, f"{service} consume"), self._on_consumer_up, self._on_refused
@@ -50,6 +53,10 @@ class RabbitBroker:
         for queue in self._topology.retries(longest_s):
             await self._publisher.ensure(queue)
 
+    async def declare_failed(self) -> None:
+        """Declares the failed queue now, for the same reason. Raises PublishFailed or Refused."""
+        await self._publisher.ensure(self._topology.failed)
+
     async def ready(self) -> None:
         await self._publisher.ready()
 
@@ -57,12 +64,17 @@ class RabbitBroker:
         body, properties = encode_batch(batch), _properties(batch)
         if after > 0:
             return asyncio.ensure_future(
-                self._publish_later(self._topology.retry(lane, after), body, properties)
+                self._ensure_and_publish(self._topology.retry(lane, after), body, properties)
             )
         return self._publisher.publish(self._lanes[lane], body, properties)
 
-    async def subscribe(self, lane: Lane, prefetch: int) -> Subscription:
-        subscription = RabbitSubscription(lane, self._topology.lane(lane), prefetch, self)
+    def keep(self, batch: Batch, lane: Lane) -> "asyncio.Future[None]":
+        body, properties = encode_batch(batch), _properties(batch)
+        properties.headers = {LANE_HEADER: lane.value}
+        return asyncio.ensure_future(self._ensure_and_publish(self._topology.failed, body, properties))
+
+    async def subscribe(self, queue: Lane | Shelf, prefetch: int) -> Subscription:
+        subscription = RabbitSubscription(queue, self._topology.of(queue), prefetch, self)
         self._subscriptions.append(subscription)
         if not self._consuming:
             self._consuming = True
@@ -74,11 +86,23 @@ class RabbitBroker:
 
     async def publish_rejected(self, body: bytes, reason: str) -> None:
         """Puts a body into the rejected queue, with the reason in the header `x-reason`. Raises PublishFailed."""
-        properties = BasicProperties(delivery_mode=PERSISTENT, headers={"x-reason": reason})
+        properties = BasicProperties(delivery_mode=PERSISTENT, headers={REASON_HEADER: reason})
         await self._publisher.publish(self._topology.rejected.name, body, properties)
 
+    def peek(self) -> AsyncGenerator[tuple[str, bytes], None]:
+        # Retry queues first: what moves on from one is then found in its lane.
+        retries = [queue.name for queue in self._topology.retries()]
+        return peek_at(self._peek_nodes, if_there=retries, needed=list(self._lanes.values()))
+
+    async def consumers(self) -> int:
+        found = await self._publisher.look_at([self._topology.lane(lane) for lane in Lane])
+        return sum(status.consumers for status in found.values())
+
     async def depths(self) -> dict[str, int]:
-        return {queue.name: await self._publisher.declare(queue) for queue in self._topology.standing}
+        always = [*self._topology.standing, self._topology.failed]
+        found = await self._publisher.look_at([*always, *self._topology.retries()])
+        depths = dict.fromkeys((queue.name for queue in always), 0)
+        return depths | {name: status.waiting for name, status in found.items()}
 
     async def close(self) -> None:
         for subscription in self._subscriptions:
@@ -95,7 +119,7 @@ class RabbitBroker:
         for subscription in self._subscriptions:
             subscription.fail(refused)
 
-    async def _publish_later(self, queue: Queue, body: bytes, properties: BasicProperties) -> None:
+    async def _ensure_and_publish(self, queue: Queue, body: bytes, properties: BasicProperties) -> None:
         await self._publisher.ensure(queue)
         await self._publisher.publish(queue.name, body, properties)
 

@@ -1,20 +1,23 @@
-"""Consumes one lane over a channel of its own, with manual acks."""
+"""Consumes one lane or shelf over a channel of its own, with manual acks."""
 
 import asyncio
 import itertools
-from typing import Protocol
+from typing import Any, Protocol
 
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
-from common.broker.port import Delivery
+from common.broker.port import Delivery, Shelf
 from common.broker.rabbitmq.link import close_with_its_channel, declare, open_channel
 from common.broker.topology import Queue
 from common.errors import Refused, StaleDelivery
 from common.messages import Lane
 
 LARGEST_PREFETCH = 65_535
+
+LANE_HEADER = "x-lane"
+REASON_HEADER = "x-reason"
 
 
 class Acks:
@@ -71,13 +74,14 @@ class Rejects(Protocol):
 class RabbitDelivery:
     """One body in hand of a RabbitMQ subscription."""
 
-    __slots__ = ("_acks", "_rejects", "_settled", "_tag", "body", "lane", "redelivered")
+    __slots__ = ("_acks", "_rejects", "_settled", "_tag", "body", "lane", "reason", "redelivered")
 
     def __init__(
-        self, body: bytes, lane: Lane, redelivered: bool, tag: int, acks: Acks, rejects: Rejects
+        self, body: bytes, lane: Lane, reason: str, redelivered: bool, tag: int, acks: Acks, rejects: Rejects
     ) -> None:
         self.body = body
         self.lane = lane
+        self.reason = reason
         self.redelivered = redelivered
         self._tag = tag
         self._acks = acks
@@ -113,13 +117,13 @@ class RabbitDelivery:
 
 
 class RabbitSubscription:
-    """One subscriber of a lane; `attach` gives it a new connection whenever the old one was lost."""
+    """One subscriber; `attach` gives it a new connection whenever the old one was lost."""
 
-    def __init__(self, lane: Lane, queue: Queue, prefetch: int, rejects: Rejects) -> None:
-        self.lane = lane
+    def __init__(self, source: Lane | Shelf, queue: Queue, prefetch: int, rejects: Rejects) -> None:
+        self._source = source
         self._queue = queue
         self._rejects = rejects
-        self._prefetch = prefetch
+        self._prefetch = _in_limits(prefetch)
         self._allowed = 0  # what the consumers of the present channel may hold together
         self._acks: Acks | None = None
         self._consumer_tags: list[str] = []
@@ -153,7 +157,7 @@ class RabbitSubscription:
 
     def set_prefetch(self, prefetch: int) -> None:
         """More is a further consumer beside those there are, since a new qos does nothing to a running one."""
-        self._prefetch = max(1, min(prefetch, LARGEST_PREFETCH))
+        self._prefetch = _in_limits(prefetch)
         channel = self._acks.channel if self._acks else None
         if channel is None or not channel.is_open or self._closed or self._prefetch == self._allowed:
             return
@@ -192,12 +196,15 @@ class RabbitSubscription:
         self._consumer_tags = []
         self._allowed = 0
 
-    def _on_delivery(self, _: Channel, method: Basic.Deliver, __: BasicProperties, body: bytes) -> None:
+    def _on_delivery(
+        self, _: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes
+    ) -> None:
         acks = self._acks
         if acks is None:
             return
+        lane, reason = _lane_and_reason(self._source, properties.headers)
         delivery = RabbitDelivery(
-            body, self.lane, method.redelivered, method.delivery_tag, acks, self._rejects
+            body, lane, reason, method.redelivered, method.delivery_tag, acks, self._rejects
         )
         acks.came(method.delivery_tag)
         if self._closed:
@@ -214,3 +221,23 @@ class RabbitSubscription:
         self._acks = None
         self._arrived = [d for d in self._arrived if not d.stale]
         close_with_its_channel(channel)
+
+
+def _in_limits(prefetch: int) -> int:
+    return max(1, min(prefetch, LARGEST_PREFETCH))
+
+
+def _lane_and_reason(source: Lane | Shelf, headers: dict[str, Any] | None) -> tuple[Lane, str]:
+    """The lane that a body belongs to, and why it was rejected if it was."""
+    if isinstance(source, Lane):
+        return source, ""
+    headers = headers or {}
+    if source is Shelf.FAILED:
+        return Lane.URGENT if headers.get(LANE_HEADER) == Lane.URGENT else Lane.BULK, ""
+    if REASON_HEADER in headers:
+        return Lane.BULK, str(headers[REASON_HEADER])
+    # Dead-lettered by RabbitMQ itself. The latest death comes first; the others are ways out of retry queues.
+    match headers.get("x-death"):
+        case [{"reason": str(reason)}, *_]:
+            return Lane.BULK, reason.replace("_", " ")
+    return Lane.BULK, ""

@@ -5,6 +5,8 @@ import logging
 import random
 import ssl
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
 
 import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
@@ -32,6 +34,7 @@ LONGEST_BACKOFF_S = 5.0
 HEARTBEAT_S = 30
 
 PRECONDITION_FAILED = 406
+NOT_FOUND = 404
 ACCESS_REFUSED = 403
 NOT_ALLOWED = 530
 
@@ -120,31 +123,70 @@ def close_with_its_channel(channel: Channel) -> None:
         connection.close()
 
 
-async def declare(channel: Channel, closed: "asyncio.Future[BaseException]", queue: Queue) -> int:
-    """Declares a durable queue; gives how many messages wait in it. Raises Refused where it stands otherwise."""
-    declared: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """What RabbitMQ says of a queue: how many bodies wait in it, and how many consumers it has.
 
-    def on_declared(frame: Method) -> None:
-        if not declared.done():
-            declared.set_result(frame.method.message_count)
+    It says 0 and 0 of a quorum queue that can't answer it within 250 ms (rabbit_quorum_queue:stat).
+    """
 
-    try:
-        channel.queue_declare(queue.name, durable=True, arguments=queue.arguments, callback=on_declared)
-    except AMQPError as error:
-        raise Unavailable(f"RabbitMQ is gone: {error!r}") from None
-    closed.add_done_callback(lambda _: declared.cancel())
-    await asyncio.wait([declared])
-    if not declared.cancelled():
-        return declared.result()
-    reason = closed.result()
-    if isinstance(reason, ChannelClosedByBroker) and reason.reply_code == PRECONDITION_FAILED:
+    waiting: int
+    consumers: int
+
+
+async def declare(channel: Channel, closed: "asyncio.Future[BaseException]", queue: Queue) -> None:
+    """Declares a durable queue. Raises Refused where it stands with other arguments, or Unavailable."""
+    answer = await _declare(channel, closed, queue.name, durable=True, arguments=queue.arguments)
+    if isinstance(answer, QueueStatus):
+        return
+    if _code(answer) == PRECONDITION_FAILED:
         raise Refused(
             f"queue {queue.name} stands with other arguments than QUEUE_TYPE={queue.arguments['x-queue-type']}"
             " asks for: set QUEUE_TYPE back, choose another QUEUE_NAME, or delete the queue once it is empty"
         )
+    raise _refused_or_unavailable(answer, queue.name)
+
+
+async def look_at(
+    channel: Channel, closed: "asyncio.Future[BaseException]", queue: str
+) -> QueueStatus | None:
+    """How a queue stands; None, and a closed channel, if there is none. Raises Refused or Unavailable."""
+    answer = await _declare(channel, closed, queue, passive=True)
+    if isinstance(answer, QueueStatus):
+        return answer
+    if _code(answer) == NOT_FOUND:
+        return None
+    raise _refused_or_unavailable(answer, queue)
+
+
+async def _declare(
+    channel: Channel, closed: "asyncio.Future[BaseException]", queue: str, **how: Any
+) -> QueueStatus | BaseException:
+    """What RabbitMQ says of the queue, or why it closed the channel."""
+    declared: asyncio.Future[QueueStatus] = asyncio.get_running_loop().create_future()
+
+    def on_declared(frame: Method) -> None:
+        if not declared.done():
+            declared.set_result(QueueStatus(frame.method.message_count, frame.method.consumer_count))
+
+    try:
+        channel.queue_declare(queue, callback=on_declared, **how)
+    except AMQPError as error:
+        raise Unavailable(f"RabbitMQ is gone: {error!r}") from None
+    either: list[asyncio.Future[Any]] = [declared, closed]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    return declared.result() if declared.done() else closed.result()
+
+
+def _code(reason: BaseException) -> int | None:
+    """The code with which RabbitMQ closed a channel; None if it was not RabbitMQ that did."""
+    return reason.reply_code if isinstance(reason, ChannelClosedByBroker) else None
+
+
+def _refused_or_unavailable(reason: BaseException, queue: str) -> Refused | Unavailable:
     if isinstance(reason, ChannelClosedByBroker) and reason.reply_code == ACCESS_REFUSED:
-        raise Refused(f"RabbitMQ refuses queue {queue.name} to this user: {reason.reply_text}")
-    raise Unavailable(f"RabbitMQ closed the channel: {reason!r}")
+        return Refused(f"RabbitMQ refuses queue {queue} to this user: {reason.reply_text}")
+    return Unavailable(f"RabbitMQ closed the channel: {reason!r}")
 
 
 def _sorted_out(error: BaseException, params: pika.ConnectionParameters) -> Unavailable | Refused:

@@ -9,7 +9,14 @@ from pika.exceptions import AMQPError
 from pika.frame import Method
 from pika.spec import Basic, BasicProperties
 
-from common.broker.rabbitmq.link import Link, close_with_its_channel, declare, open_channel
+from common.broker.rabbitmq.link import (
+    Link,
+    QueueStatus,
+    close_with_its_channel,
+    declare,
+    look_at,
+    open_channel,
+)
 from common.broker.topology import Queue
 from common.errors import PublishFailed, Unavailable
 
@@ -24,10 +31,12 @@ class Publisher:
         self._standing = standing
         self._channel: Channel | None = None
         self._declared: set[str] = set()
+        self._declaring = asyncio.Lock()
         self._next_tag = 1
         self._oldest = 1
-        self._unconfirmed: dict[int, tuple[str, asyncio.Future[None]]] = {}
-        self._returned: set[str] = set()
+        # Known to the broker by its tag, to a return by its queue and message id: a batch may go to two queues at once.
+        self._unconfirmed: dict[int, tuple[tuple[str, str], asyncio.Future[None]]] = {}
+        self._returned: set[tuple[str, str]] = set()
 
     async def start(self) -> None:
         """Connects and declares the standing queues. Raises Unavailable or Refused."""
@@ -57,28 +66,45 @@ class Publisher:
         except AMQPError as error:
             confirmed.set_exception(PublishFailed(f"the connection to RabbitMQ broke: {error!r}"))
             return confirmed
-        self._unconfirmed[self._next_tag] = (properties.message_id or "", confirmed)
+        self._unconfirmed[self._next_tag] = ((queue, properties.message_id or ""), confirmed)
         self._next_tag += 1
         return confirmed
 
-    async def declare(self, queue: Queue) -> int:
-        """Declares a queue on a channel of its own; gives how many messages wait in it."""
-        channel, closed = await self._other_channel()
+    async def look_at(self, queues: list[Queue]) -> dict[str, QueueStatus]:
+        """How those queues stand that exist. Raises Unavailable or Refused."""
+        found: dict[str, QueueStatus] = {}
+        channel: Channel | None = None
         try:
-            return await declare(channel, closed, queue)
+            for queue in queues:
+                if channel is None or not channel.is_open:  # asking for a queue that is missing closes it
+                    channel, closed = await self._other_channel()
+                status = await look_at(channel, closed, queue.name)
+                if status is not None:
+                    found[queue.name] = status
         finally:
-            if channel.is_open:
+            if channel is not None and channel.is_open:
                 channel.close()
+        return found
 
     async def ensure(self, queue: Queue) -> None:
-        """Declares a queue unless this connection did already. Raises PublishFailed."""
-        if queue.name in self._declared:
-            return
-        try:
-            await self.declare(queue)
-        except Unavailable as error:
-            raise PublishFailed(str(error)) from None
-        self._declared.add(queue.name)
+        """Declares a queue, on a channel of its own, unless this connection did already.
+
+        Raises PublishFailed or Refused.
+        """
+        # One at a time: RabbitMQ may nack what is published to a quorum queue that another declare is still making.
+        async with self._declaring:
+            if queue.name in self._declared:
+                return
+            try:
+                channel, closed = await self._other_channel()
+                try:
+                    await declare(channel, closed, queue)
+                finally:
+                    if channel.is_open:
+                        channel.close()
+            except Unavailable as error:
+                raise PublishFailed(str(error)) from None
+            self._declared.add(queue.name)
 
     async def _other_channel(self) -> tuple[Channel, "asyncio.Future[BaseException]"]:
         if self._channel is None:
@@ -104,9 +130,9 @@ class Publisher:
         self._fail_all(f"the connection to RabbitMQ was lost before the confirm: {reason!r}")
         close_with_its_channel(channel)
 
-    def _on_return(self, _: Channel, __: Basic.Return, properties: BasicProperties, ___: bytes) -> None:
+    def _on_return(self, _: Channel, method: Basic.Return, properties: BasicProperties, __: bytes) -> None:
         # The broker returns what it can't route before it confirms it.
-        self._returned.add(properties.message_id or "")
+        self._returned.add((method.routing_key, properties.message_id or ""))
 
     def _on_confirm(self, frame: Method) -> None:
         method = frame.method
@@ -119,11 +145,11 @@ class Publisher:
         if method.multiple:
             self._oldest = method.delivery_tag + 1
 
-    def _settle(self, message_id: str, confirmed: "asyncio.Future[None]", acked: bool) -> None:
+    def _settle(self, name: tuple[str, str], confirmed: "asyncio.Future[None]", acked: bool) -> None:
         if confirmed.done():  # its caller was cancelled
             return
-        if message_id in self._returned:
-            self._returned.discard(message_id)
+        if name in self._returned:
+            self._returned.discard(name)
             confirmed.set_exception(PublishFailed("RabbitMQ has no such queue"))
             if self._channel is not None:  # a new connection declares the queues again
                 close_with_its_channel(self._channel)

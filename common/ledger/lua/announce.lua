@@ -2,6 +2,7 @@
 -- KEYS: 1 sms:stats, 2 the run's hash, 3 sms:runs        ARGV: 1 run, 2 first, 3 count, 4 messages a piece
 -- Returns -1, or how far the run was announced if that leaves a gap before `first`.
 local first, upto, size = tonumber(ARGV[2]), ARGV[2] + ARGV[3], tonumber(ARGV[4])
+if is_forgotten(KEYS[2]) then return -1 end
 local announced = tonumber(redis.call('HGET', KEYS[2], 'announced') or 0)
 if first > announced then return announced end
 open_run(KEYS[1], KEYS[2], KEYS[3], ARGV[1])

@@ -2,8 +2,13 @@
 -- KEYS: 1 sms:stats, 2 the run's hash, 3 sms:runs, 4 the piece's states, 5 the run's pieces, 6 the piece's unannounced
 -- ARGV: 1 run, 2 piece, 3 the piece's first seq, 4 highest seq of the call, 5 '1' if redelivered,
 --       then for each segment: its first word, its messages, its mask (the low bit of each pair to claim)
--- Returns for each segment '' if all its messages were queued, else the words of states as they were.
-open_run(KEYS[1], KEYS[2], KEYS[3], ARGV[1])
+-- Returns for each segment '' if all its messages were queued, else the words of states as they were;
+-- of a forgotten run, all sent.
+if not open_run(KEYS[1], KEYS[2], KEYS[3], ARGV[1]) then
+  local settled = {}
+  for a = 8, #ARGV, 3 do settled[#settled + 1] = all_sent(ARGV[a]) end
+  return settled
+end
 if redis.call('EXISTS', KEYS[4]) == 0 then redis.call('SADD', KEYS[5], ARGV[2]) end
 
 local announced = tonumber(redis.call('HGET', KEYS[2], 'announced') or 0)

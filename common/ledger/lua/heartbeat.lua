@@ -1,6 +1,9 @@
--- heartbeat(sender): it lives; its hash goes when nothing was heard of it for as long as a settled run lives.
+-- heartbeat(sender): it lives; its hash goes when nothing was heard of it for as long as a settled run lives,
+-- and so do the names of others.
 -- KEYS: 1 sms:senders, 2 the sender's hash        ARGV: 1 sender, 2 slots, 3 in flight, 4 seconds to live
-redis.call('ZADD', KEYS[1], now_us(), ARGV[1])
-redis.call('HSET', KEYS[2], 'slots', ARGV[2], 'in_flight', ARGV[3], 'heartbeat_us', now_us())
+local now = now_us()
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%d', now - ARGV[4] * 1000000))
+redis.call('HSET', KEYS[2], 'slots', ARGV[2], 'in_flight', ARGV[3], 'heartbeat_us', now)
 redis.call('EXPIRE', KEYS[2], ARGV[4])
 return 1

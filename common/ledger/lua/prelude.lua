@@ -54,28 +54,58 @@ local function show_all_counters(key)  -- so that a reader of the hash finds eac
   for _, field in ipairs(COUNTERS) do redis.call('HSETNX', key, field, 0) end
 end
 
--- Opens a run that nobody began: somebody publishes without a word to the ledger.
-local function open_run(stats_key, run_key, runs_key, name)
-  if redis.call('HSETNX', run_key, 'started_us', now_us()) == 1 then
-    show_all_counters(stats_key)
-    show_all_counters(run_key)
-    redis.call('ZADD', runs_key, redis.call('HGET', run_key, 'started_us'), name)
-  end
+-- Enters a run that begins now.
+local function enter_run(stats_key, run_key, runs_key, name)
+  local now = now_us()
+  redis.call('HSET', run_key, 'started_us', now)
+  redis.call('ZADD', runs_key, now, name)
+  show_all_counters(stats_key)
+  show_all_counters(run_key)
+  -- When the totals began stays known when the run that began then is gone.
+  local oldest = redis.call('ZRANGE', runs_key, 0, 0, 'WITHSCORES')
+  redis.call('HSETNX', stats_key, 'started_us', string.format('%d', oldest[2]))
 end
 
--- A settled run's keys expire; those of one that goes on don't. ttl 0: for good.
-local function live_for(run_key, ttl)
+-- Of a forgotten run, whatever still comes is late and counts nowhere. It has no hash until its name begins again.
+local function is_forgotten(run_key)
+  return redis.call('EXISTS', run_key .. ':forgotten') == 1
+end
+
+-- Opens a run that nobody began: somebody publishes without a word to the ledger. False if it was forgotten.
+local function open_run(stats_key, run_key, runs_key, name)
+  if redis.call('EXISTS', run_key) == 1 then return true end
+  if is_forgotten(run_key) then return false end
+  enter_run(stats_key, run_key, runs_key, name)
+  return true
+end
+
+-- Words of messages that are all sent, as many as a mask has: what is found of a forgotten run.
+local function all_sent(mask)
+  return string.rep('\170', #mask)
+end
+
+local function keys_of(run_key)
   local keys = {run_key, run_key .. ':latency', run_key .. ':pieces'}
   for _, piece in ipairs(redis.call('SMEMBERS', run_key .. ':pieces')) do
     keys[#keys + 1] = run_key .. ':states:' .. piece
     keys[#keys + 1] = run_key .. ':unannounced:' .. piece
   end
-  for _, key in ipairs(keys) do
+  return keys
+end
+
+-- A settled run's keys expire; those of one that goes on don't. ttl 0: for good.
+local function live_for(run_key, ttl)
+  for _, key in ipairs(keys_of(run_key)) do
     if ttl > 0 then redis.call('EXPIRE', key, ttl) else redis.call('PERSIST', key) end
   end
 end
 
 local function wake(run_key)
   if redis.call('TTL', run_key) >= 0 then live_for(run_key, 0) end
+end
+
+local function expire_if_settled(run_key, ttl)
+  local r = redis.call('HMGET', run_key, 'published', 'sent', 'failed')
+  if tonumber(r[1] or 0) <= (r[2] or 0) + (r[3] or 0) then live_for(run_key, tonumber(ttl)) end
 end
 

@@ -1,12 +1,13 @@
 -- settle(run, outcomes of one piece): states and counters change together, or not at all.
 -- KEYS: 1 sms:stats, 2 the run's hash, 3 the piece's states, 4 sms:latency, 5 the run's latency, 6 the sender's hash
--- ARGV: 1 sent, 2 failed, 3 retried, 4 total time in microseconds, 5 seconds that a settled run lives on,
---       6 '1' to count for the sender, 7 number n of histogram buckets, then n times: bucket, count;
+-- ARGV: 1 sent, 2 failed, 3 retried, 4 total time in microseconds, 5 ambiguous, 6 seconds that a settled run lives on,
+--       7 '1' to count for the sender, 8 number n of histogram buckets, then n times: bucket, count;
 --       then for each segment: its first word and two strings of words:
 --       mask (the low bit of each pair to settle), change (what to xor `sending` with)
 -- The counters are right only if all messages are sending. Returns '' if they were and all is done; else the
 -- segments' words as they are, and nothing is changed: the caller sorts them out and repeats.
-local first_segment = 8 + 2 * ARGV[7]
+-- Of a forgotten run, all sent.
+local first_segment = 9 + 2 * ARGV[8]
 local result, all_sending, was = {}, true, {}
 for a = first_segment, #ARGV, 3 do
   local now = read_words(KEYS[3], tonumber(ARGV[a]), #ARGV[a + 1])
@@ -19,7 +20,12 @@ for a = first_segment, #ARGV, 3 do
   was[#was + 1] = now
   result[#result + 1] = old
 end
-if not all_sending then return was end
+if not all_sending then
+  if is_forgotten(KEYS[2]) then
+    for i = 1, #was do was[i] = all_sent(was[i]) end
+  end
+  return was
+end
 
 for i, words in ipairs(result) do
   redis.call('SETRANGE', KEYS[3], ARGV[first_segment + 3 * (i - 1)] * 4, string_of(words))
@@ -34,13 +40,13 @@ end
 for _, key in ipairs({KEYS[1], KEYS[2]}) do
   count(key)
   add(key, 'sending', -(ARGV[1] + ARGV[2] + ARGV[3]))
+  add(key, 'ambiguous', tonumber(ARGV[5]))
   redis.call('HSET', key, 'last_settled_us', now)
 end
-if ARGV[6] == '1' then count(KEYS[6]) end
-for a = 8, first_segment - 1, 2 do
+if ARGV[7] == '1' then count(KEYS[6]) end
+for a = 9, first_segment - 1, 2 do
   redis.call('HINCRBY', KEYS[4], ARGV[a], ARGV[a + 1])
   redis.call('HINCRBY', KEYS[5], ARGV[a], ARGV[a + 1])
 end
-local r = redis.call('HMGET', KEYS[2], 'published', 'sent', 'failed')
-if tonumber(r[1] or 0) <= (r[2] or 0) + (r[3] or 0) then live_for(KEYS[2], tonumber(ARGV[5])) end
+expire_if_settled(KEYS[2], ARGV[6])
 return ''

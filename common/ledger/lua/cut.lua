@@ -1,0 +1,8 @@
+-- cut(run): nothing more of it will be published; what is announced is all there is of it.
+-- KEYS: 1 the run's hash        ARGV: 1 seconds that a settled run lives on
+-- Returns 0 if there is no such run.
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+local announced = redis.call('HGET', KEYS[1], 'announced') or 0
+redis.call('HSET', KEYS[1], 'total', announced, 'confirmed', announced)
+expire_if_settled(KEYS[1], ARGV[1])
+return 1

@@ -1,0 +1,1 @@
+"""The rate limit: how many sends may begin, over all senders together."""

@@ -1,0 +1,17 @@
+"""Which provider the settings ask for."""
+
+from common.settings import ProviderName, Settings
+from sender.providers.http import HttpProvider
+from sender.providers.port import Provider
+from sender.providers.simulated import SimulatedProvider
+
+
+def provider_of(settings: Settings, slots: int) -> Provider:
+    """The provider, for `slots` sends in flight over all lanes; made within a running event loop.
+
+    Raises UsageError if its profile is no good.
+    """
+    if settings.provider is ProviderName.HTTP:
+        assert settings.provider_url is not None  # the settings see to it
+        return HttpProvider(str(settings.provider_url), slots, settings.provider_timeout)
+    return SimulatedProvider.from_settings(settings)

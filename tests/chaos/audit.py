@@ -1,0 +1,153 @@
+"""Looks at the books from outside, with no code of the ledger's, and holds them against one another and the record."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from redis.asyncio import Redis
+
+from common.ledger import keys
+from common.ledger.masks import PIECE_MESSAGES
+from common.messages import State
+
+COUNTERS = ("published", "sending", "sent", "failed", "retried", "ambiguous", "rejected")
+_STATES = (State.SENDING, State.SENT, State.FAILED)
+
+Counters = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Books:
+    """All that the ledger says at one moment.
+
+    `stats` counts over all runs; `runs` and `senders` are the counters of each, `histogram` how many settled messages
+    the latency histogram has; `states` has the state of each message of a run, by its seq.
+    """
+
+    stats: Counters
+    runs: dict[str, Counters]
+    states: dict[str, NDArray[np.uint8]]
+    senders: dict[str, Counters]
+    histogram: int
+
+    @property
+    def settled(self) -> int:
+        return self.stats["sent"] + self.stats["failed"]
+
+    @property
+    def waiting(self) -> int:
+        return self.stats["published"] - self.stats["sending"] - self.settled
+
+
+async def read_books(redis: "Redis", runs: Mapping[str, int], senders: list[str]) -> Books:
+    """The books now, read in one transaction. `runs` says how many messages each run is to have."""
+    pieces = {run: range(-(-messages // PIECE_MESSAGES)) for run, messages in runs.items()}
+    pipe = redis.pipeline(transaction=True)
+    pipe.hgetall(keys.STATS)
+    pipe.hvals(keys.LATENCY)
+    for sender in senders:
+        pipe.hgetall(keys.sender(sender))
+    for run, numbers in pieces.items():
+        pipe.hgetall(keys.run(run))
+        for piece in numbers:
+            pipe.get(f"{keys.states(run)}{piece}")
+    answers = iter(await pipe.execute())
+    stats, histogram = _counters(next(answers)), sum(map(int, next(answers)))
+    of_senders = {sender: _counters(next(answers)) for sender in senders}
+    of_runs, states = {}, {}
+    for run, numbers in pieces.items():
+        of_runs[run] = _counters(next(answers))
+        found = [_states(next(answers)) for _ in numbers]
+        states[run] = np.concatenate(found)[: runs[run]] if found else np.zeros(0, np.uint8)
+    return Books(stats, of_runs, states, of_senders, histogram)
+
+
+def contradictions(books: Books) -> list[str]:
+    """Where the books don't agree; must be nowhere, at any moment, whatever happens."""
+    found = []
+    for run, counters in books.runs.items():
+        counted = np.bincount(books.states[run], minlength=4)
+        for state in _STATES:
+            name = state.name.lower()
+            if counted[state] != counters[name]:
+                found.append(f"{run}: {counters[name]} {name} by its counter, {counted[state]} by its states")
+        if counters["published"] < counted[State.SENDING :].sum():
+            found.append(f"{run}: published = queued + sending + sent + failed does not hold: {counters}")
+        if counters["published"] != counters["announced"]:
+            found.append(f"{run}: {counters['published']} published, {counters['announced']} announced")
+    for name in COUNTERS:
+        of_runs = sum(counters[name] for counters in books.runs.values())
+        if name != "rejected" and of_runs != books.stats[name]:
+            found.append(f"{name} is {books.stats[name]} in all, and {of_runs} summed over the runs")
+    for name in ("sent", "failed", "retried"):
+        of_senders = sum(counters[name] for counters in books.senders.values())
+        if of_senders != books.stats[name]:
+            found.append(f"{name} is {books.stats[name]} in all, and {of_senders} summed over the senders")
+    if books.histogram != books.settled:
+        found.append(f"{books.settled} are settled, and the histogram has {books.histogram}")
+    return found
+
+
+def shrunk(before: Books, after: Books) -> list[str]:
+    """Counters that went back; those of what is final must not, through any crash."""
+    return [
+        f"{name} went back from {before.stats[name]} to {after.stats[name]}"
+        for name in COUNTERS
+        if name != "sending" and after.stats[name] < before.stats[name]
+    ]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The books beside the provider's record of the sends that it took. All figures are messages, or sends.
+
+    `never_sent`: sent by the books, and not in the record. `sent_twice`: in the record more than once. `surplus`: sends
+    in the record beyond the one that the books count of each message, sends of messages that are failed included.
+    """
+
+    sends: int
+    never_sent: int
+    sent_twice: int
+    surplus: int
+
+
+def compare(books: Books, record: Path) -> Recorded:
+    """The books beside a record file. Raises ValueError where that names what is in no run."""
+    sends = _record(record, {run: states.size for run, states in books.states.items()})
+    never_sent = sent_twice = surplus = 0
+    for run, states in books.states.items():
+        taken, sent = sends[run], states == State.SENT
+        never_sent += int((sent & (taken == 0)).sum())
+        sent_twice += int((taken > 1).sum())
+        surplus += int(taken.sum() - (sent & (taken > 0)).sum())
+    return Recorded(int(sum(taken.sum() for taken in sends.values())), never_sent, sent_twice, surplus)
+
+
+def _record(record: Path, runs: Mapping[str, int]) -> dict[str, NDArray[np.int64]]:
+    """How often the provider took each message, by run and seq."""
+    seqs: dict[str, list[int]] = {run: [] for run in runs}
+    with record.open() as lines:
+        for line in lines:
+            message, _, attempt = line.rstrip("\n").partition(" ")
+            run, _, seq = message.rpartition(".")
+            if not (seq.isdigit() and attempt.isdigit() and int(seq) < runs.get(run, 0)):
+                raise ValueError(f"the record has a line {line!r}")
+            seqs[run].append(int(seq))
+    return {run: np.bincount(seqs[run], minlength=messages) for run, messages in runs.items()}
+
+
+def _counters(fields: Mapping[bytes, bytes]) -> Counters:
+    """A hash's numbers, with those that it does not have yet."""
+    named = {name.decode(): value for name, value in fields.items()}
+    return {name: int(named.get(name, 0)) for name in (*COUNTERS, "announced", "confirmed", "total")}
+
+
+def _states(packed: Any) -> NDArray[np.uint8]:
+    """The states in a piece: two bits a message, the first in the lowest bits; queued where there is nothing."""
+    bits = np.zeros(PIECE_MESSAGES * 2, np.uint8)
+    found = np.unpackbits(np.frombuffer(packed or b"", np.uint8), bitorder="little")
+    bits[: found.size] = found
+    return bits[::2] + 2 * bits[1::2]

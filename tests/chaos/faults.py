@@ -1,0 +1,495 @@
+"""The faults: what each does to a pipeline at work, and how it is seen that the pipeline is over it."""
+
+import asyncio
+import hashlib
+import time
+from abc import ABC, abstractmethod
+from importlib.resources import files
+from random import Random
+from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM, Signals
+from typing import ClassVar
+
+from common.messages import Lane
+from tests.chaos.plan import FLAKY, OUTAGES, STEADY, Wishes
+from tests.chaos.proxy import LostAnswers
+from tests.chaos.servers import ClockedRedis, RabbitCluster, SmallDiskRedis
+from tests.chaos.stage import LOOK_S, Stage
+from tests.servers import RabbitServer, RedisServer
+from tests.waiting import eventually
+
+
+class Fault(ABC):
+    """One kind of fault. `proxied`: the processes reach the servers through the stage's proxies.
+
+    `touches` names what it works on: two faults that touch different things may strike together.
+    """
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+    touches: ClassVar[frozenset[str]]
+    wishes: ClassVar[Wishes] = Wishes()
+    proxied: ClassVar[bool] = False
+    rabbit: ClassVar[type[RabbitServer]] = RabbitServer
+    redis: ClassVar[type[RedisServer]] = RedisServer
+
+    def __init__(self, stage: Stage, random: Random) -> None:
+        self.stage = stage
+        self.random = random
+
+    def prepare(self) -> None:  # noqa: B027  # most need nothing
+        """Before any process is started."""
+
+    async def wait_for_moment(self) -> None:  # noqa: B027  # for most, any moment will do
+        """Returns when the fault would hurt."""
+
+    @abstractmethod
+    async def begin(self) -> None:
+        """The fault strikes."""
+
+    async def hold(self, seconds: float) -> None:
+        """While it lasts."""
+        await asyncio.sleep(seconds)
+
+    @abstractmethod
+    async def end(self) -> None:
+        """It is over: what was ended runs again, what was cut may connect."""
+
+    async def recover(self) -> float | None:
+        """Seconds from its end until the next message is settled; None if all are already."""
+        return await self.stage.next_settle()
+
+    def finish(self) -> None:  # noqa: B027
+        """After the last strike: did it do what it should?"""
+
+
+class KilledSenders(Fault):
+    name = "senders-killed"
+    description = "SIGKILL of some or all senders, which are started again"
+    touches = frozenset({"senders"})
+    wishes = Wishes(strikes=4)
+
+    async def begin(self) -> None:
+        self._victims = self.stage.some_senders(self.random)
+        for name in self._victims:
+            self.stage.signal_sender(name, SIGKILL)
+
+    async def end(self) -> None:
+        for name in self._victims:
+            self.stage.start_sender(name)
+
+
+class StoppedSenders(Fault):
+    name = "senders-stopped"
+    description = (
+        "SIGSTOP of some or all senders, then SIGCONT; every other time RabbitMQ gives away their work"
+    )
+    touches = frozenset({"senders"})
+    wishes = Wishes(strikes=4, hold_s=(2, 8))
+    proxied = True
+    _times = 0
+
+    async def begin(self) -> None:
+        self._times += 1
+        self._victims = self.stage.some_senders(self.random)
+        for name in self._victims:
+            self.stage.signal_sender(name, SIGSTOP)
+        if self._times % 2 == 0:
+            # A stopped sender hears nothing of it, and goes on with what is no longer its own.
+            self.stage.amqp.cut()
+
+    async def end(self) -> None:
+        for name in self._victims:
+            self.stage.signal_sender(name, SIGCONT)
+
+
+class KilledProducer(Fault):
+    name = "producer-killed"
+    description = "SIGKILL or Ctrl-C of a producer in mid-run; another goes on with the run by `--resume`"
+    touches = frozenset({"producer"})
+    wishes = Wishes(strikes=3, hold_s=(0, 0))
+    _run = ""
+
+    async def wait_for_moment(self) -> None:
+        while True:
+            run, confirmed, total = self._progress()
+            if run and run != self._run and confirmed < total:
+                takes_s = total / (20_000 * min(20, self.stage.plan.batch_size))
+                await asyncio.sleep(self.random.uniform(0, takes_s))
+                _, confirmed, _ = self._progress(run)
+                if confirmed < total:
+                    return
+            await asyncio.sleep(0.001)
+
+    async def begin(self) -> None:
+        self.strike(self.random.choice((SIGKILL, SIGKILL, SIGINT)))
+
+    def strike(self, number: Signals) -> None:
+        """Ends the latest producer, if there is one."""
+        if self.stage.producing:
+            self._run = next(reversed(self.stage.producing))
+            self.stage.end_producer(self._run, number)
+
+    async def end(self) -> None:
+        pass  # the stage resumes the run, as soon as the former producer counts as gone
+
+    async def recover(self) -> float | None:
+        """Seconds until the run is wholly published."""
+        began = time.monotonic()
+        while True:
+            _, confirmed, total = self._progress(self._run)
+            if confirmed == total:
+                return time.monotonic() - began
+            await asyncio.sleep(LOOK_S)
+
+    def _progress(self, run: str = "") -> tuple[str, int, int]:
+        """The latest run, or that one, with how much of it is confirmed, of how much."""
+        run = run or next(reversed(self.stage.producing), "")
+        counters = self.stage.hash(f"sms:run:{run}")
+        return run if counters else "", counters.get("confirmed", 0), counters.get("total", 0)
+
+
+class KilledRabbit(Fault):
+    name = "rabbitmq-killed"
+    description = "SIGKILL of RabbitMQ, which is started again"
+    touches = frozenset({"rabbitmq"})
+
+    async def begin(self) -> None:
+        await asyncio.to_thread(self.stage.rabbit.kill)
+
+    async def end(self) -> None:
+        await asyncio.to_thread(self.stage.rabbit.start)
+
+
+class KilledRedis(Fault):
+    name = "redis-killed"
+    description = "SIGKILL of Redis (append-only file, fsync always), which is started again"
+    touches = frozenset({"redis"})
+    wishes = Wishes(strikes=4)
+
+    async def begin(self) -> None:
+        await asyncio.to_thread(self.stage.redis_server.kill)
+
+    async def end(self) -> None:
+        await asyncio.to_thread(self.stage.redis_server.start)
+
+
+class KilledServers(Fault):
+    name = "both-killed"
+    description = "SIGKILL of RabbitMQ and Redis together, which are started again"
+    touches = frozenset({"rabbitmq", "redis"})
+
+    async def begin(self) -> None:
+        servers = (self.stage.rabbit, self.stage.redis_server)
+        await asyncio.gather(*(asyncio.to_thread(server.kill) for server in servers))
+
+    async def end(self) -> None:
+        servers = (self.stage.rabbit, self.stage.redis_server)
+        await asyncio.gather(*(asyncio.to_thread(server.start) for server in servers))
+
+
+class CutConnections(Fault):
+    name = "connections-cut"
+    description = "all connections to RabbitMQ, Redis or both are reset, and refused for up to 2 s"
+    touches = frozenset({"network"})
+    wishes = Wishes(strikes=6, hold_s=(0, 2))
+    proxied = True
+
+    async def begin(self) -> None:
+        both = [self.stage.amqp, self.stage.resp]
+        self._proxies = self.random.choice((both, both[:1], both[1:]))
+        for proxy in self._proxies:
+            proxy.refusing = True
+            proxy.cut()
+
+    async def end(self) -> None:
+        for proxy in self._proxies:
+            proxy.refusing = False
+
+
+class SlowConnections(Fault):
+    name = "connections-slow"
+    description = "all connections to RabbitMQ and Redis are slowed: 50 to 300 ms either way, 20 to 200 KB/s"
+    touches = frozenset({"network"})
+    wishes = Wishes(strikes=2, hold_s=(4, 8))
+    proxied = True
+
+    async def begin(self) -> None:
+        for proxy in (self.stage.amqp, self.stage.resp):
+            proxy.delay_s = self.random.uniform(0.05, 0.3)
+            proxy.bytes_per_s = self.random.randint(20_000, 200_000)
+
+    async def end(self) -> None:
+        for proxy in (self.stage.amqp, self.stage.resp):
+            proxy.mend()
+
+
+class SilentConnections(Fault):
+    name = "connections-silent"
+    description = (
+        "nothing passes to or from RabbitMQ and Redis, for longer than an answer of Redis is waited for"
+    )
+    touches = frozenset({"network"})
+    wishes = Wishes(strikes=2, hold_s=(11, 14))
+    proxied = True
+
+    async def begin(self) -> None:
+        for proxy in (self.stage.amqp, self.stage.resp):
+            proxy.silence()
+
+    async def end(self) -> None:
+        for proxy in (self.stage.amqp, self.stage.resp):
+            proxy.mend()
+
+
+class MemoryAlarm(Fault):
+    name = "memory-alarm"
+    description = (
+        "memory alarm of RabbitMQ over a backlog: publishers are blocked, senders must go on draining"
+    )
+    touches = frozenset({"rabbitmq"})
+    wishes = Wishes(strikes=2, hold_s=(12, 15), ahead=0.6, max_attempts=1)
+
+    async def begin(self) -> None:
+        await self._set_watermark("0.000001")
+
+    async def hold(self, seconds: float) -> None:
+        settled = [await self.stage.settled_now()]
+        for _ in range(3):
+            await asyncio.sleep(seconds / 3)
+            settled.append(await self.stage.settled_now())
+        # Not by the ledger: much of what is queued there waits in the publishers that are blocked.
+        lanes = [self.stage.topology.lane(lane).name for lane in Lane]
+        waiting = await asyncio.to_thread(self.stage.rabbit.queue_depths, *lanes)
+        self.stage.notes.setdefault("alarms", []).append({"settled": settled, "waiting": waiting})
+        if any(waiting.values()) and settled[-1] == settled[-2]:
+            self.stage.troubles.append(
+                f"senders stood still under the memory alarm with {waiting} in the lanes: settled at its begin and"
+                f" after each third of {seconds:.0f} s: {settled}"
+            )
+
+    async def end(self) -> None:
+        await self._set_watermark("0.4")
+
+    async def _set_watermark(self, share: str) -> None:
+        await asyncio.to_thread(self.stage.rabbit.ctl, "set_vm_memory_high_watermark", share)
+
+
+class MemoryAlarmWithRetries(MemoryAlarm):
+    name = "memory-alarm-retries"
+    description = (
+        "the same with three attempts and a third of the sends to be retried, whose copies are blocked too"
+    )
+    wishes = Wishes(strikes=2, hold_s=(12, 15), ahead=0.6, max_attempts=3, profile=FLAKY)
+
+
+class FullRedis(Fault):
+    name = "redis-full"
+    description = "Redis is at `maxmemory` with `noeviction`, and refuses all writes"
+    touches = frozenset({"redis"})
+    wishes = Wishes(strikes=4, hold_s=(1, 5))
+
+    async def begin(self) -> None:
+        await asyncio.to_thread(self.stage.redis.config_set, "maxmemory", 1)
+
+    async def end(self) -> None:
+        await asyncio.to_thread(self.stage.redis.config_set, "maxmemory", 0)
+
+
+class FullDisk(Fault):
+    name = "redis-disk-full"
+    description = "Redis's disk is full: it ends at its next write; started again once there is room"
+    touches = frozenset({"redis"})
+    wishes = Wishes(strikes=2, hold_s=(3, 5))
+    redis = SmallDiskRedis
+
+    async def begin(self) -> None:
+        self._server.fill()
+        self.stage.notes["disk"] = self._server.full_by
+
+    async def end(self) -> None:
+        await eventually(lambda: self._server.pid is None, 20, "Redis ends for want of room")
+        self._server.free()
+        await asyncio.to_thread(self._server.start)
+
+    @property
+    def _server(self) -> SmallDiskRedis:
+        assert isinstance(self.stage.redis_server, SmallDiskRedis)
+        return self.stage.redis_server
+
+
+class KilledLeader(Fault):
+    name = "cluster-leader-killed"
+    description = "three RabbitMQ nodes: SIGKILL of that which leads the bulk queue; it is started again"
+    touches = frozenset({"rabbitmq"})
+    wishes = Wishes(strikes=3, hold_s=(3, 6))
+    rabbit = RabbitCluster
+
+    def prepare(self) -> None:
+        self.stage.use(RABBITMQ_HOST=self._cluster.hosts)
+
+    async def begin(self) -> None:
+        self._leader = await asyncio.to_thread(self._cluster.leader_of, self.stage.queue)
+        await asyncio.to_thread(self._leader.kill)
+
+    async def end(self) -> None:
+        await asyncio.to_thread(self._leader.start)
+
+    @property
+    def _cluster(self) -> RabbitCluster:
+        assert isinstance(self.stage.rabbit, RabbitCluster)
+        return self.stage.rabbit
+
+
+class LostLedgerAnswers(Fault):
+    name = "answers-lost"
+    description = (
+        "the answer to each kind of ledger call is lost, one in ten, after Redis has carried the call out"
+    )
+    touches = frozenset({"redis", "senders", "producer"})
+    wishes = Wishes(strikes=1, between=(0.05, 0.1), max_attempts=3)
+    proxied = True
+    KINDS = frozenset(
+        {
+            *("begin", "resume", "leave", "announce", "confirm"),
+            *("claim", "settle", "release", "heartbeat", "hincrby", "zrem"),
+        }
+    )
+
+    async def begin(self) -> None:
+        self._loss = self.stage.resp.loss = LostAnswers(_scripts(), self.KINDS, every=10)
+
+    async def hold(self, seconds: float) -> None:
+        """Most of the run, in which all is done that a kind of call needs."""
+        await asyncio.to_thread(self.stage.publish_poison, 20, self.random)
+        await self._stop_a_producer()
+        while await self.stage.settled_now() < 0.85 * self.stage.plan.messages:
+            if not {"release", "zrem"} <= set(self._loss.lost):
+                await self._replace_a_sender()
+            await asyncio.sleep(0.2)
+
+    async def end(self) -> None:
+        self.stage.resp.loss = None
+        self.stage.notes["lost_answers"] = dict(self._loss.lost)
+
+    def finish(self) -> None:
+        if missing := self.KINDS - set(self._loss.lost):
+            self.stage.troubles.append(f"no answer was lost of: {', '.join(sorted(missing))}")
+
+    async def _stop_a_producer(self) -> None:
+        """By Ctrl-C, so that it gives up its run; slowed down, so that it is not over too soon."""
+        self.stage.amqp.bytes_per_s = 20_000
+        producer = KilledProducer(self.stage, self.random)
+        await producer.wait_for_moment()
+        producer.strike(SIGINT)
+        self.stage.amqp.mend()
+
+    async def _replace_a_sender(self) -> None:
+        """One that has claims under way when it is told to stop, so that it has something to release."""
+        name = self.random.choice(list(self.stage.senders))
+        self.stage.resp.delay_s = 0.05
+        await asyncio.sleep(0.2)
+        self.stage.signal_sender(name, SIGTERM)
+        await self.stage.senders[name].ended(20)
+        self.stage.resp.mend()
+        self.stage.start_sender(name)
+
+
+class Poison(Fault):
+    name = "poison"
+    description = "bodies that are no batch, of eight kinds, among the good ones in both lanes"
+    touches = frozenset({"queue"})
+    wishes = Wishes(strikes=5, hold_s=(0, 0.5))
+
+    async def begin(self) -> None:
+        await asyncio.to_thread(self.stage.publish_poison, self.random.randint(10, 60), self.random)
+
+    async def end(self) -> None:
+        pass
+
+
+class JumpingClocks(Fault):
+    name = "clock-jumps"
+    description = (
+        "the clocks of producers, senders and Redis jump, by up to an hour ahead or back, and back again"
+    )
+    touches = frozenset({"clock"})
+    wishes = Wishes(strikes=5, hold_s=(1, 4))
+    redis = ClockedRedis
+
+    def prepare(self) -> None:
+        self.stage.use(**self._clocked.clock.env)
+
+    async def begin(self) -> None:
+        self._clocked.clock.set(self.random.choice((-1, 1)) * self.random.choice((0.5, 15, 600, 3600)))
+
+    async def end(self) -> None:
+        self._clocked.clock.set(0)
+
+    @property
+    def _clocked(self) -> ClockedRedis:
+        assert isinstance(self.stage.redis_server, ClockedRedis)
+        return self.stage.redis_server
+
+
+class LostProvider(Fault):
+    name = "provider-outage"
+    description = "the provider is killed and started again; and it refuses all for 2 s out of every 8"
+    touches = frozenset({"provider"})
+    wishes = Wishes(strikes=3, hold_s=(1, 4), max_attempts=6, profile=OUTAGES)
+
+    async def begin(self) -> None:
+        self.stage.kill_provider()
+
+    async def end(self) -> None:
+        self.stage.start_provider()
+
+
+class Everything(Fault):
+    name = "combined"
+    description = (
+        "two of the faults above at a time, drawn at random from those that two plain servers can have"
+    )
+    touches = frozenset({"everything"})
+    wishes = Wishes(strikes=6, hold_s=(1, 5), max_attempts=4, profile=STEADY)
+    proxied = True
+    PARTS: ClassVar[tuple[type[Fault], ...]] = (
+        *(KilledSenders, StoppedSenders, KilledProducer, KilledRabbit, KilledRedis, KilledServers),
+        *(CutConnections, SlowConnections, FullRedis, Poison, LostProvider),
+    )
+
+    async def begin(self) -> None:
+        first, second = self.random.sample(self.PARTS, 2)
+        while first.touches & second.touches:
+            first, second = self.random.sample(self.PARTS, 2)
+        self._begun = [kind(self.stage, self.random) for kind in (first, second)]
+        for fault in self._begun:
+            await fault.begin()
+            await asyncio.sleep(self.random.uniform(0, 1))
+        self.stage.notes.setdefault("struck", []).append(f"{first.name} + {second.name}")
+
+    async def end(self) -> None:
+        self.random.shuffle(self._begun)
+        for fault in self._begun:
+            await fault.end()
+
+
+FAULTS: dict[str, type[Fault]] = {
+    kind.name: kind
+    for kind in (
+        *(KilledSenders, StoppedSenders, KilledProducer, KilledRabbit, KilledRedis, KilledServers),
+        *(CutConnections, SlowConnections, SilentConnections, MemoryAlarm, MemoryAlarmWithRetries),
+        *(FullRedis, FullDisk, KilledLeader, LostLedgerAnswers, Poison, JumpingClocks, LostProvider),
+        Everything,
+    )
+}
+
+
+def _scripts() -> dict[str, str]:
+    """The name of each of the ledger's scripts, by the SHA-1 that Redis knows it by."""
+    folder = files("common.ledger") / "lua"
+    prelude = (folder / "prelude.lua").read_text()
+    names = [entry.name for entry in folder.iterdir() if entry.name.endswith(".lua")]
+    return {
+        hashlib.sha1((prelude + (folder / name).read_text()).encode()).hexdigest(): name.removesuffix(".lua")
+        for name in names
+    }

@@ -1,0 +1,107 @@
+"""What happens in one run of the suite, all of it drawn from a seed: the load, the settings, when the faults strike."""
+
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+BATCH_SIZES = (1, 20, 100)
+WAVES = 8
+
+# How the provider behaves, in the words of provider profiles (docs/providers.md). Sends are short, so that senders are
+# as busy as they can be; every kind of answer occurs.
+STEADY = {"mean_s": 0.02, "failed": 0.01, "retry": 0.03, "throttled": 0.01, "retry_after_s": 0.25}
+FLAKY = {"mean_s": 0.02, "failed": 0.01, "retry": 0.25, "throttled": 0.05, "retry_after_s": 0.25}
+OUTAGES = {**STEADY, "windows": [{"from_s": 2, "to_s": 4, "every_s": 8, "retry": 0.96, "throttled": 0.03}]}
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a fault needs of the plan; what it leaves open, the seed decides.
+
+    `strikes` is how many times it strikes, while the share of messages that are settled is in the range `between`;
+    `hold_s` the range of how long it lasts each time. `ahead` is the share of all messages that producers are to keep
+    waiting in the queue.
+    """
+
+    strikes: int = 3
+    between: tuple[float, float] = (0.08, 0.75)
+    hold_s: tuple[float, float] = (0.5, 3.0)
+    ahead: float = 0.1
+    max_attempts: int | None = None
+    profile: dict[str, Any] | None = None
+    settings: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wave:
+    """One run's worth of messages, published by one producer."""
+
+    run: str
+    messages: int
+    urgent: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class Strike:
+    """When a fault begins, as the share of messages that are settled by then, and how long it lasts in seconds."""
+
+    at_share: float
+    hold_s: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run of the suite. `ahead`: a wave begins once no more than so many messages wait in the queue."""
+
+    seed: int
+    messages: int
+    batch_size: int
+    senders: int
+    slots: int
+    max_attempts: int
+    ahead: int
+    profile: dict[str, Any]
+    settings: dict[str, object]
+    waves: tuple[Wave, ...]
+    strikes: tuple[Strike, ...]
+
+    @property
+    def deadline_s(self) -> float:
+        """When the run is given up, in seconds: at a hundredth of the usual rate something hangs."""
+        return 180 + self.messages / 300
+
+
+def make_plan(fault: str, seed: int, messages: int, wishes: Wishes) -> Plan:
+    """The plan of a fault's run with this seed; the same for the same arguments."""
+    random = Random(f"{fault} {seed}")
+    max_attempts = wishes.max_attempts or random.choice((1, 3))
+    first, last = wishes.between
+    step = (last - first) / wishes.strikes
+    return Plan(
+        seed=seed,
+        messages=messages,
+        batch_size=BATCH_SIZES[seed % len(BATCH_SIZES)],  # so that three seeds in a row have them all
+        senders=random.choice((2, 3)),
+        slots=random.choice((100, 200, 400)),
+        max_attempts=max_attempts,
+        ahead=round(wishes.ahead * messages),
+        profile=wishes.profile or STEADY,
+        settings=wishes.settings,
+        waves=_waves(random, messages),
+        strikes=tuple(
+            Strike(first + step * (k + random.uniform(0, 0.8)), random.uniform(*wishes.hold_s))
+            for k in range(wishes.strikes)
+        ),
+    )
+
+
+def _waves(random: Random, messages: int) -> tuple[Wave, ...]:
+    """Waves of different sizes, every fourth of them urgent."""
+    weights = [random.uniform(0.5, 1.5) for _ in range(WAVES)]
+    sizes = [max(1, int(messages * weight / sum(weights))) for weight in weights]
+    sizes[0] += messages - sum(sizes)
+    return tuple(
+        Wave(f"wave-{k}", size, urgent=k % 4 == 2, seed=random.randrange(2**31))
+        for k, size in enumerate(sizes)
+    )

@@ -1,0 +1,144 @@
+"""Servers with something about them that a fault needs: a disk that fills up, a clock that jumps, two more nodes."""
+
+import contextlib
+import json
+import os
+import resource
+import secrets
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.chaos.clock import Clock
+from tests.runners import free_port, temporary_folder
+from tests.servers import RabbitServer, RedisServer, rabbit_process
+
+_DISK_BYTES = 512 * 1024 * 1024
+
+
+class SmallDiskRedis(RedisServer):
+    """Redis on a disk of its own that can be filled up: a small tmpfs.
+
+    Where one may not be mounted, `full_by` says "file size limit": a limit on its files' size stands in for the disk.
+    """
+
+    def __init__(self) -> None:
+        self._place = temporary_folder("disk")
+        self._mounted = _mount(self._place)
+        self._filler = self._place / "filler"
+        folder = self._place / "redis"
+        folder.mkdir()
+        super().__init__(folder=folder)
+
+    @property
+    def full_by(self) -> str:
+        """What a full disk is here."""
+        return "small disk" if self._mounted else "file size limit"
+
+    def fill(self) -> None:
+        """From now on nothing more can be written."""
+        if self._mounted:
+            with self._filler.open("wb") as file:
+                left = os.statvfs(self._place)
+                os.posix_fallocate(file.fileno(), 0, left.f_bavail * left.f_frsize)
+        elif self.pid is not None:
+            largest = max(file.stat().st_size for file in self._place.rglob("*.aof"))
+            resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (largest, largest))
+
+    def free(self) -> None:
+        """There is room again."""
+        self._filler.unlink(missing_ok=True)  # a limit ends with its process
+
+    def close(self) -> None:
+        super().close()
+        if self._mounted:
+            subprocess.run(["umount", self._place], check=True)
+            self._mounted = False
+        shutil.rmtree(self._place, ignore_errors=True)
+
+
+class ClockedRedis(RedisServer):
+    """Redis whose wall clock can be moved by `clock`. Raises NoCompilerError."""
+
+    def __init__(self) -> None:
+        self._place = temporary_folder("clock")
+        self.clock = Clock(self._place)
+        super().__init__(env=self.clock.env)
+
+    def close(self) -> None:
+        super().close()
+        shutil.rmtree(self._place, ignore_errors=True)
+
+
+class RabbitCluster(RabbitServer):
+    """Three nodes on three loopback addresses, all at one port; as a server, it is the first of them."""
+
+    def __init__(self) -> None:
+        home, names_port, port = temporary_folder("cluster"), free_port(), free_port()
+        cookie = home / ".erlang.cookie"
+        cookie.write_text(secrets.token_hex(10))
+        cookie.chmod(0o400)
+        self._home = home
+        self._names = [f"smsim-{k}-{secrets.token_hex(4)}@localhost" for k in (1, 2, 3)]
+        # The first starts the epmd that the others use too.
+        processes = [
+            rabbit_process(
+                f"127.0.0.{k}",
+                port,
+                names_port,
+                {"HOME": str(home), "RABBITMQ_NODENAME": name},
+                starts_epmd=k == 1,
+            )
+            for k, name in enumerate(self._names, 1)
+        ]
+        super().__init__(processes[0])
+        self._others = [RabbitServer(process) for process in processes[1:]]
+
+    @property
+    def nodes(self) -> list[RabbitServer]:
+        """All three; the first is this one."""
+        return [self, *self._others]
+
+    @property
+    def hosts(self) -> str:
+        """What RABBITMQ_HOST says of such a cluster."""
+        return ",".join(node.host for node in self.nodes)
+
+    def start(self) -> None:
+        super().start()
+        for node in self._others:
+            if node.pid is None:
+                node.start()
+        members = json.loads(self.ctl("cluster_status", "--formatter", "json"))["disk_nodes"]
+        for node, name in zip(self._others, self._names[1:], strict=True):
+            if name not in members:
+                node.ctl("stop_app")
+                node.ctl("join_cluster", self._names[0])
+                node.ctl("start_app")
+
+    def leader_of(self, queue: str) -> RabbitServer:
+        """The node that leads a quorum queue."""
+        queues = json.loads(self.ctl("list_queues", "name", "leader", "--formatter", "json"))
+        (leader,) = [found["leader"] for found in queues if found["name"] == queue]
+        return self.nodes[self._names.index(leader)]
+
+    def sync_queues(self) -> None:
+        super().sync_queues()
+        for node in self._others:
+            node.sync_queues()
+
+    def close(self) -> None:
+        for node in self._others:
+            node.close()
+        super().close()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+
+def _mount(place: Path) -> bool:
+    """A small tmpfs there, if this user may."""
+    with contextlib.suppress(subprocess.CalledProcessError, FileNotFoundError):
+        size = f"size={_DISK_BYTES}"
+        mount = ["mount", "-t", "tmpfs", "-o", size, "smsim-chaos", str(place)]
+        subprocess.run(mount, check=True, capture_output=True)
+        return True
+    return False

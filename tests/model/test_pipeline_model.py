@@ -1,0 +1,346 @@
+"""A model of the whole: senders die, stop, lose their connections and their answers, and every message is counted once.
+
+The machine drives the real sender and producer; what it knows of each message by itself (announced, really sent, may be
+failed) is compared with the ledger after every step, and once all has drained.
+"""
+
+import asyncio
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from common.broker.port import Shelf
+from common.messages import Batch, Lane, State, decode_batch
+from tests.model.world import (
+    BAD_SEQ,
+    Confirm,
+    Ending,
+    Fate,
+    MessageId,
+    ProducerProcess,
+    SenderProcess,
+    VirtualLoop,
+    World,
+    at_once,
+    message,
+    virtual_loop,
+)
+
+__all__ = ["virtual_loop"]
+
+RUNS = ("a", "b")
+LONGEST_RUN = 12
+MOST_SENDERS = 3
+# The last is longer than a sender's grace, and than the longest backoff.
+TIMES_S = (0.0, 0.005, 0.1, 0.3, 3.0)
+DRAIN_ROUNDS = 60
+places = st.integers(0, 255)
+
+
+class PipelineMachine(RuleBasedStateMachine):
+    """Two runs at most, three senders at most, and everything that may befall them."""
+
+    loop: VirtualLoop
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(self.loop)
+        self.senders: list[SenderProcess] = []
+        self.producers: dict[str, ProducerProcess] = {}
+        self.lanes: dict[str, Lane] = {}
+        self.counts: dict[str, int] = {}
+        self.known: set[MessageId] = set()
+        self.settled: dict[MessageId, State] = {}
+        self.poison = 0
+        self.started = 0
+        self.max_attempts = 1
+        self.keep_failed = False
+        self.sound = True
+
+    @initialize(
+        max_attempts=st.integers(1, 3),
+        keep_failed=st.booleans(),
+        count=st.integers(1, LONGEST_RUN),
+        batch_size=st.integers(1, 6),
+        lane=st.sampled_from(Lane),
+        slots=st.integers(1, 6),
+    )
+    def open(
+        self, max_attempts: int, keep_failed: bool, count: int, batch_size: int, lane: Lane, slots: int
+    ) -> None:
+        self.max_attempts, self.keep_failed = max_attempts, keep_failed
+        self.publish(count, batch_size, lane)
+        self.start_sender(slots)
+
+    # Producers
+
+    @precondition(lambda self: len(self.counts) < len(RUNS))
+    @rule(count=st.integers(1, LONGEST_RUN), batch_size=st.integers(1, 6), lane=st.sampled_from(Lane))
+    def publish(self, count: int, batch_size: int, lane: Lane) -> None:
+        run = RUNS[len(self.counts)]
+        self.counts[run], self.lanes[run] = count, lane
+        at_once(self.world.ledger.begin(run, "", count, "p"))
+        self._produce(run, batch_size, 0)
+
+    def _produce(self, run: str, batch_size: int, first: int) -> None:
+        self.known |= {(run, seq) for seq in range(self.counts[run])}
+        self.producers[run] = ProducerProcess(
+            self.world, run, self.counts[run], batch_size, self.lanes[run], first
+        )
+
+    @precondition(lambda self: any(producer.runs for producer in self.producers.values()))
+    @rule()
+    def kill_producers(self) -> None:
+        for run, producer in list(self.producers.items()):
+            if producer.runs:
+                producer.kill()
+                del self.producers[run]
+
+    @rule(batch_size=st.integers(1, 6))
+    def resume(self, batch_size: int) -> None:
+        for run in self.counts.keys() - self.producers.keys():
+            at_once(self.world.ledger.leave(run, "p"))
+            found = at_once(self.world.ledger.resume(run, "p"))
+            self._produce(run, batch_size, found.confirmed)
+
+    @rule(
+        run=st.sampled_from(RUNS),
+        first=st.integers(0, LONGEST_RUN - 1),
+        step=st.sampled_from([1, 2, -1]),
+        count=st.integers(1, 4),
+        attempt=st.integers(1, 3),
+        lane=st.sampled_from(Lane),
+        after=st.sampled_from([0, 0.125, 1]),
+    )
+    def publish_a_copy(
+        self, run: str, first: int, step: int, count: int, attempt: int, lane: Lane, after: float
+    ) -> None:
+        """Some messages of a run come once more: a duplicate, a part, a late retry; perhaps before their original."""
+        seqs = [seq for seq in range(first, first + step * count, step) if 0 <= seq < self.counts.get(run, 0)]
+        if not seqs:
+            return
+        batch = Batch(
+            run=run, attempt=min(attempt, self.max_attempts), messages=[message(seq) for seq in seqs]
+        )
+
+        async def publish() -> None:
+            await self.world.broker.publish(batch, lane, after)
+
+        self.loop.do(publish())
+
+    @rule()
+    def publish_poison(self) -> None:
+        async def publish() -> None:
+            self.world.broker.publish_raw(b"no batch", Lane.BULK)
+
+        self.loop.do(publish())
+        self.poison += 1
+
+    # Senders
+
+    @precondition(lambda self: len(self.senders) < MOST_SENDERS)
+    @rule(slots=st.integers(1, 6))
+    def start_sender(self, slots: int) -> None:
+        self.started += 1
+        name = f"s{self.started}"
+        self.senders.append(SenderProcess(self.world, name, slots, self.max_attempts, self.keep_failed))
+
+    @precondition(lambda self: self.senders)
+    @rule(which=places, went_out=st.booleans())
+    def kill_sender(self, which: int, went_out: bool) -> None:
+        self.senders.pop(which % len(self.senders)).kill(went_out)
+
+    @precondition(lambda self: self.senders)
+    @rule(which=places)
+    def stop_sender(self, which: int) -> None:
+        self.senders[which % len(self.senders)].stop()
+
+    @precondition(lambda self: self.senders)
+    @rule(which=places)
+    def disconnect(self, which: int) -> None:
+        self.senders[which % len(self.senders)].broker.disconnect()
+
+    @rule()
+    def disconnect_all(self) -> None:
+        for sender in self.senders:
+            sender.broker.disconnect()
+
+    @precondition(lambda self: any(sender.provider.in_flight for sender in self.senders))
+    @rule(
+        which=places,
+        place=places,
+        endings=st.lists(st.sampled_from(Ending), min_size=1, max_size=4),
+        took_s=st.sampled_from([0.1, 2000.0]),
+    )
+    def sends_end(self, which: int, place: int, endings: list[Ending], took_s: float) -> None:
+        """Some sends of one sender end; such as take very long make it split what it holds."""
+        busy = [sender.provider for sender in self.senders if sender.provider.in_flight]
+        provider = busy[which % len(busy)]
+
+        async def end() -> None:
+            for ending in endings:
+                if provider.in_flight:
+                    provider.end(place % len(provider.in_flight), ending, took_s)
+
+        self.loop.do(end())
+
+    # Servers, and time
+
+    @rule(fates=st.lists(st.sampled_from(Fate), min_size=1, max_size=3))
+    def trouble_the_ledger(self, fates: list[Fate]) -> None:
+        self.world.fates.extend(fates)
+
+    @rule(confirms=st.lists(st.sampled_from(Confirm), min_size=1, max_size=2))
+    def trouble_the_broker(self, confirms: list[Confirm]) -> None:
+        self.world.confirms.extend(confirms)
+
+    @rule(seconds=st.sampled_from(TIMES_S))
+    def time_passes(self, seconds: float) -> None:
+        self.loop.pass_time(seconds)
+
+    # What holds at every moment
+
+    @invariant()
+    def every_message_is_in_one_state(self) -> None:
+        self.sound = False
+        self.loop.pass_time(0)
+        self.senders = [sender for sender in self.senders if sender.runs]
+        assert all(producer.runs or True for producer in self.producers.values())
+        total = np.zeros(6, np.int64)
+        for run, count in self.counts.items():
+            total += self._check(run, count)
+        everything = at_once(self.world.ledger.snapshot())
+        assert [
+            everything.published,
+            everything.sending,
+            everything.sent,
+            everything.failed,
+            everything.retried,
+            everything.ambiguous,
+        ] == total.tolist()
+        assert sum(self.world.went_out.values()) - len(self.world.went_out) <= everything.ambiguous
+        self.sound = True
+
+    def _check(self, run: str, count: int) -> list[int]:
+        """Compares a run's counters with its states, and these with what is known of it; gives its counters."""
+        ledger = self.world.ledger
+        now = at_once(ledger.snapshot(run))
+        recount = at_once(ledger.recount(run))
+        states = at_once(ledger.states(run, np.arange(count))).tolist()
+        counters = {name: getattr(now, name) for name in ("published", "sending", "sent", "failed")}
+        assert counters == recount
+        assert counters["sending"] == states.count(State.SENDING)
+        assert (counters["sent"], counters["failed"]) == (
+            states.count(State.SENT),
+            states.count(State.FAILED),
+        )
+        assert 0 <= now.queued <= states.count(State.QUEUED)
+        assert now.published <= count
+        for seq, state in enumerate(states):
+            if state < State.SENT:
+                assert (run, seq) not in self.settled
+                continue
+            assert self.settled.setdefault((run, seq), state) == state
+            if state == State.SENT:
+                assert self.world.went_out[run, seq]
+            else:
+                assert seq == BAD_SEQ or (run, seq) in self.world.may_be_failed
+        return [now.published, now.sending, now.sent, now.failed, now.retried, now.ambiguous]
+
+    # What holds in the end
+
+    def teardown(self) -> None:
+        try:
+            if self.sound and self.counts:
+                self.drain()
+                self.all_came_to_its_end()
+        finally:
+            self.end()
+
+    def drain(self) -> None:
+        """Nothing goes wrong any more, until nothing is left to do."""
+        self.world.calm()
+        self.resume(6)
+        if len(self.senders) < MOST_SENDERS:
+            self.start_sender(4)
+        for _ in range(DRAIN_ROUNDS):
+            self.loop.do(self._all_sends_go_out())
+            self.loop.pass_time(0.5)
+            self.every_message_is_in_one_state()
+            if not self.senders:
+                self.start_sender(4)
+            if self._at_rest():
+                return
+        raise AssertionError(f"never at rest: {self.loop.do(self.world.broker.depths())}")
+
+    async def _all_sends_go_out(self) -> None:
+        for sender in self.senders:
+            sender.provider.by_itself = True
+            sender.provider.end_all()
+
+    def _at_rest(self) -> bool:
+        depths = self.loop.do(self.world.broker.depths())
+        waiting = {name: depth for name, depth in depths.items() if not name.endswith(tuple(Shelf))}
+        return (
+            not any(waiting.values())
+            and not any(producer.runs for producer in self.producers.values())
+            and all(sender.idle for sender in self.senders)
+        )
+
+    def all_came_to_its_end(self) -> None:
+        for sender in self.senders:
+            sender.stop()
+        self.loop.pass_time(3)
+        assert not any(sender.runs for sender in self.senders)
+        self.every_message_is_in_one_state()
+        assert not any(
+            depth
+            for name, depth in self.loop.do(self.world.broker.depths()).items()
+            if not name.endswith(tuple(Shelf))
+        )
+        assert self.settled.keys() == self.known
+        now = at_once(self.world.ledger.snapshot())
+        assert (now.published, now.queued, now.sending) == (len(self.known), 0, 0)
+        assert now.rejected >= self.poison <= len(self.world.broker.rejected)
+        if self.keep_failed:
+            failed = {m for m, state in self.settled.items() if state is State.FAILED}
+            assert failed <= self.loop.do(self._kept())
+        assert self.loop.complaints == []
+
+    async def _kept(self) -> set[MessageId]:
+        """The messages on the failed shelf."""
+        depth = (await self.world.broker.depths())["sms_queue.failed"]
+        subscription = await self.world.broker.subscribe(Shelf.FAILED, depth)
+        bodies = [delivery.body for delivery in await subscription.take()] if depth else []
+        return {(batch.run, m.seq) for batch, _ in map(decode_batch, bodies) for m in batch.messages}
+
+    def end(self) -> None:
+        """Leaves the loop as it was."""
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self.loop.do(self.world.broker.close())
+        self.loop.pass_time(0)
+        self.loop.complaints.clear()
+
+
+def test_every_message_is_counted_once_whatever_happens(virtual_loop: VirtualLoop) -> None:
+    """published = queued + sending + sent + failed after every step; in the end all is settled, and no send is unseen."""
+    PipelineMachine.loop = virtual_loop
+    run_state_machine_as_test(
+        PipelineMachine,
+        settings=settings(
+            max_examples=1500,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )

@@ -1,0 +1,419 @@
+"""What the model drives: real senders and producers on a clock, a broker, a ledger and a provider that obey it.
+
+Time is virtual: nothing waits, and a second passes as fast as the callbacks in it run. The broker and the ledger are
+those in memory; each process reaches them through clients of its own, whose calls meet the fate the model deals them.
+"""
+
+import asyncio
+import logging
+import selectors
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterator
+from enum import Enum, auto
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import common.ledger.memory
+import producer.publish
+import sender.lane
+import sender.recorder
+from common.broker.memory import MemoryBroker, MemorySubscription
+from common.broker.port import Shelf, Subscription
+from common.errors import PublishFailed
+from common.ledger.memory import MemoryLedger
+from common.ledger.port import Outcomes
+from common.messages import Batch, Lane, Message, Outcome, Seqs
+from producer.publish import Producer
+from producer.sources import Recipe
+from sender.service import Sender
+from sender.work import Sends
+
+T = TypeVar("T")
+
+SLOW_S = 0.4  # beyond a flush and a review: enough for others to act in between
+BACKOFF_S = 0.2
+BAD_SEQ = 5  # the message of each run whose number is none
+MessageId = tuple[str, int]
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next timer instead of waiting for it."""
+
+    def __init__(self) -> None:
+        super().__init__(_JumpingSelector(self))
+        self.now = 0.0
+        self.until = 0.0
+        self.complaints: list[str] = []
+        self.set_exception_handler(self._complain)
+
+    def time(self) -> float:
+        return self.now
+
+    def pass_time(self, seconds: float) -> None:
+        """Runs all that happens within so many seconds; 0 is all that happens without time passing."""
+        self.until = self.now + seconds
+        self.run_forever()
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of what needs no time."""
+        self.until = self.now
+        return self.run_until_complete(work)
+
+    def _complain(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Notes what went wrong with nobody there to hear of it; that a publish of the dead failed is no wonder."""
+        if not isinstance(context.get("exception"), PublishFailed):
+            self.complaints.append(str(context))
+
+
+def at_once(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a call that never waits, as those of the memory ledger don't; cheaper than a turn of the loop."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise AssertionError("it waits")
+
+
+class _JumpingSelector(selectors.SelectSelector):
+    """Asked to wait, it lets virtual time pass instead, and stops the loop when that is up."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        loop = self._loop
+        if timeout is None or loop.now + timeout > loop.until:
+            loop.now = max(loop.now, loop.until)
+            loop.stop()
+        elif timeout > 0:
+            loop.now += timeout
+        return []
+
+
+@pytest.fixture
+def virtual_loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualLoop]:
+    """A loop, with the clocks of all modules under test on its time."""
+    loop = VirtualLoop()
+    clock = SimpleNamespace(
+        monotonic=loop.time, time=loop.time, time_ns=lambda: int(loop.time() * 1e9), perf_counter=loop.time
+    )
+    for module in (common.ledger.memory, producer.publish, sender.lane, sender.recorder):
+        if hasattr(module, "time"):
+            monkeypatch.setattr(module, "time", clock)
+    # Each warning is one that the model asked for.
+    monkeypatch.setattr(logging.root.manager, "disable", logging.WARNING)
+    yield loop
+    loop.close()
+
+
+class Fate(Enum):
+    """What becomes of one call of the ledger."""
+
+    LATE = auto()  # it is carried out after a while, even if the caller has died by then
+    LATE_ANSWER = auto()  # it is carried out, and answered after a while
+    ANSWER_LOST = auto()  # it is carried out, not answered, and so repeated
+    UNHEARD = auto()  # it never arrives, and so is repeated
+    OVERTAKEN = auto()  # it is carried out only after its repeat (a claim; any other call is only unheard)
+
+
+class Confirm(Enum):
+    """What becomes of one publish."""
+
+    LOST = auto()  # it never arrives, and fails
+    UNCONFIRMED = auto()  # it arrives, and fails all the same
+    LATE = auto()  # it arrives, and is confirmed after a while
+
+
+class Ending(Enum):
+    """What comes of one send."""
+
+    SENT = auto()
+    FAILED = auto()
+    RETRY = auto()
+    TIMEOUT_SENT = auto()  # no answer came, and it went out
+    TIMEOUT_UNSENT = auto()  # no answer came, and it did not
+
+
+OUTCOMES = {
+    Ending.SENT: Outcome.SENT,
+    Ending.FAILED: Outcome.FAILED,
+    Ending.RETRY: Outcome.RETRY,
+    Ending.TIMEOUT_SENT: Outcome.RETRY,
+    Ending.TIMEOUT_UNSENT: Outcome.RETRY,
+}
+
+
+class World:
+    """Broker, ledger and carrier, what they have in store for the next calls, and what really went out."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self.loop = loop
+        self.broker = MemoryBroker()
+        self.ledger = MemoryLedger()
+        self.fates: deque[Fate] = deque()
+        self.confirms: deque[Confirm] = deque()
+        self.went_out: Counter[MessageId] = Counter()
+        self.may_be_failed: set[MessageId] = set()
+
+    def calm(self) -> None:
+        """From now on all goes well."""
+        self.fates.clear()
+        self.confirms.clear()
+
+
+class LedgerClient:
+    """The ledger as one process sees it: it repeats what was not answered, as the real client does."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def announce(self, run: str, first: int, count: int) -> None:
+        await self._call(lambda _: self._world.ledger.announce(run, first, count))
+
+    async def confirm(self, run: str, upto: int) -> None:
+        await self._call(lambda _: self._world.ledger.confirm(run, upto))
+
+    async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> NDArray[np.uint8]:
+        def carry_out(again: bool) -> Coroutine[Any, Any, NDArray[np.uint8]]:
+            return self._world.ledger.claim(run, seqs, redelivered or again)
+
+        if self._world.fates and self._world.fates[0] is Fate.OVERTAKEN:
+            self._world.loop.create_task(_later(carry_out(False)))
+        return await self._call(carry_out)
+
+    async def settle(self, run: str, outcomes: Outcomes, sender: str = "") -> None:
+        await self._call(lambda _: self._world.ledger.settle(run, outcomes, sender))
+
+    async def release(self, run: str, seqs: Seqs) -> None:
+        await self._call(lambda _: self._world.ledger.release(run, seqs))
+
+    async def reject(self, bodies: int) -> None:
+        await self._call(lambda _: self._world.ledger.reject(bodies))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._world.ledger, name)
+
+    async def _call(self, carry_out: Callable[[bool], Coroutine[Any, Any, T]]) -> T:
+        again = False
+        while True:
+            match self._world.fates.popleft() if self._world.fates else None:
+                case None:
+                    return await carry_out(again)
+                case Fate.LATE:
+                    return await asyncio.shield(asyncio.ensure_future(_later(carry_out(again))))
+                case Fate.LATE_ANSWER:
+                    answer = await carry_out(again)
+                    await asyncio.sleep(SLOW_S)
+                    return answer
+                case Fate.ANSWER_LOST:
+                    await carry_out(again)
+            await asyncio.sleep(BACKOFF_S)
+            again = True
+
+
+async def _later(work: Coroutine[Any, Any, T]) -> T:
+    await asyncio.sleep(SLOW_S)
+    return await work
+
+
+class BrokerClient:
+    """The broker as one process sees it, over a connection that may be cut."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._subscriptions: list[MemorySubscription] = []
+        self._unconfirmed: set[asyncio.Future[None]] = set()
+
+    @property
+    def in_hand(self) -> int:
+        """Deliveries that are not acked."""
+        return sum(len(subscription._unacked) for subscription in self._subscriptions)
+
+    async def ready(self) -> None:
+        return
+
+    async def subscribe(self, queue: Lane | Shelf, prefetch: int) -> Subscription:
+        subscription = await self._world.broker.subscribe(queue, prefetch)
+        assert isinstance(subscription, MemorySubscription)
+        self._subscriptions.append(subscription)
+        return subscription
+
+    def publish(self, batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
+        return self._published(lambda: self._world.broker.publish(batch, lane, after))
+
+    def keep(self, batch: Batch, lane: Lane) -> "asyncio.Future[None]":
+        return self._published(lambda: self._world.broker.keep(batch, lane))
+
+    def disconnect(self) -> None:
+        """The connection is cut, and made again at once."""
+        for subscription in self._subscriptions:
+            subscription.disconnect()
+        for confirm in self._unconfirmed:
+            if not confirm.done():
+                confirm.set_exception(PublishFailed("disconnected"))
+        self._unconfirmed.clear()
+
+    async def close(self) -> None:
+        """The connection is closed or cut for good."""
+        for subscription in self._subscriptions:
+            await subscription.close()
+            subscription.disconnect()
+
+    def _published(self, publish: "Callable[[], asyncio.Future[None]]") -> "asyncio.Future[None]":
+        loop = asyncio.get_running_loop()
+        match self._world.confirms.popleft() if self._world.confirms else None:
+            case None:
+                return publish()
+            case Confirm.LOST:
+                confirm = loop.create_future()
+            case Confirm.UNCONFIRMED:
+                publish()
+                confirm = loop.create_future()
+            case Confirm.LATE:
+                publish()
+                confirm = loop.create_future()
+                loop.call_later(SLOW_S, lambda: confirm.done() or confirm.set_result(None))
+                self._unconfirmed.add(confirm)
+                return confirm
+        confirm.set_exception(PublishFailed("not confirmed"))
+        return confirm
+
+
+class Hand:
+    """A provider whose sends end when and how the model says; `by_itself` they all go out in no time."""
+
+    reads_messages = False
+
+    def __init__(self, world: World, last_attempt: int) -> None:
+        self.in_flight: list[tuple[Sends, int]] = []
+        self.by_itself = False
+        self._world = world
+        self._last_attempt = last_attempt
+
+    def start(self, sends: Sends) -> None:
+        self.in_flight += [(sends, k) for k in range(sends.seqs.size)]
+        if self.by_itself:
+            self.end_all()
+
+    def end(self, place: int, ending: Ending, took_s: float) -> None:
+        """One send has ended."""
+        sends, k = self.in_flight.pop(place)
+        message = (sends.run, int(sends.seqs[k]))
+        sends.outcomes[k] = OUTCOMES[ending]
+        sends.times_us[k] = round(took_s * 1e6)
+        if ending in (Ending.TIMEOUT_SENT, Ending.TIMEOUT_UNSENT):
+            if sends.ambiguous is None:
+                sends.ambiguous = np.zeros(sends.seqs.size, np.bool_)
+            sends.ambiguous[k] = True
+        if ending in (Ending.SENT, Ending.TIMEOUT_SENT):
+            self._world.went_out[message] += 1
+        if ending is not Ending.SENT and (ending is Ending.FAILED or sends.attempt >= self._last_attempt):
+            self._world.may_be_failed.add(message)
+        sends.finish(k, k + 1)
+
+    def end_all(self) -> None:
+        """All that is in flight goes out."""
+        while self.in_flight:
+            self.end(0, Ending.SENT, 0.01)
+
+    def die(self, went_out: bool) -> None:
+        """The sender is gone; what was in flight may have gone out."""
+        if went_out:
+            self._world.went_out.update((sends.run, int(sends.seqs[k])) for sends, k in self.in_flight)
+        self.in_flight.clear()
+
+    async def close(self) -> None:
+        return
+
+
+class SenderProcess:
+    """A sender, which can be stopped, killed and disconnected."""
+
+    def __init__(self, world: World, name: str, slots: int, max_attempts: int, keep_failed: bool) -> None:
+        self._loop = world.loop
+        self._stop = asyncio.Event()
+        self.broker = BrokerClient(world)
+        self.provider = Hand(world, max_attempts)
+        ledger: Any = LedgerClient(world)
+        self._sender = Sender(
+            name,
+            self.broker,
+            ledger,
+            self.provider,
+            slots,
+            max_attempts=max_attempts,
+            retry_backoff_s=0.125,
+            grace_s=2,
+            keep_failed=keep_failed,
+        )
+        self._task = world.loop.create_task(self._run())
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended. Raises what it ended with."""
+        if self._task.done():
+            self._task.result()
+        return not self._task.done()
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has nothing in hand and nothing in flight."""
+        return self.broker.in_hand == 0 and not any(lane.in_flight for lane in self._sender.lanes)
+
+    async def _run(self) -> None:
+        await self._sender.run(self._stop)
+        await self.broker.close()
+
+    def stop(self) -> None:
+        """What SIGTERM does."""
+        self._stop.set()
+
+    def kill(self, went_out: bool) -> None:
+        """What SIGKILL does: not a word to anyone, and what it had in hand comes again."""
+        self.provider.die(went_out)
+        self._loop.do(self.broker.close())
+        self._task.cancel()
+
+
+class Numbers:
+    """A source of messages; the number of one of them is none."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def recipe(self, batch_size: int, lane: Lane) -> Recipe:
+        raise NotImplementedError("this source is made again by its count")
+
+    def messages(self, first: int) -> Iterator[Message]:
+        return (message(seq) for seq in range(first, self.count))
+
+
+def message(seq: int) -> Message:
+    return Message(seq, "0401234567" if seq == BAD_SEQ else "+999123456789", "text")
+
+
+class ProducerProcess:
+    """A producer at one run, from its beginning or from where a former one got to."""
+
+    def __init__(self, world: World, run: str, count: int, batch_size: int, lane: Lane, first: int) -> None:
+        self.broker = BrokerClient(world)
+        ledger: Any = LedgerClient(world)
+        publish = Producer(self.broker, ledger).publish(run, Numbers(count), batch_size, lane, first)
+        self._task = world.loop.create_task(publish)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended. Raises what it ended with."""
+        if self._task.done():
+            self._task.result()
+        return not self._task.done()
+
+    def kill(self) -> None:
+        """Its run stays as it is, until it is resumed."""
+        self._task.cancel()

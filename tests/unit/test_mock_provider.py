@@ -1,0 +1,326 @@
+"""simulation/provider.py: `smsim provider` plays its profile, and counts and records what it accepted."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+
+from common.messages import MAX_SEQ, MAX_TEXT_CHARS, Outcome
+from common.settings import Distribution
+from sender.providers.profiles import Profile, Window
+from simulation.provider import BLOCK, PIECE, MockProvider, main, serving
+from tests.e2e.processes import Launched, Launcher
+from tests.waiting import eventually
+
+NUMBER = "+358401234567"
+TEXT = "Water is rising"
+AT_ONCE = Profile(mean_s=0)
+
+
+class Client:
+    """Talks to a mock as a sender would."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def send(self, message: str, attempt: int = 1) -> tuple[int, dict[str, Any], Any]:
+        """Status, answer and headers for the message of this id."""
+        body = {"id": message, "to": NUMBER, "text": TEXT, "attempt": attempt}
+        async with self._session.post("/sms", json=body) as answer:
+            return answer.status, await answer.json(), answer.headers
+
+    async def post(self, body: bytes) -> tuple[int, str]:
+        async with self._session.post("/sms", data=body) as answer:
+            return answer.status, await answer.text()
+
+    async def stats(self) -> dict[str, int]:
+        async with self._session.get("/stats") as answer:
+            stats: dict[str, int] = await answer.json()
+            return stats
+
+    async def reset(self) -> int:
+        async with self._session.delete("/stats") as answer:
+            return answer.status
+
+
+@asynccontextmanager
+async def client_of(
+    profile: Profile = AT_ONCE,
+    seed: int = 1,
+    record: Path | None = None,
+    clock: Callable[[], float] = lambda: 0.0,
+) -> AsyncIterator[Client]:
+    """A client of a mock that serves in this process."""
+    async with (
+        serving(MockProvider(profile, seed, record, clock)) as port,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+    ):
+        yield Client(session)
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+async def test_it_plays_its_profile(attempt: int) -> None:
+    """Message by message what the same profile and seed give a simulated sender, across blocks of draws."""
+    profile = Profile(mean_s=0, failed=0.2, retry=0.2, throttled=0.2, retry_after_s=2.5)
+    seqs = np.arange(BLOCK - 60, BLOCK + 60)
+    plays = profile.play(7, seqs, attempt, 0)
+    assert plays.retry_after_s is not None
+    wanted = [
+        {Outcome.SENT: 200, Outcome.FAILED: 422, Outcome.RETRY: 429 if wait_s else 503}[Outcome(outcome)]
+        for outcome, wait_s in zip(plays.outcomes, plays.retry_after_s, strict=True)
+    ]
+    async with client_of(profile, seed=7) as client:
+        found = [(await client.send(f"r.{seq}", attempt))[0] for seq in seqs]
+    assert found == wanted
+    assert set(wanted) == {200, 422, 429, 503}
+
+
+async def test_a_throttled_send_is_told_when_to_come_again() -> None:
+    """In whole seconds, as HTTP asks, and never too early."""
+    async with client_of(Profile(mean_s=0, throttled=1, retry_after_s=2.5)) as client:
+        status, _, headers = await client.send("r.0")
+    assert (status, headers["Retry-After"]) == (429, "3")
+
+
+async def test_other_refusals_name_no_time() -> None:
+    """A failure for now leaves it to the sender when to try again."""
+    async with client_of(Profile(mean_s=0, retry=1)) as client:
+        status, _, headers = await client.send("r.0")
+    assert status == 503
+    assert "Retry-After" not in headers
+
+
+async def test_answers_take_as_long_as_the_profile_says() -> None:
+    """Answers come in the order of the drawn times, whatever the order of the requests."""
+    profile = Profile(mean_s=0.4, distribution=Distribution.EXPONENTIAL)
+    times_us = profile.play(1, np.arange(BLOCK), 1, 0).times_us
+    # Messages whose times lie a tenth of a second apart.
+    chosen = [int(np.argmin(np.abs(times_us - at_us))) for at_us in range(100_000, 600_000, 100_000)]
+    answered: list[int] = []
+    async with client_of(profile) as client:
+
+        async def send(seq: int) -> None:
+            await client.send(f"r.{seq}")
+            answered.append(seq)
+
+        await asyncio.gather(*(send(seq) for seq in reversed(chosen)))
+    assert answered == chosen
+
+
+async def test_the_age_of_a_run_counts_from_its_first_message() -> None:
+    """Windows of a profile open for each run by its own age."""
+    now_s = [1000.0]
+    profile = Profile(mean_s=0, windows=(Window(from_s=10, to_s=20, failed=1),))
+    async with client_of(profile, clock=lambda: now_s[0]) as client:
+        found = []
+        for at_s, message in (
+            (0, "a.0"),
+            (9, "a.1"),
+            (11, "a.2"),
+            (11, "b.0"),
+            (19, "a.3"),
+            (20, "a.4"),
+            (22, "b.1"),
+        ):
+            now_s[0] = 1000.0 + at_s
+            found.append((message, (await client.send(message))[0]))
+    assert [message for message, status in found if status == 422] == ["a.2", "a.3", "b.1"]
+
+
+async def test_a_repeated_message_is_told_so() -> None:
+    """Accepted again, and both answers say which it was; other messages of its byte, piece or run are their own."""
+    ids = ["r.0", "r.1", f"r.{PIECE}", f"r.{MAX_SEQ - 1}", "q.0"]
+    async with client_of() as client:
+        first = [(await client.send(message))[1] for message in ids]
+        again = [(await client.send(message, attempt=2))[1] for message in ids]
+        stats = await client.stats()
+    assert first == [{"id": message, "repeated": False} for message in ids]
+    assert again == [{"id": message, "repeated": True} for message in ids]
+    assert stats == {"requests": 10, "accepted": 10, "distinct": 5, "repeated": 5, "refused": 0}
+
+
+async def test_only_what_was_accepted_can_be_repeated() -> None:
+    """A message that was refused before is accepted for the first time later."""
+    profile = Profile(mean_s=0, retry=0.5)
+    outcomes = [profile.play(1, np.arange(100), attempt, 0).outcomes for attempt in (1, 2)]
+    seq = int(np.flatnonzero((outcomes[0] == Outcome.RETRY) & (outcomes[1] == Outcome.SENT))[0])
+    async with client_of(profile) as client:
+        assert (await client.send(f"r.{seq}", 1))[0] == 503
+        assert (await client.send(f"r.{seq}", 2))[1]["repeated"] is False
+
+
+async def test_the_statistics_add_up_and_can_be_reset() -> None:
+    """All requests are accepted or refused; after a reset nothing is remembered, beginnings of runs included."""
+    now_s = [0.0]
+    profile = Profile(mean_s=0, retry=0.5, windows=(Window(from_s=10, to_s=20, retry=0, failed=1),))
+    async with client_of(profile, clock=lambda: now_s[0]) as client:
+        statuses = [(await client.send(f"r.{seq}"))[0] for seq in range(40)]
+        accepted = statuses.count(200)
+        assert 0 < accepted < 40
+        assert await client.stats() == {
+            "requests": 40, "accepted": accepted, "distinct": accepted, "repeated": 0, "refused": 40 - accepted
+        }  # fmt: skip
+        now_s[0] = 15
+        assert await client.reset() == 204
+        assert not any((await client.stats()).values())
+        assert [(await client.send(f"r.{seq}"))[0] for seq in range(40)] == statuses
+        assert (await client.stats())["repeated"] == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\xfe",
+        b"[" * 5_000,
+        b'{"id": "r.0", "to": "+358401234567"}',
+        b'{"id": "r", "to": "+358401234567", "text": "x"}',
+        b'{"id": "r.-1", "to": "+358401234567", "text": "x"}',
+        b'{"id": "r.01", "to": "+358401234567", "text": "x"}',
+        b'{"id": "R.0", "to": "+358401234567", "text": "x"}',
+        b'{"id": "r.%d", "to": "+358401234567", "text": "x"}' % MAX_SEQ,
+        b'{"id": "r.0", "to": "0401234567", "text": "x"}',
+        b'{"id": "r.0", "to": "+358401234567", "text": "%b"}' % (b"x" * (MAX_TEXT_CHARS + 1)),
+        b'{"id": "r.0", "to": "+358401234567", "text": "x", "attempt": 0}',
+    ],
+)
+async def test_what_is_no_message_is_answered_400(body: bytes) -> None:
+    """With a reason that quotes neither number nor text; it is refused, and on no record."""
+    async with client_of() as client:
+        status, answer = await client.post(body)
+        assert status == 400
+        assert NUMBER not in answer
+        assert await client.stats() == {
+            "requests": 1, "accepted": 0, "distinct": 0, "repeated": 0, "refused": 1
+        }  # fmt: skip
+
+
+async def test_the_record_has_each_accepted_send_before_it_is_answered(tmp_path: Path) -> None:
+    """One line an accepted send, repeated ones too, and none for a refused one; what stood there stays."""
+    record = tmp_path / "record"
+    record.write_text("earlier.0 1\n")
+    profile = Profile(mean_s=0, failed=0.5)
+    lines = ["earlier.0 1"]
+    async with client_of(profile, record=record) as client:
+        for seq in (*range(20), *range(20)):
+            status, _, _ = await client.send(f"r.{seq}", attempt=3)
+            if status == 200:
+                lines.append(f"r.{seq} 3")
+            assert record.read_text().splitlines() == lines
+    assert 1 < len(lines) < 41
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+async def test_what_cannot_be_recorded_is_not_accepted() -> None:
+    """A full disk must not make the record miss what was answered 200."""
+    async with client_of(record=Path("/dev/full")) as client:
+        assert (await client.send("r.0"))[0] == 500
+        assert await client.stats() == {
+            "requests": 1, "accepted": 0, "distinct": 0, "repeated": 0, "refused": 1
+        }  # fmt: skip
+
+
+async def test_a_client_that_gave_up_is_accepted_all_the_same(tmp_path: Path) -> None:
+    """This is what makes a timeout ambiguous: the message goes out, and nobody hears of it."""
+    record = tmp_path / "record"
+    profile = Profile(mean_s=0.3, distribution=Distribution.CONSTANT)
+    async with client_of(profile, record=record) as client:
+        sending = asyncio.create_task(client.send("r.0"))
+
+        async def in_hand() -> bool:
+            return (await client.stats())["requests"] == 1
+
+        await eventually(in_hand)
+        sending.cancel()
+        await eventually(lambda: record.read_text() == "r.0 1\n")
+        assert (await client.stats())["accepted"] == 1
+
+
+async def test_it_says_that_it_is_well() -> None:
+    """For health checks of a stack."""
+    async with (
+        serving(MockProvider(AT_ONCE, 1)) as port,
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{port}/health") as answer,
+    ):
+        assert (answer.status, await answer.json()) == (200, {"healthy": True})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--profile", "nonsense"], 2, "PROVIDER_PROFILE=nonsense: neither"),
+        (["--record", "/nowhere/record"], 2, "--record /nowhere/record: can't be opened: No such file"),
+        (["--port", "65536"], 2, "'65536' is not a whole number from 0 to 65535"),
+        (["--host", "smsim.invalid"], 1, "can't listen on smsim.invalid:8025: "),
+    ],
+)
+@pytest.mark.usefixtures("process_as_before", "bare_environment")
+def test_bad_arguments_are_one_clear_line(
+    arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the exit code of a mistake, or of something that can't be had now."""
+    try:
+        found = main(arguments)
+    except SystemExit as error:
+        found = int(error.code or 0)
+    [line] = capsys.readouterr().err.splitlines()
+    assert found == code
+    assert line.startswith("smsim provider: ")
+    assert said in line
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[Launcher]:
+    launcher = Launcher(tmp_path, {})
+    yield launcher
+    launcher.close()
+
+
+async def listening(mock: Launched) -> int:
+    """The port of a mock that was launched."""
+    await eventually(lambda: mock.logged("provider_listening"), 30)
+    return next(int(event["port"]) for event in mock.events if event["event"] == "provider_listening")
+
+
+async def test_the_command_answers_what_is_in_hand_when_it_is_told_to_stop(launcher: Launcher) -> None:
+    """SIGTERM: no new connection, the request in hand is answered and on record, exit 0; its log has no message."""
+    (launcher.folder / "slow.yaml").write_text("{mean_s: 1, distribution: constant}")
+    mock = launcher.start("smsim", "provider", "--port", 0, "--profile", "slow.yaml", "--record", "record")
+    port = await listening(mock)
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+        client = Client(session)
+        sending = asyncio.create_task(client.send("r.0"))
+
+        async def in_hand() -> bool:
+            return (await client.stats())["requests"] == 1
+
+        await eventually(in_hand)
+        mock.signal(signal.SIGTERM)
+        await eventually(lambda: mock.logged("provider_stopping"))
+        status, _, _ = await sending
+    assert status == 200
+    assert await mock.ended() == 0
+    assert (launcher.folder / "record").read_text() == "r.0 1\n"
+    assert mock.stdout == ""
+    assert NUMBER not in mock.stderr
+    assert TEXT not in mock.stderr
+
+
+async def test_a_port_in_use_is_one_clear_line(launcher: Launcher) -> None:
+    """Exit 1: it can't be had now. The mock that has it goes on."""
+    first = launcher.start("smsim", "provider", "--port", 0)
+    port = await listening(first)
+    second = launcher.start("smsim", "provider", "--port", port)
+    assert await second.ended() == 1
+    [line] = second.stderr.splitlines()
+    assert line.startswith(f"smsim provider: can't listen on 127.0.0.1:{port}: ")
+    assert first.runs

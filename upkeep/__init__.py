@@ -1,0 +1,1 @@
+"""Upkeep: audits the ledger, replays what failed, forgets what is over."""
