@@ -141,7 +141,7 @@ class Pipeline:
         """Raises BenchmarkFailed unless each message is sent or failed, once, and no queue holds anything."""
         now, counted = await self._ledger.snapshot(run), await self._ledger.recount(run)
         exact = now.published == now.settled == messages and now.sending == now.queued == 0
-        proven = counted == {"sending": now.sending, "sent": now.sent, "failed": now.failed}
+        proven = counted == {name: getattr(now, name) for name in ("published", "sending", "sent", "failed")}
         waiting = self._waiting(settings)
         if not (exact and proven and waiting == 0):
             raise BenchmarkFailed(

@@ -8,6 +8,7 @@ import asyncio
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -46,7 +47,8 @@ class Stamps:
 
     def save(self, file: Path) -> None:
         """Writes all; `read` gives it back."""
-        np.savez(file, **{run: np.stack(self.of(run)) for run in self._noted})
+        by_run: dict[str, Any] = {run: np.stack(self.of(run)) for run in self._noted}
+        np.savez(file, **by_run)
 
 
 def read(file: Path, run: str) -> tuple[Seqs, Times]:

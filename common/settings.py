@@ -97,7 +97,9 @@ class Settings(BaseSettings):
     provider_profile: str | None = Field(
         None, description="a profile's name or YAML file, in place of MEAN_PROCESSING_TIME to FAILURE_RATE"
     )
-    provider_rate: Annotated[float, Field(gt=0, le=1e9, description="messages/s, over all senders")] | None = None
+    provider_rate: (
+        Annotated[float, Field(gt=0, le=1e9, description="messages/s, over all senders")] | None
+    ) = None
     provider_url: HttpUrl | None = None
     provider_timeout: Annotated[float, Field(gt=0, le=600, description="seconds")] = 10
 
@@ -145,8 +147,12 @@ def load_settings(**flags: Any) -> Settings:
 
 def _sentence(error: dict[str, Any]) -> str:
     """One clear clause on one bad value; a secret's value is left out."""
-    name = str(error["loc"][0]).upper() if error["loc"] else "settings"
-    value = "***" if "PASSWORD" in name else str(error["input"])
+    if not error["loc"]:
+        return str(error["ctx"]["error"])  # about several settings: its input is all of them, passwords too
+    name = str(error["loc"][0]).upper()
+    value = str(error["input"])
+    if "PASSWORD" in name or "@" in value:  # an address may carry a password
+        value = "***"
     if not value.isprintable():
         value = repr(value)  # a line end in it would make two lines of this
     message = str(error["msg"])

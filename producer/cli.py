@@ -160,6 +160,8 @@ async def begin(
     if source is None:
         found = await ledger.resume(run, producer)
         recipe = recipe_of(found.recipe)
+        if found.total < recipe.count:
+            raise UsageError(f"run {run} was given up after {found.total} messages, so it can't be resumed")
         return Job(run, source_of(recipe), recipe.batch_size, recipe.lane, found.confirmed)
     lane = Lane.URGENT if args.urgent else Lane.BULK
     job = Job(run, source, settings.batch_size, lane)

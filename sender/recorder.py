@@ -199,13 +199,13 @@ class Recorder:
         self._copies.add(task)
         task.add_done_callback(self._copies.discard)
 
-    async def _publish_again(
-        self, batch: HeldBatch, seqs: set[int], attempt: int, after_s: float
-    ) -> None:
+    async def _publish_again(self, batch: HeldBatch, seqs: set[int], attempt: int, after_s: float) -> None:
         copy, lane = batch.copy_of(seqs, attempt), batch.delivery.lane
         batch.copying += len(seqs)
         # Once the delivery is stale its messages come again anyhow.
-        if await self._confirmed(lambda: self._broker.publish(copy, lane, after_s), lambda: batch.delivery.stale):
+        if await self._confirmed(
+            lambda: self._broker.publish(copy, lane, after_s), lambda: batch.delivery.stale
+        ):
             batch.copying -= len(seqs)
             batch.count_off(len(seqs))
 

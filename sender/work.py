@@ -17,7 +17,8 @@ class HeldBatch:
 
     The messages themselves, by seq, are let go once checked, unless the provider reads them: a long queue of texts
     would be most of a sender's memory.
-    `again`: a holder before us may have claimed some of it. `begun` messages, from the front, were claimed; `unsettled` need care still, and of these `copying` wait for
+    `again`: a holder before us may have claimed some of it.
+    `begun` messages, from the front, were claimed; `unsettled` need care still, and of these `copying` wait for
     nothing but the confirm of their copy in another queue.
     """
 
@@ -57,7 +58,7 @@ class HeldBatch:
             run=self.run,
             attempt=attempt,
             track=self.track,
-            again=self.again or msgspec.UNSET,
+            again=True if self.again and attempt == 1 else msgspec.UNSET,
             messages=[m for m in batch.messages if m.seq in seqs],
         )
 

@@ -133,16 +133,16 @@ async def _recount(ledger: Ledger, run: str) -> RunAudit:
         moving = any(getattr(before, name) != getattr(after, name) for name in COUNTED)
         if not moving:
             break
-    found = RunAudit(run, after.published, after.queued, after.sending, after.sent, after.failed, moving=moving)
+    found = RunAudit(
+        run, after.published, after.queued, after.sending, after.sent, after.failed, moving=moving
+    )
     if not moving:
         found.differences = _differences({name: getattr(after, name) for name in COUNTED}, counted)
     return found
 
 
 def _differences(counters: dict[str, int], counted: dict[str, int]) -> dict[str, tuple[int, int]]:
-    return {
-        name: (counters[name], counted[name]) for name in COUNTED if counters[name] != counted[name]
-    }
+    return {name: (counters[name], counted[name]) for name in COUNTED if counters[name] != counted[name]}
 
 
 async def _totals(ledger: Ledger, runs: list[RunAudit]) -> dict[str, tuple[int, int]]:
@@ -152,7 +152,11 @@ async def _totals(ledger: Ledger, runs: list[RunAudit]) -> dict[str, tuple[int, 
     now: Snapshot = await ledger.snapshot()
     sums = {name: sum(getattr(run, name) for run in runs) for name in COUNTED}
     gone = {name: getattr(now, name) - sums[name] for name in COUNTED}
-    if gone["sending"] == 0 and gone["published"] == gone["sent"] + gone["failed"] and min(gone.values()) >= 0:
+    if (
+        gone["sending"] == 0
+        and gone["published"] == gone["sent"] + gone["failed"]
+        and min(gone.values()) >= 0
+    ):
         return {}
     return {name: (getattr(now, name), sums[name]) for name in COUNTED if gone[name]}
 

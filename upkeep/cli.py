@@ -35,7 +35,9 @@ from upkeep.replay import Found, Replay
 
 def replay_main(argv: list[str] | None = None, prog: str = "smsim replay") -> int:
     """Publishes what failed, or was rejected, as new runs; a JSON line on stdout for each."""
-    parser = Parser(prog, "Publishes messages that failed, or were rejected, as a new run that names the old one.")
+    parser = Parser(
+        prog, "Publishes messages that failed, or were rejected, as a new run that names the old one."
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--failed", action="store_true", help="what KEEP_FAILED kept in <queue>.failed (the default)"
@@ -61,7 +63,9 @@ def replay_main(argv: list[str] | None = None, prog: str = "smsim replay") -> in
             _say_what_stays(found, queue)
             if args.dry_run:
                 for of, bodies in found.by_run().items():
-                    _print({"dry_run": True, "of": of, "messages": sum(len(body.messages) for body in bodies)})
+                    _print(
+                        {"dry_run": True, "of": of, "messages": sum(len(body.messages) for body in bodies)}
+                    )
                 return EXIT_DONE
             with ProgressBar("replaying", found.messages) as bar:
                 replayed = await replay.carry_out(found, bar.update)
@@ -184,7 +188,9 @@ def _report(result: Audit) -> list[str]:
     if result.not_at_rest:
         lines.append(f"the queues were not compared: {result.not_at_rest}")
     else:
-        lines.append(f"{result.bodies_in_queues:,} bodies in the queues, {result.unusable_bodies:,} of them no batch")
+        lines.append(
+            f"{result.bodies_in_queues:,} bodies in the queues, {result.unusable_bodies:,} of them no batch"
+        )
     lines.append("the record is right" if result.right else "THE RECORD IS NOT RIGHT")
     return lines
 

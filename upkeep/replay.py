@@ -203,7 +203,7 @@ class Replay:
                 await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
 
     async def _give_up_old(self, bodies: list[Body]) -> None:
-        """What was rejected reaches no sender under its old name any more: there it has failed, so that its run ends."""
+        """What was rejected reaches no sender under its old name any more: there it has failed, so its run ends."""
         if self._shelf is not Shelf.REJECTED:
             return
         for body in bodies:
@@ -217,5 +217,3 @@ class Replay:
 def failed(seqs: Seqs) -> Outcomes:
     """The outcome of messages that no sender will see."""
     return Outcomes(seqs, np.full(seqs.size, Outcome.FAILED, np.uint8), np.zeros(seqs.size, np.int64))
-
-

@@ -195,7 +195,7 @@ class MemoryLedger:
             tally.ambiguous += int(np.count_nonzero(standing == Standing.AMBIGUOUS))
         return standing
 
-    async def settle(self, run: str, outcomes: Outcomes, sender: str = "") -> None:
+    async def settle(self, run: str, outcomes: Outcomes, sender: str = "", again: bool = False) -> None:
         known = self._opened(run)
         if known is None:
             return
@@ -208,7 +208,7 @@ class MemoryLedger:
         known.states[moved.seqs] = moved.outcomes
         from_sending = int(np.count_nonzero(states[moves] == State.SENDING))
         sent, failed, retried = moved.counts()
-        ambiguous = 0 if moved.ambiguous is None else int(np.count_nonzero(moved.ambiguous))
+        ambiguous = moved.ambiguous_count(again)
         final = moved.times_us[moved.outcomes >= State.SENT]
         time_us, buckets, now = int(final.sum()), histogram(final), _now_us()
         for tally in (self._all, known.tally):
@@ -231,7 +231,7 @@ class MemoryLedger:
             )
             self._senders[sender] = (status, seen)
 
-    async def release(self, run: str, seqs: Seqs) -> None:
+    async def release(self, run: str, seqs: Seqs, again: bool = False) -> None:
         known = self._runs.get(run)
         if known is None:
             return
@@ -240,6 +240,7 @@ class MemoryLedger:
         known.states[held] = State.QUEUED
         for tally in (self._all, known.tally):
             tally.sending -= held.size
+            tally.ambiguous += held.size if again else 0
 
     async def reject(self, bodies: int) -> None:
         self._all.rejected += bodies

@@ -45,6 +45,13 @@ class Outcomes:
         by_value = np.bincount(self.outcomes, minlength=4)
         return int(by_value[Outcome.SENT]), int(by_value[Outcome.FAILED]), int(by_value[Outcome.RETRY])
 
+    def ambiguous_count(self, again: bool) -> int:
+        """How many count as ambiguous; those to be retried, too, where this is settled `again`."""
+        flagged = self.outcomes == Outcome.RETRY if again else None
+        if self.ambiguous is not None:
+            flagged = self.ambiguous if flagged is None else flagged | self.ambiguous
+        return 0 if flagged is None else int(np.count_nonzero(flagged))
+
     def where(self, keep: NDArray[np.bool_] | NDArray[np.intp] | slice) -> "Outcomes":
         """The part that a mask of the same length, positions or a slice pick."""
         ambiguous = None if self.ambiguous is None else self.ambiguous[keep]
@@ -187,14 +194,15 @@ class Ledger(Protocol):
         A seq that nobody announced is added to `published`.
         """
 
-    async def settle(self, run: str, outcomes: Outcomes, sender: str = "") -> None:
+    async def settle(self, run: str, outcomes: Outcomes, sender: str = "", again: bool = False) -> None:
         """Records what came of messages: sent, failed, or back to queued for a retry. Settled ones stay as they are.
 
-        With a sender's name, its own counters are kept too.
+        With a sender's name, its own counters are kept too. `again`: this call was made before and its answer was lost.
+        What goes back to queued by it may be in another's hands since, so it counts as ambiguous.
         """
 
-    async def release(self, run: str, seqs: Seqs) -> None:
-        """Gives back what was claimed and not begun: sending to queued, nothing else changes."""
+    async def release(self, run: str, seqs: Seqs, again: bool = False) -> None:
+        """Gives back what was claimed and not begun: sending to queued, nothing else changes. `again` as for settle."""
 
     async def reject(self, bodies: int) -> None:
         """Counts bodies that are no batch. Not part of the identity, and counted at least once."""

@@ -15,7 +15,7 @@ from redis.commands.core import AsyncScript
 from common.errors import RunBusy, RunExists, RunOpen, UnknownRun
 from common.ledger import keys
 from common.ledger.latency import histogram
-from common.ledger.masks import PIECE_MESSAGES, by_piece, segments, unpack
+from common.ledger.masks import PIECE_MESSAGES, Segment, by_piece, segments, unpack
 from common.ledger.port import (
     PRODUCER_SILENCE_S,
     SENDER_SILENCE_S,
@@ -159,18 +159,17 @@ class RedisLedger:
         )
         return standing
 
-    async def settle(self, run: str, outcomes: Outcomes, sender: str = "") -> None:
+    async def settle(self, run: str, outcomes: Outcomes, sender: str = "", again: bool = False) -> None:
         await asyncio.gather(
-            *(self._settle(run, piece, outcomes.where(at), sender) for piece, at in by_piece(outcomes.seqs))
+            *(
+                self._settle(run, piece, outcomes.where(at), sender, again)
+                for piece, at in by_piece(outcomes.seqs)
+            )
         )
 
-    async def release(self, run: str, seqs: Seqs) -> None:
+    async def release(self, run: str, seqs: Seqs, again: bool = False) -> None:
         for piece, at in by_piece(seqs):
-            offsets = seqs[at] - piece * PIECE_MESSAGES
-            args: list[Any] = []
-            for s in segments(offsets, [np.ones(offsets.size, np.uint8)]):
-                args += [s.first_word, s.messages, *s.columns]
-            await self._call("release", [keys.STATS, keys.run(run), f"{keys.states(run)}{piece}"], args)
+            await self._release(run, piece, seqs[at] - piece * PIECE_MESSAGES, again)
 
     async def reject(self, bodies: int) -> None:
         await answer_of(lambda: self._redis.hincrby(keys.STATS, "rejected", bodies))
@@ -255,7 +254,7 @@ class RedisLedger:
         found[states == State.SENDING] = Standing.AMBIGUOUS if redelivered or lost else Standing.DUPLICATE
         standing[at] = found
 
-    async def _settle(self, run: str, piece: int, outcomes: Outcomes, sender: str) -> None:
+    async def _settle(self, run: str, piece: int, outcomes: Outcomes, sender: str, again: bool) -> None:
         """Settles one piece: all at once if all is sending, as it nearly always is; else sorts that out first."""
         settle_keys = [
             *(keys.STATS, keys.run(run), f"{keys.states(run)}{piece}"),
@@ -265,10 +264,7 @@ class RedisLedger:
             offsets = outcomes.seqs - piece * PIECE_MESSAGES
             mask = np.ones(offsets.size, np.uint8)
             parts = segments(offsets, [mask, outcomes.outcomes ^ np.uint8(State.SENDING)])
-            args = self._settle_args(outcomes, sender)
-            for part in parts:
-                args += [part.first_word, *part.columns]
-            was = await self._call("settle", settle_keys, args)
+            was, again = await self._try_to_settle(settle_keys, outcomes, parts, sender, again)
             if not was:
                 return
             states = _states(offsets, parts, was)
@@ -279,14 +275,30 @@ class RedisLedger:
                 # Somebody gave them back, and yet they were sent: they are ours again, to settle them.
                 await self.claim(run, given_back, redelivered=True)
 
+    async def _try_to_settle(
+        self, settle_keys: list[str], outcomes: Outcomes, parts: list[Segment], sender: str, again: bool
+    ) -> tuple[list[bytes], bool]:
+        """The script's answer, and whether the next try is one of those that may have been carried out before."""
+        args = self._settle_args(outcomes, sender)
+        for part in parts:
+            args += [part.first_word, *part.columns]
+        was, lost = await self._call_noting_loss(
+            "settle", settle_keys, lambda lost: [outcomes.ambiguous_count(again or lost), *args]
+        )
+        return was, again or lost
+
+    async def _release(self, run: str, piece: int, offsets: Seqs, again: bool) -> None:
+        """Releases messages of one piece."""
+        args: list[Any] = []
+        for part in segments(offsets, [np.ones(offsets.size, np.uint8)]):
+            args += [part.first_word, *part.columns]
+        release_keys = [keys.STATS, keys.run(run), f"{keys.states(run)}{piece}"]
+        await self._call_noting_loss("release", release_keys, lambda lost: [int(again or lost), *args])
+
     def _settle_args(self, outcomes: Outcomes, sender: str) -> list[Any]:
         final = outcomes.times_us[outcomes.outcomes >= Outcome.SENT]
         buckets = histogram(final)
-        ambiguous = 0 if outcomes.ambiguous is None else int(np.count_nonzero(outcomes.ambiguous))
-        args: list[Any] = [
-            *(*outcomes.counts(), int(final.sum()), ambiguous),
-            *(self._ttl_s, int(bool(sender)), len(buckets)),
-        ]
+        args: list[Any] = [*outcomes.counts(), int(final.sum()), self._ttl_s, int(bool(sender)), len(buckets)]
         for bucket, count in buckets.items():
             args += [bucket, count]
         return args

@@ -7,9 +7,9 @@ from sender.providers.simulated import SimulatedProvider
 
 
 def provider_of(settings: Settings, slots: int) -> Provider:
-    """The provider, for `slots` sends in flight over all lanes; made within a running event loop.
+    """The provider, for `slots` sends in flight over all lanes.
 
-    Raises UsageError if its profile is no good.
+    Raises UsageError if its profile is no good, or the system has no room for so many connections.
     """
     if settings.provider is ProviderName.HTTP:
         assert settings.provider_url is not None  # the settings see to it

@@ -61,7 +61,7 @@ async def _mark_written(
 
 
 class HttpProvider:
-    """Posts messages as JSON, one request each, over pooled connections; made within a running event loop.
+    """Posts messages as JSON, one request each, over pooled connections.
 
     `slots` is how many sends will be in flight at most; `timeout_s` what one may take, from the connection to the end
     of the answer. Raises UsageError if the system allows fewer connections than slots.
@@ -75,18 +75,9 @@ class HttpProvider:
                 f"{slots} sends in flight need as many connections, and this system allows {limit} open files: "
                 "lower SENDER_CONCURRENCY, or raise the limit (ulimit -n)"
             )
-        tracing = aiohttp.TraceConfig()
-        tracing.on_request_headers_sent.append(_mark_written)
         self._url = URL(url)
-        self._session = aiohttp.ClientSession(
-            # No limit but the sender's slots: in a full pool an urgent send would wait for bulk ones.
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=timeout_s, ceil_threshold=math.inf),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "smsim"},
-            skip_auto_headers=["Accept-Encoding"],
-            trace_configs=[tracing],
-        )
+        self._timeout_s = timeout_s
+        self._session: aiohttp.ClientSession | None = None
         self._encode = msgspec.json.Encoder().encode
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended: dict[Sends, list[int]] = {}
@@ -98,11 +89,13 @@ class HttpProvider:
     def start(self, sends: Sends) -> None:
         if self._closed:
             return
+        if self._session is None:
+            self._session = _open_session(self._timeout_s)
         assert sends.messages is not None
         sends.retry_after_s = np.zeros(sends.seqs.size, np.float32)
         sends.ambiguous = np.zeros(sends.seqs.size, np.bool_)
         for k, message in enumerate(sends.messages):
-            task = asyncio.create_task(self._send(sends, k, message))
+            task = asyncio.create_task(self._send(self._session, sends, k, message))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -113,10 +106,11 @@ class HttpProvider:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._session.close()
+        if self._session is not None:
+            await self._session.close()
         self._log_troubles()
 
-    async def _send(self, sends: Sends, k: int, message: Message) -> None:
+    async def _send(self, session: aiohttp.ClientSession, sends: Sends, k: int, message: Message) -> None:
         assert sends.retry_after_s is not None
         assert sends.ambiguous is not None
         key = f"{sends.run}.{message.seq}"
@@ -124,7 +118,7 @@ class HttpProvider:
         progress = Progress()
         began_s = time.perf_counter()
         try:
-            async with self._session.post(
+            async with session.post(
                 self._url,
                 data=body,
                 headers={"Idempotency-Key": key},
@@ -167,6 +161,20 @@ class HttpProvider:
         if self._troubles:
             log.warning("sends_not_accepted", extra={"causes": dict(self._troubles.most_common())})
             self._troubles.clear()
+
+
+def _open_session(timeout_s: float) -> aiohttp.ClientSession:
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_headers_sent.append(_mark_written)
+    return aiohttp.ClientSession(
+        # No limit but the sender's slots: in a full pool an urgent send would wait for bulk ones.
+        connector=aiohttp.TCPConnector(limit=0),
+        timeout=aiohttp.ClientTimeout(total=timeout_s, ceil_threshold=math.inf),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "smsim"},
+        skip_auto_headers=["Accept-Encoding"],
+        trace_configs=[tracing],
+    )
 
 
 async def _skip_rest(answer: aiohttp.ClientResponse) -> None:

@@ -10,7 +10,7 @@ import secrets
 
 import numpy as np
 
-from common.settings import Distribution, Settings
+from common.settings import Settings
 from sender.providers.profiles import Profile
 from sender.work import Sends
 
@@ -23,18 +23,7 @@ class SimulatedProvider:
 
     reads_messages = False
 
-    def __init__(
-        self,
-        profile: Profile | float,
-        stddev_s: float | None = None,
-        distribution: Distribution = Distribution.NORMAL,
-        failure_rate: float = 0.0,
-        seed: int | None = None,
-    ) -> None:
-        if not isinstance(profile, Profile):
-            profile = Profile(
-                mean_s=profile, stddev_s=stddev_s, distribution=distribution, retry=failure_rate
-            )
+    def __init__(self, profile: Profile, seed: int | None = None) -> None:
         self._profile = profile
         self._seed = secrets.randbits(63) if seed is None else seed
         self._wheel = Wheel(min(LONGEST_TICK_S, max(SHORTEST_TICK_S, profile.shortest_mean_s / 100)))
@@ -42,7 +31,7 @@ class SimulatedProvider:
     @classmethod
     def from_settings(cls, settings: Settings) -> "SimulatedProvider":
         """As the settings say. Raises UsageError for a profile that is none."""
-        return cls(Profile.from_settings(settings), seed=settings.seed)
+        return cls(Profile.from_settings(settings), settings.seed)
 
     def start(self, sends: Sends) -> None:
         plays = self._profile.play(self._seed, sends.seqs, sends.attempt, sends.age_s)

@@ -20,13 +20,14 @@ class Wishes:
 
     `strikes` is how many times it strikes, while the share of messages that are settled is in the range `between`;
     `hold_s` the range of how long it lasts each time. `ahead` is the share of all messages that producers are to keep
-    waiting in the queue.
+    waiting in the queue; `lasts_s` how long sending them all is to take at least, by how slow the provider is.
     """
 
     strikes: int = 3
     between: tuple[float, float] = (0.08, 0.75)
     hold_s: tuple[float, float] = (0.5, 3.0)
     ahead: float = 0.1
+    lasts_s: float = 0.0
     max_attempts: int | None = None
     profile: dict[str, Any] | None = None
     settings: dict[str, object] = field(default_factory=dict)
@@ -78,15 +79,18 @@ def make_plan(fault: str, seed: int, messages: int, wishes: Wishes) -> Plan:
     max_attempts = wishes.max_attempts or random.choice((1, 3))
     first, last = wishes.between
     step = (last - first) / wishes.strikes
+    senders, slots = random.choice((2, 3)), random.choice((100, 200, 400))
+    profile = dict(wishes.profile or STEADY)
+    profile["mean_s"] = max(profile["mean_s"], wishes.lasts_s * senders * slots / messages)
     return Plan(
         seed=seed,
         messages=messages,
         batch_size=BATCH_SIZES[seed % len(BATCH_SIZES)],  # so that three seeds in a row have them all
-        senders=random.choice((2, 3)),
-        slots=random.choice((100, 200, 400)),
+        senders=senders,
+        slots=slots,
         max_attempts=max_attempts,
         ahead=round(wishes.ahead * messages),
-        profile=wishes.profile or STEADY,
+        profile=profile,
         settings=wishes.settings,
         waves=_waves(random, messages),
         strikes=tuple(

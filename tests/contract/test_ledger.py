@@ -486,3 +486,25 @@ async def test_a_forgotten_name_can_begin_again(ledger: Ledger) -> None:
         assert counters(await ledger.snapshot(RUN)) == (count, 0, 0, count, 0)
         await ledger.forget(RUN)
     assert counters(await ledger.snapshot()) == (5, 0, 0, 5, 0)
+
+
+async def test_what_a_repeat_gives_back_is_ambiguous(ledger: Ledger) -> None:
+    """Its first try may have been carried out, and another holder have taken the message since."""
+    await ledger.begin(RUN, "", 4, "p")
+    await ledger.announce(RUN, 0, 4)
+    seqs = np.arange(4)
+    await ledger.claim(RUN, seqs, redelivered=False)
+    retries = Outcomes(seqs[:2], np.full(2, Outcome.RETRY, np.uint8), np.zeros(2, np.int64))
+    await ledger.settle(RUN, retries)
+    await ledger.settle(RUN, retries, again=True)
+    assert (await ledger.snapshot(RUN)).ambiguous == 0, "nothing had moved since"
+    await ledger.claim(RUN, seqs[:1], redelivered=True)
+    await ledger.settle(RUN, retries, again=True)
+    assert (await ledger.snapshot(RUN)).ambiguous == 1
+    await ledger.release(RUN, seqs[2:])
+    await ledger.release(RUN, seqs[2:], again=True)
+    assert (await ledger.snapshot(RUN)).ambiguous == 1
+    await ledger.claim(RUN, seqs[2:], redelivered=True)
+    await ledger.release(RUN, seqs[2:], again=True)
+    now = await ledger.snapshot(RUN)
+    assert (now.ambiguous, now.queued, now.sending) == (3, 4, 0)

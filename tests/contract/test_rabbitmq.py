@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from common.broker.port import Shelf
+from common.broker.port import Delivery, Shelf
 from common.broker.rabbitmq import RabbitBroker, connect_broker
 from common.broker.rabbitmq.link import QueueStatus, look_at
 from common.broker.topology import Queue, Topology
@@ -205,12 +205,24 @@ async def test_headers_of_strangers_are_no_danger(rabbit_server: RabbitServer) -
         assert reasons == ["", "7", ""]
 
 
-async def test_a_prefetch_over_what_amqp_can_say_is_the_highest_there_is(rabbit_server: RabbitServer) -> None:
-    """A shelf of a million bodies may be asked for as a whole."""
-    async with fresh_broker(rabbit_server, "prefetch") as (broker, _):
-        await broker.keep(BATCH, Lane.BULK)
+async def test_a_prefetch_may_be_more_than_one_consumer_can_have(
+    rabbit_server: RabbitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AMQP's limit of 65,535 is one of a consumer: a shelf of a million bodies can be asked for as a whole."""
+    monkeypatch.setattr("common.broker.rabbitmq.consumer.LARGEST_PREFETCH", 10)
+    async with fresh_broker(rabbit_server, "prefetch") as (broker, topology):
+        await asyncio.gather(*(broker.keep(BATCH, Lane.BULK) for _ in range(40)))
+        subscription = await broker.subscribe(Shelf.FAILED, 25)
+        taken: list[Delivery] = []
         async with asyncio.timeout(10):
-            assert len(await (await broker.subscribe(Shelf.FAILED, 1_000_000)).take()) == 1
+            while len(taken) < 25:
+                taken += await subscription.take()
+            await eventually(
+                lambda: rabbit_server.queue_depths(topology.failed.name) == {topology.failed.name: 15}
+            )
+            subscription.set_prefetch(40)
+            while len(taken) < 40:
+                taken += await subscription.take()
 
 
 async def test_a_peek_does_not_take_a_missing_lane_for_an_empty_one(rabbit_server: RabbitServer) -> None:
@@ -228,7 +240,7 @@ async def test_a_peek_that_loses_its_connection_does_not_just_end(rabbit_server:
         bodies = broker.peek()
         await anext(bodies)
         await asyncio.to_thread(rabbit_server.ctl, "close_all_connections", "test")
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable, match="closed the channel"):
             _ = [body async for body in bodies]
         await broker.ready()
         assert sum([1 async for _ in broker.peek()]) == 100

@@ -272,7 +272,7 @@ async def test_a_redis_that_is_out_of_memory_is_waited_for(
                 ledger.reject(1),
             )
             refused = "ledger_unreachable"
-            await eventually(lambda: [r.message for r in caplog.records].count(refused) == 5)
+            await eventually(lambda: [r.message for r in caplog.records].count(refused) >= 5)
             assert await ledger.recount(RUN) == {"published": 10, "sending": 2, "sent": 0, "failed": 0}
         finally:
             operator.config_set("maxmemory", 0)
@@ -283,7 +283,7 @@ async def test_a_redis_that_is_out_of_memory_is_waited_for(
 
 
 async def test_a_connection_that_was_reset_is_a_lost_answer() -> None:
-    """uvloop says so by a RuntimeError, which redis-py lets through; other ones are bugs and show themselves."""
+    """So is uvloop's RuntimeError meant, which redis-py lets through; other ones are bugs and show themselves."""
     said = [RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")]
 
     async def once_reset() -> str:

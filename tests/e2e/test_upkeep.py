@@ -28,7 +28,7 @@ async def stop(*senders: Launched) -> None:
 
 
 async def test_replay_audit_and_forget(pipeline: Pipeline) -> None:
-    """Failed messages are kept, replayed as a new run, sent; the audit agrees at each stop; the old run is forgotten."""
+    """Failed messages are kept, replayed as a new run, sent; the audit agrees each time; the old run is forgotten."""
     pipeline.use(KEEP_FAILED="true", MEAN_PROCESSING_TIME=0.05)
     sender = pipeline.sender(FAILURE_RATE=0.3)
     await pipeline.published("--num-messages", 500, "--batch-size", 7, "--run", "old")

@@ -43,7 +43,10 @@ MOST_SENDERS = 3
 # The last is longer than a sender's grace, and than the longest backoff.
 TIMES_S = (0.0, 0.005, 0.1, 0.3, 3.0)
 DRAIN_ROUNDS = 60
+# What is drawn more often has more ways to go wrong.
+CALLS = ("claim", "claim", "settle", "settle", "settle", "release", "announce", "confirm", "reject")
 places = st.integers(0, 255)
+some_endings = st.lists(st.sampled_from(Ending), min_size=1, max_size=4)
 
 
 class PipelineMachine(RuleBasedStateMachine):
@@ -157,7 +160,28 @@ class PipelineMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.senders)
     @rule(which=places, went_out=st.booleans())
     def kill_sender(self, which: int, went_out: bool) -> None:
+        """What was in flight went out, or did not."""
         self.senders.pop(which % len(self.senders)).kill(went_out)
+
+    @precondition(lambda self: self.senders)
+    @rule(
+        which=places,
+        endings=some_endings,
+        call=st.sampled_from(["claim", "settle", "settle"]),
+        fate=st.sampled_from(Fate),
+        after_s=st.sampled_from([0.006, 0.11, 0.5]),
+        went_out=st.booleans(),
+    )
+    def kill_sender_amid_a_call(
+        self, which: int, endings: list[Ending], call: str, fate: Fate, after_s: float, went_out: bool
+    ) -> None:
+        """Such a kill is much rarer if left to chance."""
+        self.world.fates[call].appendleft(fate)
+        sender = self.senders[which % len(self.senders)]
+        self.loop.do(self._end_sends(sender, 0, endings, 0.1))
+        self.loop.pass_time(after_s)
+        self.senders.remove(sender)
+        sender.kill(went_out)
 
     @precondition(lambda self: self.senders)
     @rule(which=places)
@@ -175,29 +199,24 @@ class PipelineMachine(RuleBasedStateMachine):
             sender.broker.disconnect()
 
     @precondition(lambda self: any(sender.provider.in_flight for sender in self.senders))
-    @rule(
-        which=places,
-        place=places,
-        endings=st.lists(st.sampled_from(Ending), min_size=1, max_size=4),
-        took_s=st.sampled_from([0.1, 2000.0]),
-    )
+    @rule(which=places, place=places, endings=some_endings, took_s=st.sampled_from([0.1, 2000.0]))
     def sends_end(self, which: int, place: int, endings: list[Ending], took_s: float) -> None:
         """Some sends of one sender end; such as take very long make it split what it holds."""
-        busy = [sender.provider for sender in self.senders if sender.provider.in_flight]
-        provider = busy[which % len(busy)]
+        busy = [sender for sender in self.senders if sender.provider.in_flight]
+        self.loop.do(self._end_sends(busy[which % len(busy)], place, endings, took_s))
 
-        async def end() -> None:
-            for ending in endings:
-                if provider.in_flight:
-                    provider.end(place % len(provider.in_flight), ending, took_s)
-
-        self.loop.do(end())
+    async def _end_sends(
+        self, sender: SenderProcess, place: int, endings: list[Ending], took_s: float
+    ) -> None:
+        for ending in endings:
+            if in_flight := len(sender.provider.in_flight):
+                sender.provider.end(place % in_flight, ending, took_s)
 
     # Servers, and time
 
-    @rule(fates=st.lists(st.sampled_from(Fate), min_size=1, max_size=3))
-    def trouble_the_ledger(self, fates: list[Fate]) -> None:
-        self.world.fates.extend(fates)
+    @rule(call=st.sampled_from(CALLS), fates=st.lists(st.sampled_from(Fate), min_size=1, max_size=2))
+    def trouble_the_ledger(self, call: str, fates: list[Fate]) -> None:
+        self.world.fates[call].extend(fates)
 
     @rule(confirms=st.lists(st.sampled_from(Confirm), min_size=1, max_size=2))
     def trouble_the_broker(self, confirms: list[Confirm]) -> None:

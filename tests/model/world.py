@@ -7,7 +7,7 @@ those in memory; each process reaches them through clients of its own, whose cal
 import asyncio
 import logging
 import selectors
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine, Iterator
 from enum import Enum, auto
 from types import SimpleNamespace
@@ -35,7 +35,7 @@ from sender.work import Sends
 T = TypeVar("T")
 
 SLOW_S = 0.4  # beyond a flush and a review: enough for others to act in between
-BACKOFF_S = 0.2
+BACKOFF_S = 0.05
 BAD_SEQ = 5  # the message of each run whose number is none
 MessageId = tuple[str, int]
 
@@ -106,6 +106,10 @@ def virtual_loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualLoop]:
     for module in (common.ledger.memory, producer.publish, sender.lane, sender.recorder):
         if hasattr(module, "time"):
             monkeypatch.setattr(module, "time", clock)
+    # So that a handful of messages fills a producer's window.
+    monkeypatch.setattr(producer.publish, "ANNOUNCE_BLOCK", 5)
+    monkeypatch.setattr(producer.publish, "WINDOW_BATCHES", 2)
+    monkeypatch.setattr(producer.publish, "CONFIRM_EVERY_S", -1)
     # Each warning is one that the model asked for.
     monkeypatch.setattr(logging.root.manager, "disable", logging.WARNING)
     yield loop
@@ -119,7 +123,7 @@ class Fate(Enum):
     LATE_ANSWER = auto()  # it is carried out, and answered after a while
     ANSWER_LOST = auto()  # it is carried out, not answered, and so repeated
     UNHEARD = auto()  # it never arrives, and so is repeated
-    OVERTAKEN = auto()  # it is carried out only after its repeat (a claim; any other call is only unheard)
+    OVERTAKEN = auto()  # it is carried out only after its repeat: a claim; other calls are unheard
 
 
 class Confirm(Enum):
@@ -156,7 +160,7 @@ class World:
         self.loop = loop
         self.broker = MemoryBroker()
         self.ledger = MemoryLedger()
-        self.fates: deque[Fate] = deque()
+        self.fates: defaultdict[str, deque[Fate]] = defaultdict(deque)
         self.confirms: deque[Confirm] = deque()
         self.went_out: Counter[MessageId] = Counter()
         self.may_be_failed: set[MessageId] = set()
@@ -174,35 +178,32 @@ class LedgerClient:
         self._world = world
 
     async def announce(self, run: str, first: int, count: int) -> None:
-        await self._call(lambda _: self._world.ledger.announce(run, first, count))
+        await self._call("announce", lambda _: self._world.ledger.announce(run, first, count))
 
     async def confirm(self, run: str, upto: int) -> None:
-        await self._call(lambda _: self._world.ledger.confirm(run, upto))
+        await self._call("confirm", lambda _: self._world.ledger.confirm(run, upto))
 
     async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> NDArray[np.uint8]:
-        def carry_out(again: bool) -> Coroutine[Any, Any, NDArray[np.uint8]]:
-            return self._world.ledger.claim(run, seqs, redelivered or again)
-
-        if self._world.fates and self._world.fates[0] is Fate.OVERTAKEN:
-            self._world.loop.create_task(_later(carry_out(False)))
-        return await self._call(carry_out)
+        return await self._call(
+            "claim", lambda again: self._world.ledger.claim(run, seqs, redelivered or again)
+        )
 
     async def settle(self, run: str, outcomes: Outcomes, sender: str = "") -> None:
-        await self._call(lambda _: self._world.ledger.settle(run, outcomes, sender))
+        await self._call("settle", lambda _: self._world.ledger.settle(run, outcomes, sender))
 
     async def release(self, run: str, seqs: Seqs) -> None:
-        await self._call(lambda _: self._world.ledger.release(run, seqs))
+        await self._call("release", lambda _: self._world.ledger.release(run, seqs))
 
     async def reject(self, bodies: int) -> None:
-        await self._call(lambda _: self._world.ledger.reject(bodies))
+        await self._call("reject", lambda _: self._world.ledger.reject(bodies))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._world.ledger, name)
 
-    async def _call(self, carry_out: Callable[[bool], Coroutine[Any, Any, T]]) -> T:
-        again = False
+    async def _call(self, name: str, carry_out: Callable[[bool], Coroutine[Any, Any, T]]) -> T:
+        fates, again = self._world.fates[name], False
         while True:
-            match self._world.fates.popleft() if self._world.fates else None:
+            match fates.popleft() if fates else None:
                 case None:
                     return await carry_out(again)
                 case Fate.LATE:
@@ -213,6 +214,10 @@ class LedgerClient:
                     return answer
                 case Fate.ANSWER_LOST:
                     await carry_out(again)
+                case Fate.OVERTAKEN if name == "claim":
+                    self._world.loop.create_task(_later(carry_out(again)))
+                case _:
+                    await asyncio.sleep(SLOW_S - BACKOFF_S)
             await asyncio.sleep(BACKOFF_S)
             again = True
 
@@ -348,7 +353,7 @@ class SenderProcess:
             self.provider,
             slots,
             max_attempts=max_attempts,
-            retry_backoff_s=0.125,
+            retry_backoff_s=0.5,
             grace_s=2,
             keep_failed=keep_failed,
         )

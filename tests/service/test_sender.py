@@ -15,6 +15,7 @@ from common.messages import Batch, Lane, Message, State, decode_batch
 from common.rate.memory import MemoryRateLimit
 from common.rate.port import Grant
 from common.settings import Distribution
+from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
 from sender.service import Sender
 from sender.work import Sends
@@ -94,7 +95,7 @@ def pipeline() -> Pipeline:
 
 
 def at_once(failure_rate: float = 0) -> SimulatedProvider:
-    return SimulatedProvider(0, 0, Distribution.CONSTANT, failure_rate)
+    return SimulatedProvider(Profile(mean_s=0, retry=failure_rate))
 
 
 @pytest.mark.parametrize(("slots", "size"), [(10, 1), (100, 10), (7, 20)])
@@ -128,7 +129,9 @@ async def test_only_what_a_free_slot_takes_is_claimed(pipeline: Pipeline) -> Non
 async def test_a_graceful_stop_finishes_what_is_in_flight_and_hands_back_the_rest(pipeline: Pipeline) -> None:
     """Nothing is sending and nothing ambiguous afterwards; another sender goes on with the rest."""
     await pipeline.publish_many(30, 3)
-    async with pipeline.sender(SimulatedProvider(0.2, 0, Distribution.CONSTANT), 10):
+    async with pipeline.sender(
+        SimulatedProvider(Profile(mean_s=0.2, distribution=Distribution.CONSTANT)), 10
+    ):
 
         async def ten_are_sending() -> bool:
             return (await pipeline.snapshot()).sending == 10
@@ -245,7 +248,9 @@ async def test_what_would_take_too_long_is_published_again_in_smaller_batches(
     """A batch that could not be finished in time is split and acked, long before the consumer timeout."""
     monkeypatch.setattr("sender.lane.LATEST_S", 1.0)
     await pipeline.publish(0, 200)
-    async with pipeline.sender(SimulatedProvider(0.05, 0, Distribution.CONSTANT), 2):
+    async with pipeline.sender(
+        SimulatedProvider(Profile(mean_s=0.05, distribution=Distribution.CONSTANT)), 2
+    ):
 
         async def is_split() -> bool:
             bodies = pipeline.broker.queues[Lane.BULK].bodies
@@ -328,7 +333,9 @@ async def test_splitting_goes_on_while_the_producer_waits_for_room(
     pipeline.broker = MemoryBroker(capacity=120)
     await pipeline.ledger.announce(RUN, 0, 500)
     publishing = asyncio.gather(*(pipeline.publish(first, 50) for first in range(0, 500, 50)))
-    async with pipeline.sender(SimulatedProvider(0.02, 0, Distribution.CONSTANT), 2):
+    async with pipeline.sender(
+        SimulatedProvider(Profile(mean_s=0.02, distribution=Distribution.CONSTANT)), 2
+    ):
         now = await pipeline.settled(500)
     await publishing
     assert (now.published, now.sent) == (500, 500)
@@ -345,7 +352,7 @@ async def test_a_batch_of_a_dead_sender_can_be_split(
     await pipeline.ledger.claim(RUN, np.arange(12), redelivered=False)
     await dead.close()
     pipeline.broker.disconnect()
-    async with pipeline.sender(SimulatedProvider(0.2, 0, Distribution.CONSTANT), 2):
+    async with pipeline.sender(SimulatedProvider(Profile(mean_s=0.2, distribution=Distribution.CONSTANT)), 2):
         now = await pipeline.settled(20)
     assert (now.sent, now.sending, now.ambiguous) == (20, 0, 12)
 
@@ -408,7 +415,7 @@ async def test_a_rate_limit_is_kept_by_all_senders_together(pipeline: Pipeline) 
     await pipeline.publish_many(400, 10)
     async with AsyncExitStack() as stack:
         for _ in range(5):
-            provider = Noted(0.01, 0, Distribution.CONSTANT)
+            provider = Noted(Profile(mean_s=0.01, distribution=Distribution.CONSTANT))
             await stack.enter_async_context(pipeline.sender(provider, 100, limit=limit))
         now = await pipeline.settled(400)
     assert now.sent == 400
@@ -428,7 +435,9 @@ class StuckBroker(MemoryBroker):
     def publish(self, batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
         if not self.stuck:
             return super().publish(batch, lane, after)
-        return asyncio.ensure_future(self._later(lambda: super(StuckBroker, self).publish(batch, lane, after)))
+        return asyncio.ensure_future(
+            self._later(lambda: super(StuckBroker, self).publish(batch, lane, after))
+        )
 
     def keep(self, batch: Batch, lane: Lane) -> "asyncio.Future[None]":
         if not self.stuck:
@@ -447,7 +456,7 @@ async def test_a_lane_drains_though_no_publish_is_confirmed(max_attempts: int, k
     broker = pipeline.broker = StuckBroker()
     await pipeline.publish_many(300, 1)
     broker.stuck = True
-    provider = SimulatedProvider(0, 0, Distribution.CONSTANT, 0.5, seed=1)
+    provider = SimulatedProvider(Profile(mean_s=0, retry=0.5), seed=1)
     more = {"max_attempts": max_attempts, "retry_backoff_s": 0.01, "keep_failed": keep_failed}
     async with pipeline.sender(provider, 5, **more):
 
@@ -467,7 +476,7 @@ async def test_what_fails_is_kept_before_it_is_settled(pipeline: Pipeline) -> No
     await pipeline.publish_many(100, 10)
     await pipeline.publish(100, 1, to="12345")
     await pipeline.publish(101, 2, Lane.URGENT)
-    provider = SimulatedProvider(0.01, 0.005, Distribution.NORMAL, 0.5, seed=2)
+    provider = SimulatedProvider(Profile(mean_s=0.01, stddev_s=0.005, retry=0.5), seed=2)
     async with pipeline.sender(provider, 20, keep_failed=True):
         now = await pipeline.settled(103)
     kept = [(decode_batch(body)[0], lane) for body, lane in pipeline.broker.failed]

@@ -18,7 +18,7 @@ from common.broker.port import Broker, Delivery, Subscription
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Ledger, Outcomes
 from common.messages import Batch, Lane, Message, Seqs, State, decode_batch
-from common.settings import Distribution
+from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
 from sender.service import Sender
 from sender.work import Sends
@@ -126,7 +126,7 @@ class CountingProvider(SimulatedProvider):
     """Sends at once, fails some by a seed, and keeps an independent record of what was sent."""
 
     def __init__(self, record: Counter[int], steps: Steps) -> None:
-        super().__init__(0, 0, Distribution.CONSTANT, failure_rate=0.4, seed=3)
+        super().__init__(Profile(mean_s=0, retry=0.4), seed=3)
         self._record, self._steps = record, steps
 
     def start(self, sends: Sends) -> None:
@@ -179,8 +179,10 @@ async def run_dying_at(
         stepped_broker: Any = SteppedBroker(broker, steps)
         stepped_ledger: Any = SteppedLedger(ledger, steps)
         provider = CountingProvider(record, steps)
-        policy = {"max_attempts": max_attempts, "keep_failed": keep_failed}
-        sender = Sender("s", stepped_broker, stepped_ledger, provider, 4, retry_backoff_s=0.01, grace_s=1, **policy)
+        policy: Any = {"max_attempts": max_attempts, "keep_failed": keep_failed}
+        sender = Sender(
+            "s", stepped_broker, stepped_ledger, provider, 4, retry_backoff_s=0.01, grace_s=1, **policy
+        )
         await sender.run(stop)
 
     first = asyncio.create_task(send(steps, first_stop := asyncio.Event()))

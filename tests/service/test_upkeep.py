@@ -15,7 +15,7 @@ from common.broker.port import Shelf
 from common.errors import UnknownRun, UsageError
 from common.ledger.memory import MemoryLedger
 from common.messages import Batch, Lane, Message, Outcome, State, decode_batch
-from common.settings import Distribution
+from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
 from sender.service import Sender
 from tests.waiting import eventually
@@ -42,7 +42,7 @@ class Bench:
 
     @asynccontextmanager
     async def sending(self, failure_rate: float) -> AsyncIterator[None]:
-        provider = SimulatedProvider(0, 0, Distribution.CONSTANT, failure_rate, seed=1)
+        provider = SimulatedProvider(Profile(mean_s=0, retry=failure_rate), seed=1)
         stop = asyncio.Event()
         sender = Sender("s", self.broker, self.ledger, provider, 20, keep_failed=True)
         running = asyncio.create_task(sender.run(stop))

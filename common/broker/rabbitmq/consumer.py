@@ -14,6 +14,7 @@ from common.broker.topology import Queue
 from common.errors import Refused, StaleDelivery
 from common.messages import Lane
 
+# The most that AMQP lets one consumer ask for; whoever wants more gets several.
 LARGEST_PREFETCH = 65_535
 
 LANE_HEADER = "x-lane"
@@ -123,7 +124,7 @@ class RabbitSubscription:
         self._source = source
         self._queue = queue
         self._rejects = rejects
-        self._prefetch = _in_limits(prefetch)
+        self._prefetch = max(1, prefetch)
         self._allowed = 0  # what the consumers of the present channel may hold together
         self._acks: Acks | None = None
         self._consumer_tags: list[str] = []
@@ -157,7 +158,7 @@ class RabbitSubscription:
 
     def set_prefetch(self, prefetch: int) -> None:
         """More is a further consumer beside those there are, since a new qos does nothing to a running one."""
-        self._prefetch = _in_limits(prefetch)
+        self._prefetch = max(1, prefetch)
         channel = self._acks.channel if self._acks else None
         if channel is None or not channel.is_open or self._closed or self._prefetch == self._allowed:
             return
@@ -186,9 +187,11 @@ class RabbitSubscription:
             self._acks.flush()
 
     def _consume(self, channel: Channel, prefetch: int) -> None:
-        channel.basic_qos(prefetch_count=prefetch)
-        self._consumer_tags.append(channel.basic_consume(self._queue.name, self._on_delivery))
         self._allowed += prefetch
+        while prefetch > 0:
+            channel.basic_qos(prefetch_count=min(prefetch, LARGEST_PREFETCH))
+            self._consumer_tags.append(channel.basic_consume(self._queue.name, self._on_delivery))
+            prefetch -= LARGEST_PREFETCH
 
     def _cancel(self, channel: Channel) -> None:
         for tag in self._consumer_tags:
@@ -221,10 +224,6 @@ class RabbitSubscription:
         self._acks = None
         self._arrived = [d for d in self._arrived if not d.stale]
         close_with_its_channel(channel)
-
-
-def _in_limits(prefetch: int) -> int:
-    return max(1, min(prefetch, LARGEST_PREFETCH))
 
 
 def _lane_and_reason(source: Lane | Shelf, headers: dict[str, Any] | None) -> tuple[Lane, str]:

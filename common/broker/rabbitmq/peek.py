@@ -91,7 +91,7 @@ class _Reader:
         self._came: deque[bytes] = deque()
         self._change = asyncio.Event()
         self._empty = False
-        channel.add_callback(self._on_empty, [Basic.GetEmpty], one_shot=False)
+        channel.add_callback(self._on_empty, [Basic.GetEmpty])
         closed.add_done_callback(lambda _: self._change.set())
 
     def consume(self, count: int) -> None:

@@ -1,6 +1,6 @@
 -- settle(run, outcomes of one piece): states and counters change together, or not at all.
 -- KEYS: 1 sms:stats, 2 the run's hash, 3 the piece's states, 4 sms:latency, 5 the run's latency, 6 the sender's hash
--- ARGV: 1 sent, 2 failed, 3 retried, 4 total time in microseconds, 5 ambiguous, 6 seconds that a settled run lives on,
+-- ARGV: 1 ambiguous, 2 sent, 3 failed, 4 retried, 5 total time in microseconds, 6 seconds that a settled run lives on,
 --       7 '1' to count for the sender, 8 number n of histogram buckets, then n times: bucket, count;
 --       then for each segment: its first word and two strings of words:
 --       mask (the low bit of each pair to settle), change (what to xor `sending` with)
@@ -32,15 +32,15 @@ for i, words in ipairs(result) do
 end
 local now = now_us()
 local function count(key)
-  add(key, 'sent', tonumber(ARGV[1]))
-  add(key, 'failed', tonumber(ARGV[2]))
-  add(key, 'retried', tonumber(ARGV[3]))
-  add(key, 'total_time_us', tonumber(ARGV[4]))
+  add(key, 'sent', tonumber(ARGV[2]))
+  add(key, 'failed', tonumber(ARGV[3]))
+  add(key, 'retried', tonumber(ARGV[4]))
+  add(key, 'total_time_us', tonumber(ARGV[5]))
 end
 for _, key in ipairs({KEYS[1], KEYS[2]}) do
   count(key)
-  add(key, 'sending', -(ARGV[1] + ARGV[2] + ARGV[3]))
-  add(key, 'ambiguous', tonumber(ARGV[5]))
+  add(key, 'sending', -(ARGV[2] + ARGV[3] + ARGV[4]))
+  add(key, 'ambiguous', tonumber(ARGV[1]))
   redis.call('HSET', key, 'last_settled_us', now)
 end
 if ARGV[7] == '1' then count(KEYS[6]) end
