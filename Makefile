@@ -5,6 +5,7 @@
 # proxies do not have; pip and hashes work with all of them, and are just as strict.
 
 PYTHON ?= python3
+MINUTES ?= 20
 POETRY_VERSION := 2.5.1
 EXPORT_VERSION := 1.10.0
 
@@ -22,7 +23,7 @@ export POETRY_NO_INTERACTION := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-docker lint format bench env servers clean
+.PHONY: help setup demo test test-docker chaos soak lint format bench env servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +40,13 @@ test: $(DEV) servers ## run all tests, on real servers too
 
 test-docker: $(DEV) ## run the tests of the image and of the compose stack; needs a Docker engine
 	$(BIN)/pytest -m docker tests/docker
+
+chaos: $(DEV) servers ## try every fault on real processes and servers; the table of docs/reliability.md
+	$(BIN)/python -m tests.chaos --out docs/reliability.json
+	$(BIN)/python -m tests.chaos.table docs/reliability.json
+
+soak: $(DEV) servers ## 20 minutes of steady load with rolling restarts; MINUTES=5 for another length
+	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 lint: $(DEV) ## check style, types and import rules
 	$(BIN)/ruff check

@@ -3,7 +3,7 @@
 A bulk backlog is published, a sender begins to work it off, and meanwhile urgent messages are published one at a
 time, at random moments. Timed is each message's way from the call of its publish to the start of its send. Every
 run must add up exactly, every send must have begun once, and the backlog must outlast the last urgent message;
-otherwise there are no figures. Prints a table, writes JSON.
+otherwise there are no figures. Prints a table, writes JSON: medians of the rounds.
 """
 
 import argparse
@@ -14,10 +14,12 @@ import secrets
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -129,11 +131,13 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
         Scenario(f"the same at PROVIDER_RATE={args.rate:g}", args.messages, urgent, args.rate),
     )
     with RabbitServer() as rabbit, RedisServer() as redis, tempfile.TemporaryDirectory() as folder:
-        figures = []
-        for scenario in scenarios:
-            redis.flush()
-            figures.append(await _Measurement(scenario, rabbit, redis, Path(folder)).take())
-            print(json.dumps(figures[-1]), file=sys.stderr, flush=True)
+        rounds: list[list[dict[str, Any]]] = []
+        for _ in range(args.rounds):
+            rounds.append([])
+            for scenario in scenarios:
+                redis.flush()
+                rounds[-1].append(await _Measurement(scenario, rabbit, redis, Path(folder)).take())
+                print(json.dumps(rounds[-1][-1]), file=sys.stderr, flush=True)
         return {
             "measured_at": f"{datetime.now(UTC):%Y-%m-%d}",
             "machine": machine(),
@@ -142,8 +146,17 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
             "mean_processing_time_s": MEAN_S,
             "sender_concurrency": SENDER_CONCURRENCY,
             "urgent_per_s": URGENT_PER_S,
-            "figures": figures,
+            "rounds": args.rounds,
+            "figures": [_median(same) for same in zip(*rounds, strict=True)],
         }
+
+
+def _median(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of the same figure over all rounds, each value's median."""
+    figure = dict(rounds[0])
+    for lane in figure.keys() & set(Lane):
+        figure[lane] = {name: median(one[lane][name] for one in rounds) for name in figure[lane]}
+    return figure
 
 
 class _Measurement:

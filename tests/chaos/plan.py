@@ -101,8 +101,8 @@ def make_plan(fault: str, seed: int, messages: int, wishes: Wishes) -> Plan:
 
 
 def _waves(random: Random, messages: int) -> tuple[Wave, ...]:
-    """Waves of different sizes, every fourth of them urgent."""
-    weights = [random.uniform(0.5, 1.5) for _ in range(WAVES)]
+    """Waves of different sizes, every fourth of them urgent, and small: senders have a tenth of their slots for it."""
+    weights = [random.uniform(0.5, 1.5) * (0.2 if k % 4 == 2 else 1) for k in range(WAVES)]
     sizes = [max(1, int(messages * weight / sum(weights))) for weight in weights]
     sizes[0] += messages - sum(sizes)
     return tuple(

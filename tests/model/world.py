@@ -35,6 +35,7 @@ from sender.work import Sends
 T = TypeVar("T")
 
 SLOW_S = 0.4  # beyond a flush and a review: enough for others to act in between
+LATE_S = 1.0  # and enough for an attempt and its retry
 BACKOFF_S = 0.05
 BAD_SEQ = 5  # the message of each run whose number is none
 MessageId = tuple[str, int]
@@ -223,7 +224,7 @@ class LedgerClient:
 
 
 async def _later(work: Coroutine[Any, Any, T]) -> T:
-    await asyncio.sleep(SLOW_S)
+    await asyncio.sleep(LATE_S)
     return await work
 
 

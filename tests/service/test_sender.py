@@ -11,7 +11,7 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Snapshot
-from common.messages import Batch, Lane, Message, State, decode_batch
+from common.messages import Batch, Lane, Message, Outcome, State, decode_batch
 from common.rate.memory import MemoryRateLimit
 from common.rate.port import Grant
 from common.settings import Distribution
@@ -355,6 +355,52 @@ async def test_a_batch_of_a_dead_sender_can_be_split(
     async with pipeline.sender(SimulatedProvider(Profile(mean_s=0.2, distribution=Distribution.CONSTANT)), 2):
         now = await pipeline.settled(20)
     assert (now.sent, now.sending, now.ambiguous) == (20, 0, 12)
+
+
+async def test_retries_that_wait_hold_nothing_up(pipeline: Pipeline) -> None:
+    """They wait in their own queues, in no slot and in no prefetch, and at many different times: no storm."""
+    await pipeline.publish_many(200, 1)
+    async with pipeline.sender(at_once(1.0), 10, max_attempts=2, retry_backoff_s=300.0) as sender:
+
+        async def all_wait() -> bool:
+            depths = await pipeline.broker.depths()
+            waiting = {name: n for name, n in depths.items() if ".retry." in name and n}
+            return sum(waiting.values()) > 190 and len(waiting) > 3
+
+        await eventually(all_wait)
+        await eventually(lambda: sender.lanes[0].in_flight == 0)
+        await pipeline.publish(200, 1)
+
+        async def fresh_was_tried() -> bool:
+            return (await pipeline.snapshot()).retried >= 201
+
+        await eventually(fresh_was_tried)
+
+
+async def test_a_retry_comes_no_sooner_than_the_provider_asked(pipeline: Pipeline) -> None:
+    """Retry-After beats a shorter backoff, for each message by itself, and is spread a little."""
+    await pipeline.publish(0, 40)
+    gate = Gate()
+    after: dict[int, float] = {}
+    publish = pipeline.broker.publish
+
+    def noted(batch: Batch, lane: Lane, after_s: float = 0) -> "asyncio.Future[None]":
+        after.update({m.seq: after_s for m in batch.messages})
+        return publish(batch, lane, after_s)
+
+    pipeline.broker.publish = noted  # type: ignore[method-assign]
+    async with pipeline.sender(gate, 50, max_attempts=3, retry_backoff_s=0.01):
+        await eventually(lambda: len(gate.in_flight) == 40)
+        (sends,) = gate.begun
+        sends.outcomes[:] = Outcome.RETRY
+        sends.retry_after_s = np.where(sends.seqs % 2 == 0, np.float32(20), np.float32(0))
+        sends.ambiguous = sends.seqs % 4 == 0
+        gate.end_all()
+        await eventually(lambda: len(after) == 40)
+    assert all(20 <= wait <= 40 for seq, wait in after.items() if seq % 2 == 0)
+    assert all(wait <= 0.01 for seq, wait in after.items() if seq % 2)
+    now = await pipeline.snapshot()
+    assert (now.retried, now.ambiguous, now.queued) == (40, 10, 40)
 
 
 class CountedLimit:
