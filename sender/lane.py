@@ -207,7 +207,7 @@ class LaneWorker:
             for one in group:
                 await self._start(run, attempt, redelivered, [one])
             return
-        age_s = await self._age_s(run)
+        began_s = await self._beginning(run)
         batches = [batch for batch, _, _ in group]
         owners = np.repeat(np.arange(len(group), dtype=np.int32), [j - i for _, i, j in group])
         standing = await self._ledger.claim(run, seqs, redelivered)
@@ -225,17 +225,18 @@ class LaneWorker:
             self._fail(Sends(run, attempt, seqs[is_bad], owners[is_bad], batches, self._finished))
             seqs, owners = seqs[~is_bad], owners[~is_bad]
         if seqs.size:
+            age_s = asyncio.get_running_loop().time() - began_s
             messages = _messages(batches, seqs, owners) if self._provider.reads_messages else None
             self._provider.start(Sends(run, attempt, seqs, owners, batches, self._finished, age_s, messages))
 
-    async def _age_s(self, run: str) -> float:
-        """How long ago a run began, by the ledger's clock; asked once, since then by our own that never jumps."""
-        now_s = asyncio.get_running_loop().time()
+    async def _beginning(self, run: str) -> float:
+        """When a run began: by the ledger's clock, which is asked once, told by our own, which never jumps."""
         if run not in self._began:
+            age_s = await self._ledger.age_s(run)
             if len(self._began) >= RUNS_REMEMBERED:
                 del self._began[next(iter(self._began))]
-            self._began[run] = now_s - await self._ledger.age_s(run)
-        return now_s - self._began[run]
+            self._began[run] = asyncio.get_running_loop().time() - age_s
+        return self._began[run]
 
     def _drop(self, owners: NDArray[np.int32], batches: list[HeldBatch]) -> None:
         """Messages that are settled already, or in hand elsewhere, need nothing from us."""

@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 import tempfile
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,15 @@ def main(argv: list[str] | None = None) -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(results, indent=2) + "\n")
     sys.stdout.write(markdown(results) + "\n")
-    return EXIT_FAILED if any(run["troubles"] for run in results["runs"]) else EXIT_DONE
+    held = not results["broken"] and not any(run["troubles"] for run in results["runs"])
+    return EXIT_DONE if held else EXIT_FAILED
 
 
 async def chaos(faults: list[str], messages: int, runs: int, seed: int) -> dict[str, Any]:
     """Plays each fault so many times; gives the results."""
     played: list[dict[str, Any]] = []
     not_run: dict[str, str] = {}
+    broken: list[str] = []
     with Grounds() as grounds, tempfile.TemporaryDirectory(prefix="smsim-chaos-") as place:
         for name in faults:
             for number in range(seed, seed + runs):
@@ -74,6 +77,10 @@ async def chaos(faults: list[str], messages: int, runs: int, seed: int) -> dict[
                 except NoCompilerError as error:
                     not_run[name] = str(error)
                     break
+                except Exception as error:  # noqa: BLE001  # of the suite itself; the other runs are worth having
+                    broken.append(f"{name} {number}: {error!r}")
+                    sys.stderr.write("".join(traceback.format_exception(error)))
+                    continue
                 played.append(result)
                 _tell(result)
         plain = (grounds.server(RabbitServer), grounds.server(RedisServer))
@@ -83,6 +90,7 @@ async def chaos(faults: list[str], messages: int, runs: int, seed: int) -> dict[
             "machine": machine(),
             "versions": versions(*plain),
             "not_run": not_run,
+            "broken": broken,
             "runs": played,
         }
 

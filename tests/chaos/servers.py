@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import resource
 import secrets
 import shutil
@@ -13,7 +12,7 @@ from tests.chaos.clock import Clock
 from tests.runners import free_port, temporary_folder
 from tests.servers import RabbitServer, RedisServer, rabbit_process
 
-_DISK_BYTES = 512 * 1024 * 1024
+_DISK_BYTES = 256 * 1024 * 1024
 
 
 class SmallDiskRedis(RedisServer):
@@ -38,9 +37,11 @@ class SmallDiskRedis(RedisServer):
     def fill(self) -> None:
         """From now on nothing more can be written."""
         if self._mounted:
-            with self._filler.open("wb") as file:
-                left = os.statvfs(self._place)
-                os.posix_fallocate(file.fileno(), 0, left.f_bavail * left.f_frsize)
+            with self._filler.open("wb", buffering=0) as file:
+                for block in (1 << 20, 1 << 12):
+                    with contextlib.suppress(OSError):  # no space left
+                        while file.write(bytes(block)) == block:
+                            pass
         elif self.pid is not None:
             largest = max(file.stat().st_size for file in self._place.rglob("*.aof"))
             resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (largest, largest))

@@ -50,6 +50,7 @@ def _conditions(results: dict[str, Any]) -> str:
     packages = ", ".join(f"{name} {number}" for name, number in versions.items())
     notes = "".join(f"\n{fault}: {why}.\n" for fault, why in results["not_run"].items())
     troubles = sum(bool(run["troubles"]) for run in results["runs"])
+    notes += "".join(f"\nBroken off: {what}.\n" for what in results["broken"])
     verdict = (
         "in all of them everything held" if not troubles else f"in {troubles} of them something did not hold"
     )

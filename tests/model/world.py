@@ -284,11 +284,16 @@ class BrokerClient:
             case Confirm.LATE:
                 publish()
                 confirm = loop.create_future()
-                loop.call_later(SLOW_S, lambda: confirm.done() or confirm.set_result(None))
+                loop.call_later(SLOW_S, self._confirmed, confirm)
                 self._unconfirmed.add(confirm)
                 return confirm
         confirm.set_exception(PublishFailed("not confirmed"))
         return confirm
+
+    def _confirmed(self, confirm: "asyncio.Future[None]") -> None:
+        self._unconfirmed.discard(confirm)
+        if not confirm.done():
+            confirm.set_result(None)
 
 
 class Hand:
@@ -346,10 +351,11 @@ class SenderProcess:
         self._stop = asyncio.Event()
         self.broker = BrokerClient(world)
         self.provider = Hand(world, max_attempts)
+        broker: Any = self.broker
         ledger: Any = LedgerClient(world)
         self._sender = Sender(
             name,
-            self.broker,
+            broker,
             ledger,
             self.provider,
             slots,
@@ -408,9 +414,9 @@ class ProducerProcess:
     """A producer at one run, from its beginning or from where a former one got to."""
 
     def __init__(self, world: World, run: str, count: int, batch_size: int, lane: Lane, first: int) -> None:
-        self.broker = BrokerClient(world)
+        broker: Any = BrokerClient(world)
         ledger: Any = LedgerClient(world)
-        publish = Producer(self.broker, ledger).publish(run, Numbers(count), batch_size, lane, first)
+        publish = Producer(broker, ledger).publish(run, Numbers(count), batch_size, lane, first)
         self._task = world.loop.create_task(publish)
 
     @property

@@ -381,12 +381,12 @@ async def test_a_retry_comes_no_sooner_than_the_provider_asked(pipeline: Pipelin
     """Retry-After beats a shorter backoff, for each message by itself, and is spread a little."""
     await pipeline.publish(0, 40)
     gate = Gate()
-    after: dict[int, float] = {}
+    waits: dict[int, float] = {}
     publish = pipeline.broker.publish
 
-    def noted(batch: Batch, lane: Lane, after_s: float = 0) -> "asyncio.Future[None]":
-        after.update({m.seq: after_s for m in batch.messages})
-        return publish(batch, lane, after_s)
+    def noted(batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
+        waits.update({m.seq: after for m in batch.messages})
+        return publish(batch, lane, after)
 
     pipeline.broker.publish = noted  # type: ignore[method-assign]
     async with pipeline.sender(gate, 50, max_attempts=3, retry_backoff_s=0.01):
@@ -396,9 +396,9 @@ async def test_a_retry_comes_no_sooner_than_the_provider_asked(pipeline: Pipelin
         sends.retry_after_s = np.where(sends.seqs % 2 == 0, np.float32(20), np.float32(0))
         sends.ambiguous = sends.seqs % 4 == 0
         gate.end_all()
-        await eventually(lambda: len(after) == 40)
-    assert all(20 <= wait <= 40 for seq, wait in after.items() if seq % 2 == 0)
-    assert all(wait <= 0.01 for seq, wait in after.items() if seq % 2)
+        await eventually(lambda: len(waits) == 40)
+    assert all(20 <= wait <= 40 for seq, wait in waits.items() if seq % 2 == 0)
+    assert all(wait <= 0.01 for seq, wait in waits.items() if seq % 2)
     now = await pipeline.snapshot()
     assert (now.retried, now.ambiguous, now.queued) == (40, 10, 40)
 
