@@ -84,6 +84,7 @@ class Waits:
 def main() -> int:
     """Reads the arguments and measures."""
     parser = Parser("benchmarks.lanes", "Measures how long urgent messages wait beside a bulk backlog.")
+    parser.add_argument("--rounds", type=whole(1), default=3, help="medians are over these (default: 3)")
     parser.add_argument(
         "--messages", type=whole(1), default=1_000_000, help="the backlog (default: 1,000,000)"
     )
@@ -152,10 +153,11 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _median(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of the same figure over all rounds, each value's median."""
+    """The same figure over all rounds: the median of each time."""
     figure = dict(rounds[0])
     for lane in figure.keys() & set(Lane):
-        figure[lane] = {name: median(one[lane][name] for one in rounds) for name in figure[lane]}
+        times = {name: [one[lane][name] for one in rounds] for name in figure[lane] if name != "messages"}
+        figure[lane] = figure[lane] | {name: round(median(values), 4) for name, values in times.items()}
     return figure
 
 

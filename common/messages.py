@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from typing import Annotated
@@ -18,6 +19,9 @@ MAX_TEXT_CHARS = 1_600
 MAX_SEQ = 2**40
 # The seqs of one batch lie closer together than this, so that one body can make the ledger open two pieces at most.
 MAX_BATCH_SPAN = 1 << 17
+
+# A batch of no more messages than this fits a body whatever its texts: six bytes for each character, escaped.
+SURE_TO_FIT = MAX_BODY_BYTES // (6 * MAX_TEXT_CHARS + 256)
 
 BATCH_TYPE = "sms.batch.v1"
 RUN_PATTERN = r"^[a-z0-9-]{1,40}\Z"
@@ -113,6 +117,16 @@ def _check_seqs(seqs: Seqs) -> None:
         raise BadBody(f"the seqs span {MAX_BATCH_SPAN} or more")
     if ordered is not seqs and not is_increasing(ordered):
         raise BadBody("a seq stands twice in the batch")
+
+
+def fitting(batch: Batch) -> Iterator[Batch]:
+    """The batch, in as many parts as it takes for each body to be within the limit."""
+    if len(batch.messages) <= SURE_TO_FIT or len(encode_batch(batch)) <= MAX_BODY_BYTES:
+        yield batch
+        return
+    half = len(batch.messages) // 2
+    for part in (batch.messages[:half], batch.messages[half:]):
+        yield from fitting(msgspec.structs.replace(batch, messages=part))
 
 
 def is_increasing(seqs: Seqs) -> bool:

@@ -165,7 +165,8 @@ async def begin(
         return Job(run, source_of(recipe), recipe.batch_size, recipe.lane, found.confirmed)
     lane = Lane.URGENT if args.urgent else Lane.BULK
     job = Job(run, source, settings.batch_size, lane)
-    recipe_text = msgspec.json.encode(source.recipe(settings.batch_size, lane)).decode()
+    recipe = msgspec.structs.replace(source.recipe(settings.batch_size, lane), queue=settings.queue_name)
+    recipe_text = msgspec.json.encode(recipe).decode()
     await ledger.begin(run, recipe_text, source.count, producer)
     return job
 

@@ -10,8 +10,9 @@ from itertools import islice
 
 from common.broker.port import Broker
 from common.errors import PublishFailed
+from common.ledger.heard import heard_of
 from common.ledger.port import Ledger
-from common.messages import MAX_BODY_BYTES, MAX_TEXT_CHARS, Batch, Lane, encode_batch
+from common.messages import Batch, Lane, fitting
 from producer.sources import Source
 
 log = logging.getLogger(__name__)
@@ -23,8 +24,6 @@ WINDOW_MESSAGES = 32_768
 WINDOW_BATCHES = 1_024
 CONFIRM_EVERY_S = 0.25
 PAUSE_AFTER_FAILURE_S = 0.2
-# A batch of no more messages than this fits a body whatever its texts: six bytes for each character, escaped.
-SURE_TO_FIT = MAX_BODY_BYTES // (6 * MAX_TEXT_CHARS + 64)
 YIELD_EVERY_MESSAGES = 512
 
 
@@ -57,6 +56,18 @@ class Producer:
         A publish that fails is repeated for as long as it takes: the ledger counts each message once.
         `on_progress` hears how many are confirmed.
         """
+        async with heard_of(self._ledger, run):
+            await self._publish(run, source, batch_size, lane, first, on_progress)
+
+    async def _publish(
+        self,
+        run: str,
+        source: Source,
+        batch_size: int,
+        lane: Lane,
+        first: int,
+        on_progress: Callable[[int], None],
+    ) -> None:
         announced = safe = noted = first
         window = max(1, min(WINDOW_BATCHES, WINDOW_MESSAGES // batch_size))
         noted_at, since_yield = time.monotonic(), 0
@@ -114,13 +125,4 @@ def _batches(run: str, source: Source, batch_size: int, first: int) -> Iterator[
     """The messages in batches, smaller than asked for where long texts would not fit a body."""
     messages = source.messages(first)
     while block := list(islice(messages, batch_size)):
-        yield from _fitting(Batch(run=run, messages=block))
-
-
-def _fitting(batch: Batch) -> Iterator[Batch]:
-    if len(batch.messages) <= SURE_TO_FIT or len(encode_batch(batch)) <= MAX_BODY_BYTES:
-        yield batch
-        return
-    half = len(batch.messages) // 2
-    for part in (batch.messages[:half], batch.messages[half:]):
-        yield from _fitting(Batch(run=batch.run, messages=part))
+        yield from fitting(Batch(run=run, messages=block))

@@ -17,6 +17,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     count: int
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_BATCH_MESSAGES)]
     lane: Lane = Lane.BULK
+    queue: str | None = None
     seed: int | None = None
     path: str | None = None
     sha256: str | None = None

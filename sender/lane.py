@@ -27,13 +27,15 @@ REVIEW_S = 0.25
 LATEST_S = 600.0
 # The largest batch seen lately is the largest of the last whole period, or of this one.
 PERIOD_TURNS = 40
-# How much a sender holds ahead of a rate limit, in seconds of it; and over how long its own share is measured.
+# How much a sender holds ahead of a rate limit, in seconds of it.
 AHEAD_OF_LIMIT_S = 2.0
-SHARE_OVER_S = 30.0
-# What may be held, beyond the prefetch that keeps the slots busy, for nothing but the confirms of copies.
-COPYING_BYTES = 64 * 1024 * 1024
-# Runs whose age is remembered.
+# What may be held, beyond the prefetch that keeps the slots busy, for nothing but the confirms of copies; and what a
+# delivery takes beside its body, with its copy and all that waits for the confirm.
+COPYING_BYTES = 128 * 1024 * 1024
+DELIVERY_BYTES = 4096
+# Runs whose beginning is remembered, and for how long: a name that was forgotten may begin anew.
 RUNS_REMEMBERED = 1000
+REMEMBERED_S = 10.0
 # What prefetch may grow to, as a multiple of what the slots alone would need: batches whose last messages take
 # long hold their place while most of their slots are free again.
 LARGEST_STRETCH = 4
@@ -61,10 +63,7 @@ class LaneWorker:
         self._provider = provider
         self._recorder = recorder
         self._limit = limit
-        self._share = limit.rate if limit else math.inf
-        self._granted = 0
-        self._held_back = False
-        self._began: dict[str, float] = {}
+        self._began: dict[str, tuple[float, float]] = {}
         self._free = slots
         self._waiting: deque[HeldBatch] = deque()
         self._held: dict[HeldBatch, None] = {}
@@ -151,27 +150,25 @@ class LaneWorker:
         while True:
             self._wake.clear()
             while self._free and self._waiting and not self._stopping:
-                if room := await self._room():
+                room, wait_s = await self._room()
+                if room:
                     await self._claim_and_start(room)
+                if wait_s:
+                    await asyncio.sleep(wait_s)
             if self._free and not self._stopping:
                 self._hungry = True
                 self._recorder.hurry()
             await self._wake.wait()
 
-    async def _room(self) -> int:
-        """How many sends may begin now: as many as slots are free, and as the rate limit grants.
-
-        What is granted and then not needed, since it was settled already, lapses.
+    async def _room(self) -> tuple[int, float]:
+        """How many sends may begin now: as many as slots are free, and as the rate limit grants; and how many seconds to
+        wait before asking again. What is granted and then not needed, since it was settled already, lapses.
         """
         if self._limit is None:
-            return self._free
+            return self._free, 0
         wanted = min(self._free, sum(batch.waiting for batch in self._waiting))
         grant = await self._limit.take(self.lane, wanted)
-        self._granted += grant.granted
-        self._held_back |= grant.granted < wanted
-        if grant.granted == 0:
-            await asyncio.sleep(grant.wait_s)
-        return grant.granted
+        return grant.granted, grant.wait_s
 
     async def _claim_and_start(self, room: int) -> None:
         groups = self._pick(room)
@@ -230,13 +227,18 @@ class LaneWorker:
             self._provider.start(Sends(run, attempt, seqs, owners, batches, self._finished, age_s, messages))
 
     async def _beginning(self, run: str) -> float:
-        """When a run began: by the ledger's clock, which is asked once, told by our own, which never jumps."""
-        if run not in self._began:
+        """When a run began: by the ledger's clock, which is asked now and then, told by our own, which never jumps."""
+        now_s = asyncio.get_running_loop().time()
+        began_s, asked_s = self._began.get(run, (0.0, -math.inf))
+        if now_s - asked_s > REMEMBERED_S:
             age_s = await self._ledger.age_s(run)
+            now_s = asyncio.get_running_loop().time()
+            began_s = now_s - age_s
+            self._began.pop(run, None)
             if len(self._began) >= RUNS_REMEMBERED:
                 del self._began[next(iter(self._began))]
-            self._began[run] = asyncio.get_running_loop().time() - age_s
-        return self._began[run]
+            self._began[run] = (began_s, now_s)
+        return began_s
 
     def _drop(self, owners: NDArray[np.int32], batches: list[HeldBatch]) -> None:
         """Messages that are settled already, or in hand elsewhere, need nothing from us."""
@@ -268,10 +270,10 @@ class LaneWorker:
                 self._largest_batch, self._largest_of_period = self._largest_of_period, 0
             for batch in [b for b in self._held if b.delivery.stale]:
                 del self._held[batch]
-            self._review_share()
             if self._largest_batch == 0:
                 continue
             self._split_what_takes_too_long()
+            self._pass_on_what_waits_too_long()
             waiting = sum(batch.waiting for batch in self._waiting)
             base = self._base_prefetch() + self._only_copying()
             wanted = max(self._prefetch, base)
@@ -283,19 +285,11 @@ class LaneWorker:
             if wanted != self._prefetch:
                 self._set_prefetch(subscription, wanted)
 
-    def _review_share(self) -> None:
-        """Measures what the rate limit leaves to this lane of this sender, while it holds us back."""
-        if self._limit is not None:
-            now = self._granted / REVIEW_S if self._held_back else self._limit.rate
-            self._share += (now - self._share) * REVIEW_S / SHARE_OVER_S
-        self._granted, self._held_back = 0, False
-
     def _split_what_takes_too_long(self) -> None:
         mean_s = self._recorder.mean_time_s
-        rate = min(self._share, self.slots / mean_s if mean_s else math.inf)
-        if rate == math.inf:
+        if not mean_s:
             return
-        in_time = int(LATEST_S * rate)
+        in_time = int(LATEST_S * self.slots / mean_s)
         piece, ahead = max(1, in_time // 10), 0
         for batch in list(self._waiting):
             ahead += batch.waiting
@@ -305,6 +299,15 @@ class LaneWorker:
                 self._waiting.remove(batch)
                 for i in range(0, len(rest), piece):
                     self._recorder.publish_again(batch, set(rest[i : i + piece]), batch.attempt)
+
+    def _pass_on_what_waits_too_long(self) -> None:
+        """What a rate limit has held back for so long goes to the end of the queue, for whoever is next."""
+        now_s = asyncio.get_running_loop().time()
+        for batch in [b for b in self._waiting if now_s - b.came_s > LATEST_S and not b.delivery.stale]:
+            rest = set(batch.seqs[batch.begun :].tolist())
+            batch.begun = batch.seqs.size
+            self._waiting.remove(batch)
+            self._recorder.publish_again(batch, rest, batch.attempt)
 
     def _base_prefetch(self) -> int:
         ahead = self.slots
@@ -316,12 +319,19 @@ class LaneWorker:
         """Deliveries that only wait for the confirms of copies: under a memory alarm, which holds publishes up, they
         must not keep the lane from draining. As many as fit into COPYING_BYTES.
         """
-        sizes = (len(batch.delivery.body) for batch in self._held if batch.only_copying)
+        sizes = (len(batch.delivery.body) + DELIVERY_BYTES for batch in self._held if batch.only_copying)
         return sum(1 for total in itertools.accumulate(sizes) if total <= COPYING_BYTES)
 
     def _set_prefetch(self, subscription: Subscription, prefetch: int) -> None:
         self._prefetch = prefetch
         subscription.set_prefetch(prefetch)
+
+
+def urgent_slots(slots: int) -> int:
+    """How many slots are reserved for urgent messages, on top, so that SENDER_CONCURRENCY bulk sends do fit
+    (docs/adr/0002-urgent-slots-on-top.md).
+    """
+    return max(1, slots // 10)
 
 
 def _messages(batches: list[HeldBatch], seqs: Seqs, owners: NDArray[np.int32]) -> list[Message]:

@@ -10,6 +10,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,7 +183,8 @@ class Recorder:
             if sends.retry_after_s is None:
                 waits.setdefault(0.0, []).append(sends.part(again))
                 continue
-            asked_s = sends.retry_after_s[again]
+            # By the second: each wait makes copies of its own, and an HTTP date gives each message another one.
+            asked_s = np.ceil(sends.retry_after_s[again])
             for wait_s in np.unique(asked_s).tolist():
                 waits.setdefault(wait_s, []).append(sends.part(again[asked_s == wait_s]))
         for wait_s, retries in waits.items():
@@ -200,14 +202,14 @@ class Recorder:
         task.add_done_callback(self._copies.discard)
 
     async def _publish_again(self, batch: HeldBatch, seqs: set[int], attempt: int, after_s: float) -> None:
-        copy, lane = batch.copy_of(seqs, attempt), batch.delivery.lane
+        lane = batch.delivery.lane
         batch.copying += len(seqs)
-        # Once the delivery is stale its messages come again anyhow.
-        if await self._confirmed(
-            lambda: self._broker.publish(copy, lane, after_s), lambda: batch.delivery.stale
-        ):
-            batch.copying -= len(seqs)
-            batch.count_off(len(seqs))
+        for copy in batch.copies_of(seqs, attempt):
+            # Once the delivery is stale its messages come again anyhow.
+            publish = partial(self._broker.publish, copy, lane, after_s)
+            if await self._confirmed(publish, lambda: batch.delivery.stale):
+                batch.copying -= len(copy.messages)
+                batch.count_off(len(copy.messages))
 
     async def _keep_and_settle(self, failed: list[Sends]) -> None:
         """Puts copies of what failed for good into the failed queue; only then is it settled."""
@@ -217,9 +219,9 @@ class Recorder:
             self.add(sends, 0, sends.seqs.size)
 
     async def _keep_some(self, batch: HeldBatch, seqs: set[int]) -> None:
-        copy, lane = batch.copy_of(seqs, batch.attempt), batch.delivery.lane
         batch.copying += len(seqs)
-        await self._confirmed(lambda: self._broker.keep(copy, lane))
+        for copy in batch.copies_of(seqs, batch.attempt):
+            await self._confirmed(partial(self._broker.keep, copy, batch.delivery.lane))
         batch.copying -= len(seqs)
 
     async def _confirmed(

@@ -8,7 +8,7 @@ from common.health import beat
 from common.ledger.port import Ledger
 from common.messages import Lane
 from common.rate.port import RateLimit
-from sender.lane import LaneWorker
+from sender.lane import LaneWorker, urgent_slots
 from sender.providers.port import Provider
 from sender.recorder import Recorder
 
@@ -40,12 +40,9 @@ class Sender:
         self._provider = provider
         self._grace_s = grace_s
         self._recorder = Recorder(ledger, broker, name, max_attempts, retry_backoff_s, keep_failed)
-        # Urgent slots are reserved on top, so that SENDER_CONCURRENCY bulk sends do fit:
-        # docs/adr/0002-urgent-slots-on-top.md.
-        reserved = max(1, slots // 10)
         self.lanes = [
             LaneWorker(Lane.BULK, slots, broker, ledger, provider, self._recorder, limit),
-            LaneWorker(Lane.URGENT, reserved, broker, ledger, provider, self._recorder, limit),
+            LaneWorker(Lane.URGENT, urgent_slots(slots), broker, ledger, provider, self._recorder, limit),
         ]
 
     async def run(self, stop: asyncio.Event) -> None:

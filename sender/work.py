@@ -1,5 +1,6 @@
 """What a sender has in its hands: batches that were delivered to it, and groups of sends that began together."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -8,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.broker.port import Delivery
-from common.messages import Batch, Message, Seqs, bad_numbers, decode_batch
+from common.messages import Batch, Message, Seqs, bad_numbers, decode_batch, fitting
+
+# What stands in place of a number and is none is cut to this length in a copy.
+LONGEST_NO_NUMBER = 24
 
 
 @dataclass(eq=False, slots=True)
@@ -17,7 +21,7 @@ class HeldBatch:
 
     The messages themselves, by seq, are let go once checked, unless the provider reads them: a long queue of texts
     would be most of a sender's memory.
-    `again`: a holder before us may have claimed some of it.
+    `again`: a holder before us may have claimed some of it. `came_s`: when it came, by the loop's clock.
     `begun` messages, from the front, were claimed; `unsettled` need care still, and of these `copying` wait for
     nothing but the confirm of their copy in another queue.
     """
@@ -32,6 +36,7 @@ class HeldBatch:
     unsettled: int
     on_settled: Callable[["HeldBatch"], None]
     messages: dict[int, Message] = field(default_factory=dict)
+    came_s: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     begun: int = 0
     copying: int = 0
 
@@ -51,16 +56,21 @@ class HeldBatch:
         if messages and self.unsettled == 0:
             self.on_settled(self)
 
-    def copy_of(self, seqs: set[int], attempt: int) -> Batch:
-        """A batch with some of these messages, to be published again."""
+    def copies_of(self, seqs: set[int], attempt: int) -> list[Batch]:
+        """Some of these messages, to be published again: one batch, or more where they would not fit a body."""
         batch, _ = decode_batch(self.delivery.body)
-        return Batch(
+        copy = Batch(
             run=self.run,
             attempt=attempt,
             track=self.track,
             again=True if self.again and attempt == 1 else msgspec.UNSET,
-            messages=[m for m in batch.messages if m.seq in seqs],
+            messages=[_cut_short(m) if m.seq in self.bad else m for m in batch.messages if m.seq in seqs],
         )
+        return list(fitting(copy))
+
+
+def _cut_short(message: Message) -> Message:
+    return Message(message.seq, message.to[:LONGEST_NO_NUMBER], message.text)
 
 
 def hold(

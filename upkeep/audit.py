@@ -2,33 +2,36 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from common.broker.port import Broker
-from common.errors import BadBody, UsageError
-from common.ledger.masks import PIECE_MESSAGES, by_piece
-from common.ledger.port import Ledger, Publication, Snapshot
+from common.errors import BadBody, UnknownRun, UsageError
+from common.ledger.port import Ledger, Publication
 from common.messages import Seqs, decode_batch
 from upkeep.replay import SOURCE, failed
+from upkeep.seen import Seen
+
+log = logging.getLogger(__name__)
 
 COUNTED = ("published", "sending", "sent", "failed")
 # A message that just moves from a retry queue to its lane is in neither for a moment.
 LOOK_AGAIN_S = 1.0
-TRIES_WHILE_MOVING = 5
+# And one that RabbitMQ could not move, since the lane was away, it tries to move again only after this long
+# (dead_letter_worker_publisher_confirm_timeout, 180 s); till then no queue shows it.
+DEAD_LETTER_S = 190.0
+LOOKS = 3
 
 
+@dataclass
 class InQueues:
-    """Which messages have a body in a queue: a bit each, by run and piece."""
+    """Which messages have a body in a queue."""
 
-    def __init__(self) -> None:
-        self.bodies = 0
-        self.unusable = 0
-        self._bits: dict[tuple[str, int], NDArray[np.bool_]] = {}
+    bodies: int = 0
+    unusable: int = 0
+    seen: Seen = field(default_factory=Seen)
 
     def add(self, body: bytes) -> None:
         """A body that waits in a queue."""
@@ -37,16 +40,8 @@ class InQueues:
             batch, seqs = decode_batch(body)
         except BadBody:
             self.unusable += 1
-            return
-        for piece, at in by_piece(seqs):
-            bits = self._bits.setdefault((batch.run, piece), np.zeros(PIECE_MESSAGES, np.bool_))
-            bits[seqs[at] - piece * PIECE_MESSAGES] = True
-
-    def without(self, run: str, seqs: Seqs) -> Seqs:
-        """Those of some seqs of one piece that are in no queue."""
-        piece = int(seqs[0]) // PIECE_MESSAGES
-        bits = self._bits.get((run, piece))
-        return seqs if bits is None else seqs[~bits[seqs - piece * PIECE_MESSAGES]]
+        else:
+            self.seen.add(batch.run, seqs)
 
 
 @dataclass
@@ -55,6 +50,7 @@ class RunAudit:
 
     `differences`: counter -> (what the ledger's counter says, what was counted). `missing`: messages that are neither
     sent nor failed, and in no queue. `unfinished`: its producer ended before all was published, and can be resumed.
+    `queue`: the one that it goes through, if somebody said.
     """
 
     run: str
@@ -65,9 +61,11 @@ class RunAudit:
     failed: int = 0
     differences: dict[str, tuple[int, int]] = field(default_factory=dict)
     moving: bool = False
+    retried: int = 0
     missing: int = 0
     repaired: int = 0
     unfinished: bool = False
+    queue: str | None = None
 
     @property
     def right(self) -> bool:
@@ -95,19 +93,29 @@ class Audit:
         return {"right": self.right, **asdict(self)}
 
 
-async def audit(broker: Broker, ledger: Ledger, run: str | None = None, repair: bool = False) -> Audit:
-    """Audits one run, or all. `repair` settles as failed what is in no queue, for runs that nobody can go on with;
-    with `run` also for that one, resumable or not. Raises UnknownRun, and UsageError if not all is at rest to repair.
+async def audit(
+    broker: Broker, ledger: Ledger, queue: str, run: str | None = None, repair: bool = False
+) -> Audit:
+    """Audits one run, or all; of those that go through another queue than this one only the counts.
+
+    `repair` settles as failed what is in no queue, for runs that nobody can go on with. Runs that can be resumed, or of
+    which nobody said through which queue they go, are repaired only as `run`. Raises UnknownRun; UsageError if not all
+    is at rest to repair; Unavailable where the queue is missing.
     """
-    names = [run] if run is not None else await ledger.runs()
     why_not = await _not_at_rest(broker, ledger)
     if repair and why_not:
         raise UsageError(f"--repair needs everything at rest, but {why_not}")
-    result = Audit([await _recount(ledger, name) for name in names], why_not)
-    if run is None:
-        result.totals = await _totals(ledger, result.runs)
+    result = Audit([], why_not)
+    for name in [run] if run is not None else await ledger.runs():
+        try:
+            result.runs.append(await _recount(ledger, name))
+        except UnknownRun:
+            if run is not None:
+                raise  # else it has just expired
     if not why_not:
-        await _compare(broker, ledger, result, repair, by_name=run is not None)
+        if run is None:
+            result.totals = await _totals(ledger, result.runs)
+        await _Comparison(broker, ledger, queue, result, by_name=run is not None).carry_out(repair)
     return result
 
 
@@ -125,20 +133,33 @@ async def _not_at_rest(broker: Broker, ledger: Ledger) -> str:
 
 
 async def _recount(ledger: Ledger, run: str) -> RunAudit:
-    """Compares the counters with the states. While both move there is nothing to compare: it tries some times."""
-    for _ in range(TRIES_WHILE_MOVING):
+    """Compares the counters with the states, some times where they differ: what moves differs each time, and what is
+    wrong differs by the same.
+    """
+    found: list[RunAudit] = []
+    while len(found) < LOOKS and (not found or found[-1].moving or found[-1].differences):
         before = await ledger.snapshot(run)
         counted = await ledger.recount(run)
-        after = await ledger.snapshot(run)
-        moving = any(getattr(before, name) != getattr(after, name) for name in COUNTED)
-        if not moving:
-            break
-    found = RunAudit(
-        run, after.published, after.queued, after.sending, after.sent, after.failed, moving=moving
-    )
-    if not moving:
-        found.differences = _differences({name: getattr(after, name) for name in COUNTED}, counted)
-    return found
+        now = await ledger.snapshot(run)
+        moving = any(
+            getattr(before, name) != getattr(now, name) for name in (*COUNTED, "retried", "ambiguous")
+        )
+        counters = {name: getattr(now, name) for name in COUNTED}
+        differences = {} if moving else _differences(counters, counted)
+        found.append(
+            RunAudit(
+                run,
+                **counters,
+                queued=now.queued,
+                retried=now.retried,
+                differences=differences,
+                moving=moving,
+            )
+        )
+    last = found[-1]
+    if any(look.differences != last.differences for look in found):
+        last.differences, last.moving = {}, True
+    return last
 
 
 def _differences(counters: dict[str, int], counted: dict[str, int]) -> dict[str, tuple[int, int]]:
@@ -147,9 +168,7 @@ def _differences(counters: dict[str, int], counted: dict[str, int]) -> dict[str,
 
 async def _totals(ledger: Ledger, runs: list[RunAudit]) -> dict[str, tuple[int, int]]:
     """Where the counters of all runs can't be the sum of the runs'. Runs that are gone were settled."""
-    if any(run.moving for run in runs):
-        return {}
-    now: Snapshot = await ledger.snapshot()
+    now = await ledger.snapshot()
     sums = {name: sum(getattr(run, name) for run in runs) for name in COUNTED}
     gone = {name: getattr(now, name) - sums[name] for name in COUNTED}
     if (
@@ -161,55 +180,99 @@ async def _totals(ledger: Ledger, runs: list[RunAudit]) -> dict[str, tuple[int, 
     return {name: (getattr(now, name), sums[name]) for name in COUNTED if gone[name]}
 
 
-async def _compare(broker: Broker, ledger: Ledger, result: Audit, repair: bool, by_name: bool) -> None:
-    """Looks for messages that are in no queue, and settles them as failed if asked to."""
-    queues = await _look_into(broker, InQueues())
-    result.bodies_in_queues, result.unusable_bodies = queues.bodies, queues.unusable
-    publications = {found.run: await ledger.publication(found.run) for found in result.runs}
-    for second_look in (False, True):
-        for found in result.runs:
-            publication = publications[found.run]
-            found.unfinished = publication.confirmed < publication.total and _resumable(publication)
+class _Comparison:
+    """Compares the open messages of an audit's runs with what is in the queues."""
+
+    def __init__(self, broker: Broker, ledger: Ledger, queue: str, result: Audit, by_name: bool) -> None:
+        self._broker = broker
+        self._ledger = ledger
+        self._queue = queue
+        self._result = result
+        self._by_name = by_name
+        self._queues = InQueues()
+        self._publications: dict[str, Publication] = {}
+
+    async def carry_out(self, repair: bool) -> None:
+        """Fills in what is missing; looks twice before it says so; repairs if asked to."""
+        await self._look()
+        self._result.bodies_in_queues, self._result.unusable_bodies = (
+            self._queues.bodies,
+            self._queues.unusable,
+        )
+        for found in self._result.runs:
+            await self._unless_gone(found, self._begin(found))
+        if any(found.missing for found in self._result.runs):
+            await self._look_again(LOOK_AGAIN_S)
+        if repair and any(found.missing and found.retried for found in self._result.runs):
+            log.warning(
+                "looking_again", extra={"in_s": DEAD_LETTER_S, "reason": "retries may be on their way"}
+            )
+            await self._look_again(DEAD_LETTER_S)
+        if repair:
+            # The looks took their time: whoever has begun to work since has something in hand.
+            if why_not := await _not_at_rest(self._broker, self._ledger):
+                raise UsageError(f"--repair needs everything at rest, but {why_not}; nothing was changed")
+            for found in self._result.runs:
+                await self._unless_gone(found, self._repair(found))
+
+    async def _look(self) -> None:
+        async for _, body in self._broker.peek():
+            self._queues.add(body)
+
+    async def _look_again(self, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        await self._look()
+        for found in self._result.runs:
+            await self._unless_gone(found, self._count(found))
+
+    async def _unless_gone(self, found: RunAudit, step: Coroutine[Any, Any, None]) -> None:
+        try:
+            await step
+        except UnknownRun:  # it has just expired, so it was settled
             found.missing = 0
-            async for seqs in _missing(ledger, found, publication, queues, by_name):
-                found.missing += seqs.size
-        if second_look or not any(found.missing for found in result.runs):
-            break
-        await asyncio.sleep(LOOK_AGAIN_S)
-        await _look_into(broker, queues)
-    if not repair:
-        return
-    for found in result.runs:
-        publication = publications[found.run]
-        async for seqs in _missing(ledger, found, publication, queues, by_name):
-            await ledger.settle(found.run, failed(seqs))
+
+    async def _begin(self, found: RunAudit) -> None:
+        publication = await self._ledger.publication(found.run)
+        recipe = _recipe(publication)
+        self._publications[found.run] = publication
+        found.queue = recipe.get("queue")
+        resumable = recipe.get("source") not in (None, SOURCE)
+        found.unfinished = resumable and publication.confirmed < publication.total
+        await self._count(found)
+
+    async def _count(self, found: RunAudit) -> None:
+        found.missing = 0
+        async for seqs in self._missing(found):
+            found.missing += seqs.size
+
+    async def _repair(self, found: RunAudit) -> None:
+        if not (self._by_name or found.queue == self._queue):
+            return
+        async for seqs in self._missing(found):
+            await self._ledger.settle(found.run, failed(seqs))
             found.repaired += seqs.size
-        if publication.confirmed < publication.total and (by_name or not found.unfinished):
-            await ledger.cut(found.run)
+        publication = self._publications[found.run]
+        if publication.confirmed < publication.total and (self._by_name or not found.unfinished):
+            await self._ledger.cut(found.run)
             found.unfinished = False
 
-
-async def _missing(
-    ledger: Ledger, found: RunAudit, publication: Publication, queues: InQueues, by_name: bool
-) -> AsyncIterator[Seqs]:
-    """The unsettled seqs that are in no queue; of a run to be resumed only what was confirmed, unless it was named."""
-    ahead = found.unfinished and not by_name
-    async for seqs in ledger.unsettled(found.run):
-        mine = seqs[seqs < publication.confirmed] if ahead else seqs
-        if mine.size and (lost := queues.without(found.run, mine)).size:
-            yield lost
-
-
-async def _look_into(broker: Broker, queues: InQueues) -> InQueues:
-    async for _, body in broker.peek():
-        queues.add(body)
-    return queues
+    async def _missing(self, found: RunAudit) -> AsyncIterator[Seqs]:
+        """The open messages that are in no queue; of a run to be resumed what was confirmed, unless it was named."""
+        if found.queue not in (None, self._queue):
+            return
+        ahead = found.unfinished and not self._by_name
+        confirmed = self._publications[found.run].confirmed
+        async for seqs in self._ledger.unsettled(found.run):
+            mine = seqs[seqs < confirmed] if ahead else seqs
+            lost = mine[~self._queues.seen.has(found.run, mine)]
+            if lost.size:
+                yield lost
 
 
-def _resumable(publication: Publication) -> bool:
-    """Whether a producer can go on with the run: somebody began it, and it is no replay."""
+def _recipe(publication: Publication) -> dict[str, Any]:
+    """What the ledger keeps of how a run's messages were made; empty if nobody said."""
     try:
         recipe = json.loads(publication.recipe)
     except ValueError:
-        return False
-    return isinstance(recipe, dict) and recipe.get("source") not in (None, SOURCE)
+        return {}
+    return recipe if isinstance(recipe, dict) else {}

@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from common.broker.port import Shelf
+from common.broker.port import Broker, Shelf
 from common.broker.rabbitmq import RabbitBroker, connect_broker
 from common.broker.topology import Topology
 from common.cli import (
@@ -24,6 +24,7 @@ from common.cli import (
     whole,
 )
 from common.errors import UsageError
+from common.ledger.port import Ledger
 from common.ledger.redis import RedisLedger
 from common.logs import configure_logs
 from common.progress import ProgressBar
@@ -53,25 +54,29 @@ def replay_main(argv: list[str] | None = None, prog: str = "smsim replay") -> in
 
     async def run() -> int:
         settings = _prepare()
+        shelf = Shelf.REJECTED if args.rejected else Shelf.FAILED
+        queue = Topology(settings.queue_name, settings.queue_type).shelf(shelf).name
+        producer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+
+        def replay(broker: Broker, ledger: Ledger) -> Replay:
+            return Replay(broker, ledger, shelf, settings.queue_name, producer, args.run, args.limit)
+
         async with _servers(settings, args.connect_timeout) as (broker, ledger):
-            shelf = Shelf.REJECTED if args.rejected else Shelf.FAILED
-            queue = Topology(settings.queue_name, settings.queue_type).shelf(shelf).name
-            depth = (await broker.depths()).get(queue, 0)
-            producer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-            replay = Replay(broker, ledger, shelf, producer)
-            found = await replay.look(depth, args.run, args.limit) if depth else Found()
-            _say_what_stays(found, queue)
-            if args.dry_run:
-                for of, bodies in found.by_run().items():
-                    _print(
-                        {"dry_run": True, "of": of, "messages": sum(len(body.messages) for body in bodies)}
-                    )
-                return EXIT_DONE
-            with ProgressBar("replaying", found.messages) as bar:
-                replayed = await replay.carry_out(found, bar.update)
-            for new in replayed:
-                _print({"run": new.run, "of": new.of, "published": new.messages})
+            found = await replay(broker, ledger).look((await broker.depths())[queue])
+        _say_what_stays(found, queue)
+        if args.dry_run:
+            for of, messages in found.wanted.items():
+                _print({"dry_run": True, "of": of, "messages": messages})
             return EXIT_DONE
+        if found.depth == 0:
+            return EXIT_DONE
+        # Over connections of their own, since what was looked at goes back to the shelf by closing them.
+        async with _servers(settings, args.connect_timeout) as (broker, ledger):
+            with ProgressBar("replaying", found.messages) as bar:
+                replayed = await replay(broker, ledger).carry_out(found, bar.update)
+        for new in replayed:
+            _print({"run": new.run, "of": new.of, "published": new.messages})
+        return EXIT_DONE
 
     return run_command(prog, run)
 
@@ -93,8 +98,9 @@ def audit_main(argv: list[str] | None = None, prog: str = "smsim audit") -> int:
 
     async def run() -> int:
         settings = _prepare()
-        async with _servers(settings, args.connect_timeout) as (broker, ledger):
-            result = await audit(broker, ledger, args.run, args.repair)
+        # Queues that are missing are not made here: a wrong address must not pass for empty queues.
+        async with _servers(settings, args.connect_timeout, declares=False) as (broker, ledger):
+            result = await audit(broker, ledger, settings.queue_name, args.run, args.repair)
         if args.json:
             _print(result.as_json())
         else:
@@ -141,11 +147,11 @@ def _prepare() -> Settings:
 
 @asynccontextmanager
 async def _servers(
-    settings: Settings, connect_timeout_s: float
+    settings: Settings, connect_timeout_s: float, declares: bool = True
 ) -> AsyncIterator[tuple[RabbitBroker, RedisLedger]]:
     ledger = RedisLedger(await connect_redis(settings, connect_timeout_s), settings.run_ttl * 86_400)
     try:
-        broker = await connect_broker(settings, "upkeep", connect_timeout_s)
+        broker = await connect_broker(settings, "upkeep", connect_timeout_s, declares)
         try:
             yield broker, ledger
         finally:
@@ -160,15 +166,16 @@ def _print(value: object) -> None:
 
 def _say_what_stays(found: Found, queue: str) -> None:
     """What of the shelf is not replayed, and why, on stderr."""
-    if found.limit_below_first and not found.messages:
+    if found.first_over_limit and not found.messages:
         raise UsageError(
-            f"--limit is less than the {found.limit_below_first} messages of the first body in {queue}, "
-            f"which is replayed whole: --limit {found.limit_below_first} or more"
+            f"--limit is less than the {found.first_over_limit} messages of the first body in {queue}, "
+            f"which is replayed whole: --limit {found.first_over_limit} or more"
         )
     reasons = {
-        "were sent or settled otherwise since": found.already_settled,
-        "stand there twice": found.repeated,
-        "are over --limit and stay": found.beyond_limit,
+        "were sent after all": found.sent,
+        "are replayed already, or stand there twice": found.repeated,
+        "have not come to their end yet and stay": found.still_open,
+        "are over --limit and stay": found.over_limit,
         "are of other runs and stay": found.of_other_runs,
     }
     for why, messages in reasons.items():
@@ -209,7 +216,8 @@ def _of_run(run: RunAudit) -> str:
     if run.repaired:
         words.append(f"{run.repaired:,} that were in no queue are now failed")
     elif run.missing:
-        words.append(f"{run.missing:,} ARE IN NO QUEUE (--repair settles them as failed)")
+        how = "--repair" if run.queue else f"--repair --run {run.run}"
+        words.append(f"{run.missing:,} ARE IN NO QUEUE ({how} settles them as failed)")
     if run.unfinished:
         words.append(
             f"its producer ended early: go on with producer.py --resume {run.run},"

@@ -1,28 +1,33 @@
 """Replays what stands on a shelf: messages that failed, or bodies that were rejected, as new runs.
 
-Each new run names the old one. Order: announce, publish, confirm, ack the body on the shelf. A replay that is killed
-leaves what it had not acked on the shelf, so a message can be replayed twice, but none is lost.
+Each new run names the old one. Order: announce, publish, confirm, mark the old messages as replayed, ack the bodies on
+the shelf. A replay that is killed between the publish and the mark leaves messages that the next one replays again, no
+more than a window's; none is lost.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 
 from common.broker.port import Broker, Delivery, Shelf
+from common.cli import LAST_WORDS_S
 from common.errors import BadBody, PublishFailed, UnknownRun
+from common.ledger.heard import heard_of
 from common.ledger.port import Ledger, Outcomes
-from common.messages import Batch, Message, Outcome, Seqs, State, decode_batch, new_run_id
+from common.messages import Batch, Lane, Message, Outcome, Seqs, State, decode_batch, fitting, new_run_id
+from upkeep.seen import Seen
 
 log = logging.getLogger(__name__)
 
 SOURCE = "replay"
 # A shelf that says nothing for so long has no more for us: another reader may hold the rest.
 SILENCE_S = 5.0
-# Bodies published together; a replay that is killed leaves no more announced and unpublished.
+# Bodies in hand and published together; a replay that is killed leaves no more published and unmarked.
 WINDOW = 500
 PAUSE_AFTER_FAILURE_S = 0.2
 
@@ -34,40 +39,31 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     of: str
     shelf: str
     count: int
-
-
-@dataclass(eq=False)
-class Body:
-    """A body on the shelf, with what of it is to be replayed."""
-
-    delivery: Delivery
-    run: str
-    messages: list[Message]
+    queue: str
 
 
 @dataclass
 class Found:
-    """What stands on a shelf. The counts are messages, but for `unusable`, which are bodies.
+    """What stands on a shelf. The counts are messages, but for `depth` and `unusable`, which are bodies.
 
-    `limit_below_first`: how many messages the first body has, if that alone is over the limit.
+    `wanted`: run -> messages to be replayed. `first_over_limit`: how many messages the first of the bodies that are
+    over the limit would have added.
     """
 
-    bodies: list[Body] = field(default_factory=list)
-    spent: list[Delivery] = field(default_factory=list)
-    messages: int = 0
-    already_settled: int = 0
+    depth: int
+    wanted: dict[str, int] = field(default_factory=dict)
+    sent: int = 0
+    still_open: int = 0
     repeated: int = 0
-    beyond_limit: int = 0
-    limit_below_first: int = 0
+    over_limit: int = 0
+    first_over_limit: int = 0
     of_other_runs: int = 0
     unusable: dict[str, int] = field(default_factory=dict)
 
-    def by_run(self) -> dict[str, list[Body]]:
-        """The bodies to be replayed, by their run."""
-        runs: dict[str, list[Body]] = {}
-        for body in self.bodies:
-            runs.setdefault(body.run, []).append(body)
-        return runs
+    @property
+    def messages(self) -> int:
+        """All that are to be replayed."""
+        return sum(self.wanted.values())
 
 
 @dataclass(frozen=True)
@@ -79,23 +75,84 @@ class Replayed:
     messages: int
 
 
-class Replay:
-    """Looks through a shelf, then publishes what it found. One use."""
+@dataclass(eq=False)
+class _Body:
+    """A body in hand, and what of it is to be replayed: nothing if it is spent."""
 
-    def __init__(self, broker: Broker, ledger: Ledger, shelf: Shelf, producer: str) -> None:
+    delivery: Delivery
+    run: str
+    wanted: list[Message]
+
+
+@dataclass(eq=False)
+class _NewRun:
+    """A run that is being published: how far it is announced, and which seqs of that are not confirmed."""
+
+    name: str
+    total: int
+    announced: int = 0
+    unconfirmed: set[int] = field(default_factory=set)
+
+
+class Replay:
+    """Looks through a shelf, or replays it: one use, since what was looked at stays in hand until the broker is closed.
+
+    `queue` is the name of the queue whose senders are to send it. `run`: only that run's messages. `limit`: no more
+    messages than that; a body is replayed whole or not at all.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        ledger: Ledger,
+        shelf: Shelf,
+        queue: str,
+        producer: str,
+        run: str | None = None,
+        limit: int | None = None,
+    ) -> None:
         self._broker = broker
         self._ledger = ledger
         self._shelf = shelf
+        self._queue = queue
         self._producer = producer
+        self._run = run
+        self._limit = limit
+        self._seen = Seen()
 
-    async def look(self, depth: int, run: str | None = None, limit: int | None = None) -> Found:
-        """Takes `depth` bodies in hand and says what a replay would do; nothing leaves the shelf by this.
+    async def look(self, depth: int) -> Found:
+        """Says what a replay of the first `depth` bodies would do; nothing leaves the shelf by this."""
+        found = Found(depth)
+        async for _ in self._bodies(found, acking=False):
+            pass
+        return found
 
-        `run`: only that run's messages. `limit`: no more messages than that; a body is replayed whole or not at all.
+    async def carry_out(
+        self, found: Found, on_progress: Callable[[int], None] = lambda _: None
+    ) -> list[Replayed]:
+        """Publishes a new run for each old one; takes off the shelf what was published, and copies that are spent."""
+        runs: dict[str, _NewRun] = {}
+        async with contextlib.AsyncExitStack() as ends:
+            window: list[_Body] = []
+            async for body in self._bodies(Found(found.depth), acking=True):
+                if body.wanted and body.run not in runs:
+                    runs[body.run] = await self._begin(
+                        body.run, found.wanted.get(body.run, len(body.wanted)), ends
+                    )
+                window.append(body)
+                if len(window) == WINDOW:
+                    await self._publish(window, runs)
+                    window = []
+                    on_progress(sum(new.announced for new in runs.values()))
+            await self._publish(window, runs)
+        return [Replayed(new.name, of, new.announced) for of, new in runs.items()]
+
+    async def _bodies(self, found: Found, acking: bool) -> AsyncIterator[_Body]:
+        """The bodies to be replayed, and the spent ones, which the caller acks a window at a time, if it does; counts
+        into `found`. What stays on the shelf is held, and let go of when the broker is closed.
         """
-        found, seen = Found(), dict[str, set[int]]()
-        subscription = await self._broker.subscribe(self._shelf, depth)
-        left = depth
+        subscription = await self._broker.subscribe(self._shelf, 2 * WINDOW)
+        left, staying, made_room_for = found.depth, 0, 0
         while left > 0:
             try:
                 async with asyncio.timeout(SILENCE_S):
@@ -103,115 +160,125 @@ class Replay:
             except TimeoutError:
                 break
             left -= len(deliveries)
-            for delivery in deliveries:
-                await self._look_at(delivery, run, limit, found, seen)
-        return found
+            for delivery in deliveries[: len(deliveries) + min(0, left)]:
+                body = await self._sorted_out(delivery, found)
+                staying += body is None or not acking
+                if body is not None:
+                    yield body
+            if staying - made_room_for > WINDOW // 2:  # what stays in hand must not keep the rest away
+                made_room_for = staying
+                subscription.set_prefetch(staying + 2 * WINDOW)
 
-    async def carry_out(
-        self, found: Found, on_progress: Callable[[int], None] = lambda _: None
-    ) -> list[Replayed]:
-        """Publishes a new run for each old one; takes off the shelf what was published, and copies that are spent."""
-        replayed, done = [], 0
-        for of, bodies in found.by_run().items():
-            new = Replayed(new_run_id(), of, sum(len(body.messages) for body in bodies))
-            recipe = Recipe(of=of, shelf=self._shelf, count=new.messages)
-            await self._ledger.begin(
-                new.run, msgspec.json.encode(recipe).decode(), new.messages, self._producer
-            )
-            published = 0
-            try:
-                for i in range(0, len(bodies), WINDOW):
-                    published = await self._publish(new.run, published, bodies[i : i + WINDOW])
-                    on_progress(done + published)
-            finally:
-                if published < new.messages:
-                    await self._ledger.cut(new.run)
-            done += published
-            replayed.append(new)
-        for delivery in found.spent:
-            delivery.ack()
-        return replayed
-
-    async def _look_at(
-        self, delivery: Delivery, run: str | None, limit: int | None, found: Found, seen: dict[str, set[int]]
-    ) -> None:
+    async def _sorted_out(self, delivery: Delivery, found: Found) -> _Body | None:
         try:
             batch, seqs = decode_batch(delivery.body)
         except BadBody as error:
             why = delivery.reason or str(error)
             found.unusable[why] = found.unusable.get(why, 0) + 1
-            return
-        if run is not None and batch.run != run:
+            return None
+        if self._run is not None and batch.run != self._run:
             found.of_other_runs += len(batch.messages)
-            return
+            return None
         states = await self._states(batch.run, seqs)
-        known = seen.setdefault(batch.run, set())
-        wanted = []
-        for message, state in zip(batch.messages, states, strict=True):
-            if state is not None and not self._replayable(State(state)):
-                found.already_settled += 1
-            elif message.seq in known:
+        done = (await self._ledger.replayed(batch.run, seqs)) | self._seen.has(batch.run, seqs)
+        wanted, open_still = [], 0
+        for message, state, replayed in zip(batch.messages, states, done.tolist(), strict=True):
+            if state == State.SENT:
+                found.sent += 1
+            elif replayed:
                 found.repeated += 1
+            elif self._shelf is Shelf.FAILED and state in (State.QUEUED, State.SENDING):
+                open_still += 1
             else:
                 wanted.append(message)
-        if not wanted:
-            found.spent.append(delivery)
-        elif limit is not None and found.messages + len(wanted) > limit:
-            found.beyond_limit += len(wanted)
-            if not found.bodies:
-                found.limit_below_first = found.limit_below_first or len(wanted)
-        else:
-            known.update(m.seq for m in wanted)
-            found.bodies.append(Body(delivery, batch.run, wanted))
-            found.messages += len(wanted)
+        if open_still:
+            # Whoever kept it may be about to settle it: then it has failed, and this is the copy to replay.
+            found.still_open += open_still + len(wanted)
+            return None
+        if wanted and self._limit is not None and found.messages + len(wanted) > self._limit:
+            found.over_limit += len(wanted)
+            found.first_over_limit = found.first_over_limit or len(wanted)
+            return None
+        if wanted:
+            found.wanted[batch.run] = found.wanted.get(batch.run, 0) + len(wanted)
+            self._seen.add(batch.run, np.array([m.seq for m in wanted], np.int64))
+        return _Body(delivery, batch.run, wanted)
 
     async def _states(self, run: str, seqs: Seqs) -> list[int | None]:
+        """The state of each; None where the run is gone from the ledger."""
         try:
             return list((await self._ledger.states(run, seqs)).tolist())
         except UnknownRun:
             return [None] * seqs.size
 
-    def _replayable(self, state: State) -> bool:
-        """A kept copy counts only if its message has failed in the end; a rejected one unless it was sent."""
-        return state is State.FAILED if self._shelf is Shelf.FAILED else state is not State.SENT
+    async def _begin(self, of: str, total: int, ends: contextlib.AsyncExitStack) -> _NewRun:
+        new = _NewRun(new_run_id(), total)
+        recipe = Recipe(of=of, shelf=self._shelf, count=total, queue=self._queue)
+        await self._ledger.begin(new.name, msgspec.json.encode(recipe).decode(), total, self._producer)
+        ends.push_async_callback(self._end, new)
+        await ends.enter_async_context(heard_of(self._ledger, new.name))
+        return new
 
-    async def _publish(self, run: str, first: int, bodies: list[Body]) -> int:
-        """Publishes some bodies' messages under seqs from `first` on; gives the seq after the last."""
-        batches, upto = [], first
+    async def _end(self, new: _NewRun) -> None:
+        """However it ends, so does the run: what was announced and not published has failed in it; it is still on the
+        shelf.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                if new.unconfirmed:
+                    await self._ledger.settle(new.name, failed(np.array(sorted(new.unconfirmed), np.int64)))
+                if new.announced != new.total:
+                    await self._ledger.cut(new.name)
+
+    async def _publish(self, bodies: list[_Body], runs: dict[str, _NewRun]) -> None:
+        """Publishes a window's messages, each under the next seq of its new run, and takes the bodies off the shelf."""
+        batches: list[tuple[Batch, Lane, _NewRun]] = []
         for body in bodies:
-            messages = [Message(upto + k, m.to, m.text) for k, m in enumerate(body.messages)]
-            batches.append(Batch(run=run, messages=messages))
-            upto += len(messages)
-        await self._ledger.announce(run, first, upto - first)
-        await asyncio.gather(
-            *(self._publish_one(batch, body) for batch, body in zip(batches, bodies, strict=True))
-        )
-        await self._ledger.confirm(run, upto)
-        await self._give_up_old(bodies)
+            if not body.wanted:
+                continue
+            new = runs[body.run]
+            first = new.announced + len(new.unconfirmed)
+            messages = [Message(first + k, m.to, m.text) for k, m in enumerate(body.wanted)]
+            new.unconfirmed.update(m.seq for m in messages)
+            batches += [
+                (batch, body.delivery.lane, new) for batch in fitting(Batch(run=new.name, messages=messages))
+            ]
+        at_work = [new for new in runs.values() if new.unconfirmed]
+        for new in at_work:
+            await self._ledger.announce(new.name, new.announced, len(new.unconfirmed))
+            new.announced += len(new.unconfirmed)
+        async with asyncio.TaskGroup() as tasks:
+            for batch, lane, new in batches:
+                tasks.create_task(self._publish_one(batch, lane, new))
+        for new in at_work:
+            await self._ledger.confirm(new.name, new.announced)
+        for body in bodies:
+            seqs = np.array([m.seq for m in body.wanted], np.int64)
+            await self._ledger.mark_replayed(body.run, seqs)
+            await self._give_up_old(body.run, seqs)
         for body in bodies:
             body.delivery.ack()
-        return upto
 
-    async def _publish_one(self, batch: Batch, body: Body) -> None:
+    async def _publish_one(self, batch: Batch, lane: Lane, new: _NewRun) -> None:
         while True:
             try:
                 await self._broker.ready()
-                await self._broker.publish(batch, body.delivery.lane)
-                return
+                await self._broker.publish(batch, lane)
             except PublishFailed as error:
                 log.warning("publish_failed", extra={"reason": str(error), "run": batch.run})
                 await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
+            else:
+                new.unconfirmed.difference_update(m.seq for m in batch.messages)
+                return
 
-    async def _give_up_old(self, bodies: list[Body]) -> None:
+    async def _give_up_old(self, run: str, seqs: Seqs) -> None:
         """What was rejected reaches no sender under its old name any more: there it has failed, so its run ends."""
         if self._shelf is not Shelf.REJECTED:
             return
-        for body in bodies:
-            seqs = np.array([m.seq for m in body.messages], np.int64)
-            states = await self._states(body.run, seqs)
-            open_still = seqs[[s in (State.QUEUED, State.SENDING) for s in states]]
-            if open_still.size:
-                await self._ledger.settle(body.run, failed(open_still))
+        states = await self._states(run, seqs)
+        open_still = seqs[[state in (State.QUEUED, State.SENDING) for state in states]]
+        if open_still.size:
+            await self._ledger.settle(run, failed(open_still))
 
 
 def failed(seqs: Seqs) -> Outcomes:

@@ -33,6 +33,11 @@ def unannounced(name: str) -> str:
     return f"sms:run:{name}:unannounced:"
 
 
+def replayed(name: str) -> str:
+    """Prefix of the strings that hold one bit a message: replayed under another run."""
+    return f"sms:run:{name}:replayed:"
+
+
 def forgotten(name: str) -> str:
     """String: stands for a while where a run was forgotten, so that late copies of its messages don't count again."""
     return f"sms:run:{name}:forgotten"

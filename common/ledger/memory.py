@@ -12,6 +12,7 @@ from common.errors import RunBusy, RunExists, RunOpen, UnknownRun
 from common.ledger.latency import histogram
 from common.ledger.masks import PIECE_MESSAGES
 from common.ledger.port import (
+    NO_TOTAL,
     PRODUCER_SILENCE_S,
     SENDER_SILENCE_S,
     Outcomes,
@@ -54,6 +55,7 @@ class _Run:
     started_us: int = 0
     states: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(1024, np.uint8))
     unannounced: set[int] = field(default_factory=set)
+    replayed: set[int] = field(default_factory=set)
 
     @property
     def publishing(self) -> bool:
@@ -136,6 +138,8 @@ class MemoryLedger:
     async def forget(self, run: str) -> None:
         known = self._known(run)
         published, settled = known.tally.published, known.tally.sent + known.tally.failed
+        if known.total == 0:
+            raise RunOpen(NO_TOTAL.format(run))
         if published > settled or known.total > published:
             raise RunOpen(
                 f"run {run} is not over: {max(known.total, published)} messages, {published} published,"
@@ -154,6 +158,14 @@ class MemoryLedger:
     async def publication(self, run: str) -> Publication:
         known = self._known(run)
         return Publication(known.recipe, known.total, known.announced, known.confirmed, known.publishing)
+
+    async def replayed(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
+        marked = self._runs[run].replayed if run in self._runs else set()
+        return np.array([seq in marked for seq in seqs.tolist()], np.bool_)
+
+    async def mark_replayed(self, run: str, seqs: Seqs) -> None:
+        if run in self._runs:
+            self._runs[run].replayed.update(seqs.tolist())
 
     async def states(self, run: str, seqs: Seqs) -> NDArray[np.uint8]:
         known = self._known(run)

@@ -163,7 +163,7 @@ class Ledger(Protocol):
         """Removes a run that is over, settled and wholly published, from the record; the totals of all runs stay.
 
         For as long as a settled run is kept, a late copy of one of its messages finds it settled and counts nowhere.
-        Raises UnknownRun, or RunOpen if the run is not over.
+        Raises UnknownRun, or RunOpen if the run is not over, or nobody knows: it has no total.
         """
 
     async def age_s(self, run: str) -> float:
@@ -180,6 +180,12 @@ class Ledger(Protocol):
 
     async def states(self, run: str, seqs: Seqs) -> NDArray[np.uint8]:
         """The `State` of each message, in the order of `seqs`; QUEUED for those never heard of. Raises UnknownRun."""
+
+    async def replayed(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
+        """Which of some messages were marked as replayed; none where the run is unknown."""
+
+    async def mark_replayed(self, run: str, seqs: Seqs) -> None:
+        """Marks messages as replayed under another run; nothing where the run is unknown."""
 
     def unsettled(self, run: str) -> AsyncIterator[Seqs]:
         """The seqs that are published and neither sent nor failed, ascending, a piece at a time. Raises UnknownRun.
@@ -226,5 +232,9 @@ class Ledger(Protocol):
         """Closes the connections."""
 
 
+NO_TOTAL = (
+    "nobody said how many messages run {} has, so that more may come:"
+    " it goes by itself when RUN_TTL has passed since its last one"
+)
 SENDER_SILENCE_S = 10.0
 PRODUCER_SILENCE_S = 15.0

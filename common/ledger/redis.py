@@ -17,6 +17,7 @@ from common.ledger import keys
 from common.ledger.latency import histogram
 from common.ledger.masks import PIECE_MESSAGES, Segment, by_piece, segments, unpack
 from common.ledger.port import (
+    NO_TOTAL,
     PRODUCER_SILENCE_S,
     SENDER_SILENCE_S,
     Outcomes,
@@ -31,8 +32,9 @@ from common.redis_client import answer_of
 
 _SCRIPTS = (
     *("begin", "resume", "leave", "announce", "confirm", "cut", "forget", "age", "runs"),
-    *("claim", "settle", "release", "heartbeat"),
+    *("claim", "settle", "release", "mark", "heartbeat"),
 )
+MARKS_A_CALL = 5_000
 _COUNTERS = (
     *("published", "sending", "sent", "failed", "retried", "ambiguous", "rejected"),
     *("total_time_us", "total", "started_us", "last_settled_us"),
@@ -40,7 +42,11 @@ _COUNTERS = (
 
 
 class RedisLedger:
-    """Runs in Redis. `run_ttl_s` is how long a settled run is kept."""
+    """Runs in Redis. `run_ttl_s` is how long a settled run is kept.
+
+    What must belong together is read by one command. A transaction would do as well, but Redis refuses to begin one
+    when it is out of memory, and that is when somebody must be able to look.
+    """
 
     def __init__(self, client: Redis, run_ttl_s: float = 7 * 86_400) -> None:
         self._redis = client
@@ -89,6 +95,8 @@ class RedisLedger:
         # The token tells a repeat of this call, whose first answer was lost, from a second call.
         args = [run, self._ttl_s, secrets.token_hex(8)]
         match await self._call("forget", forget_keys, args):
+            case [_, _, 0]:
+                raise RunOpen(NO_TOTAL.format(run))
             case [published, settled, total]:
                 raise RunOpen(
                     f"run {run} is not over: {max(total, published)} messages, {published} published,"
@@ -106,7 +114,7 @@ class RedisLedger:
 
     async def publication(self, run: str) -> Publication:
         async def read() -> list[Any]:
-            pipe = self._redis.pipeline(transaction=True)
+            pipe = self._redis.pipeline(transaction=False)
             pipe.hgetall(keys.run(run))
             pipe.time()
             return await pipe.execute()
@@ -121,12 +129,30 @@ class RedisLedger:
         publishing = silent_us < PRODUCER_SILENCE_S * 1e6 and confirmed < total
         return Publication(values.get(b"recipe", b"").decode(), total, announced, confirmed, publishing)
 
+    async def replayed(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
+        marked = np.zeros(seqs.size, np.bool_)
+        for piece, at in by_piece(seqs):
+            bits = await answer_of(partial(self._redis.get, f"{keys.replayed(run)}{piece}"))
+            # SETBIT counts from the highest bit of each byte.
+            standing = np.unpackbits(np.frombuffer(bits or b"", np.uint8))
+            offsets = seqs[at] - piece * PIECE_MESSAGES
+            inside = offsets < standing.size
+            marked[at] = inside & (standing[np.where(inside, offsets, 0)] == 1) if standing.size else False
+        return marked
+
+    async def mark_replayed(self, run: str, seqs: Seqs) -> None:
+        for piece, at in by_piece(seqs):
+            offsets = (seqs[at] - piece * PIECE_MESSAGES).tolist()
+            mark_keys = [keys.run(run), f"{keys.replayed(run)}{piece}"]
+            for i in range(0, len(offsets), MARKS_A_CALL):
+                await self._call("mark", mark_keys, offsets[i : i + MARKS_A_CALL])
+
     async def states(self, run: str, seqs: Seqs) -> NDArray[np.uint8]:
         # Four messages to a byte; of each piece, the bytes that its seqs fall into.
         parts = [(piece, at, seqs[at] - piece * PIECE_MESSAGES) for piece, at in by_piece(seqs)]
 
         async def read() -> list[Any]:
-            pipe = self._redis.pipeline(transaction=True)
+            pipe = self._redis.pipeline(transaction=False)
             pipe.exists(keys.run(run))
             for piece, _, offsets in parts:
                 pipe.getrange(f"{keys.states(run)}{piece}", int(offsets.min()) >> 2, int(offsets.max()) >> 2)
@@ -187,7 +213,7 @@ class RedisLedger:
         latency_key = keys.LATENCY if run is None else keys.latency(run)
 
         async def read() -> list[Any]:
-            pipe = self._redis.pipeline(transaction=True)
+            pipe = self._redis.pipeline(transaction=False)
             pipe.hgetall(counters_key)
             pipe.hgetall(latency_key)
             pipe.zrangebyscore(keys.SENDERS, "-inf", "+inf", withscores=True)

@@ -32,7 +32,7 @@ SPARE_FILES = 100
 MOST_FILES = 1 << 20
 # These say that the request may do better later, as all of 500 to 599 do.
 TRY_AGAIN = frozenset({408, 429})
-# What went wrong with requests that were not answered. Anything else is a bug of ours.
+# What goes wrong with requests that are not answered. Anything else is a bug of ours, and is logged whole.
 UNANSWERED = (aiohttp.ClientError, OSError, TimeoutError)
 
 
@@ -76,6 +76,10 @@ class HttpProvider:
                 "lower SENDER_CONCURRENCY, or raise the limit (ulimit -n)"
             )
         self._url = URL(url)
+        try:
+            (self._url.host or "").encode("idna")
+        except UnicodeError:
+            raise UsageError("PROVIDER_URL: its host is no name of a host") from None
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
         self._encode = msgspec.json.Encoder().encode
@@ -131,7 +135,9 @@ class HttpProvider:
                 if outcome is not Outcome.SENT:
                     self._note(f"HTTP {answer.status}")
                 await _skip_rest(answer)
-        except UNANSWERED as error:
+        except Exception as error:  # a send that did not end would keep its slot for good
+            if not isinstance(error, UNANSWERED):
+                log.exception("send_broke")
             outcome = Outcome.RETRY
             sends.ambiguous[k] = progress.written
             self._note(type(error).__name__)

@@ -1,6 +1,7 @@
 """Looks at the books from outside, with no code of the ledger's, and holds them against one another and the record."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,18 @@ def compare(books: Books, record: Path) -> Recorded:
         sent_twice += int((taken > 1).sum())
         surplus += int(taken.sum() - (sent & (taken > 0)).sum())
     return Recorded(int(sum(taken.sum() for taken in sends.values())), never_sent, sent_twice, surplus)
+
+
+def not_kept(books: Books, bodies: Iterable[bytes]) -> int:
+    """How many failed messages are in none of these bodies, batches from the failed queue."""
+    found: dict[str, set[int]] = {run: set() for run in books.states}
+    for body in bodies:
+        batch = json.loads(body)
+        found[batch["run"]].update(seq for seq, _, _ in batch["messages"])
+    return sum(
+        len(set(np.flatnonzero(states == State.FAILED).tolist()) - found[run])
+        for run, states in books.states.items()
+    )
 
 
 def _record(record: Path, runs: Mapping[str, int]) -> dict[str, NDArray[np.int64]]:

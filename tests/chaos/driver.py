@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
-from tests.chaos.audit import Books, compare
+from tests.chaos.audit import Books, compare, not_kept
 from tests.chaos.faults import Fault
 from tests.chaos.plan import Plan, make_plan
 from tests.chaos.stage import LOOK_S, Stage
@@ -85,9 +85,10 @@ class _Run:
         except TimeoutError as error:
             self._stage.troubles.append(f"not over after {time.monotonic() - began:.0f} s: {error}")
         elapsed_s = time.monotonic() - began
-        self._fault.finish()
         await self._stage.stop_senders()
-        return await self._audit(elapsed_s)
+        result = await self._audit(elapsed_s)
+        await self._fault.epilogue()
+        return {**result, "notes": self._stage.notes, "troubles": _told(self._stage.troubles)}
 
     async def _flow(self) -> None:
         """All messages are published and settled, and everything is at rest, through all strikes."""
@@ -151,7 +152,8 @@ class _Run:
         recorded = await asyncio.to_thread(compare, books, stage.record)
         lost = recorded.never_sent + plan.messages - books.settled
         self._check(books, lost, recorded.surplus)
-        await asyncio.to_thread(self._check_queues)
+        await self._ask_smsim_audit()
+        await asyncio.to_thread(self._check_queues, books)
         return {
             "fault": self._fault.name,
             "description": self._fault.description,
@@ -161,6 +163,7 @@ class _Run:
             "senders": plan.senders,
             "slots": plan.slots,
             "max_attempts": plan.max_attempts,
+            "keep_failed": plan.keep_failed,
             "strikes": self._strikes,
             **found,
             "lost": lost,
@@ -171,8 +174,6 @@ class _Run:
             "recovery_s": self._recoveries,
             "elapsed_s": round(elapsed_s, 1),
             "polls": stage.polls,
-            "notes": stage.notes,
-            "troubles": _told(stage.troubles),
         }
 
     def _check(self, books: Books, lost: int, surplus: int) -> None:
@@ -192,13 +193,22 @@ class _Run:
         ]
         self._stage.troubles += [trouble for holds, trouble in rules if not holds]
 
-    def _check_queues(self) -> None:
-        rejected = self._stage.take_rejected()
+    async def _ask_smsim_audit(self) -> None:
+        """The product's own audit must come to the same end."""
+        audit = self._stage.start("smsim", "audit", "--json")
+        if await audit.ended() != 0:
+            self._stage.troubles.append(f"smsim audit: {(audit.stderr or audit.stdout)[-500:]}")
+
+    def _check_queues(self, books: Books) -> None:
+        rejected = set(self._stage.take_all(self._stage.topology.rejected))
         if rejected != self._stage.poison:
             missing, strange = self._stage.poison - rejected, rejected - self._stage.poison
             self._stage.troubles.append(
                 f"rejected: {len(missing)} poison bodies missing, {len(strange)} others"
             )
+        failed = self._stage.take_all(self._stage.topology.failed)
+        if self._plan.keep_failed and (missing_copies := not_kept(books, failed)):
+            self._stage.troubles.append(f"{missing_copies} failed messages are not kept in the failed queue")
         left = {name: depth for name, depth in self._stage.depths().items() if depth}
         if left:
             self._stage.troubles.append(f"in the queues at the end: {left}")

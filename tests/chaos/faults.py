@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from importlib.resources import files
 from random import Random
-from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM, Signals
+from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP, Signals
 from typing import ClassVar
 
 from common.messages import Lane
@@ -19,7 +19,7 @@ from tests.waiting import eventually
 
 
 class Fault(ABC):
-    """One kind of fault. `proxied`: the processes reach the servers through the stage's proxies.
+    """One kind of fault. `proxied`: the processes reach the servers through the proxies.
 
     `touches` names what it works on: two faults that touch different things may strike together.
     """
@@ -58,8 +58,8 @@ class Fault(ABC):
         """Seconds from its end until the next message is settled; None if all are already."""
         return await self.stage.next_settle()
 
-    def finish(self) -> None:  # noqa: B027
-        """After the last strike: did it do what it should?"""
+    async def epilogue(self) -> None:  # noqa: B027
+        """After the audit, with the senders stopped: what else there is to try."""
 
 
 class KilledSenders(Fault):
@@ -351,12 +351,14 @@ class LostLedgerAnswers(Fault):
         "the answer to each kind of ledger call is lost, one in ten, after Redis has carried the call out"
     )
     touches = frozenset({"redis", "senders", "producer"})
-    wishes = Wishes(strikes=1, between=(0.05, 0.1), max_attempts=3)
+    # A limit that is never reached, so that it is asked for.
+    wishes = Wishes(strikes=1, between=(0.05, 0.1), max_attempts=3, settings={"PROVIDER_RATE": 100_000})
     proxied = True
     KINDS = frozenset(
         {
             *("begin", "resume", "leave", "announce", "confirm"),
-            *("claim", "settle", "release", "heartbeat", "hincrby", "zrem"),
+            *("claim", "age", "settle", "release", "heartbeat", "hincrby", "zrem"),
+            *("take", "runs", "cut", "forget"),
         }
     )
 
@@ -367,36 +369,61 @@ class LostLedgerAnswers(Fault):
         """Most of the run, in which all is done that a kind of call needs."""
         await asyncio.to_thread(self.stage.publish_poison, 20, self.random)
         await self._stop_a_producer()
-        while await self.stage.settled_now() < 0.85 * self.stage.plan.messages:
+        while not await self._nearly_over():
             if not {"release", "zrem"} <= set(self._loss.lost):
                 await self._replace_a_sender()
             await asyncio.sleep(0.2)
 
     async def end(self) -> None:
         self.stage.resp.loss = None
-        self.stage.notes["lost_answers"] = dict(self._loss.lost)
 
-    def finish(self) -> None:
+    async def epilogue(self) -> None:
+        """What upkeep asks of the ledger: to cut a run off whose producer is gone, and to forget one that is over."""
+        self.stage.resp.loss = self._loss
+        producer = self.stage.producer("--num-messages", 5_000, "--run", "cut-off")
+        self.stage.amqp.bytes_per_s = 20_000
+        await eventually(lambda: self.stage.hash("sms:run:cut-off").get("announced"))
+        producer.signal(SIGINT)
+        await producer.ended()
+        self.stage.amqp.mend()
+        await self._runs_well("audit", "--repair", "--run", "cut-off")
+        self.stage.start_sender("epilogue")
+        await eventually(self._cut_off_is_over, 60)
+        await self._runs_well("forget", "cut-off", self.stage.plan.waves[0].run)
+        self.stage.resp.loss = None
+        self.stage.notes["lost_answers"] = dict(self._loss.lost)
         if missing := self.KINDS - set(self._loss.lost):
             self.stage.troubles.append(f"no answer was lost of: {', '.join(sorted(missing))}")
+
+    def _cut_off_is_over(self) -> bool:
+        run = self.stage.hash("sms:run:cut-off")
+        return run["total"] == run["published"] == run["sent"] + run["failed"]
+
+    async def _runs_well(self, *command: str) -> None:
+        done = self.stage.start("smsim", *command)
+        if await done.ended() != 0:
+            self.stage.troubles.append(f"smsim {command[0]}: {(done.stderr or done.stdout)[-300:]}")
 
     async def _stop_a_producer(self) -> None:
         """By Ctrl-C, so that it gives up its run; slowed down, so that it is not over too soon."""
         self.stage.amqp.bytes_per_s = 20_000
         producer = KilledProducer(self.stage, self.random)
-        await producer.wait_for_moment()
+        moment = asyncio.create_task(producer.wait_for_moment())
+        while not moment.done() and not await self._nearly_over():
+            await asyncio.sleep(LOOK_S)
+        moment.cancel()
         producer.strike(SIGINT)
         self.stage.amqp.mend()
 
+    async def _nearly_over(self) -> bool:
+        return await self.stage.settled_now() > 0.85 * self.stage.plan.messages
+
     async def _replace_a_sender(self) -> None:
         """One that has claims under way when it is told to stop, so that it has something to release."""
-        name = self.random.choice(list(self.stage.senders))
         self.stage.resp.delay_s = 0.05
         await asyncio.sleep(0.2)
-        self.stage.signal_sender(name, SIGTERM)
-        await self.stage.senders[name].ended(20)
+        await self.stage.replace_sender(self.random.choice(list(self.stage.senders)))
         self.stage.resp.mend()
-        self.stage.start_sender(name)
 
 
 class Poison(Fault):
@@ -449,6 +476,25 @@ class LostProvider(Fault):
         self.stage.start_provider()
 
 
+class CutProvider(Fault):
+    name = "provider-cut"
+    description = "connections to the provider are reset again and again, so that answers to sends are lost"
+    touches = frozenset({"provider"})
+    wishes = Wishes(strikes=3, hold_s=(2, 5), max_attempts=6)
+    proxied = True
+
+    async def begin(self) -> None:
+        self._cutting = asyncio.create_task(self._cut())
+
+    async def end(self) -> None:
+        self._cutting.cancel()
+
+    async def _cut(self) -> None:
+        while True:
+            self.stage.http.cut()
+            await asyncio.sleep(self.random.uniform(0.05, 0.5))
+
+
 class Everything(Fault):
     name = "combined"
     description = (
@@ -459,7 +505,7 @@ class Everything(Fault):
     proxied = True
     PARTS: ClassVar[tuple[type[Fault], ...]] = (
         *(KilledSenders, StoppedSenders, KilledProducer, KilledRabbit, KilledRedis, KilledServers),
-        *(CutConnections, SlowConnections, FullRedis, Poison, LostProvider),
+        *(CutConnections, SlowConnections, FullRedis, Poison, LostProvider, CutProvider),
     )
 
     async def begin(self) -> None:
@@ -483,18 +529,29 @@ FAULTS: dict[str, type[Fault]] = {
     for kind in (
         *(KilledSenders, StoppedSenders, KilledProducer, KilledRabbit, KilledRedis, KilledServers),
         *(CutConnections, SlowConnections, SilentConnections, MemoryAlarm, MemoryAlarmWithRetries),
-        *(FullRedis, FullDisk, KilledLeader, LostLedgerAnswers, Poison, JumpingClocks, LostProvider),
+        *(
+            FullRedis,
+            FullDisk,
+            KilledLeader,
+            LostLedgerAnswers,
+            Poison,
+            JumpingClocks,
+            LostProvider,
+            CutProvider,
+        ),
         Everything,
     )
 }
 
 
 def _scripts() -> dict[str, str]:
-    """The name of each of the ledger's scripts, by the SHA-1 that Redis knows it by."""
-    folder = files("common.ledger") / "lua"
-    prelude = (folder / "prelude.lua").read_text()
-    names = [entry.name for entry in folder.iterdir() if entry.name.endswith(".lua")]
-    return {
-        hashlib.sha1((prelude + (folder / name).read_text()).encode()).hexdigest(): name.removesuffix(".lua")
-        for name in names
+    """The name of each script of the ledger and of the rate limit, by the SHA-1 that Redis knows it by."""
+    ledger = files("common.ledger") / "lua"
+    prelude = (ledger / "prelude.lua").read_text()
+    texts = {
+        entry.name.removesuffix(".lua"): prelude + entry.read_text()
+        for entry in ledger.iterdir()
+        if entry.name.endswith(".lua")
     }
+    texts["take"] = (files("common.rate") / "take.lua").read_text()
+    return {hashlib.sha1(text.encode()).hexdigest(): name for name, text in texts.items()}

@@ -6,6 +6,8 @@ from typing import Any
 
 BATCH_SIZES = (1, 20, 100)
 WAVES = 8
+# A wave or a strike more for so many messages, up to what is usual: small loads are over before long.
+SMALL = 1_000
 
 # How the provider behaves, in the words of provider profiles (docs/providers.md). Sends are short, so that senders are
 # as busy as they can be; every kind of answer occurs.
@@ -61,6 +63,7 @@ class Plan:
     senders: int
     slots: int
     max_attempts: int
+    keep_failed: bool
     ahead: int
     profile: dict[str, Any]
     settings: dict[str, object]
@@ -78,7 +81,8 @@ def make_plan(fault: str, seed: int, messages: int, wishes: Wishes) -> Plan:
     random = Random(f"{fault} {seed}")
     max_attempts = wishes.max_attempts or random.choice((1, 3))
     first, last = wishes.between
-    step = (last - first) / wishes.strikes
+    strikes = min(wishes.strikes, max(1, messages // SMALL))
+    step = (last - first) / strikes
     senders, slots = random.choice((2, 3)), random.choice((100, 200, 400))
     profile = dict(wishes.profile or STEADY)
     profile["mean_s"] = max(profile["mean_s"], wishes.lasts_s * senders * slots / messages)
@@ -89,20 +93,22 @@ def make_plan(fault: str, seed: int, messages: int, wishes: Wishes) -> Plan:
         senders=senders,
         slots=slots,
         max_attempts=max_attempts,
+        keep_failed=random.random() < 0.5,
         ahead=round(wishes.ahead * messages),
         profile=profile,
         settings=wishes.settings,
         waves=_waves(random, messages),
         strikes=tuple(
             Strike(first + step * (k + random.uniform(0, 0.8)), random.uniform(*wishes.hold_s))
-            for k in range(wishes.strikes)
+            for k in range(strikes)
         ),
     )
 
 
 def _waves(random: Random, messages: int) -> tuple[Wave, ...]:
     """Waves of different sizes, every fourth of them urgent, and small: senders have a tenth of their slots for it."""
-    weights = [random.uniform(0.5, 1.5) * (0.2 if k % 4 == 2 else 1) for k in range(WAVES)]
+    waves = min(WAVES, max(3, messages // SMALL))
+    weights = [random.uniform(0.5, 1.5) * (0.2 if k % 4 == 2 else 1) for k in range(waves)]
     sizes = [max(1, int(messages * weight / sum(weights))) for weight in weights]
     sizes[0] += messages - sum(sizes)
     return tuple(

@@ -16,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from common.broker.topology import Queue
 from common.messages import Lane
 from tests.chaos.audit import Books, contradictions, read_books, shrunk
 from tests.chaos.plan import Plan, Wave
@@ -33,7 +34,7 @@ POLL_S = 0.2
 LOOK_S = 0.02
 START_DEADLINE_S = 60.0
 RESUME_EVERY_S = 2.0
-TOLD_TO_END = {-SIGKILL, 130, 143}
+TOLD_TO_END = {-SIGKILL, -SIGINT, 130, 143}
 
 POISONS: tuple[Callable[[str], bytes], ...] = (
     lambda mark: f"no JSON {mark}".encode(),
@@ -67,6 +68,7 @@ class Stage(Pipeline):
         self.last: Books | None = None
         self._provider: Launched | None = None
         self._provider_port = free_port()
+        self.http = Proxy("127.0.0.1", self._provider_port)
         self._announced: set[str] = set()
         self._told_to_end: set[int] = set()
         # Asks once, and says so when there is no answer: the ledger's own client would wait for one.
@@ -76,6 +78,7 @@ class Stage(Pipeline):
         self.use(
             MAX_ATTEMPTS=plan.max_attempts,
             RETRY_BACKOFF=RETRY_BACKOFF_S,
+            KEEP_FAILED=plan.keep_failed,
             BATCH_SIZE=plan.batch_size,
             SENDER_CONCURRENCY=plan.slots,
             PROVIDER="http",
@@ -97,7 +100,7 @@ class Stage(Pipeline):
 
     async def shut(self) -> None:
         """Everything is over, whatever happened."""
-        for proxy in (self.amqp, self.resp):
+        for proxy in (self.amqp, self.resp, self.http):
             await proxy.close()
         self.close()
         await self._books.aclose()
@@ -106,14 +109,15 @@ class Stage(Pipeline):
         await asyncio.to_thread(self.rabbit.delete_queues, *self.queue_names())
 
     async def through_proxies(self) -> None:
-        """Processes that are started from now on come to the servers through the proxies."""
-        for proxy in (self.amqp, self.resp):
+        """Processes that are started from now on come to the servers and to the provider through the proxies."""
+        for proxy in (self.amqp, self.resp, self.http):
             await proxy.open()
         self.use(
             RABBITMQ_HOST=self.amqp.host,
             RABBITMQ_PORT=self.amqp.port,
             REDIS_HOST=self.resp.host,
             REDIS_PORT=self.resp.port,
+            PROVIDER_URL=f"http://{self.http.host}:{self.http.port}/sms",
         )
 
     def all_started(self) -> bool:
@@ -167,13 +171,25 @@ class Stage(Pipeline):
         running = [name for name, sender in self.senders.items() if sender.runs]
         return random.sample(running, random.randint(1, len(running)))
 
+    async def replace_sender(self, name: str) -> None:
+        """Ends a sender gracefully, and starts it again."""
+        self.signal_sender(name, SIGTERM)
+        await self.senders[name].ended(20)
+        self.start_sender(name)
+
     async def stop_senders(self) -> None:
         """Ends them gracefully; they must end well."""
+        # Until a sender has started, a signal just ends it.
+        await eventually(self.all_started, START_DEADLINE_S, "all senders have started")
         for name, sender in self.senders.items():
             if sender.runs:
                 self.signal_sender(name, SIGTERM)
         for name, sender in self.senders.items():
-            code = await sender.ended(20)
+            try:
+                code = await sender.ended(20)
+            except TimeoutError as error:
+                self.troubles.append(str(error))
+                continue
             if code != 0:
                 self.troubles.append(f"{name} ended with {code}: {_last_words(sender)}")
 
@@ -228,11 +244,12 @@ class Stage(Pipeline):
             channel.basic_publish("", lane.name, body, pika.BasicProperties(delivery_mode=2), mandatory=True)
         channel.connection.close()
 
-    def take_rejected(self) -> set[bytes]:
-        """What is in the rejected queue, which is empty then."""
-        channel, found = self.channel(), set()
-        while (taken := channel.basic_get(self.topology.rejected.name, auto_ack=True))[0] is not None:
-            found.add(taken[2])
+    def take_all(self, queue: Queue) -> list[bytes]:
+        """The bodies in a queue, which is empty then."""
+        channel: Any = self.channel()
+        found = []
+        while (taken := channel.basic_get(queue.name, auto_ack=True))[0] is not None:
+            found.append(taken[2])
         channel.connection.close()
         return found
 

@@ -508,3 +508,28 @@ async def test_what_a_repeat_gives_back_is_ambiguous(ledger: Ledger) -> None:
     await ledger.release(RUN, seqs[2:], again=True)
     now = await ledger.snapshot(RUN)
     assert (now.ambiguous, now.queued, now.sending) == (3, 4, 0)
+
+
+async def test_a_run_of_unknown_length_is_not_forgotten(ledger: Ledger) -> None:
+    """What still waits of it in a queue would find itself settled: lost, and in no counter."""
+    seqs = np.arange(4)
+    await ledger.claim(RUN, seqs, redelivered=False)
+    sent = Outcomes(seqs, np.full(4, Outcome.SENT, np.uint8), np.zeros(4, np.int64))
+    await ledger.settle(RUN, sent)
+    with pytest.raises(RunOpen, match="nobody said how many"):
+        await ledger.forget(RUN)
+    assert (await ledger.snapshot(RUN)).sent == 4
+
+
+async def test_marks_of_what_was_replayed(ledger: Ledger) -> None:
+    """They are of one message each, in any piece; a run that is not there has none and gets none."""
+    seqs = np.array([0, 7, 8, 131_071, 131_072, 400_000])
+    marked = seqs[[1, 3, 5]]
+    await ledger.mark_replayed("nowhere", seqs)
+    assert not (await ledger.replayed("nowhere", seqs)).any()
+    await ledger.begin(RUN, "", 500_000, "p")
+    await ledger.announce(RUN, 0, 500_000)
+    await ledger.mark_replayed(RUN, marked)
+    await ledger.mark_replayed(RUN, marked)
+    assert (await ledger.replayed(RUN, seqs)).tolist() == [False, True, False, True, False, True]
+    assert (await ledger.recount(RUN)) == {"published": 500_000, "sending": 0, "sent": 0, "failed": 0}

@@ -123,6 +123,7 @@ async def test_a_flag_whose_settles_answer_was_lost_counts_once(ledger: RedisLed
 async def test_a_forget_whose_answer_was_lost_is_done(redis_server: RedisServer) -> None:
     """Its repeat finds the run gone by its own doing and says nothing; a second call finds no such run."""
     ledger = await redis_ledger(redis_server)
+    await ledger.begin(RUN, "", SEQS.size, "p")
     await settled(ledger, RUN)
     lose_the_first_answer(ledger, "forget")
     await ledger.forget(RUN)
@@ -137,7 +138,9 @@ async def test_a_forgotten_run_leaves_a_mark_for_as_long_as_a_settled_run_is_kep
     """Nothing else of it stays, in any piece, and the mark goes when it has begun again."""
     ledger = await redis_ledger(redis_server, run_ttl_s=500)
     border = 1 << 17
+    await ledger.begin(RUN, "", 3, "p")
     await settled(ledger, RUN, np.array([0, border, 3 * border]))
+    await ledger.mark_replayed(RUN, np.array([0, 3 * border]))
     await ledger.forget(RUN)
     assert await ledger._redis.keys("sms:run:*") == [b"sms:run:lost-answers:forgotten"]
     assert await ledger._redis.zcard(keys.RUNS) == 0

@@ -37,8 +37,8 @@ async def test_a_profile_plays_the_same_everywhere(pipeline: Pipeline) -> None:
     await eventually(lambda: provider.logged("provider_listening"), 30)
     sender = pipeline.sender(PROVIDER="http", PROVIDER_URL=f"http://127.0.0.1:{port}/sms", PROVIDER_PROFILE="")
     await pipeline.published("--num-messages", MESSAGES, "--batch-size", 20, "--run", "http")
-    now = await pipeline.assert_exact("http", MESSAGES, [sender])
-    assert {name: getattr(now, name) for name in SAME} == {name: expected[name] for name in SAME}
-    assert now.ambiguous == 0
+    over = await pipeline.assert_exact("http", MESSAGES, [sender])
+    assert {name: getattr(over, name) for name in SAME} == {name: expected[name] for name in SAME}
+    assert over.ambiguous == 0
     record = [line.split()[0] for line in (pipeline.folder / "record.txt").read_text().splitlines()]
-    assert len(record) == len(set(record)) == now.sent
+    assert len(record) == len(set(record)) == over.sent

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 
 from common.broker.port import Shelf
 from common.messages import Batch, Lane, State, decode_batch
+from common.rate.memory import MemoryRateLimit
 from tests.model.world import (
     BAD_SEQ,
     Confirm,
@@ -44,6 +45,7 @@ MOST_SENDERS = 3
 # The last is longer than a sender's grace, and than the longest backoff.
 TIMES_S = (0.0, 0.005, 0.1, 0.3, 3.0)
 DRAIN_ROUNDS = 60
+RATE = 20
 # What is drawn more often has more ways to go wrong.
 CALLS = ("claim", "claim", "settle", "settle", "settle", "release", "announce", "confirm", "reject")
 places = st.integers(0, 255)
@@ -69,20 +71,31 @@ class PipelineMachine(RuleBasedStateMachine):
         self.started = 0
         self.max_attempts = 1
         self.keep_failed = False
+        self.limit: MemoryRateLimit | None = None
         self.sound = True
 
     @initialize(
         max_attempts=st.integers(1, 3),
         keep_failed=st.booleans(),
+        limited=st.booleans(),
         count=st.integers(1, LONGEST_RUN),
         batch_size=st.integers(1, 6),
         lane=st.sampled_from(Lane),
         slots=st.integers(1, 6),
     )
     def open(
-        self, max_attempts: int, keep_failed: bool, count: int, batch_size: int, lane: Lane, slots: int
+        self,
+        max_attempts: int,
+        keep_failed: bool,
+        limited: bool,
+        count: int,
+        batch_size: int,
+        lane: Lane,
+        slots: int,
     ) -> None:
         self.max_attempts, self.keep_failed = max_attempts, keep_failed
+        if limited:
+            self.limit = MemoryRateLimit(RATE, self.loop.time)
         self.publish(count, batch_size, lane)
         self.start_sender(slots)
 
@@ -110,7 +123,7 @@ class PipelineMachine(RuleBasedStateMachine):
 
     @rule(batch_size=st.integers(1, 6))
     def resume(self, batch_size: int) -> None:
-        for run in self.counts.keys() - self.producers.keys():
+        for run in [run for run in self.counts if run not in self.producers]:
             at_once(self.world.ledger.leave(run, "p"))
             found = at_once(self.world.ledger.resume(run, "p"))
             self._produce(run, batch_size, found.confirmed)
@@ -155,7 +168,9 @@ class PipelineMachine(RuleBasedStateMachine):
     def start_sender(self, slots: int) -> None:
         self.started += 1
         name = f"s{self.started}"
-        self.senders.append(SenderProcess(self.world, name, slots, self.max_attempts, self.keep_failed))
+        self.senders.append(
+            SenderProcess(self.world, name, slots, self.max_attempts, self.keep_failed, self.limit)
+        )
 
     @precondition(lambda self: self.senders)
     @rule(which=places, went_out=st.booleans())
@@ -356,7 +371,7 @@ def test_every_message_is_counted_once_whatever_happens(virtual_loop: VirtualLoo
     run_state_machine_as_test(
         PipelineMachine,
         settings=settings(
-            max_examples=3000,
+            max_examples=2500,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],

@@ -27,6 +27,7 @@ from common.errors import PublishFailed
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Outcomes
 from common.messages import Batch, Lane, Message, Outcome, Seqs
+from common.rate.port import RateLimit
 from producer.publish import Producer
 from producer.sources import Recipe
 from sender.service import Sender
@@ -346,7 +347,15 @@ class Hand:
 class SenderProcess:
     """A sender, which can be stopped, killed and disconnected."""
 
-    def __init__(self, world: World, name: str, slots: int, max_attempts: int, keep_failed: bool) -> None:
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        slots: int,
+        max_attempts: int,
+        keep_failed: bool,
+        limit: RateLimit | None,
+    ) -> None:
         self._loop = world.loop
         self._stop = asyncio.Event()
         self.broker = BrokerClient(world)
@@ -363,6 +372,7 @@ class SenderProcess:
             retry_backoff_s=0.5,
             grace_s=2,
             keep_failed=keep_failed,
+            limit=limit,
         )
         self._task = world.loop.create_task(self._run())
 

@@ -22,6 +22,7 @@ from tests.waiting import eventually
 from upkeep.audit import audit
 from upkeep.replay import Found, Replay, Replayed, failed
 
+OURS = '{"queue":"sms_queue"}'
 SHELF_QUEUES = {Shelf.FAILED: "sms_queue.failed", Shelf.REJECTED: "sms_queue.rejected"}
 
 
@@ -30,7 +31,7 @@ class Bench:
         self.broker = MemoryBroker()
         self.ledger = MemoryLedger()
 
-    async def publish(self, run: str, count: int, size: int = 5, recipe: str = "") -> None:
+    async def publish(self, run: str, count: int, size: int = 5, recipe: str = OURS) -> None:
         await self.ledger.begin(run, recipe, count, "p")
         await self.ledger.announce(run, 0, count)
         for first in range(0, count, size):
@@ -60,13 +61,23 @@ class Bench:
             await eventually(settled)
 
     async def look(self, shelf: Shelf, **more: Any) -> tuple[Replay, Found]:
-        replay = Replay(self.broker, self.ledger, shelf, "replayer")
-        return replay, await replay.look((await self.broker.depths())[SHELF_QUEUES[shelf]], **more)
+        def one() -> Replay:
+            return Replay(self.broker, self.ledger, shelf, "sms_queue", "replayer", **more)
+
+        found = await one().look((await self.broker.depths())[SHELF_QUEUES[shelf]])
+        self.close()
+        return one(), found
+
+    def close(self) -> None:
+        """What closing a connection to RabbitMQ does: all that was in hand is back in its queue, and no one takes it."""
+        for subscription in self.broker._subscriptions:
+            subscription.closed = True
+        self.broker.disconnect()
 
     async def replay(self, shelf: Shelf, **more: Any) -> list[Replayed]:
         replay, found = await self.look(shelf, **more)
         replayed = await replay.carry_out(found)
-        self.broker.disconnect()
+        self.close()
         return replayed
 
 
@@ -99,7 +110,10 @@ async def test_what_failed_is_sent_as_a_new_run_that_names_the_old_one(bench: Be
         assert [m.seq for batch in mine for m in batch.messages] == list(range(new.messages))
         assert all(batch.attempt == 1 for batch in mine)
         recipe = msgspec.json.decode((await bench.ledger.publication(new.run)).recipe)
-        assert recipe == {"source": "replay", "of": new.of, "shelf": "failed", "count": new.messages}
+        assert recipe == {
+            "source": "replay", "of": new.of, "shelf": "failed",
+            "count": new.messages, "queue": "sms_queue",
+        }
     again = {(m.to, m.text) for batches in published.values() for batch in batches for m in batch.messages}
     assert again == gone_wrong
     assert bench.broker.failed == []
@@ -135,8 +149,8 @@ async def test_run_and_limit_choose_what_is_replayed(bench: Bench) -> None:
     left = [m for body, _ in bench.broker.failed for m in decode_batch(body)[0].messages]
     assert len(left) == 40 - new.messages
     _, found = await bench.look(Shelf.FAILED, limit=0)
-    assert (found.messages, found.beyond_limit) == (0, len(left))
-    assert found.limit_below_first > 0
+    assert (found.messages, found.over_limit) == (0, len(left))
+    assert found.first_over_limit > 0
 
 
 async def test_a_copy_whose_message_was_sent_after_all_is_dropped(bench: Bench) -> None:
@@ -220,7 +234,7 @@ async def test_what_was_rejected_and_can_be_decoded_is_replayed(bench: Bench) ->
 async def eventually_audited(bench: Bench, **more: Any) -> Any:
     """An audit at rest."""
     bench.ledger._senders.clear()
-    return await audit(bench.broker, bench.ledger, **more)
+    return await audit(bench.broker, bench.ledger, "sms_queue", **more)
 
 
 async def test_an_audit_of_a_good_record(bench: Bench) -> None:
@@ -285,7 +299,7 @@ async def test_repair_settles_what_is_in_no_queue(bench: Bench) -> None:
 
 async def test_a_run_to_be_resumed_is_given_up_only_by_name(bench: Bench) -> None:
     """Its producer died with messages announced that are in no queue: resuming would publish them."""
-    recipe = '{"source":"random","count":50,"batch_size":5,"seed":1}'
+    recipe = '{"source":"random","count":50,"batch_size":5,"seed":1,"queue":"sms_queue"}'
     await bench.ledger.begin("broke", recipe, 50, "p")
     await bench.ledger.announce("broke", 0, 30)
     await bench.broker.publish(batch_of("broke", range(20)), Lane.BULK)
@@ -306,7 +320,7 @@ async def test_a_run_to_be_resumed_is_given_up_only_by_name(bench: Bench) -> Non
 
 async def test_a_replay_that_broke_off_is_closed_by_repair(bench: Bench) -> None:
     """What can't be made again is settled failed, so that every run ends."""
-    recipe = '{"source":"replay","of":"old","shelf":"failed","count":50}'
+    recipe = '{"source":"replay","of":"old","shelf":"failed","count":50,"queue":"sms_queue"}'
     await bench.ledger.begin("again", recipe, 50, "p")
     await bench.ledger.announce("again", 0, 30)
     await bench.ledger.leave("again", "p")
@@ -321,21 +335,21 @@ async def test_nothing_is_repaired_while_anybody_works(bench: Bench) -> None:
     await bench.publish("bulk", 5)
     await bench.ledger.heartbeat("s", 1, 0)
     with pytest.raises(UsageError, match="1 senders are alive"):
-        await audit(bench.broker, bench.ledger, repair=True)
-    result = await audit(bench.broker, bench.ledger)
+        await audit(bench.broker, bench.ledger, "sms_queue", repair=True)
+    result = await audit(bench.broker, bench.ledger, "sms_queue")
     assert "senders" in result.not_at_rest
     assert result.right
     await bench.ledger.goodbye("s")
     subscription = await bench.broker.subscribe(Lane.BULK, 1)
     with pytest.raises(UsageError, match="1 consumers"):
-        await audit(bench.broker, bench.ledger, repair=True)
+        await audit(bench.broker, bench.ledger, "sms_queue", repair=True)
     await subscription.close()
     await bench.ledger.begin("begun", "", 10, "p")
     with pytest.raises(UsageError, match="run begun is being published"):
-        await audit(bench.broker, bench.ledger, repair=True)
+        await audit(bench.broker, bench.ledger, "sms_queue", repair=True)
 
 
 async def test_an_unknown_run_is_said_so(bench: Bench) -> None:
     """A misspelt name is no good record."""
     with pytest.raises(UnknownRun, match="nosuch"):
-        await audit(bench.broker, bench.ledger, run="nosuch")
+        await audit(bench.broker, bench.ledger, "sms_queue", run="nosuch")

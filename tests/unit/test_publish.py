@@ -11,7 +11,7 @@ from common.broker.memory import MemoryBroker
 from common.errors import PublishFailed
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Snapshot
-from common.messages import MAX_BODY_BYTES, MAX_TEXT_CHARS, Batch, Lane, Message, decode_batch
+from common.messages import MAX_BODY_BYTES, MAX_TEXT_CHARS, SURE_TO_FIT, Batch, Lane, Message, decode_batch
 from producer import publish
 from producer.publish import ANNOUNCE_BLOCK, Producer
 from producer.random_source import RandomSource
@@ -166,10 +166,8 @@ async def test_long_texts_are_split_to_fit_a_body() -> None:
 
 async def test_the_largest_batch_that_is_not_measured_fits() -> None:
     """Batches of up to SURE_TO_FIT messages aren't encoded to be measured: the worst of them fits."""
-    worst = [
-        Message(2**40 - 1 - k, "+" + "9" * 15, "\x01" * MAX_TEXT_CHARS) for k in range(publish.SURE_TO_FIT)
-    ]
-    body = msgspec.json.encode(Batch(run="r" * 40, attempt=1_000_000, track=True, messages=worst))
+    worst = [Message(2**40 - 1 - k, "+" + "9" * 15, "\x01" * MAX_TEXT_CHARS) for k in range(SURE_TO_FIT)]
+    body = msgspec.json.encode(Batch(run="r" * 40, attempt=1_000_000, track=True, again=True, messages=worst))
     assert len(body) <= MAX_BODY_BYTES
 
 

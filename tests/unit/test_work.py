@@ -5,7 +5,7 @@ import pytest
 
 from common.broker.memory import MemoryBroker
 from common.errors import BadBody
-from common.messages import Batch, Lane, Message
+from common.messages import MAX_BODY_BYTES, Batch, Lane, Message, encode_batch
 from sender.work import HeldBatch, Sends, hold
 
 NUMBER = "+358401234567"
@@ -72,9 +72,29 @@ async def test_counting_off_nothing_never_settles_again() -> None:
 async def test_a_copy_has_the_messages_asked_for(seqs: set[int]) -> None:
     """Number and text of just these, in their order, in another attempt; run and tracking as before."""
     batch, _ = await held()
-    assert batch.copy_of(seqs, 3) == Batch(
-        run="a-run", attempt=3, track=True, messages=[m for m in BATCH.messages if m.seq in seqs]
-    )
+    messages = [m for m in BATCH.messages if m.seq in seqs]
+    assert batch.copies_of(seqs, 3) == [Batch(run="a-run", attempt=3, track=True, messages=messages)]
+
+
+@pytest.mark.parametrize("to", ["+999123456789", "1" * 300_000])
+async def test_copies_fit_a_body_whatever_came(to: str) -> None:
+    """A copy has more to say than a body of just 1 MiB had room for: it is two. Too long a number is cut short."""
+    messages = [Message(0, to, "")]
+    while len(body := encode_batch(Batch(run="large", messages=messages))) < MAX_BODY_BYTES - 1540:
+        messages.append(Message(len(messages), "+999123456789", "x" * 1500))
+    missing = MAX_BODY_BYTES - len(body)
+    for k in range(1, 1 + -(-missing // 100)):
+        messages[k] = Message(k, "+999123456789", "x" * (1500 + min(100, missing - 100 * (k - 1))))
+    assert len(encode_batch(Batch(run="large", messages=messages))) == MAX_BODY_BYTES
+    broker = MemoryBroker()
+    broker.publish_raw(encode_batch(Batch(run="large", messages=messages)), Lane.BULK)
+    (first,) = await (await broker.subscribe(Lane.BULK, 1)).take()
+    first.release()
+    (again,) = await (await broker.subscribe(Lane.BULK, 1)).take()
+    held = hold(again, lambda _: None)
+    copies = held.copies_of(set(held.seqs.tolist()), 1)
+    assert all(len(encode_batch(copy)) <= MAX_BODY_BYTES for copy in copies)
+    assert [(m.seq, m.text) for copy in copies for m in copy.messages] == [(m.seq, m.text) for m in messages]
 
 
 def test_reordering_keeps_seqs_and_owners_together() -> None:

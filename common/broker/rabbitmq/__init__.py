@@ -29,13 +29,14 @@ RETRY_PAUSE_S = 0.5
 
 
 class RabbitBroker:
-    """The broker of the settings."""
+    """The broker of the settings. `declares`: it makes the lanes and the rejected queue where they are missing."""
 
-    def __init__(self, settings: Settings, service: str) -> None:
+    def __init__(self, settings: Settings, service: str, declares: bool = True) -> None:
         self._topology = Topology(settings.queue_name, settings.queue_type)
         self._lanes = {lane: self._topology.lane(lane).name for lane in Lane}
         self._peek_nodes = parameters(settings, f"{service} peek")
-        self._publisher = Publisher(parameters(settings, f"{service} publish"), self._topology.standing)
+        standing = self._topology.standing if declares else []
+        self._publisher = Publisher(parameters(settings, f"{service} publish"), standing)
         self._consumer = Link(
             parameters(settings, f"{service} consume"), self._on_consumer_up, self._on_refused
         )
@@ -133,10 +134,12 @@ def _properties(batch: Batch) -> BasicProperties:
     )
 
 
-async def connect_broker(settings: Settings, service: str, connect_timeout_s: float) -> RabbitBroker:
+async def connect_broker(
+    settings: Settings, service: str, connect_timeout_s: float, declares: bool = True
+) -> RabbitBroker:
     """The broker of the settings, connected. Raises Unavailable after the timeout, Refused at once."""
     deadline = asyncio.get_running_loop().time() + connect_timeout_s
-    broker = RabbitBroker(settings, service)
+    broker = RabbitBroker(settings, service, declares)
     said = False
     while True:
         try:

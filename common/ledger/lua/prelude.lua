@@ -89,6 +89,7 @@ local function keys_of(run_key)
   for _, piece in ipairs(redis.call('SMEMBERS', run_key .. ':pieces')) do
     keys[#keys + 1] = run_key .. ':states:' .. piece
     keys[#keys + 1] = run_key .. ':unannounced:' .. piece
+    keys[#keys + 1] = run_key .. ':replayed:' .. piece
   end
   return keys
 end

@@ -1,0 +1,113 @@
+"""A real sender on a real queue that is full of what strangers may put there."""
+
+import asyncio
+import os
+import signal
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pika
+import pytest
+
+from common.errors import BadBody
+from common.messages import State, decode_batch, is_e164
+from tests.e2e.pipeline import Pipeline
+from tests.fuzz.bodies import bodies
+from tests.waiting import eventually
+
+BODIES = int(os.environ.get("FUZZ_BODIES", "100000"))
+SEED = 20261121
+
+
+@dataclass
+class Expected:
+    """What must become of the bodies: the rejected ones, and what may be said of each message of the others."""
+
+    rejected: Counter[bytes] = field(default_factory=Counter)
+    runs: defaultdict[str, defaultdict[int, set[State]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(set))
+    )
+
+    def add(self, body: bytes) -> None:
+        try:
+            batch, _ = decode_batch(body)
+        except BadBody:
+            self.rejected[body] += 1
+            return
+        for message in batch.messages:
+            # Where copies of a message differ in their numbers, the first that is claimed decides.
+            state = State.SENT if is_e164(message.to) else State.FAILED
+            self.runs[batch.run][message.seq].add(state)
+
+    @property
+    def messages(self) -> int:
+        return sum(len(seqs) for seqs in self.runs.values())
+
+
+@pytest.mark.timeout(600)
+async def test_every_body_is_rejected_or_settled(pipeline: Pipeline) -> None:
+    """Of 100,000 random and mutated bodies each is in the rejected queue, or its messages are settled; none is a crash."""
+    expected = Expected()
+    for body in bodies(SEED, BODIES):
+        expected.add(body)
+    sender = pipeline.sender(MEAN_PROCESSING_TIME=0, FAILURE_RATE=0, LOG_LEVEL="ERROR", SENDER_CONCURRENCY=100_000)
+
+    began = time.monotonic()
+    await asyncio.to_thread(_publish, pipeline)
+    print("published", time.monotonic() - began)
+
+    async def done() -> bool:
+        now = await pipeline.ledger.snapshot()
+        assert sender.runs, sender.stderr
+        assert (now.rejected, now.settled) == (expected.rejected.total(), expected.messages)
+        return not pipeline.depths()[pipeline.queue]
+
+    await eventually(done, 500, "all bodies are accounted for")
+    print("done", time.monotonic() - began, BODIES/(time.monotonic() - began))
+    sender.signal(signal.SIGTERM)
+    assert await sender.ended(15) == 0
+    assert sender.stdout + sender.stderr == ""
+    assert {name: depth for name, depth in pipeline.depths().items() if depth} == {
+        f"{pipeline.queue}.rejected": expected.rejected.total()
+    }
+    assert await asyncio.to_thread(_rejected, pipeline) == expected.rejected
+    assert set(await pipeline.ledger.runs()) == expected.runs.keys()
+    for run, seqs in expected.runs.items():
+        await _assert_settled(pipeline, run, seqs)
+
+
+async def _assert_settled(pipeline: Pipeline, run: str, seqs: dict[int, set[State]]) -> None:
+    now = await pipeline.ledger.snapshot(run)
+    assert (now.published, now.queued, now.sending, now.settled) == (len(seqs), 0, 0, len(seqs)), run
+    assert await pipeline.ledger.recount(run) == {
+        "published": len(seqs),
+        "sending": 0,
+        "sent": now.sent,
+        "failed": now.failed,
+    }, run
+    states = await pipeline.ledger.states(run, np.array(list(seqs)))
+    for (seq, allowed), state in zip(seqs.items(), states.tolist(), strict=True):
+        assert state in allowed, f"{run}.{seq}"
+
+
+def _publish(pipeline: Pipeline) -> None:
+    channel = pipeline.channel()
+    for body in bodies(SEED, BODIES):
+        channel.basic_publish("", pipeline.queue, body, pika.BasicProperties(delivery_mode=2))
+    channel.connection.close()  # in good order, so that all that went before has arrived
+
+
+def _rejected(pipeline: Pipeline) -> Counter[bytes]:
+    """The bodies of the rejected queue."""
+    channel: Any = pipeline.channel()
+    found: Counter[bytes] = Counter()
+    for _, properties, body in channel.consume(f"{pipeline.queue}.rejected", auto_ack=True, inactivity_timeout=2):
+        if body is None:
+            break
+        assert properties.headers["x-reason"]
+        found[body] += 1
+    channel.connection.close()
+    return found
