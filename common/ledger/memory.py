@@ -12,7 +12,7 @@ from common.errors import RunBusy, RunExists, RunOpen, UnknownRun
 from common.ledger.latency import histogram
 from common.ledger.masks import PIECE_MESSAGES
 from common.ledger.port import (
-    NO_TOTAL,
+    NEVER_BEGUN,
     PRODUCER_SILENCE_S,
     SENDER_SILENCE_S,
     Outcomes,
@@ -138,8 +138,8 @@ class MemoryLedger:
     async def forget(self, run: str) -> None:
         known = self._known(run)
         published, settled = known.tally.published, known.tally.sent + known.tally.failed
-        if known.total == 0:
-            raise RunOpen(NO_TOTAL.format(run))
+        if not known.producer:
+            raise RunOpen(NEVER_BEGUN.format(run))
         if published > settled or known.total > published:
             raise RunOpen(
                 f"run {run} is not over: {max(known.total, published)} messages, {published} published,"

@@ -163,7 +163,7 @@ class Ledger(Protocol):
         """Removes a run that is over, settled and wholly published, from the record; the totals of all runs stay.
 
         For as long as a settled run is kept, a late copy of one of its messages finds it settled and counts nowhere.
-        Raises UnknownRun, or RunOpen if the run is not over, or nobody knows: it has no total.
+        Raises UnknownRun, or RunOpen if the run is not over, or nobody knows, since no producer began it.
         """
 
     async def age_s(self, run: str) -> float:
@@ -232,7 +232,7 @@ class Ledger(Protocol):
         """Closes the connections."""
 
 
-NO_TOTAL = (
+NEVER_BEGUN = (
     "nobody said how many messages run {} has, so that more may come:"
     " it goes by itself when RUN_TTL has passed since its last one"
 )

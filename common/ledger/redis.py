@@ -17,7 +17,7 @@ from common.ledger import keys
 from common.ledger.latency import histogram
 from common.ledger.masks import PIECE_MESSAGES, Segment, by_piece, segments, unpack
 from common.ledger.port import (
-    NO_TOTAL,
+    NEVER_BEGUN,
     PRODUCER_SILENCE_S,
     SENDER_SILENCE_S,
     Outcomes,
@@ -95,8 +95,8 @@ class RedisLedger:
         # The token tells a repeat of this call, whose first answer was lost, from a second call.
         args = [run, self._ttl_s, secrets.token_hex(8)]
         match await self._call("forget", forget_keys, args):
-            case [_, _, 0]:
-                raise RunOpen(NO_TOTAL.format(run))
+            case [-2]:
+                raise RunOpen(NEVER_BEGUN.format(run))
             case [published, settled, total]:
                 raise RunOpen(
                     f"run {run} is not over: {max(total, published)} messages, {published} published,"

@@ -1,15 +1,16 @@
 -- forget(run): removes the keys of a run that is over, and leaves a mark that it was there.
 -- KEYS: 1 the run's hash, 2 sms:runs, 3 the mark of a forgotten run
 -- ARGV: 1 run, 2 seconds that the mark stands, 3 what only this call knows: the same again is a repeat of it
--- Returns {}: done, now or by an earlier try; {-1}: no such run; {published, settled, total}: it is not over, or
--- has no total, so that nobody knows.
+-- Returns {}: done, now or by an earlier try; {-1}: no such run; {published, settled, total}: it is not over; {-2}: nobody
+-- began it, so that nobody knows.
 if redis.call('EXISTS', KEYS[1]) == 0 then
   if redis.call('GET', KEYS[3]) == ARGV[3] then return {} end
   return {-1}
 end
+if redis.call('HEXISTS', KEYS[1], 'producer') == 0 then return {-2} end
 local r = redis.call('HMGET', KEYS[1], 'published', 'sent', 'failed', 'total')
 local published, settled, total = tonumber(r[1] or 0), (r[2] or 0) + (r[3] or 0), tonumber(r[4] or 0)
-if total == 0 or published > settled or total > published then return {published, settled, total} end
+if published > settled or total > published then return {published, settled, total} end
 for _, key in ipairs(keys_of(KEYS[1])) do redis.call('UNLINK', key) end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('SET', KEYS[3], ARGV[3], 'EX', ARGV[2])
