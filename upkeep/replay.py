@@ -229,6 +229,10 @@ class Replay:
                     await self._ledger.settle(new.name, failed(np.array(sorted(new.unconfirmed), np.int64)))
                 if new.announced != new.total:
                     await self._ledger.cut(new.name)
+        if new.unconfirmed or new.announced != new.total:
+            log.warning(
+                "replay_broke_off", extra={"run": new.name, "published": new.announced - len(new.unconfirmed)}
+            )
 
     async def _publish(self, bodies: list[_Body], runs: dict[str, _NewRun]) -> None:
         """Publishes a window's messages, each under the next seq of its new run, and takes the bodies off the shelf."""
@@ -254,8 +258,9 @@ class Replay:
             await self._ledger.confirm(new.name, new.announced)
         for body in bodies:
             seqs = np.array([m.seq for m in body.wanted], np.int64)
-            await self._ledger.mark_replayed(body.run, seqs)
+            # In this order: what is marked is done with, and looked at no more.
             await self._give_up_old(body.run, seqs)
+            await self._ledger.mark_replayed(body.run, seqs)
         for body in bodies:
             body.delivery.ack()
 

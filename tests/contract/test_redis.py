@@ -277,6 +277,9 @@ async def test_a_redis_that_is_out_of_memory_is_waited_for(
             refused = "ledger_unreachable"
             await eventually(lambda: [r.message for r in caplog.records].count(refused) >= 5)
             assert await ledger.recount(RUN) == {"published": 10, "sending": 2, "sent": 0, "failed": 0}
+            assert (await ledger.snapshot(RUN)).sending == 2, "somebody must be able to look"
+            assert (await ledger.publication(RUN)).announced == 10
+            assert (await ledger.states(RUN, SEQS)).tolist() == [1, 1, 0, 0]
         finally:
             operator.config_set("maxmemory", 0)
     await calls

@@ -35,7 +35,9 @@ async def test_a_profile_plays_the_same_everywhere(pipeline: Pipeline) -> None:
     port = free_port()
     provider = pipeline.start("smsim", "provider", "--port", port, "--record", "record.txt")
     await eventually(lambda: provider.logged("provider_listening"), 30)
-    sender = pipeline.sender(PROVIDER="http", PROVIDER_URL=f"http://127.0.0.1:{port}/sms", PROVIDER_PROFILE="")
+    sender = pipeline.sender(
+        PROVIDER="http", PROVIDER_URL=f"http://127.0.0.1:{port}/sms", PROVIDER_PROFILE=""
+    )
     await pipeline.published("--num-messages", MESSAGES, "--batch-size", 20, "--run", "http")
     over = await pipeline.assert_exact("http", MESSAGES, [sender])
     assert {name: getattr(over, name) for name in SAME} == {name: expected[name] for name in SAME}

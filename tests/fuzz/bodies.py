@@ -40,9 +40,7 @@ def _fields(draw: random.Random) -> Fields:
         "attempt": draw.choice([1, 1, 1, 2, 1_000_000]),
         "track": draw.random() < 0.1,
         "again": draw.random() < 0.1,
-        "messages": [
-            [first + step * i, draw.choice(NUMBERS), draw.choice(TEXTS)] for i in range(count)
-        ],
+        "messages": [[first + step * i, draw.choice(NUMBERS), draw.choice(TEXTS)] for i in range(count)],
     }
     for name in ("attempt", "track", "again"):
         if draw.random() < 0.3:
@@ -74,7 +72,9 @@ def _random_bytes(draw: random.Random) -> bytes:
 
 
 def _random_json_characters(draw: random.Random) -> bytes:
-    return "".join(draw.choices('{}[]",:0123456789.-+eE\\utrfalsn ', k=draw.randrange(LONGEST_RANDOM))).encode()
+    return "".join(
+        draw.choices('{}[]",:0123456789.-+eE\\utrfalsn ', k=draw.randrange(LONGEST_RANDOM))
+    ).encode()
 
 
 def _truncated(draw: random.Random) -> bytes:
@@ -146,7 +146,9 @@ def _bad_seq(draw: random.Random) -> bytes:
 
 
 def _number_in_another_form(draw: random.Random) -> bytes:
-    number = draw.choice(["1e2", "1E400", "-0", "-0.0", "00", "1.0", "NaN", "Infinity", "9" * 400, "0x10", "1_0", "+1"])
+    number = draw.choice(
+        ["1e2", "1E400", "-0", "-0.0", "00", "1.0", "NaN", "Infinity", "9" * 400, "0x10", "1_0", "+1"]
+    )
     body = b'{"run":"fuzz-1","attempt":%s,"messages":[[%s,"+358401234567",""]]}'
     one = number.encode()
     return body % ((one, b"1") if draw.random() < 0.5 else (b"1", one))
@@ -191,7 +193,9 @@ def _at_a_limit(draw: random.Random) -> bytes:
 
 def _bad_run(draw: random.Random) -> bytes:
     fields = _fields(draw)
-    fields["run"] = draw.choice(["", "No Such Name", "fuzz_1", "fuzz-1\n", "fuzz:1", "../fuzz", "ä", "fuzz-1\0"])
+    fields["run"] = draw.choice(
+        ["", "No Such Name", "fuzz_1", "fuzz-1\n", "fuzz:1", "../fuzz", "ä", "fuzz-1\0"]
+    )
     return _encoded(fields)
 
 

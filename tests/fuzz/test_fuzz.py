@@ -53,7 +53,9 @@ async def test_every_body_is_rejected_or_settled(pipeline: Pipeline) -> None:
     expected = Expected()
     for body in bodies(SEED, BODIES):
         expected.add(body)
-    sender = pipeline.sender(MEAN_PROCESSING_TIME=0, FAILURE_RATE=0, LOG_LEVEL="ERROR", SENDER_CONCURRENCY=100_000)
+    sender = pipeline.sender(
+        MEAN_PROCESSING_TIME=0, FAILURE_RATE=0, LOG_LEVEL="ERROR", SENDER_CONCURRENCY=100_000
+    )
 
     began = time.monotonic()
     await asyncio.to_thread(_publish, pipeline)
@@ -66,7 +68,7 @@ async def test_every_body_is_rejected_or_settled(pipeline: Pipeline) -> None:
         return not pipeline.depths()[pipeline.queue]
 
     await eventually(done, 500, "all bodies are accounted for")
-    print("done", time.monotonic() - began, BODIES/(time.monotonic() - began))
+    print("done", time.monotonic() - began, BODIES / (time.monotonic() - began))
     sender.signal(signal.SIGTERM)
     assert await sender.ended(15) == 0
     assert sender.stdout + sender.stderr == ""
@@ -104,7 +106,9 @@ def _rejected(pipeline: Pipeline) -> Counter[bytes]:
     """The bodies of the rejected queue."""
     channel: Any = pipeline.channel()
     found: Counter[bytes] = Counter()
-    for _, properties, body in channel.consume(f"{pipeline.queue}.rejected", auto_ack=True, inactivity_timeout=2):
+    for _, properties, body in channel.consume(
+        f"{pipeline.queue}.rejected", auto_ack=True, inactivity_timeout=2
+    ):
         if body is None:
             break
         assert properties.headers["x-reason"]

@@ -111,8 +111,11 @@ async def test_what_failed_is_sent_as_a_new_run_that_names_the_old_one(bench: Be
         assert all(batch.attempt == 1 for batch in mine)
         recipe = msgspec.json.decode((await bench.ledger.publication(new.run)).recipe)
         assert recipe == {
-            "source": "replay", "of": new.of, "shelf": "failed",
-            "count": new.messages, "queue": "sms_queue",
+            "source": "replay",
+            "of": new.of,
+            "shelf": "failed",
+            "count": new.messages,
+            "queue": "sms_queue",
         }
     again = {(m.to, m.text) for batches in published.values() for batch in batches for m in batch.messages}
     assert again == gone_wrong
