@@ -161,8 +161,8 @@ class LaneWorker:
             await self._wake.wait()
 
     async def _room(self) -> tuple[int, float]:
-        """How many sends may begin now: as many as slots are free, and as the rate limit grants; and how many seconds to
-        wait before asking again. What is granted and then not needed, since it was settled already, lapses.
+        """How many sends may begin now: as many as slots are free, and as the rate limit grants; and how many seconds
+        to wait before asking again. What is granted and then not needed, since it was settled already, lapses.
         """
         if self._limit is None:
             return self._free, 0

@@ -190,11 +190,13 @@ class LedgerClient:
             "claim", lambda again: self._world.ledger.claim(run, seqs, redelivered or again)
         )
 
-    async def settle(self, run: str, outcomes: Outcomes, sender: str = "") -> None:
-        await self._call("settle", lambda _: self._world.ledger.settle(run, outcomes, sender))
+    async def settle(self, run: str, outcomes: Outcomes, sender: str = "", again: bool = False) -> None:
+        await self._call(
+            "settle", lambda twice: self._world.ledger.settle(run, outcomes, sender, again or twice)
+        )
 
-    async def release(self, run: str, seqs: Seqs) -> None:
-        await self._call("release", lambda _: self._world.ledger.release(run, seqs))
+    async def release(self, run: str, seqs: Seqs, again: bool = False) -> None:
+        await self._call("release", lambda twice: self._world.ledger.release(run, seqs, again or twice))
 
     async def reject(self, bodies: int) -> None:
         await self._call("reject", lambda _: self._world.ledger.reject(bodies))
