@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 FIRST_BACKOFF_S = 0.05
 LONGEST_BACKOFF_S = 2.0
 ANSWER_TIMEOUT_S = 10.0
+CONNECTIONS = 32
 
 # Redis answers, but can't serve now: out of memory, a replica, a cluster on the move. The client has a class for these,
 # and takes their code out of the text.
@@ -49,9 +50,13 @@ async def connect_redis(settings: Settings, connect_timeout_s: float) -> Redis:
         tls_context(
             "REDIS_CA_FILE", settings.redis_ca_file
         )  # says what is wrong with the file, if anything is
-        tls = {"ssl": True, "ssl_ca_certs": str(settings.redis_ca_file) if settings.redis_ca_file else None}
+        ca_file = str(settings.redis_ca_file) if settings.redis_ca_file else None
+        tls = {"connection_class": SSLConnection, "ssl_ca_certs": ca_file}
     # The client's own retries are off: a repeated claim would read as somebody else's (DESIGN.md §6).
-    client: Redis = Redis(
+    # Whoever finds no free connection waits: an error would read as a lost answer.
+    pool = BlockingConnectionPool(
+        max_connections=CONNECTIONS,
+        timeout=None,
         host=settings.redis_host,
         port=settings.redis_port,
         db=settings.redis_db,
@@ -62,6 +67,7 @@ async def connect_redis(settings: Settings, connect_timeout_s: float) -> Redis:
         client_name="smsim",
         **tls,
     )
+    client: Redis = Redis.from_pool(pool)
     where = f"Redis at {settings.redis_host}:{settings.redis_port}"
     try:
         async with asyncio.timeout(connect_timeout_s):

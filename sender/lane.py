@@ -36,6 +36,8 @@ DELIVERY_BYTES = 4096
 # Runs whose beginning is remembered, and for how long: a name that was forgotten may begin anew.
 RUNS_REMEMBERED = 1000
 REMEMBERED_S = 10.0
+# Deliveries at once, until the first good batch tells how large they are.
+POISON_PREFETCH = 16
 # What prefetch may grow to, as a multiple of what the slots alone would need: batches whose last messages take
 # long hold their place while most of their slots are free again.
 LARGEST_STRETCH = 4
@@ -67,6 +69,7 @@ class LaneWorker:
         self._free = slots
         self._waiting: deque[HeldBatch] = deque()
         self._held: dict[HeldBatch, None] = {}
+        self._rejecting: set[Delivery] = set()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._stopping = False
@@ -118,33 +121,43 @@ class LaneWorker:
 
     async def _receive(self, subscription: Subscription, tasks: asyncio.TaskGroup) -> None:
         while True:
+            poison: list[tuple[Delivery, str]] = []
             for delivery in await subscription.take():
                 try:
                     batch = hold(delivery, self._settled, self._provider.reads_messages)
                 except BadBody as error:
-                    # Not awaited here: under a memory alarm RabbitMQ holds publishes up, and good batches must go on.
-                    tasks.create_task(self._reject(delivery, str(error)))
+                    poison.append((delivery, str(error)))
                     continue
                 self._waiting.append(batch)
                 self._held[batch] = None
                 self._largest_of_period = max(self._largest_of_period, batch.seqs.size)
+            if poison:
+                # Not awaited here: under a memory alarm RabbitMQ holds publishes up, and good batches must go on.
+                tasks.create_task(self._reject(poison))
             self._largest_batch = max(self._largest_batch, self._largest_of_period)
-            if self._prefetch == 1 and self._largest_batch:
-                self._set_prefetch(subscription, self._base_prefetch())
+            if self._prefetch == 1:
+                known = self._largest_batch > 0
+                self._set_prefetch(subscription, self._base_prefetch() if known else POISON_PREFETCH)
             self._wake.set()
 
-    async def _reject(self, delivery: Delivery, reason: str) -> None:
+    async def _reject(self, poison: list[tuple[Delivery, str]]) -> None:
+        """Counts bodies that are no batch, and moves them to the rejected queue."""
+        self._rejecting.update(delivery for delivery, _ in poison)
+        await self._ledger.reject(len(poison))
+        await asyncio.gather(*(self._move_away(*one) for one in poison))
+
+    async def _move_away(self, delivery: Delivery, reason: str) -> None:
         log.warning("body_rejected", extra={"reason": reason, "bytes": len(delivery.body)})
-        await self._ledger.reject(1)
         while not delivery.stale:
             try:
                 await self._broker.ready()
                 await delivery.reject(reason)
-                return
+                break
             except PublishFailed:
                 await asyncio.sleep(REVIEW_S)
             except StaleDelivery:
-                return
+                break
+        self._rejecting.discard(delivery)
 
     async def _begin(self) -> None:
         while True:
@@ -316,10 +329,11 @@ class LaneWorker:
         return ahead // self._largest_batch + 1
 
     def _only_copying(self) -> int:
-        """Deliveries that only wait for the confirms of copies: under a memory alarm, which holds publishes up, they
-        must not keep the lane from draining. As many as fit into COPYING_BYTES.
+        """Deliveries that only wait for the confirms of copies or rejects: under a memory alarm, which holds publishes
+        up, they must not keep the lane from draining. As many as fit into COPYING_BYTES.
         """
-        sizes = (len(batch.delivery.body) + DELIVERY_BYTES for batch in self._held if batch.only_copying)
+        waiting = [*self._rejecting, *(batch.delivery for batch in self._held if batch.only_copying)]
+        sizes = (len(delivery.body) + DELIVERY_BYTES for delivery in waiting)
         return sum(1 for total in itertools.accumulate(sizes) if total <= COPYING_BYTES)
 
     def _set_prefetch(self, subscription: Subscription, prefetch: int) -> None:

@@ -1,6 +1,7 @@
 """Audits the ledger: recounts every message's state, and at rest compares with what is in the queues."""
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator, Coroutine
@@ -127,8 +128,9 @@ async def _not_at_rest(broker: Broker, ledger: Ledger) -> str:
     if consumers := await broker.consumers():
         return f"{consumers} consumers hold the queues"
     for name in await ledger.runs():
-        if (await ledger.publication(name)).publishing:
-            return f"run {name} is being published, or its producer died within the last 15 s"
+        with contextlib.suppress(UnknownRun):  # it has just expired
+            if (await ledger.publication(name)).publishing:
+                return f"run {name} is being published, or its producer died within the last 15 s"
     return ""
 
 
@@ -246,7 +248,7 @@ class _Comparison:
             found.missing += seqs.size
 
     async def _repair(self, found: RunAudit) -> None:
-        if not (self._by_name or found.queue == self._queue):
+        if found.queue != self._queue and not (self._by_name and found.queue is None):
             return
         async for seqs in self._missing(found):
             await self._ledger.settle(found.run, failed(seqs))

@@ -103,6 +103,35 @@ async def test_the_audit_leaves_the_queues_as_they_are(pipeline: Pipeline) -> No
     assert now.ambiguous == 0
 
 
+async def test_repair_leaves_the_backlog_of_another_queue_alone(pipeline: Pipeline) -> None:
+    """Two pipelines on one Redis: what waits in the other's queue is not lost, though it is in none of ours."""
+    other = f"{pipeline.queue}-other"
+    try:
+        await pipeline.published("--num-messages", 5, "--run", "ours")
+        await pipeline.published("--num-messages", 20, "--run", "theirs", QUEUE_NAME=other)
+        report, _ = await smsim(pipeline, "audit", "--repair", "--json")
+        assert report[0]["right"]
+        found = {run["run"]: (run["queue"], run["missing"], run["repaired"]) for run in report[0]["runs"]}
+        assert found == {"ours": (pipeline.queue, 0, 0), "theirs": (other, 0, 0)}
+        assert (await pipeline.ledger.snapshot("theirs")).queued == 20
+        assert pipeline.rabbit.queue_depths(other) == {other: 20}
+    finally:
+        pipeline.rabbit.delete_queues(other, f"{other}.urgent", f"{other}.rejected")
+
+
+async def test_an_audit_makes_no_queues(pipeline: Pipeline) -> None:
+    """A wrong address, or a QUEUE_NAME that is not there: empty queues in its place would make all look lost."""
+    missing = f"{pipeline.queue}-missing"
+    await pipeline.ledger.begin("elsewhere", json.dumps({"queue": missing}), 5, "p")
+    await pipeline.ledger.announce("elsewhere", 0, 5)
+    await pipeline.ledger.confirm("elsewhere", 5)
+    pipeline.use(QUEUE_NAME=missing)
+    lines, said = await smsim(pipeline, "audit", "--repair", code=1)
+    assert (lines, said) == ([], f"smsim audit: RabbitMQ has no queue {missing} now\n")
+    assert pipeline.rabbit.queue_depths(missing, f"{missing}.urgent", f"{missing}.rejected") == {}
+    assert (await pipeline.ledger.snapshot("elsewhere")).queued == 5
+
+
 async def test_repair_waits_until_all_is_at_rest(pipeline: Pipeline) -> None:
     """With a sender at work the counters are recounted, the queues left alone, and --repair refused in one line."""
     sender = pipeline.sender(MEAN_PROCESSING_TIME=0.01)

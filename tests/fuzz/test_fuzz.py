@@ -56,7 +56,7 @@ async def test_every_body_is_rejected_or_settled(pipeline: Pipeline) -> None:
     sender = pipeline.sender(
         MEAN_PROCESSING_TIME=0, FAILURE_RATE=0, LOG_LEVEL="ERROR", SENDER_CONCURRENCY=100_000
     )
-
+    await eventually(lambda: pipeline.queue in pipeline.depths(), 30, "the sender has declared its queues")
     began = time.monotonic()
     await asyncio.to_thread(_publish, pipeline)
     print("published", time.monotonic() - began)
@@ -67,7 +67,7 @@ async def test_every_body_is_rejected_or_settled(pipeline: Pipeline) -> None:
         assert (now.rejected, now.settled) == (expected.rejected.total(), expected.messages)
         return not pipeline.depths()[pipeline.queue]
 
-    await eventually(done, 500, "all bodies are accounted for")
+    await eventually(done, 300, "all bodies are accounted for")
     print("done", time.monotonic() - began, BODIES / (time.monotonic() - began))
     sender.signal(signal.SIGTERM)
     assert await sender.ended(15) == 0

@@ -1,6 +1,8 @@
 """A sender on the memory broker and the memory ledger: what it takes, sends, settles and hands back."""
 
 import asyncio
+import json
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -11,10 +13,11 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Snapshot
-from common.messages import Batch, Lane, Message, Outcome, State, decode_batch
+from common.messages import MAX_BODY_BYTES, Batch, Lane, Message, Outcome, State, decode_batch
 from common.rate.memory import MemoryRateLimit
 from common.rate.port import Grant
 from common.settings import Distribution
+from sender.lane import DELIVERY_BYTES, LARGEST_STRETCH
 from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
 from sender.service import Sender
@@ -563,3 +566,125 @@ async def test_a_provider_that_reads_messages_gets_them(pipeline: Pipeline) -> N
             gate.end_all()
         await pipeline.settled(30)
     assert got == messages
+
+
+async def test_a_retry_of_a_body_at_the_limit_is_sent(pipeline: Pipeline) -> None:
+    """A copy says more than what came, its attempt, and what would not fit a body then goes in several."""
+
+    def body(sizes: list[int]) -> bytes:
+        messages = [[seq, "+999123456789", "x" * size] for seq, size in enumerate(sizes)]
+        return json.dumps({"run": RUN, "messages": messages}, separators=(",", ":")).encode()
+
+    each, more = divmod(MAX_BODY_BYTES - len(body([0] * 700)), 700)
+    full = body([each + (k < more) for k in range(700)])
+    assert len(full) == MAX_BODY_BYTES
+    _, seqs = decode_batch(full)
+    await pipeline.ledger.announce(RUN, 0, seqs.size)
+    pipeline.broker.publish_raw(full, Lane.BULK)
+    async with pipeline.sender(at_once(1.0), 1000, max_attempts=2, retry_backoff_s=0.01):
+        now = await pipeline.settled(seqs.size)
+    assert (now.retried, now.failed) == (seqs.size, seqs.size)
+    assert pipeline.broker.rejected == []
+
+
+async def test_retries_that_were_asked_to_wait_alike_stay_together(pipeline: Pipeline) -> None:
+    """An HTTP date gives each message of a batch another wait, by microseconds: none needs a body of its own."""
+    await pipeline.publish(0, 40)
+    gate = Gate()
+    copies: list[int] = []
+    publish = pipeline.broker.publish
+
+    def noted(batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
+        copies.append(len(batch.messages))
+        return publish(batch, lane, after)
+
+    pipeline.broker.publish = noted  # type: ignore[method-assign]
+    async with pipeline.sender(gate, 50, max_attempts=3):
+        await eventually(lambda: len(gate.in_flight) == 40)
+        (sends,) = gate.begun
+        sends.outcomes[:] = Outcome.RETRY
+        sends.retry_after_s = (19.5 + sends.seqs * 0.001).astype(np.float32)
+        gate.end_all()
+        await eventually(lambda: sum(copies) == 40)
+    assert copies == [40]
+
+
+async def test_a_name_used_again_has_an_age_of_its_own(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sender does not go on with the beginning of a run that was forgotten since."""
+    monkeypatch.setattr("sender.lane.REMEMBERED_S", -1)
+    gate, ages = Gate(), []
+    async with pipeline.sender(gate, 5):
+        for older_s in (1000, 0):
+            await pipeline.ledger.begin(RUN, "", 1, f"producer-{older_s}")
+            pipeline.ledger._runs[RUN].started_us -= older_s * 1_000_000
+            await pipeline.publish(0, 1)
+            await pipeline.ledger.confirm(RUN, 1)
+            await eventually(lambda: gate.in_flight == [0])
+            ages.append(gate.begun[0].age_s)
+            gate.end_all()
+            await pipeline.settled(1)
+            await eventually(lambda: not any(s._unacked for s in pipeline.broker._subscriptions))
+            await pipeline.ledger.forget(RUN)
+    assert ages[0] >= 1000 > ages[1]
+
+
+async def test_what_a_rate_limit_holds_back_for_long_goes_to_the_end_of_the_queue(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its delivery is acked long before the consumer timeout; its messages are there once, for whoever is next."""
+    monkeypatch.setattr("sender.lane.LATEST_S", 0.1)
+    await pipeline.publish_many(15, 5)
+    limit = CountedLimit()
+    limit.rate = 0.1  # so little that a single batch is held ahead of it
+    copies: list[Batch] = []
+    publish = pipeline.broker.publish
+
+    def noted(batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
+        copies.append(batch)
+        monkeypatch.setattr("sender.lane.LATEST_S", math.inf)  # once is enough
+        return publish(batch, lane, after)
+
+    monkeypatch.setattr(pipeline.broker, "publish", noted)
+    async with pipeline.sender(at_once(), 50, limit=limit):
+
+        def waiting() -> list[int]:
+            return [
+                decode_batch(held.body)[0].messages[0].seq
+                for held in pipeline.broker.queues[Lane.BULK].bodies
+            ]
+
+        await eventually(lambda: waiting() == [10, 0])
+        assert [(batch.attempt, batch.seqs().tolist()) for batch in copies] == [(1, [0, 1, 2, 3, 4])]
+        assert sum(len(s._unacked) for s in pipeline.broker._subscriptions) == 1
+        limit.permits = 15
+        now = await pipeline.settled(15)
+    assert len(copies) == 1
+    assert (now.sent, now.ambiguous) == (15, 0)
+
+
+async def test_what_waits_for_confirms_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a memory alarm a lane drains only so far: each small delivery takes more memory than its body."""
+    copying = 20
+    monkeypatch.setattr("sender.lane.COPYING_BYTES", copying * (DELIVERY_BYTES + 100))
+    monkeypatch.setattr("sender.lane.REVIEW_S", 0.005)
+    pipeline = Pipeline()
+    broker = pipeline.broker = StuckBroker()
+    await pipeline.publish_many(1000, 1)
+    broker.stuck = True
+    async with pipeline.sender(at_once(1.0), 5, max_attempts=3, retry_backoff_s=0.01, grace_s=0) as sender:
+        lane, reviews = sender.lanes[0], 0
+        only_copying = lane._only_copying
+
+        def counted() -> int:
+            nonlocal reviews
+            reviews += 1
+            return only_copying()
+
+        monkeypatch.setattr(lane, "_only_copying", counted)
+        await eventually(lambda: len(lane._held) > copying)
+        before = reviews
+        await eventually(lambda: reviews > before + 200, 30)
+        assert len(lane._held) <= LARGEST_STRETCH * (5 + 1 + copying) + 1
+        broker.free.set()

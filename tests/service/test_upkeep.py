@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import tracemalloc
+import weakref
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,15 +13,26 @@ import numpy as np
 import pytest
 
 from common.broker.memory import MemoryBroker
-from common.broker.port import Shelf
+from common.broker.port import Delivery, Shelf
 from common.errors import UnknownRun, UsageError
 from common.ledger.memory import MemoryLedger
-from common.messages import Batch, Lane, Message, Outcome, State, decode_batch
+from common.ledger.port import Outcomes
+from common.messages import (
+    MAX_BODY_BYTES,
+    Batch,
+    Lane,
+    Message,
+    Outcome,
+    Seqs,
+    State,
+    decode_batch,
+    encode_batch,
+)
 from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
 from sender.service import Sender
 from tests.waiting import eventually
-from upkeep.audit import audit
+from upkeep.audit import InQueues, audit
 from upkeep.replay import Found, Replay, Replayed, failed
 
 OURS = '{"queue":"sms_queue"}'
@@ -51,6 +64,21 @@ class Bench:
         stop.set()
         await running
 
+    async def keep_failed(self, run: str, count: int, bodies: Iterable[range]) -> None:
+        """A run of which all has failed, and what of it stands on the shelf."""
+        await self.ledger.begin(run, OURS, count, "p")
+        await self.ledger.announce(run, 0, count)
+        await self.ledger.confirm(run, count)
+        await self.ledger.settle(run, failed(np.arange(count)))
+        for seqs in bodies:
+            await self.broker.keep(batch_of(run, seqs), Lane.BULK)
+
+    @property
+    def published_texts(self) -> list[str]:
+        """The texts of what waits in the lanes."""
+        bodies = [held.body for lane in Lane for held in self.broker.queues[lane].bodies]
+        return [m.text for body in bodies for m in decode_batch(body)[0].messages]
+
     async def send_all(self, runs: list[str], failure_rate: float = 0) -> None:
         async with self.sending(failure_rate):
 
@@ -69,7 +97,7 @@ class Bench:
         return one(), found
 
     def close(self) -> None:
-        """What closing a connection to RabbitMQ does: all that was in hand is back in its queue, and no one takes it."""
+        """What closing a connection to RabbitMQ does: all that was in hand is back in its queue, and stays there."""
         for subscription in self.broker._subscriptions:
             subscription.closed = True
         self.broker.disconnect()
@@ -356,3 +384,356 @@ async def test_an_unknown_run_is_said_so(bench: Bench) -> None:
     """A misspelt name is no good record."""
     with pytest.raises(UnknownRun, match="nosuch"):
         await audit(bench.broker, bench.ledger, "sms_queue", run="nosuch")
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+async def test_what_was_replayed_is_known_to_the_next_replay(bench: Bench) -> None:
+    """A message that was kept twice goes out once, also where --limit leaves its second copy to another replay."""
+    await bench.keep_failed("bulk", 3, [range(1, 2), range(1, 3)])
+    assert [new.messages for new in await bench.replay(Shelf.FAILED, limit=1)] == [1]
+    assert [new.messages for new in await bench.replay(Shelf.FAILED, limit=2)] == [1]
+    assert bench.published_texts == ["text 1", "text 2"]
+    assert bench.broker.failed == []
+
+
+async def test_a_replay_that_dies_leaves_no_more_than_a_window(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it is done with has left the shelf, spent copies too, and what it marked is not published again."""
+    monkeypatch.setattr("upkeep.replay.WINDOW", 10)
+    twice = [range(k, k + 1) for k in range(40)] * 2
+    await bench.keep_failed("bulk", 45, [*twice, *(range(k, k + 1) for k in range(40, 45))])
+    replay, found = await bench.look(Shelf.FAILED)
+    confirm = bench.ledger.confirm
+
+    async def dies_in_the_last_window(run: str, upto: int) -> None:
+        if upto == 45:
+            raise Killed
+        await confirm(run, upto)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.ledger, "confirm", dies_in_the_last_window)
+        with pytest.raises(Killed):
+            await replay.carry_out(found)
+    bench.close()
+    assert len(bench.broker.failed) == 5
+
+    (new,) = await bench.replay(Shelf.FAILED)
+    assert new.messages == 5
+    texts = bench.published_texts
+    assert (len(texts), len(set(texts))) == (50, 45)
+
+
+async def test_the_run_of_a_replay_that_was_stopped_ends(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it had announced and could not publish has failed in it, and is replayed another time."""
+    await bench.keep_failed("bulk", 20, [range(k, k + 1) for k in range(20)])
+    replay, found = await bench.look(Shelf.FAILED)
+    asked, publish = 0, bench.broker.publish
+
+    def stuck_after_five(batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
+        nonlocal asked
+        asked += 1
+        return publish(batch, lane, after) if asked <= 5 else asyncio.get_running_loop().create_future()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.broker, "publish", stuck_after_five)
+        stopped = asyncio.create_task(replay.carry_out(found))
+        await eventually(lambda: asked == 20)
+        stopped.cancel()
+        await asyncio.wait([stopped])
+    bench.close()
+
+    _, new = await bench.ledger.runs()
+    now = await bench.ledger.snapshot(new)
+    assert (now.published, now.queued, now.failed, now.total) == (20, 5, 15, 20)
+    (again,) = await bench.replay(Shelf.FAILED)
+    await bench.send_all([new, again.run])
+    assert again.messages == 20
+    assert (await bench.ledger.snapshot()).queued == 0
+
+
+class InHand:
+    """A delivery that can be missed when it is gone."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery = delivery
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._delivery, name)
+
+
+class LetGo:
+    """A subscription that knows how many of the deliveries it gave are still in somebody's hands."""
+
+    def __init__(self, subscription: Any) -> None:
+        self._subscription = subscription
+        self.in_hand: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.most = 0
+
+    async def take(self) -> list[Any]:
+        taken = [InHand(delivery) for delivery in await self._subscription.take()]
+        self.in_hand.update(taken)
+        self.most = max(self.most, len(self.in_hand))
+        return taken
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._subscription, name)
+
+
+@pytest.mark.parametrize("limit", [None, 10])
+async def test_a_replay_has_few_bodies_in_hand(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, limit: int | None
+) -> None:
+    """Neither looking nor replaying keeps what was looked at: a shelf may be larger than the memory."""
+    monkeypatch.setattr("upkeep.replay.WINDOW", 10)
+    await bench.keep_failed("bulk", 500, [range(k, k + 1) for k in range(500)])
+    subscriptions: list[LetGo] = []
+    subscribe = bench.broker.subscribe
+
+    async def counted(queue: Lane | Shelf, prefetch: int) -> Any:
+        subscriptions.append(LetGo(await subscribe(queue, prefetch)))
+        return subscriptions[-1]
+
+    monkeypatch.setattr(bench.broker, "subscribe", counted)
+    (new,) = await bench.replay(Shelf.FAILED, limit=limit)
+    assert new.messages == (limit or 500)
+    looking, replaying = subscriptions
+    assert 0 < looking.most <= 50
+    assert 0 < replaying.most <= 50
+
+
+async def test_what_is_replayed_fits_a_body(bench: Bench) -> None:
+    """A new run's name and seqs may be longer than the old ones: a body at the limit is split."""
+    await bench.keep_failed("a", 2000, [range(1000, 2000)])
+    short = encode_batch(Batch(run="a", messages=[Message(k, "+9991234", "") for k in range(1000)]))
+    each, more = divmod(MAX_BODY_BYTES - len(short), 1000)
+    full = [Message(k, "+9991234", "x" * (each + (k < more))) for k in range(1000)]
+    await bench.broker.keep(Batch(run="a", messages=full), Lane.BULK)
+    assert len(bench.broker.failed[-1][0]) == MAX_BODY_BYTES
+    async with asyncio.timeout(10):
+        (new,) = await bench.replay(Shelf.FAILED)
+    assert new.messages == 2000
+    assert bench.published_texts == [f"text {k}" for k in range(1000, 2000)] + [m.text for m in full]
+    assert bench.broker.failed == []
+
+
+async def test_a_replay_of_what_was_rejected_may_die_between_any_two_steps(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before it could settle the old messages it has not marked them either: the next one does both."""
+    await bench.publish("old", 3)
+    subscription = await bench.broker.subscribe(Lane.BULK, 1)
+    for delivery in await subscription.take():
+        await delivery.reject("delivery limit")
+    replay, found = await bench.look(Shelf.REJECTED)
+
+    async def dies(run: str, *_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.ledger, "settle", dies)
+        with pytest.raises(Killed):
+            await replay.carry_out(found)
+    bench.close()
+    await bench.replay(Shelf.REJECTED)
+    now = await bench.ledger.snapshot("old")
+    assert (now.queued, now.failed) == (0, 3)
+    assert bench.broker.rejected == []
+
+
+async def test_no_repair_while_a_replay_waits_for_a_confirm(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long RabbitMQ holds its publishes up, the ledger hears of it: its run is nobody's to give up."""
+    monkeypatch.setattr("common.ledger.heard.EVERY_S", 0.01)
+    await bench.keep_failed("bulk", 3, [range(3)])
+    replay, found = await bench.look(Shelf.FAILED)
+    publish, asked, free = bench.broker.publish, asyncio.Event(), asyncio.Event()
+
+    async def publish_later(batch: Batch, lane: Lane) -> None:
+        asked.set()
+        await free.wait()
+        await publish(batch, lane)
+
+    monkeypatch.setattr(bench.broker, "publish", lambda *batch: asyncio.ensure_future(publish_later(*batch)))
+    replaying = asyncio.create_task(replay.carry_out(found))
+    await asked.wait()
+    _, new = await bench.ledger.runs()
+    bench.ledger._runs[new].producer_seen_us = 0  # as though it had been silent for years
+
+    async def is_heard_of() -> bool:
+        return (await bench.ledger.publication(new)).publishing
+
+    await eventually(is_heard_of)
+    with pytest.raises(UsageError, match=f"run {new} is being published"):
+        await audit(bench.broker, bench.ledger, "sms_queue", repair=True)
+    free.set()
+    await replaying
+    bench.close()
+    await bench.send_all([new])
+    assert (await bench.ledger.snapshot(new)).sent == 3
+
+
+async def test_an_audit_beside_working_senders_does_not_add_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One run goes on while another is recounted, so the sum of the runs is no figure of any moment."""
+    await bench.publish("first", 5)
+    await bench.publish("second", 5)
+    await bench.ledger.heartbeat("s", 1, 1)
+    recount = bench.ledger.recount
+
+    async def meanwhile_the_first_goes_on(run: str) -> dict[str, int]:
+        if run == "second":
+            await bench.ledger.claim("first", np.array([0]), redelivered=False)
+        return await recount(run)
+
+    monkeypatch.setattr(bench.ledger, "recount", meanwhile_the_first_goes_on)
+    result = await audit(bench.broker, bench.ledger, "sms_queue")
+    assert result.right, result
+
+
+async def test_a_run_in_motion_has_no_difference(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One message fails for now before the recount, and another is claimed after it: all counters but one agree."""
+    await bench.publish("bulk", 20)
+    await bench.ledger.heartbeat("s", 1, 1)
+    await bench.ledger.claim("bulk", np.array([0]), redelivered=False)
+    recount, at = bench.ledger.recount, 0
+
+    async def between_two_claims(run: str) -> dict[str, int]:
+        nonlocal at
+        await bench.ledger.settle(run, to_be_retried(np.array([at])))
+        counted = await recount(run)
+        at += 1
+        await bench.ledger.claim(run, np.array([at]), redelivered=False)
+        return counted
+
+    monkeypatch.setattr(bench.ledger, "recount", between_two_claims)
+    result = await audit(bench.broker, bench.ledger, "sms_queue", run="bulk")
+    assert (result.right, result.runs[0].moving) == (True, True)
+
+
+def to_be_retried(seqs: Seqs) -> Outcomes:
+    return Outcomes(seqs, np.full(seqs.size, Outcome.RETRY, np.uint8), np.zeros(seqs.size, np.int64))
+
+
+@pytest.mark.parametrize("step", ["snapshot", "recount", "publication"])
+async def test_a_run_that_expires_meanwhile_is_no_error(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """It was settled, so there is nothing to say of it; only one that was named must be there."""
+    await bench.keep_failed("stays", 1, [])
+    await bench.keep_failed("goes", 1, [])
+    carry_out = getattr(bench.ledger, step)
+
+    async def and_it_goes(run: str | None = None) -> Any:
+        done = await carry_out(run)
+        if run == "stays" and "goes" in await bench.ledger.runs():
+            await bench.ledger.forget("goes")
+        return done
+
+    monkeypatch.setattr(bench.ledger, step, and_it_goes)
+    result = await audit(bench.broker, bench.ledger, "sms_queue")
+    assert result.right
+    assert [run.run for run in result.runs if run.missing] == []
+
+
+async def test_a_sender_that_starts_during_the_look_keeps_what_it_took(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has in hand is in no queue: --repair asks again whether all is at rest before it changes anything."""
+    monkeypatch.setattr("upkeep.audit.LOOK_AGAIN_S", 0)
+    await bench.publish("bulk", 5)
+    peek = bench.broker.peek
+
+    async def meanwhile_one_starts() -> AsyncIterator[tuple[str, bytes]]:
+        await bench.ledger.heartbeat("new", 10, 5)
+        for delivery in await (await bench.broker.subscribe(Lane.BULK, 10)).take():
+            await bench.ledger.claim("bulk", decode_batch(delivery.body)[1], redelivered=False)
+        monkeypatch.setattr(bench.broker, "peek", peek)
+        async for found in peek():
+            yield found
+
+    monkeypatch.setattr(bench.broker, "peek", meanwhile_one_starts)
+    with pytest.raises(UsageError, match=r"1 senders are alive.*nothing was changed"):
+        await audit(bench.broker, bench.ledger, "sms_queue", repair=True)
+    assert (await bench.ledger.states("bulk", np.arange(5))).tolist() == [State.SENDING] * 5
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+async def test_runs_of_another_queue_are_left_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, by_name: bool
+) -> None:
+    """With another QUEUE_NAME, the right one of somebody or a mistake, nothing of theirs is in the queues looked at."""
+    monkeypatch.setattr("upkeep.audit.LOOK_AGAIN_S", 0)
+    recipe = '{"source":"random","count":50,"batch_size":5,"seed":1,"queue":"another"}'
+    await bench.ledger.begin("theirs", recipe, 50, "p")
+    await bench.ledger.announce("theirs", 0, 30)
+    await bench.ledger.confirm("theirs", 20)
+    await bench.ledger.leave("theirs", "p")
+    before = await bench.ledger.publication("theirs")
+    with contextlib.suppress(UsageError):  # a refusal is as good
+        result = await eventually_audited(bench, run="theirs" if by_name else None, repair=True)
+        assert (result.right, result.runs[0].missing, result.runs[0].repaired) == (True, 0, 0)
+    assert await bench.ledger.publication("theirs") == before
+    assert (await bench.ledger.snapshot("theirs")).queued == 30
+
+
+async def test_a_run_of_which_nobody_said_the_queue_is_repaired_only_by_name(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a stranger published may wait in another queue: the audit says what it misses, and leaves it."""
+    monkeypatch.setattr("upkeep.audit.LOOK_AGAIN_S", 0)
+    await bench.publish("strange", 5, recipe="")
+    bench.broker.queues[Lane.BULK].pop()
+    result = await eventually_audited(bench, repair=True)
+    assert (result.right, result.runs[0].missing, result.runs[0].repaired) == (False, 5, 0)
+    result = await eventually_audited(bench, run="strange", repair=True)
+    assert (result.right, result.runs[0].repaired) == (True, 5)
+
+
+async def test_an_audit_remembers_few_bytes_of_a_small_run() -> None:
+    """A gateway may make a run for each of its sessions: each takes as much as its messages, not a whole piece."""
+    bodies = [encode_batch(batch_of(f"run-{k}", range(1))) for k in range(2000)]
+    found = InQueues()
+    tracemalloc.start()
+    try:
+        for body in bodies:
+            found.add(body)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 2000 * 2000
+    assert found.seen.has("run-7", np.arange(2)).tolist() == [True, False]
+
+
+async def test_repair_waits_for_retries_that_no_queue_shows(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RabbitMQ tries again to move a retry whose lane was away: what has come by then is not lost."""
+    monkeypatch.setattr("upkeep.audit.LOOK_AGAIN_S", 0)
+    monkeypatch.setattr("upkeep.audit.DEAD_LETTER_S", 0)
+    await bench.ledger.begin("bulk", OURS, 5, "p")
+    await bench.ledger.announce("bulk", 0, 5)
+    await bench.ledger.confirm("bulk", 5)
+    await bench.ledger.claim("bulk", np.arange(5), redelivered=False)
+    await bench.ledger.settle("bulk", to_be_retried(np.arange(5)))
+    peek, looks = bench.broker.peek, 0
+
+    async def there_at_the_third_look() -> AsyncIterator[tuple[str, bytes]]:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            await bench.broker.publish(batch_of("bulk", range(5)), Lane.BULK)
+        async for found in peek():
+            yield found
+
+    monkeypatch.setattr(bench.broker, "peek", there_at_the_third_look)
+    result = await eventually_audited(bench, repair=True)
+    assert (result.right, result.runs[0].missing, result.runs[0].repaired) == (True, 0, 0)
+    assert (await bench.ledger.snapshot("bulk")).queued == 5

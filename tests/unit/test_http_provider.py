@@ -396,6 +396,40 @@ async def test_more_slots_than_open_files_is_one_clear_line(monkeypatch: pytest.
         HttpProvider("http://localhost/", 1000, 1)
 
 
+async def test_urgent_slots_need_connections_too(
+    bare_environment: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come on top of SENDER_CONCURRENCY: an urgent message must not fail for want of an open file."""
+    settings = Settings(provider="http", provider_url="http://localhost/")
+    monkeypatch.setattr(http, "raise_file_limit", lambda: 1100 + http.SPARE_FILES)
+    await provider_of(settings, 1000).close()
+    with pytest.raises(UsageError, match=r"^1111 sends .* allows 1200 open files"):
+        provider_of(settings, 1010)
+
+
+@pytest.mark.parametrize("host", ["a" * 70 + ".com", "a..b"])
+async def test_a_host_that_is_no_name_is_one_clear_line(bare_environment: object, host: str) -> None:
+    """Nothing could ever be sent there: it is refused before the sender takes anything."""
+    settings = Settings(provider="http", provider_url=f"http://{host}/sms")
+    with pytest.raises(UsageError, match=r"^PROVIDER_URL: its host is no name of a host$"):
+        provider_of(settings, 10)
+
+
+async def test_a_send_that_breaks_ends_all_the_same(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever goes wrong in it, its slot is free again and its message tried again; the bug is logged whole."""
+
+    def breaks(_: int) -> Outcome:
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr(http, "_outcome", breaks)
+    reports = await sent_through(service.url)
+    assert (reports.outcomes, reports.ended[0][3]) == ([Outcome.RETRY], True)
+    [record] = [record for record in caplog.records if record.msg == "send_broke"]
+    assert "a bug of ours" in str(record.exc_info)
+
+
 async def test_the_factory_builds_what_the_settings_say(bare_environment: object, service: Service) -> None:
     """PROVIDER=http posts to PROVIDER_URL within PROVIDER_TIMEOUT; the default simulates."""
     values: dict[str, Any] = {"provider": "http", "provider_url": service.url, "provider_timeout": 0.2}
