@@ -655,11 +655,14 @@ async def test_what_a_rate_limit_holds_back_for_long_goes_to_the_end_of_the_queu
                 for held in pipeline.broker.queues[Lane.BULK].bodies
             ]
 
-        await eventually(lambda: waiting() == [10, 0])
+        def in_hand() -> int:
+            return sum(len(subscription._unacked) for subscription in pipeline.broker._subscriptions)
+
+        await eventually(lambda: waiting() == [10, 0] and in_hand() == 1)
         assert [(batch.attempt, batch.seqs().tolist()) for batch in copies] == [(1, [0, 1, 2, 3, 4])]
-        assert sum(len(s._unacked) for s in pipeline.broker._subscriptions) == 1
         limit.permits = 15
         now = await pipeline.settled(15)
+        await eventually(lambda: not waiting() and in_hand() == 0)
     assert len(copies) == 1
     assert (now.sent, now.ambiguous) == (15, 0)
 
