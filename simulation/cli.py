@@ -32,3 +32,7 @@ def main() -> int:
         return 0
     print(f"smsim: no command {name!r}\n{usage}" if name else usage, file=sys.stderr)
     return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
