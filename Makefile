@@ -23,7 +23,7 @@ export POETRY_NO_INTERACTION := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-docker chaos soak lint format bench env servers clean
+.PHONY: help setup demo test test-docker chaos fuzz soak lint format bench env servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,9 @@ test-docker: $(DEV) ## run the tests of the image and of the compose stack; need
 chaos: $(DEV) servers ## try every fault on real processes and servers; the table of docs/reliability.md
 	$(BIN)/python -m tests.chaos --out docs/reliability.json
 	$(BIN)/python -m tests.chaos.table docs/reliability.json
+
+fuzz: $(DEV) servers ## 100,000 random and mutated bodies into the queue of a real sender
+	FUZZ_BODIES=100000 $(BIN)/pytest tests/fuzz
 
 soak: $(DEV) servers ## 20 minutes of steady load with rolling restarts; MINUTES=5 for another length
 	$(BIN)/python -m tests.soak --minutes $(MINUTES)

@@ -16,7 +16,7 @@ from tests.chaos.stage import LOOK_S, Stage
 from tests.servers import Server
 from tests.waiting import eventually
 
-RECOVERY_DEADLINE_S = 120.0
+RECOVERY_DEADLINE_S = 240.0
 REST_DEADLINE_S = 60.0
 TROUBLES_TOLD = 10
 

@@ -73,7 +73,7 @@ class Plan:
     @property
     def deadline_s(self) -> float:
         """When the run is given up, in seconds: at a hundredth of the usual rate something hangs."""
-        return 180 + self.messages / 300
+        return 300 + self.messages / 300
 
 
 def make_plan(fault: str, seed: int, messages: int, wishes: Wishes) -> Plan:

@@ -13,6 +13,9 @@ from tests.runners import free_port, temporary_folder
 from tests.servers import RabbitServer, RedisServer, rabbit_process
 
 _DISK_BYTES = 256 * 1024 * 1024
+# A retry that is on its way to its lane when the node that leads the lane dies is sent there again after this time,
+# in ms: 180,000 by default, for which such messages, and those behind them, would wait.
+_ADVANCED_CONFIG = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 10000}]}].\n"
 
 
 class SmallDiskRedis(RedisServer):
@@ -79,6 +82,8 @@ class RabbitCluster(RabbitServer):
         cookie = home / ".erlang.cookie"
         cookie.write_text(secrets.token_hex(10))
         cookie.chmod(0o400)
+        (home / "advanced.config").write_text(_ADVANCED_CONFIG)
+        env = {"HOME": str(home), "RABBITMQ_ADVANCED_CONFIG_FILE": str(home / "advanced.config")}
         self._home = home
         self._names = [f"smsim-{k}-{secrets.token_hex(4)}@localhost" for k in (1, 2, 3)]
         # The first starts the epmd that the others use too.
@@ -87,7 +92,7 @@ class RabbitCluster(RabbitServer):
                 f"127.0.0.{k}",
                 port,
                 names_port,
-                {"HOME": str(home), "RABBITMQ_NODENAME": name},
+                {**env, "RABBITMQ_NODENAME": name},
                 starts_epmd=k == 1,
             )
             for k, name in enumerate(self._names, 1)

@@ -1,10 +1,12 @@
-"""A real sender on a real queue that is full of what strangers may put there."""
+"""A real sender on a real queue that is full of what strangers may put there.
+
+FUZZ_BODIES=100000 is the whole; by default it is a part of it, since `make test` has other things to do as well.
+"""
 
 import asyncio
 import os
 import signal
-import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,14 +14,20 @@ import numpy as np
 import pika
 import pytest
 
+from common.broker.rabbitmq.link import parameters
+from common.broker.rabbitmq.publisher import Publisher
 from common.errors import BadBody
 from common.messages import State, decode_batch, is_e164
+from common.settings import load_settings
 from tests.e2e.pipeline import Pipeline
 from tests.fuzz.bodies import bodies
 from tests.waiting import eventually
 
-BODIES = int(os.environ.get("FUZZ_BODIES", "100000"))
+BODIES = int(os.environ.get("FUZZ_BODIES") or 20_000)
 SEED = 20261121
+# Enough for the slowest machine; it is a hang that this is to end.
+DEADLINE_S = 60 + BODIES / 100
+UNCONFIRMED = 500
 
 
 @dataclass
@@ -47,28 +55,26 @@ class Expected:
         return sum(len(seqs) for seqs in self.runs.values())
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(DEADLINE_S + 120)
 async def test_every_body_is_rejected_or_settled(pipeline: Pipeline) -> None:
-    """Of 100,000 random and mutated bodies each is in the rejected queue, or its messages are settled; none is a crash."""
+    """Each random or mutated body is in the rejected queue, or its messages are settled; none crashes the sender."""
     expected = Expected()
     for body in bodies(SEED, BODIES):
         expected.add(body)
     sender = pipeline.sender(
         MEAN_PROCESSING_TIME=0, FAILURE_RATE=0, LOG_LEVEL="ERROR", SENDER_CONCURRENCY=100_000
     )
-    await eventually(lambda: pipeline.queue in pipeline.depths(), 30, "the sender has declared its queues")
-    began = time.monotonic()
-    await asyncio.to_thread(_publish, pipeline)
-    print("published", time.monotonic() - began)
+    await _publish(pipeline)
 
     async def done() -> bool:
+        if not sender.runs:
+            return True
         now = await pipeline.ledger.snapshot()
-        assert sender.runs, sender.stderr
         assert (now.rejected, now.settled) == (expected.rejected.total(), expected.messages)
         return not pipeline.depths()[pipeline.queue]
 
-    await eventually(done, 300, "all bodies are accounted for")
-    print("done", time.monotonic() - began, BODIES / (time.monotonic() - began))
+    await eventually(done, DEADLINE_S, "all bodies are accounted for")
+    assert sender.runs, sender.stderr
     sender.signal(signal.SIGTERM)
     assert await sender.ended(15) == 0
     assert sender.stdout + sender.stderr == ""
@@ -95,11 +101,18 @@ async def _assert_settled(pipeline: Pipeline, run: str, seqs: dict[int, set[Stat
         assert state in allowed, f"{run}.{seq}"
 
 
-def _publish(pipeline: Pipeline) -> None:
-    channel = pipeline.channel()
+async def _publish(pipeline: Pipeline) -> None:
+    """Publishes all bodies, confirmed: one that gets lost on its way would look like one that the sender lost."""
+    server = load_settings(rabbitmq_host=pipeline.rabbit.host, rabbitmq_port=pipeline.rabbit.port)
+    publisher = Publisher(parameters(server, "fuzz"), pipeline.topology.standing)
+    await publisher.start()
+    window: deque[asyncio.Future[None]] = deque()
     for body in bodies(SEED, BODIES):
-        channel.basic_publish("", pipeline.queue, body, pika.BasicProperties(delivery_mode=2))
-    channel.connection.close()  # in good order, so that all that went before has arrived
+        window.append(publisher.publish(pipeline.queue, body, pika.BasicProperties(delivery_mode=2)))
+        if len(window) == UNCONFIRMED:
+            await window.popleft()
+    await asyncio.gather(*window)
+    await publisher.stop()
 
 
 def _rejected(pipeline: Pipeline) -> Counter[bytes]:

@@ -1,0 +1,125 @@
+"""`make soak`, `python -m tests.soak`: a steady load with rolling restarts of senders, and what grows meanwhile."""
+
+import asyncio
+import dataclasses
+import json
+import logging
+import signal
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from benchmarks.machine import machine, versions
+from common.cli import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, Parser, number, whole
+from tests.runners import ServersUnavailableError
+from tests.servers import RabbitServer, RedisServer
+from tests.soak.samples import Trend
+from tests.soak.soak import Load, Soak, open_soak
+
+LATEST = Path(__file__).parent / "results" / "latest.json"
+MINUTES, RATE = 20.0, 2000
+RESTART_EVERY_S, WAVE_EVERY_S, SAMPLE_EVERY_S = 10.0, 5.0, 2.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Reads the arguments and soaks; exit code 1 if a total was wrong, or file descriptors grew in number."""
+    parser = Parser(
+        "tests.soak", "Keeps a pipeline at work while its senders are restarted; looks for what grows."
+    )
+    parser.add_argument(
+        "--minutes", type=number(0.1), default=MINUTES, help=f"how long (default: {MINUTES:g})"
+    )
+    parser.add_argument(
+        "--rate", type=whole(1, 100_000), default=RATE, help=f"messages a second (default: {RATE})"
+    )
+    parser.add_argument("--seed", type=whole(0), default=1, help="of which senders are killed")
+    parser.add_argument("--out", type=Path, default=LATEST, help=f"where the JSON goes (default: {LATEST})")
+    args = parser.parse_args(argv)
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
+    load = Load(args.minutes * 60, args.rate, RESTART_EVERY_S, WAVE_EVERY_S, SAMPLE_EVERY_S)
+    try:
+        results = uvloop.run(_until_sigterm(load, args.seed))
+    except ServersUnavailableError as error:
+        sys.stderr.write(f"tests.soak: {error}\n")
+        return EXIT_FAILED
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return EXIT_INTERRUPTED
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(results, indent=2) + "\n")
+    sys.stdout.write(table(results) + "\n")
+    return EXIT_FAILED if results["troubles"] else EXIT_DONE
+
+
+async def soak(load: Load, seed: int) -> dict[str, Any]:
+    """Soaks on servers of its own; gives the results."""
+    with (
+        tempfile.TemporaryDirectory(prefix="smsim-soak-") as folder,
+        RabbitServer() as rabbit,
+        RedisServer() as redis,
+    ):
+        async with open_soak(load, seed, Path(folder), rabbit, redis) as it:
+            await it.run()
+        return {
+            "measured_at": f"{datetime.now(UTC):%Y-%m-%d}",
+            "machine": machine(),
+            "versions": versions(rabbit, redis),
+            "load": dataclasses.asdict(load),
+            **report(it),
+        }
+
+
+def report(it: Soak) -> dict[str, Any]:
+    """What came of a soak; growing file descriptors are trouble too."""
+    trends = it.sampler.trends()
+    leaks = [
+        f"{name}: {one.fds_last_third[0]} to {one.fds_last_third[1]} open files in the end,"
+        f" {one.fds_first_third[0]} to {one.fds_first_third[1]} in the beginning"
+        for name, one in trends.items()
+        if one.fds_grow
+    ]
+    account = dataclasses.asdict(it.account)
+    return {
+        **account,
+        "troubles": account["troubles"] + leaks,
+        "processes": {name: dataclasses.asdict(one) for name, one in trends.items()},
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results for people, in Markdown."""
+    totals = results["totals"]
+    lines = [
+        f"{results['published']:,} messages in {results['runs']} runs over {results['elapsed_s'] / 60:.1f} minutes;"
+        f" {results['stopped']} senders stopped and {results['killed']} killed.",
+        f"{totals.get('sent', 0):,} sent, {totals.get('failed', 0):,} failed, {totals.get('retried', 0):,} retried,"
+        f" {totals.get('ambiguous', 0):,} ambiguous.",
+        "",
+        "| process | memory | highest | slope | open files, first third | last third |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, values in results["processes"].items():
+        one = Trend(**values)
+        lines.append(
+            f"| {name} | {one.rss_mb:.1f} MB | {one.rss_highest_mb:.1f} MB | {one.rss_mb_per_hour:+.1f} MB/h"
+            f" | {one.fds_first_third[0]} to {one.fds_first_third[1]}"
+            f" | {one.fds_last_third[0]} to {one.fds_last_third[1]} |"
+        )
+    if results["troubles"]:
+        lines += ["", *(f"- {trouble}" for trouble in results["troubles"])]
+    return "\n".join(lines)
+
+
+async def _until_sigterm(load: Load, seed: int) -> dict[str, Any]:
+    """Ends in good order on SIGTERM as on Ctrl-C: servers and processes are ours to end."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await soak(load, seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""A steady load over a long time, with senders that come and go: what is left over, and what grows."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from signal import SIGKILL, SIGTERM
+
+from common.errors import UnknownRun
+from tests.e2e.pipeline import Pipeline
+from tests.e2e.processes import Launched
+from tests.servers import RabbitServer, RedisServer
+from tests.soak.samples import Sampler
+from tests.waiting import eventually
+
+BATCH_SIZE = 20
+MEAN_PROCESSING_S = 0.1
+MAX_ATTEMPTS = 3
+RESTARTED_SENDERS = 2
+KILLED_SHARE = 0.25
+# A settled run is kept for 1.5 minutes, so that what Redis holds levels off soon.
+RUN_TTL_DAYS = 0.001
+SETTLED_WITHIN_S = 60.0
+START_DEADLINE_S = 60.0
+END_DEADLINE_S = 20.0
+LOOK_EVERY_S = 0.5
+# Senders have twice the slots that the load needs: one of three is always missing for a while.
+SPARE = 2.0
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much, how long, and how often something is restarted. Times in seconds, the rate in messages a second."""
+
+    seconds: float
+    rate: int
+    restart_every_s: float
+    wave_every_s: float
+    sample_every_s: float
+
+    @property
+    def slots(self) -> int:
+        """What each sender needs."""
+        return max(1, round(SPARE * self.rate * MEAN_PROCESSING_S / (1 + RESTARTED_SENDERS)))
+
+
+@dataclass
+class Account:
+    """What happened, and all that should not have."""
+
+    runs: int = 0
+    published: int = 0
+    stopped: int = 0
+    killed: int = 0
+    totals: dict[str, int] = field(default_factory=dict)
+    elapsed_s: float = 0.0
+    troubles: list[str] = field(default_factory=list)
+
+
+class Soak:
+    """The pipeline, the load on it and what is seen of it."""
+
+    def __init__(self, pipeline: Pipeline, load: Load, seed: int) -> None:
+        self.account = Account()
+        self.sampler = Sampler()
+        self._pipeline = pipeline
+        self._load = load
+        self._random = random.Random(seed)
+        self._steady: list[Launched] = []
+        self._restarted: dict[str, Launched] = {}
+        self._senders = 0
+        self._begun: list[asyncio.Task[None]] = []
+
+    async def run(self) -> None:
+        """Everything at once until the time is up, then to the end of what was begun."""
+        began = time.monotonic()
+        self._steady = [
+            self._pipeline.sender("--name", "steady"),
+            self._pipeline.monitor("--update-interval", 5),
+        ]
+        for k in range(RESTARTED_SENDERS):
+            await self._start(f"restarted-{k}")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._load.seconds), asyncio.TaskGroup() as tasks:
+                for job in (self._publish(), self._restart(), self._sample()):
+                    tasks.create_task(job)
+        await asyncio.gather(*self._begun)
+        await self._end()
+        self.account.elapsed_s = time.monotonic() - began
+
+    async def _publish(self) -> None:
+        """A run after the other, at a steady rate."""
+        messages = round(self._load.rate * self._load.wave_every_s)
+        while True:
+            run = f"soak-{self.account.runs}"
+            self.account.runs += 1
+            self.account.published += messages
+            self._begin(self._follow(run, messages))
+            await asyncio.sleep(self._load.wave_every_s)
+
+    async def _follow(self, run: str, messages: int) -> None:
+        """Publishes one run and sees it settled, exactly."""
+        producer = self._pipeline.producer("--num-messages", messages, "--run", run)
+        if await producer.ended() != 0:
+            self._trouble(f"the producer of {run} failed: {producer.stderr[-300:]}")
+            return
+        ends = time.monotonic() + SETTLED_WITHIN_S
+        while (now := await self._pipeline.ledger.snapshot(run)).settled < messages:
+            if time.monotonic() > ends:
+                self._trouble(f"{run} was not settled {SETTLED_WITHIN_S:g} s after it was published: {now}")
+                return
+            await asyncio.sleep(LOOK_EVERY_S)
+        try:
+            counted = await self._pipeline.ledger.recount(run)
+        except UnknownRun:
+            self._trouble(f"{run} expired as soon as it was settled")
+            return
+        states = {"published": messages, "sending": 0, "sent": now.sent, "failed": now.failed}
+        if counted != states or now.sent + now.failed != messages:
+            self._trouble(f"{run}: {messages} published, counters {now}, states {counted}")
+
+    async def _restart(self) -> None:
+        """One sender after the other is replaced."""
+        while True:
+            for name in list(self._restarted):
+                await asyncio.sleep(self._load.restart_every_s)
+                await asyncio.shield(self._begin(self._replace(name)))
+
+    async def _replace(self, name: str) -> None:
+        """A new sender works before the former one is stopped, or in one case of four killed."""
+        former = self._restarted[name]
+        await self._start(name)
+        if self._random.random() < KILLED_SHARE:
+            self.account.killed += 1
+            former.signal(SIGKILL)
+        else:
+            self.account.stopped += 1
+            await self._stop(former)
+
+    async def _start(self, name: str) -> None:
+        self._senders += 1
+        sender = self._pipeline.sender("--name", f"{name}-{self._senders}")
+        self._restarted[name] = sender
+        # A signal that comes before this just ends it.
+        await eventually(lambda: sender.logged("sender_started"), START_DEADLINE_S, f"{name} starts")
+
+    async def _stop(self, launched: Launched) -> None:
+        """What SIGTERM is to do: an end without a word of complaint."""
+        launched.signal(SIGTERM)
+        code = await launched.ended(END_DEADLINE_S)
+        if code != 0 or "Traceback" in launched.stderr:
+            self._trouble(f"{launched.name} ended with {code}: {launched.stderr[-500:]}")
+
+    async def _sample(self) -> None:
+        steady = dict(zip(("sender", "monitor"), self._steady, strict=True))
+        while True:
+            for name, launched in steady.items():
+                if not launched.runs:
+                    self._trouble(f"the {name} ended by itself: {launched.stderr[-500:]}")
+                self.sampler.take(name, launched.pid)
+            for name, server in (("redis", self._pipeline.redis_server), ("rabbitmq", self._pipeline.rabbit)):
+                if server.pid is not None:
+                    self.sampler.take(name, server.pid)
+            for name, launched in self._restarted.items():
+                self.sampler.take(f"{name} (all of its lives)", launched.pid)
+            await asyncio.sleep(self._load.sample_every_s)
+
+    async def _end(self) -> None:
+        """All is settled: everybody ends, and the books are read."""
+        await eventually(self._at_rest, SETTLED_WITHIN_S, "nothing waits in a queue or is in flight")
+        for launched in (*self._steady, *self._restarted.values()):
+            await self._begin(self._stop(launched))
+        self.account.totals = self._pipeline.hash("sms:stats")
+        published, totals = self.account.published, self.account.totals
+        settled = totals.get("sent", 0) + totals.get("failed", 0)
+        if (totals.get("published"), settled, totals.get("sending")) != (published, published, 0):
+            self._trouble(f"{published} published, and the totals are {totals}")
+        if left := {name: depth for name, depth in self._pipeline.depths().items() if depth}:
+            self._trouble(f"left in queues: {left}")
+
+    async def _at_rest(self) -> bool:
+        senders = (await self._pipeline.ledger.snapshot()).senders.values()
+        return not any(self._pipeline.depths().values()) and not any(one.in_flight for one in senders)
+
+    def _begin(self, job: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Begins what is to be brought to its end even when the time is up; that it takes too long is trouble."""
+
+        async def do() -> None:
+            try:
+                await job
+            except TimeoutError as error:
+                self._trouble(str(error))
+
+        self._begun.append(asyncio.create_task(do()))
+        return self._begun[-1]
+
+    def _trouble(self, what: str) -> None:
+        self.account.troubles.append(what)
+
+
+@asynccontextmanager
+async def open_soak(
+    load: Load, seed: int, folder: Path, rabbit: RabbitServer, redis: RedisServer
+) -> AsyncIterator[Soak]:
+    """A soak on servers that nobody else uses; all its processes have ended afterwards."""
+    pipeline = Pipeline(folder, rabbit, redis, "soak")
+    pipeline.use(
+        BATCH_SIZE=BATCH_SIZE,
+        MEAN_PROCESSING_TIME=MEAN_PROCESSING_S,
+        PROCESSING_TIME_DISTRIBUTION="exponential",
+        FAILURE_RATE=0.02,
+        MAX_ATTEMPTS=MAX_ATTEMPTS,
+        RETRY_BACKOFF=0.25,
+        SENDER_CONCURRENCY=load.slots,
+        RUN_TTL=RUN_TTL_DAYS,
+    )
+    await pipeline.open()
+    try:
+        yield Soak(pipeline, load, seed)
+    finally:
+        await pipeline.shut()
