@@ -82,6 +82,7 @@ class PipelineMachine(RuleBasedStateMachine):
         batch_size=st.integers(1, 6),
         lane=st.sampled_from(Lane),
         slots=st.integers(1, 6),
+        fate=st.none() | st.sampled_from(Fate),
     )
     def open(
         self,
@@ -92,7 +93,11 @@ class PipelineMachine(RuleBasedStateMachine):
         batch_size: int,
         lane: Lane,
         slots: int,
+        fate: Fate | None,
     ) -> None:
+        """The first claim, of a delivery that nobody had before, is often a troubled one."""
+        if fate is not None:
+            self.world.fates["claim"].append(fate)
         self.max_attempts, self.keep_failed = max_attempts, keep_failed
         if limited:
             self.limit = MemoryRateLimit(RATE, self.loop.time)
