@@ -31,7 +31,6 @@ class Wishes:
     ahead: float = 0.1
     lasts_s: float = 0.0
     max_attempts: int | None = None
-    keep_failed: bool | None = None
     profile: dict[str, Any] | None = None
     settings: dict[str, object] = field(default_factory=dict)
 
@@ -94,7 +93,7 @@ def make_plan(fault: str, seed: int, messages: int, wishes: Wishes) -> Plan:
         senders=senders,
         slots=slots,
         max_attempts=max_attempts,
-        keep_failed=random.random() < 0.5 if wishes.keep_failed is None else wishes.keep_failed,
+        keep_failed=random.random() < 0.5,
         ahead=round(wishes.ahead * messages),
         profile=profile,
         settings=wishes.settings,
