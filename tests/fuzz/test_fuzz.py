@@ -23,7 +23,7 @@ from tests.e2e.pipeline import Pipeline
 from tests.fuzz.bodies import bodies
 from tests.waiting import eventually
 
-BODIES = int(os.environ.get("FUZZ_BODIES") or 20_000)
+BODIES = int(os.environ.get("FUZZ_BODIES") or 5_000)
 SEED = 20261121
 # Enough for the slowest machine; it is a hang that this is to end.
 DEADLINE_S = 60 + BODIES / 100

@@ -376,7 +376,7 @@ def test_every_message_is_counted_once_whatever_happens(virtual_loop: VirtualLoo
     run_state_machine_as_test(
         PipelineMachine,
         settings=settings(
-            max_examples=2500,
+            max_examples=2000,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
