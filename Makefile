@@ -12,9 +12,11 @@ EXPORT_VERSION := 1.10.0
 VENV   := .venv
 BIN    := $(VENV)/bin
 POETRY := .poetry/bin/poetry
-# Stamps: what is installed, and as of which lock. The dev environment holds all of the main one.
+# Stamps: what is installed, and as of which lock. The dev environment holds all of the main one, and peers all of dev.
 MAIN := $(VENV)/.installed-main
 DEV  := $(VENV)/.installed-dev
+PEERS := $(VENV)/.installed-peers
+comma := ,
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
@@ -61,7 +63,7 @@ format: $(DEV) ## let ruff lay out and tidy the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(DEV) servers ## measure on real servers and embedded; a table and JSON
+bench: $(PEERS) servers ## measure on real servers and embedded; a table and JSON
 	$(BIN)/python -m benchmarks.run
 
 env: ## write .env with random passwords, for docker-compose (never overwrites)
@@ -86,8 +88,12 @@ $(MAIN): $(BIN)/python $(POETRY) poetry.lock pyproject.toml
 	@touch $@
 
 $(DEV): $(BIN)/python $(POETRY) poetry.lock pyproject.toml
-	$(call install,--with dev,requirements-dev.txt)
+	$(call install,--with dev --extras study,requirements-dev.txt)
 	@touch $(MAIN) $@
+
+$(PEERS): $(DEV)
+	$(call install,--with dev$(comma)bench --extras study,requirements-bench.txt)
+	@touch $@
 
 # Order-only on nothing: an environment that stands is kept, whatever its date.
 $(BIN)/python:
