@@ -27,6 +27,9 @@ SHORTEST_GAP_S = 0.005
 # Messages that are settled without waiting for the gap to pass.
 FULL = 16_384
 LONGEST_BACKOFF_S = 512.0
+# Plain numbers: NumPy compares an array with an enum's member many times more slowly.
+RETRY = np.uint8(Outcome.RETRY)
+FAILED = np.uint8(Outcome.FAILED)
 
 Part = tuple[Sends, int, int]
 
@@ -117,7 +120,7 @@ class Recorder:
         """Begins to keep what failed for good and is not kept yet; gives the rest, which can be settled now."""
         rest, failed = [], []
         for sends, first, beyond in parts:
-            lost = self._outcomes(sends, first, beyond) == Outcome.FAILED
+            lost = self._outcomes([(sends, first, beyond)]) == FAILED
             if sends.kept or not bool(lost.any()):
                 rest.append((sends, first, beyond))
                 continue
@@ -139,39 +142,43 @@ class Recorder:
             return
         outcomes = Outcomes(
             settled,
-            np.concatenate([self._outcomes(s, i, j) for s, i, j in parts]),
+            self._outcomes(parts),
             np.concatenate([s.times_us[i:j] for s, i, j in parts]),
             _ambiguous(parts),
         )
         self.mean_time_s = float(outcomes.times_us.mean()) / 1e6
         await self._ledger.settle(run, outcomes, self._sender)
-        for sends, first, beyond in parts:
-            self._count_off(sends, first, beyond)
-        if bool((outcomes.outcomes == Outcome.RETRY).any()):
+        self._count_off(parts)
+        if bool((outcomes.outcomes == RETRY).any()):
             self._retry(parts)
 
-    def _outcomes(self, sends: Sends, first: int, beyond: int) -> NDArray[np.uint8]:
+    def _outcomes(self, parts: list[Part]) -> NDArray[np.uint8]:
         """The outcomes, with a retry after the last attempt made a failure."""
-        outcomes = sends.outcomes[first:beyond]
-        if sends.attempt >= self._max_attempts:
-            outcomes = np.where(outcomes == Outcome.RETRY, np.uint8(Outcome.FAILED), outcomes)
+        outcomes = np.concatenate([sends.outcomes[i:j] for sends, i, j in parts])
+        last = [sends.attempt >= self._max_attempts for sends, _, _ in parts]
+        if any(last):
+            over = outcomes == RETRY
+            if not all(last):
+                over &= np.repeat(last, [j - i for _, i, j in parts])
+            outcomes[over] = FAILED
         return outcomes
 
-    def _count_off(self, sends: Sends, first: int, beyond: int) -> None:
+    def _count_off(self, parts: list[Part]) -> None:
         """Takes the settled messages off their batches; those to be retried stay until their copy is confirmed."""
-        owners = sends.owners[first:beyond]
-        if sends.attempt < self._max_attempts:
-            owners = owners[sends.outcomes[first:beyond] != Outcome.RETRY]
-        if len(sends.batches) == 1:
-            sends.batches[0].count_off(owners.size)
-            return
-        if owners.size < len(sends.batches):
-            for owner in owners.tolist():
-                sends.batches[owner].count_off(1)
-            return
-        counts = np.bincount(owners, minlength=len(sends.batches)).tolist()
-        for batch, count in zip(sends.batches, counts, strict=True):
-            batch.count_off(count)
+        owners_of: dict[Sends, list[NDArray[np.int32]]] = {}
+        for sends, first, beyond in parts:
+            owners = sends.owners[first:beyond]
+            if sends.attempt < self._max_attempts:
+                owners = owners[sends.outcomes[first:beyond] != RETRY]
+            owners_of.setdefault(sends, []).append(owners)
+        for sends, pieces in owners_of.items():
+            if len(sends.batches) == 1:
+                sends.batches[0].count_off(sum(owners.size for owners in pieces))
+                continue
+            counts = np.bincount(np.concatenate(pieces), minlength=len(sends.batches))
+            touched = np.flatnonzero(counts)
+            for owner, count in zip(touched.tolist(), counts[touched].tolist(), strict=True):
+                sends.batches[owner].count_off(count)
 
     def _retry(self, parts: list[Part]) -> None:
         """Publishes copies of what is to be tried again, none sooner than its provider asked for."""
@@ -179,7 +186,7 @@ class Recorder:
         for sends, first, beyond in parts:
             if sends.attempt >= self._max_attempts:
                 continue
-            again = np.flatnonzero(sends.outcomes[first:beyond] == Outcome.RETRY) + first
+            again = np.flatnonzero(sends.outcomes[first:beyond] == RETRY) + first
             if sends.retry_after_s is None:
                 waits.setdefault(0.0, []).append(sends.part(again))
                 continue

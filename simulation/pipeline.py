@@ -24,6 +24,8 @@ FOLLOW_EVERY_S = 0.02
 # A batch no larger than this share of the slots keeps the slots evenly filled.
 BATCHES_IN_FLIGHT = 64
 LARGEST_BATCH = 512
+# Messages that wait between producer and senders at most, if the slots are not fewer.
+AHEAD = 65_536
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ def fitting_batch_size(senders: int) -> int:
 async def simulate(simulation: Simulation, stop: asyncio.Event, live: bool) -> Snapshot:
     """Runs it until every message is sent or failed, or until told to stop; gives the last snapshot."""
     settings, run = simulation.settings, simulation.run
-    # The producer runs ahead of the senders by what fills them twice over, so that memory is bounded for any N.
-    broker = MemoryBroker(capacity=2 * simulation.senders + 10 * simulation.batch_size)
+    # The producer runs ahead of the senders by so much, so that memory is bounded for any N.
+    broker = MemoryBroker(capacity=min(2 * simulation.senders, AHEAD) + 10 * simulation.batch_size)
     ledger = MemoryLedger()
     sender = Sender(
         SENDER,
