@@ -25,7 +25,7 @@ export POETRY_NO_INTERACTION := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-docker chaos fuzz soak lint format bench env servers clean
+.PHONY: help setup demo test test-docker chaos fuzz soak lint format bench bench-smoke scaling latency volumes memory env servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -63,8 +63,27 @@ format: $(DEV) ## let ruff lay out and tidy the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(PEERS) servers ## measure on real servers and embedded; a table and JSON
+bench: $(PEERS) servers ## measure ours and its peers, 10 minutes; a table, JSON and a chart
+	@scripts/install-bench.sh || true
 	$(BIN)/python -m benchmarks.run
+
+bench-smoke: $(DEV) servers ## in 2 minutes, ours against plain pika and against the recorded run
+	$(BIN)/python -m benchmarks.smoke
+
+scaling: $(DEV) servers ## the scaling study, embedded and on servers, 11 minutes; into docs/scaling
+	$(BIN)/smsim scale --fresh --out docs/scaling
+	$(BIN)/python -m benchmarks.on_servers $(BIN)/smsim scale --distributed --fresh --out docs/scaling
+	$(BIN)/python -m simulation.scale.table docs/scaling/points.csv --write docs/scaling.md
+	$(BIN)/python -m simulation.scale.table docs/scaling/distributed.csv --write docs/scaling.md
+
+latency: $(DEV) servers ## measure latency against offered load, 5 minutes; into docs/capacity
+	$(BIN)/python -m benchmarks.latency
+
+volumes: $(DEV) servers ## record CPU and memory of every service with 5, 5,000 and 500,000 messages
+	$(BIN)/python -m benchmarks.volumes
+
+memory: $(DEV) servers ## measure the memory of sender, producer and ledger
+	$(BIN)/python -m benchmarks.memory
 
 env: ## write .env with random passwords, for docker-compose (never overwrites)
 	@scripts/make-env.sh

@@ -4,7 +4,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from benchmarks.figures import Measured
+from benchmarks.figures import EMBEDDED, Measured
 from benchmarks.meter import Meter
 from benchmarks.processes import BenchmarkFailed, Launched
 
@@ -24,4 +24,4 @@ async def simulate(work: str, messages: int, senders: int, mean_s: float, folder
         summary = running.result()
     if not summary["published"] == summary["sent"] + summary["failed"] == messages:
         raise BenchmarkFailed(f"an embedded run does not add up: {summary}")
-    return [Measured.of(work, None, messages, float(summary["elapsed_s"]), meter)]
+    return [Measured.of(work, None, messages, float(summary["elapsed_s"]), meter, EMBEDDED)]

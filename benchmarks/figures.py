@@ -7,13 +7,17 @@ from typing import Any
 
 from benchmarks.meter import Meter
 
+# Who did it, where that is not a peer: ours over the servers, and in one process.
+US, EMBEDDED = "ours", "embedded"
+# The works that all have in common.
+PUBLISH, CONSUME, BOTH = "publish", "consume", "both at once"
 # The processes that users dimension their machines by; the servers' memory is mostly their own caches.
-OURS = ("producer", "sender", "embedded")
+CLIENTS = ("producer", "sender", "embedded")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One measurement. `batch_size` is None where the pipeline chooses it."""
+    """One measurement. `batch_size` is None where the pipeline chooses it; `who` is a peer's name, or ours."""
 
     work: str
     batch_size: int | None
@@ -21,13 +25,14 @@ class Measured:
     elapsed_s: float
     cpu_s: dict[str, float]
     peak_mb: dict[str, float]
+    who: str = US
 
     @classmethod
     def of(
-        cls, work: str, batch_size: int | None, messages: int, elapsed_s: float, meter: Meter
+        cls, work: str, batch_size: int | None, messages: int, elapsed_s: float, meter: Meter, who: str = US
     ) -> "Measured":
         """With what a meter saw."""
-        return cls(work, batch_size, messages, elapsed_s, meter.cpu_s(), meter.peak_mb())
+        return cls(work, batch_size, messages, elapsed_s, meter.cpu_s(), meter.peak_mb(), who)
 
     @property
     def rate_per_s(self) -> float:
@@ -41,6 +46,7 @@ def figure(rounds: Sequence[Measured]) -> dict[str, Any]:
     rates = [round(one.rate_per_s) for one in rounds]
     per_million = 1e6 / first.messages
     return {
+        "who": first.who,
         "work": first.work,
         "batch_size": first.batch_size,
         "messages": first.messages,
@@ -52,7 +58,7 @@ def figure(rounds: Sequence[Measured]) -> dict[str, Any]:
         },
         "peak_rss_mb": {
             name: round(median(one.peak_mb[name] for one in rounds), 1)
-            for name in OURS
+            for name in CLIENTS
             if name in first.peak_mb
         },
     }

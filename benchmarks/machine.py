@@ -2,7 +2,8 @@
 
 import os
 import platform
-from importlib.metadata import version
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,26 @@ def machine() -> dict[str, Any]:
     }
 
 
-def versions(rabbit: RabbitServer, redis_server: RedisServer) -> dict[str, str]:
-    """Of Python, the servers, and the packages that matter for speed."""
+def versions(
+    rabbit: RabbitServer, redis_server: RedisServer, packages: Iterable[str] = PACKAGES
+) -> dict[str, str]:
+    """Of Python, the servers, and the packages that matter for speed; those not installed are left out."""
     with redis.Redis(redis_server.host, redis_server.port) as client:
         redis_version = str(client.info("server")["redis_version"])
     return {
         "python": platform.python_version(),
         "rabbitmq": rabbit.ctl("version").strip(),
         "redis_server": redis_version,
-        **{package: version(package) for package in PACKAGES},
+        **{package: number for package in packages if (number := installed(package))},
     }
+
+
+def installed(package: str) -> str | None:
+    """The version of a package, None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _cpu_model() -> str:

@@ -10,39 +10,33 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import psutil
-
 from benchmarks.figures import Measured
 from benchmarks.meter import Meter
 from benchmarks.processes import BenchmarkFailed, Launched
+from benchmarks.servers import Servers
 from common.broker.topology import Topology
 from common.errors import UnknownRun
 from common.ledger.port import Snapshot
 from common.ledger.redis import RedisLedger
-from tests.servers import RabbitServer, RedisServer
 
 ROOT = Path(__file__).resolve().parent.parent
 # Enough that no slot is ever waited for: at no send time a slot is held only from its claim to its settle.
 SENDER_CONCURRENCY = 20_000
 DEADLINE_S = 60.0
+# The text of each message where ours is compared with peers: 100 characters.
+TEXT = "This is a test of the emergency alert system. No action is needed, whatever else you may hear today."
 # How exactly a beginning is seen, and how often the processes are looked at afterwards.
 LOOK_FOR_BEGIN_S = 0.005
 LOOK_S = 0.02
-QUIET_SHARE = 0.1
-QUIET_DEADLINE_S = 3.0
 
 
 class Pipeline:
     """Producer and sender as processes, over servers that nobody else uses; `folder` takes what they print."""
 
-    def __init__(self, rabbit: RabbitServer, redis: RedisServer, ledger: RedisLedger, folder: Path) -> None:
-        if rabbit.pid is None or redis.pid is None:
-            raise BenchmarkFailed("a server is down")
-        self._rabbit = rabbit
-        self._redis = redis
+    def __init__(self, servers: Servers, ledger: RedisLedger, folder: Path) -> None:
+        self._servers = servers
         self._ledger = ledger
         self._folder = folder
-        self._servers = {"rabbitmq": psutil.Process(rabbit.pid), "redis": psutil.Process(redis.pid)}
 
     async def publish_then_consume(self, batch_size: int, messages: int) -> list[Measured]:
         """Publishes a backlog with no sender there, then lets one sender drain it."""
@@ -51,7 +45,7 @@ class Pipeline:
             waiting = self._waiting(settings)
             if waiting != math.ceil(messages / batch_size):
                 raise BenchmarkFailed(f"run {run}: {waiting} bodies in the queue after the publish")
-            await self._quiet()
+            await self._servers.quiet()
             consumed = await self._consume(run, settings, batch_size, messages)
             await self._audit(run, settings, messages)
         return [published, consumed]
@@ -63,7 +57,7 @@ class Pipeline:
                 while not (await self._ledger.snapshot()).senders:
                     await self._look(LOOK_S, sender)
                 with self._producer(run, settings, batch_size, messages) as producer:
-                    meter = Meter(producer=producer.process, sender=sender.process, **self._servers)
+                    meter = Meter(producer=producer.process, sender=sender.process, **self._servers.processes)
                     await self._begun(run, meter, producer)
                     await self._settled(run, messages, meter, sender, producer)
                     producer.check()
@@ -75,7 +69,7 @@ class Pipeline:
 
     async def _publish(self, run: str, settings: dict[str, str], batch_size: int, messages: int) -> Measured:
         with self._producer(run, settings, batch_size, messages) as producer:
-            meter = Meter(producer=producer.process, **self._servers)
+            meter = Meter(producer=producer.process, **self._servers.processes)
             await self._begun(run, meter, producer)
             while not producer.over:
                 meter.sample()
@@ -86,7 +80,7 @@ class Pipeline:
 
     async def _consume(self, run: str, settings: dict[str, str], batch_size: int, messages: int) -> Measured:
         with self._sender(settings) as sender:
-            meter = Meter(sender=sender.process, **self._servers)
+            meter = Meter(sender=sender.process, **self._servers.processes)
             before = await self._ledger.snapshot(run)
             while (now := await self._ledger.snapshot(run)).sending + now.settled == 0:
                 before = now
@@ -129,14 +123,6 @@ class Pipeline:
                 raise one.failed("ended before its time")
         await asyncio.sleep(pause_s)
 
-    async def _quiet(self) -> None:
-        """Waits until RabbitMQ has done what it does in the background after a publish or a delete."""
-        server, deadline = self._servers["rabbitmq"], time.monotonic() + QUIET_DEADLINE_S
-        server.cpu_percent()
-        await asyncio.sleep(0.2)
-        while server.cpu_percent() > 100 * QUIET_SHARE and time.monotonic() < deadline:
-            await asyncio.sleep(0.2)
-
     async def _audit(self, run: str, settings: dict[str, str], messages: int) -> None:
         """Raises BenchmarkFailed unless each message is sent or failed, once, and no queue holds anything."""
         now, counted = await self._ledger.snapshot(run), await self._ledger.recount(run)
@@ -149,30 +135,35 @@ class Pipeline:
             )
 
     def _waiting(self, settings: dict[str, str]) -> int:
-        names = [queue.name for queue in Topology(settings["QUEUE_NAME"]).standing]
-        return sum(self._rabbit.queue_depths(*names).values())
+        return self._servers.waiting(*(queue.name for queue in Topology(settings["QUEUE_NAME"]).standing))
 
     @asynccontextmanager
     async def _fresh(self) -> AsyncIterator[tuple[str, dict[str, str]]]:
         """A run's name and the settings for it: queues of its own, an empty ledger."""
-        self._redis.flush()
-        await self._quiet()
+        await self._servers.fresh()
         run = f"bench-{secrets.token_hex(4)}"
         settings = {
-            "RABBITMQ_HOST": self._rabbit.host,
-            "RABBITMQ_PORT": str(self._rabbit.port),
-            "REDIS_HOST": self._redis.host,
-            "REDIS_PORT": str(self._redis.port),
+            **self._servers.settings,
             "QUEUE_NAME": run,
             "MEAN_PROCESSING_TIME": "0",
             "SENDER_CONCURRENCY": str(SENDER_CONCURRENCY),
         }
         yield run, settings
-        self._rabbit.delete_queues(*(queue.name for queue in Topology(run).standing))
+        self._servers.rabbit.delete_queues(*(queue.name for queue in Topology(run).standing))
 
     def _producer(self, run: str, settings: dict[str, str], batch_size: int, messages: int) -> Launched:
+        source = ["--num-messages", str(messages)]
+        if batch_size == 1:
+            source = ["--contacts", str(self._contacts(messages)), "--text", TEXT]
         size = ("--batch-size", str(batch_size))
-        return self._launch("producer.py", settings, "--num-messages", str(messages), *size, "--run", run)
+        return self._launch("producer.py", settings, *source, *size, "--run", run)
+
+    def _contacts(self, messages: int) -> Path:
+        """A file of contacts, for texts of 100 characters as the peers have; random ones have up to 100."""
+        file = self._folder / f"{messages}.csv"
+        if not file.exists():
+            file.write_text("number\n" + "".join(f"+{999_000_000_000 + i}\n" for i in range(messages)))
+        return file
 
     def _sender(self, settings: dict[str, str]) -> Launched:
         return self._launch("sender.py", settings)

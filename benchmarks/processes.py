@@ -1,9 +1,11 @@
 """Processes under measurement: started as a user would start them, and held to ending well."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +44,7 @@ class Launched:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=log,
+                start_new_session=True,  # so that its children can be ended with it
             )
         self.process = psutil.Process(self._popen.pid)
         return self
@@ -49,8 +52,8 @@ class Launched:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._popen.poll() is None:
-            self._popen.kill()
+        if self._popen.returncode is None:  # once it is reaped, its number may be that of somebody else
+            os.killpg(self._popen.pid, signal.SIGKILL)
         self._popen.wait()
 
     @property
@@ -62,6 +65,13 @@ class Launched:
         """Ends it by SIGTERM. Raises BenchmarkFailed unless it ends well."""
         self._popen.send_signal(signal.SIGTERM)
         self.check()
+
+    def end(self) -> None:
+        """Asks it to end by SIGTERM and waits for that, however it ends; leaving the context ends what is left."""
+        self._popen.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + END_DEADLINE_S
+        while not self.over and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def check(self) -> None:
         """Waits for its end. Raises BenchmarkFailed unless it ends well."""
@@ -80,6 +90,15 @@ class Launched:
         except (IndexError, ValueError):
             raise self.failed("printed no JSON") from None
         return found
+
+    def said(self, field: str) -> Any:
+        """The latest value of a field in the JSON lines that it has printed so far; None if it has printed none."""
+        for line in reversed(self._out.read_text(errors="replace").splitlines()):
+            with contextlib.suppress(ValueError):
+                report = json.loads(line)
+                if isinstance(report, dict) and field in report:
+                    return report[field]
+        return None
 
     def failed(self, how: str) -> BenchmarkFailed:
         """The error to raise, with the end of what it printed."""

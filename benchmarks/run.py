@@ -1,44 +1,43 @@
-"""`make bench`, `python -m benchmarks.run`: measures on real servers and embedded; prints a table, writes JSON."""
+"""`make bench`, `python -m benchmarks.run`: ours and its peers on the same servers; tables, JSON and a chart."""
 
 import argparse
 import asyncio
 import json
 import sys
-import tempfile
-import time
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from redis.asyncio import Redis
-
+from benchmarks.chart import draw
 from benchmarks.embedded import simulate
-from benchmarks.figures import Measured, figure
-from benchmarks.machine import machine, versions
-from benchmarks.pipeline import SENDER_CONCURRENCY, Pipeline
+from benchmarks.figures import EMBEDDED, US
+from benchmarks.peers.catalogue import PEERS
 from benchmarks.processes import BenchmarkFailed
-from benchmarks.table import markdown
+from benchmarks.rounds import Scenario
+from benchmarks.session import Session
+from benchmarks.table import compared, markdown
 from common.cli import EXIT_DONE, EXIT_FAILED, Parser, number, whole
-from common.ledger.redis import RedisLedger
-from tests.servers import RabbitServer, RedisServer
 
 LATEST = Path(__file__).parent / "results" / "latest.json"
 # Messages by batch size, so that each measurement takes some seconds on two cores.
 MESSAGES = {1: 60_000, 100: 1_000_000, 512: 1_500_000}
 EMBEDDED_MESSAGES = 2_000_000
-# No further round is begun that could end later than this.
-BUDGET_S = 230.0
-
-Scenario = Callable[[], Awaitable[list[Measured]]]
+NAMES = (US, EMBEDDED, *(peer.name for peer in PEERS))
 
 
 def main() -> int:
     """Reads the arguments and measures."""
-    parser = Parser("benchmarks.run", "Measures the pipeline on real servers and embedded.")
+    parser = Parser("benchmarks.run", "Measures ours and its peers on real servers, and ours embedded.")
     parser.add_argument("--rounds", type=whole(1), default=3, help="medians are over these (default: 3)")
     parser.add_argument("--scale", type=number(0.001, 100), default=1.0, help="multiplies the message counts")
+    parser.add_argument(
+        "--only",
+        type=names,
+        default=NAMES,
+        metavar="NAME,NAME",
+        help=f"measure these only (default: {','.join(NAMES)})",
+    )
     parser.add_argument("--out", type=Path, default=LATEST, help=f"where the JSON goes (default: {LATEST})")
     args = parser.parse_args()
     try:
@@ -48,67 +47,61 @@ def main() -> int:
         return EXIT_FAILED
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(results, indent=2) + "\n")
+    if compared(results):
+        draw(results, args.out.with_suffix(".svg"))
     print(markdown(results))
     return EXIT_DONE
 
 
+def names(text: str) -> tuple[str, ...]:
+    """An argparse type: names of what is measured, with commas between them."""
+    known = {name.lower(): name for name in NAMES}
+    asked = [name.strip().lower() for name in text.split(",")]
+    if unknown := [name for name in asked if name not in known]:
+        raise argparse.ArgumentTypeError(f"no {unknown[0]!r} here: there are {', '.join(NAMES)}")
+    return tuple(known[name] for name in asked)
+
+
 async def _measure(args: argparse.Namespace) -> dict[str, Any]:
-    began = time.monotonic()
-    with RabbitServer() as rabbit, RedisServer() as redis, tempfile.TemporaryDirectory() as folder:
-        ledger = RedisLedger(Redis(host=redis.host, port=redis.port))
-        pipeline = Pipeline(rabbit, redis, ledger, Path(folder))
-        rounds: list[list[Measured]] = []
-        try:
-            while len(rounds) < args.rounds and _time_for_another(began, len(rounds)):
-                scenarios = _scenarios(pipeline, args.scale, Path(folder) / f"round-{len(rounds)}")
-                rounds.append(await _round(scenarios, f"round {len(rounds) + 1} of {args.rounds}"))
-        finally:
-            await ledger.close()
-        return {
-            "measured_at": f"{datetime.now(UTC):%Y-%m-%d}",
-            "machine": machine(),
-            "versions": versions(rabbit, redis),
-            "rounds": len(rounds),
-            "scale": args.scale,
-            "sender_concurrency": SENDER_CONCURRENCY,
-            "figures": [figure(same) for same in zip(*rounds, strict=True)],
-        }
+    async with Session.open(peer for peer in PEERS if peer.name in args.only) as session:
+        for done in range(args.rounds):
+            folder = session.folder / f"round-{done}"
+            scenarios = [one for one in _scenarios(session, args.scale, folder) if one.who in args.only]
+            await session.rounds.add(scenarios, f"round {done + 1} of {args.rounds}")
+        return session.results(rounds=args.rounds, scale=args.scale)
 
 
-def _time_for_another(began: float, done: int) -> bool:
-    elapsed_s = time.monotonic() - began
-    if done and elapsed_s * (done + 1) / done > BUDGET_S:
-        print(f"no time for a further round after {elapsed_s:.0f} s", file=sys.stderr)
-        return False
-    return True
+def _scenarios(session: Session, scale: float, folder: Path) -> list[Scenario]:
+    """Ours with one message per AMQP message, then the peers, which all do that; then what only ours does."""
+    scaled = partial(_scaled, scale=scale)
+    return [
+        *ours(session, 1, scaled(MESSAGES[1])),
+        *session.of_peers(scale),
+        *(one for size in (100, 512) for one in ours(session, size, scaled(MESSAGES[size]))),
+        *_embedded(folder, scaled),
+    ]
 
 
-def _scenarios(pipeline: Pipeline, scale: float, folder: Path) -> list[Scenario]:
-    def scaled(messages: int) -> int:
-        return max(1_000, round(messages * scale))
-
-    made: list[Scenario] = []
-    for batch_size, messages in MESSAGES.items():
-        made.append(partial(pipeline.publish_then_consume, batch_size, scaled(messages)))
-        made.append(partial(pipeline.both_at_once, batch_size, scaled(messages)))
-    embedded = ("embedded, no send time", scaled(EMBEDDED_MESSAGES), 50_000, 0.0)
-    made.append(partial(simulate, *embedded, folder / "no-send-time"))
-    embedded = ("embedded, 50,000 senders at 1 s", scaled(500_000), 50_000, 1.0)
-    made.append(partial(simulate, *embedded, folder / "one-second"))
-    return made
+def ours(session: Session, batch_size: int, messages: int) -> list[Scenario]:
+    """Our own works, in batches of one size."""
+    pipeline = session.pipeline
+    return [
+        Scenario(US, partial(pipeline.publish_then_consume, batch_size, messages)),
+        Scenario(US, partial(pipeline.both_at_once, batch_size, messages)),
+    ]
 
 
-async def _round(scenarios: list[Scenario], title: str) -> list[Measured]:
-    """Each scenario once: rounds are interleaved, so that a slow minute of the machine hits all alike."""
-    measured: list[Measured] = []
-    for scenario in scenarios:
-        for one in await scenario():
-            batch = f", batches of {one.batch_size}" if one.batch_size else ""
-            print(
-                f"{title}: {one.work}{batch}: {one.rate_per_s:,.0f} messages/s", file=sys.stderr, flush=True
-            )
-            measured.append(one)
-    return measured
+def _embedded(folder: Path, scaled: Callable[[int], int]) -> list[Scenario]:
+    fast = ("embedded, no send time", scaled(EMBEDDED_MESSAGES), 50_000, 0.0)
+    paced = ("embedded, 50,000 senders at 1 s", scaled(500_000), 50_000, 1.0)
+    return [
+        Scenario(EMBEDDED, partial(simulate, *fast, folder / "no-send-time")),
+        Scenario(EMBEDDED, partial(simulate, *paced, folder / "one-second")),
+    ]
+
+
+def _scaled(messages: int, scale: float) -> int:
+    return max(1_000, round(messages * scale))
 
 
 if __name__ == "__main__":

@@ -36,11 +36,13 @@ from common.progress import ProgressBar
 from common.redis_client import connect_redis
 from common.settings import Settings, load_settings
 from producer.contacts import ContactsSource
+from producer.pace import Pace
 from producer.publish import Producer
 from producer.random_source import RandomSource
 from producer.sources import Source, recipe_of, source_of
 
 FOLLOW_EVERY_S = 0.2
+RATES_PER_S = (0.001, 1e9)
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,12 @@ def _parser(prog: str) -> Parser:
     parser = Parser(prog, "Publishes messages to the queue: random ones, or to the contacts of a CSV file.")
     add_source_arguments(parser, resume=True)
     parser.add_argument(
+        "--rate",
+        type=number(*RATES_PER_S),
+        metavar="R",
+        help="open arrivals: R messages a second, whatever the queue does; else as fast as it takes them",
+    )
+    parser.add_argument(
         "--wait", action="store_true", help="follow the run until every message is sent or failed"
     )
     parser.add_argument(
@@ -131,7 +139,7 @@ async def _produce(args: argparse.Namespace, settings: Settings, source: Source 
         broker = await connect_broker(settings, "producer", args.connect_timeout)
         try:
             job = await begin(args, settings, source, ledger, producer, run)
-            report = await publish(job, broker, ledger)
+            report = await publish(job, broker, ledger, Pace(args.rate) if args.rate else None)
         except BaseException:
             # Whatever went wrong: another producer may go on with the run at once.
             with contextlib.suppress(TimeoutError):
@@ -171,25 +179,29 @@ async def begin(
     return job
 
 
-async def publish(job: Job, broker: Broker, ledger: Ledger) -> dict[str, Any]:
-    """Publishes a job under a progress bar; gives the closing report."""
+async def publish(job: Job, broker: Broker, ledger: Ledger, pace: Pace | None = None) -> dict[str, Any]:
+    """Publishes a job under a progress bar; gives the closing report, with a pace also how late messages were."""
     began = time.monotonic()
     with ProgressBar(f"publishing {job.run}", job.source.count, job.first) as bar:
         try:
             await Producer(broker, ledger).publish(
-                job.run, job.source, job.batch_size, job.lane, job.first, bar.update
+                job.run, job.source, job.batch_size, job.lane, job.first, bar.update, pace
             )
         except asyncio.CancelledError:
             print(f"stopped: go on with --resume {job.run}", file=sys.stderr)
             raise
     elapsed_s = time.monotonic() - began
     published = job.source.count - job.first
-    return {
+    report = {
         "run": job.run,
         "published": published,
         "elapsed_s": round(elapsed_s, 3),
         "rate_per_s": round(published / elapsed_s, 1) if elapsed_s else 0.0,
     }
+    if pace is not None:
+        report["behind_s"] = round(pace.behind_s, 3)
+        report["most_behind_s"] = round(pace.most_behind_s, 3)
+    return report
 
 
 async def _follow(run: str, total: int, ledger: Ledger) -> None:

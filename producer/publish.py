@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,12 +14,15 @@ from common.errors import PublishFailed
 from common.ledger.heard import heard_of
 from common.ledger.port import Ledger
 from common.messages import Batch, Lane, fitting
+from producer.pace import Pace
 from producer.sources import Source
 
 log = logging.getLogger(__name__)
 
 # Messages announced ahead of the publishes in one call.
 ANNOUNCE_BLOCK = 20_000
+# With a pace no more than is due this soon: what is announced counts as queued.
+ANNOUNCE_AHEAD_S = 1.0
 # Unconfirmed messages at most, and AMQP messages at most.
 WINDOW_MESSAGES = 32_768
 WINDOW_BATCHES = 1_024
@@ -41,6 +45,10 @@ class Producer:
         self._broker = broker
         self._ledger = ledger
         self._window: deque[_Unconfirmed] = deque()
+        self._on_progress: Callable[[int], None]
+        # How far the run is confirmed, how far the ledger knows that, and since when.
+        self._safe = self._noted = 0
+        self._noted_at = 0.0
 
     async def publish(
         self,
@@ -50,57 +58,71 @@ class Producer:
         lane: Lane,
         first: int = 0,
         on_progress: Callable[[int], None] = lambda _: None,
+        pace: Pace | None = None,
     ) -> None:
         """Publishes the messages from seq `first` on; returns when all are confirmed.
 
         A publish that fails is repeated for as long as it takes: the ledger counts each message once.
-        `on_progress` hears how many are confirmed.
+        `on_progress` hears how many are confirmed. With a `pace`, a batch goes out when its last message is due, else
+        as soon as it can.
         """
+        self._on_progress = on_progress
+        self._safe = self._noted = first
+        self._noted_at = time.monotonic()
         async with heard_of(self._ledger, run):
-            await self._publish(run, source, batch_size, lane, first, on_progress)
+            await self._publish(run, source, batch_size, lane, first, pace)
 
     async def _publish(
-        self,
-        run: str,
-        source: Source,
-        batch_size: int,
-        lane: Lane,
-        first: int,
-        on_progress: Callable[[int], None],
+        self, run: str, source: Source, batch_size: int, lane: Lane, first: int, pace: Pace | None
     ) -> None:
-        announced = safe = noted = first
+        announced, since_yield, ahead = first, 0, ANNOUNCE_BLOCK
         window = max(1, min(WINDOW_BATCHES, WINDOW_MESSAGES // batch_size))
-        noted_at, since_yield = time.monotonic(), 0
+        if pace is not None:
+            ahead = min(ahead, math.ceil(ANNOUNCE_AHEAD_S * pace.rate_per_s))
+            pace.start(first)
         try:
             for batch in _batches(run, source, batch_size, first):
                 beyond = batch.messages[-1].seq + 1
                 if beyond > announced:
-                    block = min(max(ANNOUNCE_BLOCK, batch_size), source.count - announced)
+                    block = min(max(ahead, batch_size), source.count - announced)
                     await self._ledger.announce(run, announced, block)
                     announced += block
+                if pace is not None:
+                    await self._due(pace, run, beyond, lane)
                 self._window.append(_Unconfirmed(batch, beyond, self._broker.publish(batch, lane)))
                 while len(self._window) >= window:
-                    safe = await self._oldest_confirmed(lane)
-                    on_progress(safe)
+                    await self._oldest_confirmed(lane)
                 since_yield += len(batch.messages)
                 if since_yield >= YIELD_EVERY_MESSAGES:
                     since_yield = 0
                     await asyncio.sleep(0)
-                if time.monotonic() - noted_at > CONFIRM_EVERY_S:
-                    noted_at, noted = time.monotonic(), safe
-                    await self._ledger.confirm(run, safe)
+                if time.monotonic() - self._noted_at > CONFIRM_EVERY_S:
+                    await self._note(run)
             while self._window:
-                safe = await self._oldest_confirmed(lane)
-                on_progress(safe)
+                await self._oldest_confirmed(lane)
         finally:
             for unconfirmed in self._window:
                 unconfirmed.confirm.cancel()
             self._window.clear()
-        if safe > noted or source.count == first:
-            await self._ledger.confirm(run, safe)
+        if self._safe > self._noted or source.count == first:
+            await self._note(run)
 
-    async def _oldest_confirmed(self, lane: Lane) -> int:
-        """Waits until the oldest batch of the window is confirmed; gives the seq after its last."""
+    async def _due(self, pace: Pace, run: str, beyond: int, lane: Lane) -> None:
+        """Returns when the last message before `beyond` is due; what is confirmed meanwhile is noted."""
+        while pause_s := pace.pause_s(beyond - 1):
+            await asyncio.sleep(min(pause_s, CONFIRM_EVERY_S))
+            while self._window and self._window[0].confirm.done():
+                await self._oldest_confirmed(lane)
+            if self._safe > self._noted and time.monotonic() - self._noted_at > CONFIRM_EVERY_S:
+                await self._note(run)
+
+    async def _note(self, run: str) -> None:
+        """Tells the ledger how far the run is confirmed."""
+        self._noted_at, self._noted = time.monotonic(), self._safe
+        await self._ledger.confirm(run, self._safe)
+
+    async def _oldest_confirmed(self, lane: Lane) -> None:
+        """Waits until the oldest batch of the window is confirmed, and takes it off."""
         while True:
             oldest = self._window[0]
             try:
@@ -110,7 +132,9 @@ class Producer:
                 await self._publish_failed_again(lane)
             else:
                 self._window.popleft()
-                return oldest.beyond
+                self._safe = oldest.beyond
+                self._on_progress(self._safe)
+                return
 
     async def _publish_failed_again(self, lane: Lane) -> None:
         """Publishes again what has failed so far of the window, once the broker is ready."""

@@ -127,9 +127,11 @@ class LaneWorker:
     async def _receive(self, subscription: Subscription, tasks: asyncio.TaskGroup) -> None:
         while True:
             poison: list[tuple[Delivery, str]] = []
-            for delivery in await subscription.take():
+            taken = await subscription.take()
+            came_s = asyncio.get_running_loop().time()
+            for delivery in taken:
                 try:
-                    batch = hold(delivery, self._settled, self._provider.reads_messages)
+                    batch = hold(delivery, self._settled, self._provider.reads_messages, came_s)
                 except BadBody as error:
                     poison.append((delivery, str(error)))
                     continue

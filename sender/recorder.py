@@ -89,8 +89,8 @@ class Recorder:
                             await asyncio.sleep(self._gap_s)
                 began = time.monotonic()
                 await self.flush()
-                # A tenth of the time at most goes into flushes that are hurried.
-                self._gap_s = min(LONGEST_GAP_S, max(SHORTEST_GAP_S, 10 * (time.monotonic() - began)))
+                # Half of the time at most goes into flushes that are hurried: slots and acks wait for them.
+                self._gap_s = min(LONGEST_GAP_S, max(SHORTEST_GAP_S, time.monotonic() - began))
 
     async def flush(self) -> None:
         """Settles all that has ended, then acks or publishes again. Waits for a flush that is under way."""

@@ -1,6 +1,5 @@
 """What a sender has in its hands: batches that were delivered to it, and groups of sends that began together."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,6 +12,7 @@ from common.messages import Batch, Message, Seqs, bad_numbers, decode_batch, fit
 
 # What stands in place of a number and is none is cut to this length in a copy.
 LONGEST_NO_NUMBER = 24
+NONE_BAD: frozenset[int] = frozenset()
 
 
 @dataclass(eq=False, slots=True)
@@ -36,7 +36,7 @@ class HeldBatch:
     unsettled: int
     on_settled: Callable[["HeldBatch"], None]
     messages: dict[int, Message] = field(default_factory=dict)
-    came_s: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    came_s: float = 0.0
     begun: int = 0
     copying: int = 0
 
@@ -74,17 +74,22 @@ def _cut_short(message: Message) -> Message:
 
 
 def hold(
-    delivery: Delivery, on_settled: Callable[[HeldBatch], None], keep_messages: bool = False
+    delivery: Delivery,
+    on_settled: Callable[[HeldBatch], None],
+    keep_messages: bool = False,
+    came_s: float = 0.0,
 ) -> HeldBatch:
-    """Decodes a delivery; `on_settled` hears when all of it is settled. Raises BadBody."""
+    """Decodes a delivery that came at `came_s`; `on_settled` hears when all of it is settled. Raises BadBody."""
     batch, seqs = decode_batch(delivery.body)
-    bad = frozenset(batch.messages[i].seq for i in bad_numbers(batch.messages))
+    at = bad_numbers(batch.messages)
+    bad = frozenset([batch.messages[i].seq for i in at]) if at else NONE_BAD
     messages = {m.seq: m for m in batch.messages} if keep_messages else {}
     # A retry's copy, too, is never taken for a duplicate: what it finds sending may be the late claim of a holder that
     # lost its connection, and has since died.
     again = delivery.redelivered or batch.attempt > 1 or batch.again is True
     return HeldBatch(
-        *(delivery, batch.run, batch.attempt, batch.track, again, seqs, bad, seqs.size, on_settled, messages)
+        *(delivery, batch.run, batch.attempt, batch.track, again, seqs, bad, seqs.size, on_settled, messages),
+        came_s,
     )
 
 

@@ -13,6 +13,8 @@ COMMANDS = {
     "replay": ("upkeep.cli:replay_main", "publish what failed, or was rejected, as a new run"),
     "audit": ("upkeep.cli:audit_main", "recount the ledger and compare it with the queues"),
     "forget": ("upkeep.cli:forget_main", "remove settled runs from the ledger"),
+    "scale": ("simulation.scale.cli:main", "measure throughput against the number of senders, and draw it"),
+    "stats": ("simulation.stats.cli:main", "sample CPU and memory of services during a run, and draw them"),
     "provider": ("simulation.provider:main", "a stand-in for an SMS service, over HTTP"),
 }
 

@@ -45,12 +45,17 @@ def fitting_batch_size(senders: int) -> int:
     return max(1, min(LARGEST_BATCH, math.ceil(senders / BATCHES_IN_FLIGHT)))
 
 
-async def simulate(simulation: Simulation, stop: asyncio.Event, live: bool) -> Snapshot:
-    """Runs it until every message is sent or failed, or until told to stop; gives the last snapshot."""
+async def simulate(
+    simulation: Simulation, stop: asyncio.Event, live: bool, ledger: MemoryLedger | None = None
+) -> Snapshot:
+    """Runs it until every message is sent or failed, or until told to stop; gives the last snapshot.
+
+    With a ledger of the caller's it can be looked at meanwhile.
+    """
     settings, run = simulation.settings, simulation.run
     # The producer runs ahead of the senders by so much, so that memory is bounded for any N.
     broker = MemoryBroker(capacity=min(2 * simulation.senders, AHEAD) + 10 * simulation.batch_size)
-    ledger = MemoryLedger()
+    ledger = ledger or MemoryLedger()
     sender = Sender(
         SENDER,
         broker,

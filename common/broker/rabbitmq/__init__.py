@@ -17,14 +17,14 @@ from common.broker.rabbitmq.consumer import LANE_HEADER, REASON_HEADER, RabbitSu
 from common.broker.rabbitmq.link import Link, parameters
 from common.broker.rabbitmq.peek import peek_at
 from common.broker.rabbitmq.publisher import Publisher
+from common.broker.rabbitmq.publishing import PERSISTENT, properties_of
 from common.broker.topology import Queue, Topology
 from common.errors import Refused, Unavailable
-from common.messages import BATCH_TYPE, Batch, Lane, encode_batch
+from common.messages import Batch, Lane, encode_batch
 from common.settings import Settings
 
 log = logging.getLogger(__name__)
 
-PERSISTENT = 2
 RETRY_PAUSE_S = 0.5
 
 
@@ -42,6 +42,11 @@ class RabbitBroker:
         )
         self._consuming = False
         self._subscriptions: list[RabbitSubscription] = []
+
+    @property
+    def server_version(self) -> str:
+        """RabbitMQ's version, as it says of itself, once it is connected."""
+        return self._publisher.server_version
 
     async def start(self) -> None:
         """Connects for publishing and declares the queues. Raises Unavailable or Refused."""
@@ -62,15 +67,15 @@ class RabbitBroker:
         await self._publisher.ready()
 
     def publish(self, batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
-        body, properties = encode_batch(batch), _properties(batch)
         if after > 0:
+            queue = self._topology.retry(lane, after)
             return asyncio.ensure_future(
-                self._ensure_and_publish(self._topology.retry(lane, after), body, properties)
+                self._ensure_and_publish(queue, encode_batch(batch), properties_of(batch.message_id))
             )
-        return self._publisher.publish(self._lanes[lane], body, properties)
+        return self._publisher.publish_batch(self._lanes[lane], encode_batch(batch), batch.message_id)
 
     def keep(self, batch: Batch, lane: Lane) -> "asyncio.Future[None]":
-        body, properties = encode_batch(batch), _properties(batch)
+        body, properties = encode_batch(batch), properties_of(batch.message_id)
         properties.headers = {LANE_HEADER: lane.value}
         return asyncio.ensure_future(self._ensure_and_publish(self._topology.failed, body, properties))
 
@@ -105,6 +110,11 @@ class RabbitBroker:
         depths = dict.fromkeys((queue.name for queue in always), 0)
         return depths | {name: status.waiting for name, status in found.items()}
 
+    async def delete_queues(self) -> None:
+        """Deletes all queues of this name, with what is in them. Raises Unavailable or Refused."""
+        always = [*self._topology.standing, self._topology.failed]
+        await self._publisher.delete([*always, *self._topology.retries()])
+
     async def close(self) -> None:
         for subscription in self._subscriptions:
             subscription.flush()
@@ -123,15 +133,6 @@ class RabbitBroker:
     async def _ensure_and_publish(self, queue: Queue, body: bytes, properties: BasicProperties) -> None:
         await self._publisher.ensure(queue)
         await self._publisher.publish(queue.name, body, properties)
-
-
-def _properties(batch: Batch) -> BasicProperties:
-    return BasicProperties(
-        content_type="application/json",
-        delivery_mode=PERSISTENT,
-        message_id=batch.message_id,
-        type=BATCH_TYPE,
-    )
 
 
 async def connect_broker(

@@ -122,6 +122,7 @@ class RabbitSubscription:
 
     def __init__(self, source: Lane | Shelf, queue: Queue, prefetch: int, rejects: Rejects) -> None:
         self._source = source
+        self._lane = source if isinstance(source, Lane) else Lane.BULK
         self._queue = queue
         self._rejects = rejects
         self._prefetch = max(1, prefetch)
@@ -190,26 +191,35 @@ class RabbitSubscription:
         self._allowed += prefetch
         while prefetch > 0:
             channel.basic_qos(prefetch_count=min(prefetch, LARGEST_PREFETCH))
-            self._consumer_tags.append(channel.basic_consume(self._queue.name, self._on_delivery))
+            tag = channel.basic_consume(self._queue.name, self._on_delivery)
+            self._consumer_tags.append(tag)
+            if isinstance(self._source, Lane):  # whose bodies need no headers
+                channel.connection.direct[channel.channel_number, tag.encode()] = self._on_body
             prefetch -= LARGEST_PREFETCH
 
     def _cancel(self, channel: Channel) -> None:
         for tag in self._consumer_tags:
             channel.basic_cancel(tag)
+            channel.connection.direct.pop((channel.channel_number, tag.encode()), None)
         self._consumer_tags = []
         self._allowed = 0
 
     def _on_delivery(
         self, _: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes
     ) -> None:
+        lane, reason = _lane_and_reason(self._source, properties.headers)
+        self._arrive(body, lane, reason, method.redelivered, method.delivery_tag)
+
+    def _on_body(self, tag: int, redelivered: bool, body: bytes) -> None:
+        """The same, for a lane."""
+        self._arrive(body, self._lane, "", redelivered, tag)
+
+    def _arrive(self, body: bytes, lane: Lane, reason: str, redelivered: bool, tag: int) -> None:
         acks = self._acks
         if acks is None:
             return
-        lane, reason = _lane_and_reason(self._source, properties.headers)
-        delivery = RabbitDelivery(
-            body, lane, reason, method.redelivered, method.delivery_tag, acks, self._rejects
-        )
-        acks.came(method.delivery_tag)
+        delivery = RabbitDelivery(body, lane, reason, redelivered, tag, acks, self._rejects)
+        acks.came(tag)
         if self._closed:
             delivery.release()
             return

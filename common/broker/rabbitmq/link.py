@@ -159,6 +159,20 @@ async def look_at(
     raise _refused_or_unavailable(answer, queue)
 
 
+async def delete(channel: Channel, closed: "asyncio.Future[BaseException]", queue: str) -> None:
+    """Deletes a queue with what is in it, if there is one. Raises Refused or Unavailable."""
+    deleted = asyncio.Event()
+    try:
+        channel.queue_delete(queue, callback=lambda _: deleted.set())
+    except AMQPError as error:
+        raise Unavailable(f"RabbitMQ is gone: {error!r}") from None
+    either: list[asyncio.Future[Any]] = [asyncio.ensure_future(deleted.wait()), closed]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if not deleted.is_set():
+        either[0].cancel()
+        raise _refused_or_unavailable(closed.result(), queue)
+
+
 async def _declare(
     channel: Channel, closed: "asyncio.Future[BaseException]", queue: str, **how: Any
 ) -> QueueStatus | BaseException:

@@ -14,9 +14,11 @@ from common.broker.rabbitmq.link import (
     QueueStatus,
     close_with_its_channel,
     declare,
+    delete,
     look_at,
     open_channel,
 )
+from common.broker.rabbitmq.publishing import Template, properties_of
 from common.broker.topology import Queue
 from common.errors import PublishFailed, Unavailable
 
@@ -30,6 +32,7 @@ class Publisher:
         self._link = Link(nodes, self._on_up)
         self._standing = standing
         self._channel: Channel | None = None
+        self._templates: dict[str, Template] = {}
         self._declared: set[str] = set()
         self._declaring = asyncio.Lock()
         self._next_tag = 1
@@ -41,6 +44,11 @@ class Publisher:
     async def start(self) -> None:
         """Connects and declares the standing queues. Raises Unavailable or Refused."""
         await self._link.start()
+
+    @property
+    def server_version(self) -> str:
+        """RabbitMQ's version, as it says of itself."""
+        return str((self._link.connection.server_properties or {}).get("version", "unknown"))
 
     async def ready(self) -> None:
         """Returns when the channel is open: the link hears of a loss a little later than the channel does."""
@@ -54,19 +62,34 @@ class Publisher:
         await self._link.stop()
         self._fail_all("the connection is closed")
 
-    def publish(self, queue: str, body: bytes, properties: BasicProperties) -> "asyncio.Future[None]":
-        """Publishes to a queue through the default exchange, persistent and mandatory."""
-        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def publish_batch(self, queue: str, body: bytes, message_id: str) -> "asyncio.Future[None]":
+        """Publishes a batch to a queue through the default exchange, persistent and mandatory."""
         channel = self._channel
-        if channel is None or not channel.is_open:
-            confirmed.set_exception(PublishFailed("no connection to RabbitMQ"))
-            return confirmed
+        if channel is None or not channel.is_open or len(body) > channel.connection.largest_body:
+            return self.publish(queue, body, properties_of(message_id))
+        template = self._templates.get(queue)
+        if template is None:
+            template = self._templates[queue] = Template(channel.channel_number, queue)
+        channel.connection.send(template.frames(message_id, body))
+        return self._sent(queue, message_id)
+
+    def publish(self, queue: str, body: bytes, properties: BasicProperties) -> "asyncio.Future[None]":
+        """The same, with any properties."""
+        channel = self._channel
         try:
+            if channel is None or not channel.is_open:
+                raise PublishFailed("no connection to RabbitMQ")
             channel.basic_publish("", queue, body, properties, mandatory=True)
+        except PublishFailed as error:
+            return _failed(error)
         except AMQPError as error:
-            confirmed.set_exception(PublishFailed(f"the connection to RabbitMQ broke: {error!r}"))
-            return confirmed
-        self._unconfirmed[self._next_tag] = ((queue, properties.message_id or ""), confirmed)
+            return _failed(PublishFailed(f"the connection to RabbitMQ broke: {error!r}"))
+        return self._sent(queue, properties.message_id or "")
+
+    def _sent(self, queue: str, message_id: str) -> "asyncio.Future[None]":
+        """The future of a confirm."""
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unconfirmed[self._next_tag] = ((queue, message_id), confirmed)
         self._next_tag += 1
         return confirmed
 
@@ -106,6 +129,16 @@ class Publisher:
                 raise PublishFailed(str(error)) from None
             self._declared.add(queue.name)
 
+    async def delete(self, queues: list[Queue]) -> None:
+        """Deletes those of these queues that exist, with what is in them. Raises Unavailable or Refused."""
+        channel, closed = await self._other_channel()
+        try:
+            for queue in queues:
+                await delete(channel, closed, queue.name)
+        finally:
+            if channel.is_open:
+                channel.close()
+
     async def _other_channel(self) -> tuple[Channel, "asyncio.Future[BaseException]"]:
         if self._channel is None:
             raise Unavailable("no connection to RabbitMQ")
@@ -118,6 +151,7 @@ class Publisher:
         self._fail_all("the connection to RabbitMQ was lost before the confirm")
         self._next_tag = self._oldest = 1
         self._declared.clear()
+        self._templates.clear()
         channel.confirm_delivery(self._on_confirm)
         channel.add_on_return_callback(self._on_return)
         channel.add_on_close_callback(self._on_channel_closed)
@@ -164,3 +198,9 @@ class Publisher:
         for _, confirmed in unconfirmed.values():
             if not confirmed.done():
                 confirmed.set_exception(PublishFailed(why))
+
+
+def _failed(error: PublishFailed) -> "asyncio.Future[None]":
+    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    failed.set_exception(error)
+    return failed

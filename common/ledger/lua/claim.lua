@@ -26,6 +26,16 @@ local function publish_unannounced(first_word, mask)  -- each seq that nobody an
   end
 end
 
+local PIECE_BYTES = 32768
+
+-- Redis gives a string that grows twice the room it needs: what outgrows a few KiB gets the whole piece's at once.
+local function make_room(key, bytes)
+  if bytes > 4096 and redis.call('STRLEN', key) < PIECE_BYTES then
+    local now = redis.call('GET', key) or ''
+    redis.call('SET', key, now .. string.rep('\0', PIECE_BYTES - #now), 'KEEPTTL')
+  end
+end
+
 for a = 6, #ARGV, 3 do
   local first_word, messages, packed = tonumber(ARGV[a]), tonumber(ARGV[a + 1]), ARGV[a + 2]
   local was = read_words(KEYS[4], first_word, #packed)
@@ -42,7 +52,10 @@ for a = 6, #ARGV, 3 do
       old[i] = bor(o, free)
     end
   end
-  if messages > 0 then redis.call('SETRANGE', KEYS[4], first_word * 4, string_of(old)) end
+  if messages > 0 then
+    make_room(KEYS[4], first_word * 4 + #packed)
+    redis.call('SETRANGE', KEYS[4], first_word * 4, string_of(old))
+  end
   if count_unannounced then publish_unannounced(first_word, mask) end
   new = new + messages
   answer[#answer + 1] = overlap and was or ''

@@ -1,0 +1,140 @@
+"""What every service takes with 5, 5,000 and 500,000 messages: `make volumes`, `python -m benchmarks.volumes`.
+
+Starts RabbitMQ, Redis, a sender and a monitor of its own and lets `smsim stats` watch them while producers publish.
+Writes samples, charts and volumes.json into `--out`; prints a table. Every run must add up exactly, else it fails.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+
+from benchmarks.audit import audit
+from benchmarks.machine import machine, versions
+from benchmarks.processes import BenchmarkFailed, Launched
+from common.cli import EXIT_DONE, EXIT_FAILED, Parser, whole
+from common.ledger.redis import RedisLedger
+from tests.servers import RabbitServer, RedisServer
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "docs" / "capacity"
+VOLUMES = [5, 5_000, 500_000]
+QUEUE = "volumes"
+LOOK_S = 0.2
+SETTINGS = {
+    "QUEUE_NAME": QUEUE,
+    "BATCH_SIZE": "100",
+    "MEAN_PROCESSING_TIME": "1",
+    "SENDER_CONCURRENCY": "50000",
+    "MONITOR_UPDATE_INTERVAL": "1",
+}
+
+
+def main() -> int:
+    """Reads the arguments and measures."""
+    parser = Parser(
+        "benchmarks.volumes", "Records CPU and memory of every service against the volume of a run."
+    )
+    parser.add_argument("--volumes", type=whole(1), nargs="+", default=VOLUMES, metavar="N")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"folder of the results (default: {OUT})")
+    args = parser.parse_args()
+    try:
+        results = asyncio.run(_measure(args))
+    except BenchmarkFailed as error:
+        print(f"benchmarks.volumes: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    (args.out / "volumes.json").write_text(json.dumps(results, indent=2) + "\n")
+    print(markdown(results))
+    return EXIT_DONE
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """One row a service, with its CPU time and its peak of memory in each run."""
+    runs = results["runs"]
+    heads = [f"{run['volume']:,} in {run['elapsed_s']:.1f} s: CPU s | peak MB" for run in runs]
+    rows = [f"| service | {' | '.join(heads)} |", f"| --- |{' ---: |' * 2 * len(runs)}"]
+    for name in runs[-1]["services"]:
+        cells = [run["services"].get(name, {"cpu_s": 0.0, "peak_mb": 0.0}) for run in runs]
+        row = " | ".join(f"{cell['cpu_s']:.2f} | {cell['peak_mb']:.0f}" for cell in cells)
+        rows.append(f"| {name} | {row} |")
+    return "\n".join(rows)
+
+
+async def _measure(args: argparse.Namespace) -> dict[str, Any]:
+    with RabbitServer() as rabbit, RedisServer() as redis, tempfile.TemporaryDirectory() as folder:
+        ledger = RedisLedger(Redis(host=redis.host, port=redis.port))
+        settings = SETTINGS | {
+            "RABBITMQ_HOST": rabbit.host,
+            "RABBITMQ_PORT": str(rabbit.port),
+            "REDIS_HOST": redis.host,
+            "REDIS_PORT": str(redis.port),
+        }
+        try:
+            with (
+                Launched(
+                    [sys.executable, str(ROOT / "sender.py")], settings, Path(folder) / "sender"
+                ) as sender,
+                Launched(
+                    [sys.executable, str(ROOT / "monitor.py")], settings, Path(folder) / "monitor"
+                ) as monitor,
+            ):
+                while not (await ledger.snapshot()).senders:
+                    await _look(sender, monitor)
+                watched = {
+                    "rabbitmq": rabbit.pid,
+                    "redis": redis.pid,
+                    "sender": sender.process.pid,
+                    "monitor": monitor.process.pid,
+                }
+                with Launched(_command(args, watched), settings, Path(folder) / "stats") as stats:
+                    while not stats.over:
+                        await _look(sender, monitor)
+                    summary = stats.result()
+                sender.stop()
+                monitor.stop()
+            for volume in args.volumes:
+                await audit(ledger, rabbit, QUEUE, f"run-{volume}", volume)
+        finally:
+            await ledger.close()
+        return {
+            "measured_at": f"{datetime.now(UTC):%Y-%m-%d}",
+            "machine": machine(),
+            "versions": versions(rabbit, redis),
+            "settings": SETTINGS,
+            "runs": summary["runs"],
+        }
+
+
+def _command(args: argparse.Namespace, watched: dict[str, int | None]) -> list[str]:
+    smsim = str(Path(sys.executable).with_name("smsim"))
+    command = [smsim, "stats", "--json", "--interval", "0.25", "--out", str(args.out.resolve())]
+    command += ["--watch", *(f"{pid}={name}" for name, pid in watched.items())]
+    command += ["--volumes", ",".join(map(str, args.volumes)), "--"]
+    return [
+        *command,
+        sys.executable,
+        str(ROOT / "producer.py"),
+        "--num-messages",
+        "{n}",
+        "--run",
+        "run-{n}",
+        "--wait",
+    ]
+
+
+async def _look(*watched: Launched) -> None:
+    """A pause. Raises BenchmarkFailed if a process that should be running has ended."""
+    for one in watched:
+        if one.over:
+            raise one.failed("ended before its time")
+    await asyncio.sleep(LOOK_S)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Sees to it that `make bench` can build its C client: a C compiler and librabbitmq with its headers. Installs the Debian
+# packages where they are missing; where that can't be, it says so and exits 1, and the benchmark goes on without.
+set -euo pipefail
+
+say() { echo "install-bench: $*" >&2; }
+
+missing() {
+    command -v "${CC:-cc}" >/dev/null || echo gcc libc6-dev
+    # What can be compiled against it is there, wherever it was installed.
+    echo '#include <amqp.h>' | "${CC:-cc}" -E -x c - >/dev/null 2>&1 || echo librabbitmq-dev
+}
+
+give_up() {
+    say "$1; install gcc and librabbitmq-dev for the C client of the benchmark"
+    exit 1
+}
+
+apt() {
+    "${AS_ROOT[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >/dev/null
+}
+
+read -r -d '' -a wanted < <(missing) || true
+[ ${#wanted[@]} -gt 0 ] || exit 0
+
+command -v apt-get >/dev/null || give_up "not a Debian or Ubuntu machine"
+if [ "$(id -u)" = 0 ]; then
+    AS_ROOT=()
+elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+    AS_ROOT=(sudo -n)
+else
+    give_up "neither root nor password-less sudo"
+fi
+
+say "installing ${wanted[*]}"
+refresh() { apt -o APT::Update::Error-Mode=any update; }   # without this, apt calls a failed download a success
+refresh || { sleep 3; refresh; } || say "apt-get update failed; trying with the package lists there are"
+apt install --yes --no-install-recommends "${wanted[@]}" || give_up "apt-get install ${wanted[*]} failed"
+read -r -d '' -a wanted < <(missing) || true
+[ ${#wanted[@]} -eq 0 ] || give_up "still missing after the installation: ${wanted[*]}"

@@ -1,0 +1,1 @@
+"""`smsim stats`: CPU and memory of services before, during and after a run, over time and against its volume."""

@@ -1,0 +1,105 @@
+"""What a study leaves behind: files in a folder, and a summary."""
+
+import csv
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from simulation.stats.charts import draw_usage, draw_volumes
+from simulation.stats.figures import cpu_percent, services_of, shares
+from simulation.stats.sampling import Sampler
+from simulation.stats.study import Run
+from simulation.stats.usage import Tick
+
+
+def write(folder: Path, sampler: Sampler, runs: Sequence[Run]) -> dict[str, Any]:
+    """Writes samples and charts; gives the summary. Raises OSError."""
+    ticks = sampler.ticks
+    files = [folder / "samples.csv"]
+    _write_samples(files[0], ticks, sampler.interval_s)
+    files += draw_usage(ticks, runs, sampler.interval_s, folder)
+    if any(run.volume is not None for run in runs):
+        files.append(folder / "volumes.csv")
+        _write_volumes(files[-1], ticks, runs)
+        files += draw_volumes(ticks, runs, folder)
+    return {**_summary(ticks, runs, sampler.ended_s), "files": [str(file) for file in files]}
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary for people."""
+    lines = []
+    for run in summary["runs"]:
+        size = f"{run['volume']:,} messages in " if run["volume"] is not None else ""
+        lines.append(f"{size}{run['elapsed_s']:.2f} s{_ending(run['exit_code'])}")
+        lines.append(f"  {'service':<16}{'CPU s':>9}{'CPU %':>8}{'peak MB':>10}{'before':>9}{'after':>9}")
+        for name, share in run["services"].items():
+            cells = (share["cpu_percent"], share["peak_mb"], share["before_mb"], share["after_mb"])
+            widths = zip(cells, (8, 10, 9, 9), strict=True)
+            rest = "".join(
+                f"{'-' if cell is None else format(cell, '.1f'):>{width}}" for cell, width in widths
+            )
+            lines.append(f"  {name:<16}{share['cpu_s']:>9.2f}{rest}")
+    lines += [f"{name} ended after {at_s:.1f} s" for name, at_s in summary["ended_s"].items()]
+    lines += ["written: " + " ".join(summary["files"])]
+    return "\n".join(lines)
+
+
+def _ending(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f", ended by {signal.Signals(-code).name}"
+    return f", exit code {code}" if code else ""
+
+
+def _summary(ticks: Sequence[Tick], runs: Sequence[Run], ended_s: dict[str, float]) -> dict[str, Any]:
+    """The runs with the shares of all services, and which services ended when, in seconds after the first sample."""
+    return {
+        "runs": [
+            {
+                "volume": run.volume,
+                "elapsed_s": run.elapsed_s,
+                "exit_code": run.code,
+                "services": {name: asdict(share) for name, share in shares(ticks, run).items()},
+            }
+            for run in runs
+        ],
+        "samples": len(ticks),
+        "ended_s": {name: round(at_s, 3) for name, at_s in ended_s.items()},
+    }
+
+
+def _write_samples(file: Path, ticks: Sequence[Tick], interval_s: float) -> None:
+    """One row a sample of a service: `cpu_s` is cumulative."""
+    percents = {name: cpu_percent(ticks, name, interval_s) for name in services_of(ticks)}
+    with file.open("w", newline="") as out:
+        rows = csv.writer(out)
+        rows.writerow(["at_s", "volume", "phase", "service", "cpu_s", "cpu_percent", "memory_bytes"])
+        rows.writerows(_rows(ticks, percents))
+
+
+def _rows(ticks: Sequence[Tick], percents: dict[str, list[float | None]]) -> Iterator[list[Any]]:
+    for number, tick in enumerate(ticks):
+        for name, usage in tick.usage.items():
+            percent = percents[name][number]
+            yield [
+                round(tick.at_s, 3),
+                tick.volume,
+                tick.phase,
+                name,
+                round(usage.cpu_s, 3),
+                None if percent is None else round(percent, 1),
+                usage.memory_bytes,
+            ]
+
+
+def _write_volumes(file: Path, ticks: Sequence[Tick], runs: Sequence[Run]) -> None:
+    """One row a service in a run."""
+    with file.open("w", newline="") as out:
+        rows = csv.writer(out)
+        rows.writerow(
+            ["volume", "elapsed_s", "service", "cpu_s", "cpu_percent", "peak_mb", "before_mb", "after_mb"]
+        )
+        for run in runs:
+            for name, share in shares(ticks, run).items():
+                rows.writerow([run.volume, run.elapsed_s, name, *asdict(share).values()])

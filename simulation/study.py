@@ -1,0 +1,30 @@
+"""What studies need and no service does: optional packages, asked for before the work begins, and charts on disk."""
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INSTALL = 'pip install "sms-simulator[study]"'
+
+
+def needed(*modules: str) -> None:
+    """Returns if these modules can be imported. Raises UsageError, which names those missing and how to get them."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise UsageError(f"{' and '.join(missing)} not installed: {INSTALL}, or make setup")
+
+
+def save_chart(figure: "Figure", folder: Path, name: str) -> list[Path]:
+    """Writes a chart as `name`.png and `name`.svg, the same bytes for the same chart. Raises OSError."""
+    from matplotlib import rc_context
+
+    files = [folder / f"{name}.png", folder / f"{name}.svg"]
+    with rc_context({"svg.hashsalt": name}):
+        figure.savefig(files[0], dpi=150)
+        figure.savefig(files[1], metadata={"Date": None})
+    return files

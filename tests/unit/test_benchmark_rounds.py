@@ -1,0 +1,91 @@
+"""Rounds of the benchmark: medians, and what becomes of those who fail."""
+
+import argparse
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.figures import Measured, figure
+from benchmarks.meter import Meter
+from benchmarks.peers.catalogue import PEERS
+from benchmarks.processes import BenchmarkFailed
+from benchmarks.rounds import Rounds, Scenario
+from benchmarks.run import names
+from tests.waiting import eventually
+
+
+def measured(who: str, elapsed_s: float, work: str = "publish") -> Measured:
+    return Measured(
+        work, 1, 1000, elapsed_s, {"producer": elapsed_s}, {"producer": 50.0, "rabbitmq": 99.0}, who
+    )
+
+
+def scenario(who: str, *answers: float | Exception) -> Scenario:
+    """Gives these times, one a round."""
+    left = list(answers)
+
+    async def take() -> list[Measured]:
+        answer = left.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return [measured(who, answer)]
+
+    return Scenario(who, take)
+
+
+def test_a_figure_is_the_median_of_its_rounds() -> None:
+    """Rates, CPU per million messages and memory; the servers' memory is left out."""
+    found = figure([measured("ours", elapsed_s) for elapsed_s in (1.0, 4.0, 2.0)])
+    assert found["rate_per_s"] == 500
+    assert found["rates_per_s"] == [1000, 250, 500]
+    assert found["cpu_s_per_million"] == {"producer": 2000.0}
+    assert found["peak_rss_mb"] == {"producer": 50.0}
+
+
+async def test_a_peer_that_fails_is_left_out_and_the_others_go_on() -> None:
+    """One failure costs it all its figures, and it is not tried again; the reason is kept in a line."""
+    rounds = Rounds()
+    trouble = BenchmarkFailed("worker: ended before its time\nTraceback\nRefused: no such queue\n")
+    both = [scenario("peer", 1.0, trouble), scenario("ours", 1.0, 2.0, 3.0)]
+    for title in ("round 1", "round 2", "round 3"):
+        await rounds.add(both, title)
+    assert rounds.failures == {"peer": "worker: ended before its time … Refused: no such queue"}
+    assert [(one["who"], one["rate_per_s"]) for one in rounds.figures()] == [("ours", 500)]
+
+
+async def test_ours_failing_fails_the_run() -> None:
+    """A run of ours that does not add up must never end in a table."""
+    with pytest.raises(BenchmarkFailed):
+        await Rounds().add([scenario("ours", BenchmarkFailed("does not add up"))], "round 1")
+
+
+def test_names_are_those_of_the_catalogue() -> None:
+    """`--only` takes any case and says what there is where a name is unknown."""
+    assert names("ours, aio-pika,C CLIENT") == ("ours", "aio-pika", "C client")
+    with pytest.raises(argparse.ArgumentTypeError, match="no 'rq' here: there are ours, embedded, C client"):
+        names("ours,rq")
+
+
+def test_each_peer_has_a_module_and_a_page() -> None:
+    """An entry of the catalogue can be started, and says whose advice it follows."""
+    folder = Path(__file__).parent.parent.parent / "benchmarks" / "peers"
+    for peer in PEERS:
+        assert (folder / f"{peer.module}.py").exists()
+        assert all(page.startswith("https://") for page in peer.docs)
+        assert peer.docs
+
+
+async def test_the_meter_counts_children() -> None:
+    """A worker's processes are one: their memory is taken together."""
+    with psutil.Popen(["sh", "-c", "sleep 60 & wait"]) as parent:
+        try:
+            child = (await eventually(parent.children))[0]
+            await eventually(lambda: child.name() == "sleep")
+            meter = Meter(worker=psutil.Process(parent.pid))
+            meter.start()
+            alone = [one.memory_info().rss / 1e6 for one in (parent, child)]
+            assert meter.peak_mb()["worker"] == pytest.approx(sum(alone), rel=0.1)
+        finally:
+            for one in (*parent.children(), parent):
+                one.kill()

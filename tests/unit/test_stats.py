@@ -1,0 +1,274 @@
+"""`smsim stats`: what is sampled, what it comes to, and what is written."""
+
+import asyncio
+import csv
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from simulation.stats.cli import main
+from simulation.stats.figures import Share, cpu_percent, shares
+from simulation.stats.processes import Processes
+from simulation.stats.sampling import Sampler
+from simulation.stats.study import Run
+from simulation.stats.usage import AFTER, BEFORE, DURING, Tick, Usage, service_name
+from tests.waiting import eventually
+
+MB = 1_000_000
+
+pytestmark = pytest.mark.usefixtures("process_as_before", "bare_environment")
+
+
+@contextmanager
+def python(code: str) -> "Iterator[subprocess.Popen[bytes]]":
+    """A child that runs some code, and is killed at the end."""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+def tick(at_s: float, phase: str = DURING, volume: int | None = None, **usage: tuple[float, int]) -> Tick:
+    return Tick(at_s, phase, volume, {name: Usage(cpu_s, mb * MB) for name, (cpu_s, mb) in usage.items()})
+
+
+def test_cpu_is_the_share_of_a_core_between_two_looks() -> None:
+    """Half a second of CPU in a second is 50 %, two cores' worth 200 %; nothing is known of the first look."""
+    ticks = [tick(0, a=(1, 5)), tick(1, a=(1.5, 5)), tick(2, a=(3.5, 5))]
+    assert cpu_percent(ticks, "a", 1) == [None, pytest.approx(50), pytest.approx(200)]
+
+
+def test_cpu_of_looks_close_together_is_that_since_an_earlier_one() -> None:
+    """A clock tick of 10 ms, seen 1 ms after the look before, is no peak of 1,000 %."""
+    ticks = [tick(0, a=(0, 5)), tick(1, a=(0.5, 5)), tick(1.001, a=(0.51, 5)), tick(2, a=(0.51, 5))]
+    percents = cpu_percent(ticks, "a", 1)
+    assert percents[2] == pytest.approx(51, rel=0.01)
+    assert percents[3] == pytest.approx(0, abs=2)
+
+
+def test_cpu_of_a_service_that_comes_and_goes() -> None:
+    """Where it was not there, nothing is said, rather than 0."""
+    ticks = [tick(0), tick(1, a=(0, 5)), tick(2, a=(1, 5)), tick(3), tick(4, a=(1, 5)), tick(5, a=(1.5, 5))]
+    assert cpu_percent(ticks, "a", 1) == [None, None, pytest.approx(100), None, None, pytest.approx(50)]
+
+
+def test_a_share_is_what_the_run_took() -> None:
+    """CPU from the last look before to the last in the run, and the highest memory in it; the rest is left out."""
+    ticks = [
+        tick(0, BEFORE, 10, a=(7.0, 50)),
+        tick(1, BEFORE, 10, a=(7.5, 51)),
+        tick(1.1, DURING, 10, a=(7.5, 52)),
+        tick(2, DURING, 10, a=(8.5, 90), b=(0.2, 30)),
+        tick(3, DURING, 10, a=(9.5, 60), b=(0.7, 0)),
+        tick(4, AFTER, 10, a=(20, 99)),
+        tick(5, AFTER, 10, a=(20, 55)),
+        tick(6, BEFORE, 20, a=(20, 54)),
+        tick(7, DURING, 20, a=(21, 54), b=(0.7, 31)),
+        tick(8, DURING, 20, a=(21, 54), b=(1.0, 0)),
+    ]
+    first = shares(ticks, Run(10, 2.0, 0, 2, 5))
+    assert first == {"a": Share(2.0, 100.0, 90.0, 51.0, 55.0), "b": Share(0.5, 25.0, 30.0, None, None)}
+    assert shares(ticks, Run(20, 2.0, 0, 8, 10))["b"].cpu_s == pytest.approx(0.3)
+
+
+async def test_a_process_counts_with_its_children() -> None:
+    """Memory and CPU of a grandchild show, and its CPU stays when it has ended."""
+    spend = "sum(i * i for i in range(3_000_000)); x = bytearray(64_000_000); print(flush=True); input()"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {spend!r}]); input()"
+    with python(code) as child:
+        assert child.stdout is not None
+        assert child.stdin is not None
+        processes = Processes()
+        processes.add(child.pid, "it")
+        child.stdout.readline()
+        with_grandchild = (await processes.look())["it"]
+        assert with_grandchild.memory_bytes > 64 * MB
+        assert with_grandchild.cpu_s > 0.05
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        alone = await eventually(lambda: lighter(processes))
+        assert alone.cpu_s >= with_grandchild.cpu_s
+
+
+async def lighter(processes: Processes) -> Usage | None:
+    usage = (await processes.look())["it"]
+    return usage if usage.memory_bytes < 64 * MB else None
+
+
+async def test_a_process_that_ends_is_seen_once_more() -> None:
+    """Its last look tells all its CPU time, and holds no memory; then it is gone."""
+    with python("sum(i * i for i in range(2_000_000))") as child:
+        processes = Processes()
+        processes.add(child.pid, "it")
+
+        async def ended() -> Usage | None:
+            usage = (await processes.look())["it"]
+            return usage if usage.memory_bytes == 0 else None
+
+        last = await eventually(ended)
+        assert last.cpu_s > 0.05
+        assert await processes.look() == {}
+
+
+async def test_processes_of_one_name_are_one_service() -> None:
+    """Five senders are one line in a chart; the end of one of them takes nothing away but its memory."""
+    with python("input()") as one, python("input()") as other:
+        processes = Processes()
+        assert processes.add(one.pid, "sender") == processes.add(other.pid, "sender") == "sender"
+        single = Processes()
+        single.add(one.pid, "sender")
+        both_bytes = (await processes.look())["sender"].memory_bytes
+        assert both_bytes > (await single.look())["sender"].memory_bytes
+        other.kill()
+        other.wait()
+        await processes.look()
+        assert 0 < (await processes.look())["sender"].memory_bytes < both_bytes
+
+
+@pytest.mark.parametrize(
+    ("program", "argv", "name"),
+    [
+        ("redis-server", ["redis-server *:6379"], "redis-server"),
+        ("python3.11", ["/usr/bin/python3.11", "-u", "/work/producer.py", "--wait"], "producer"),
+        ("python", ["python", "-m", "benchmarks.run"], "benchmarks.run"),
+        ("python", ["python"], "python"),
+        ("python", ["python", "-c", "print(1)"], "python"),
+    ],
+)
+def test_names_nobody_gave(program: str, argv: list[str], name: str) -> None:
+    """A Python program is known by its script."""
+    assert service_name(program, argv) == name
+
+
+class FakeServices:
+    """Services that are there for so many looks."""
+
+    def __init__(self, **looks: int) -> None:
+        self._looks = looks
+        self.taken = 0
+
+    async def look(self) -> dict[str, Usage]:
+        self.taken += 1
+        return {name: Usage(self.taken, MB) for name, looks in self._looks.items() if self.taken <= looks}
+
+
+async def test_each_phase_has_a_look_at_its_begin_and_its_end() -> None:
+    """However short it is against the interval; and looks say to which phase they belong."""
+    sampler = Sampler([FakeServices(a=100)], 3600, asyncio.Event())
+    await sampler.for_seconds(0.01, BEFORE, 5)
+    await sampler.for_seconds(0.01, DURING, 5)
+    await sampler.for_seconds(0, AFTER, 5)
+    assert [one.phase for one in sampler.ticks] == [BEFORE, BEFORE, DURING, DURING]
+    assert sampler.ticks[0].at_s == 0
+
+
+async def test_services_that_end_are_noted_once() -> None:
+    """With the moment at which they were missed, except where that was to be expected."""
+    sampler = Sampler([FakeServices(a=1, b=100, command=1)], 3600, asyncio.Event())
+    sampler.expected.add("command")
+    for _ in range(4):
+        await sampler.look(DURING)
+    assert sampler.ended_s == {"a": sampler.ticks[1].at_s}
+
+
+async def test_one_service_in_two_places_is_one() -> None:
+    """A process and a container of one name are added up."""
+    sampler = Sampler([FakeServices(a=9), FakeServices(a=9)], 3600, asyncio.Event())
+    await sampler.look(DURING)
+    assert sampler.ticks[0].usage == {"a": Usage(2, 2 * MB)}
+
+
+def test_a_study_of_volumes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each volume is run once, between quiet times; every file is there, and stdout carries the summary alone."""
+    with python("input()") as server:
+        often = ["--interval", "0.05", "--lead", "0.1", "--trail", "0.1", "--volumes", "1,3000000"]
+        run = [sys.executable, "-c", "print('hello', sum(i for i in range({n})))"]
+        out_folder = str(tmp_path / "out")
+        code = main(["--watch", f"{server.pid}=server", *often, "--out", out_folder, "--json", "--", *run])
+    out, err = capfd.readouterr()
+    summary = json.loads(out)
+    assert code == 0
+    assert err == f"hello 0\nhello {sum(range(3_000_000))}\n"
+    assert [(run["volume"], run["exit_code"]) for run in summary["runs"]] == [(1, 0), (3_000_000, 0)]
+    small, large = (run["services"][Path(sys.executable).name]["cpu_s"] for run in summary["runs"])
+    assert 0 <= small < large
+    assert summary["runs"][1]["services"]["server"]["before_mb"] > 0
+    assert summary["ended_s"] == {}
+    names = {file.name for file in (tmp_path / "out").iterdir()}
+    charts = {f"{name}.{kind}" for name in ("usage", "volumes") for kind in ("png", "svg")}
+    assert names == charts | {"samples.csv", "volumes.csv"}
+    with (tmp_path / "out" / "samples.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["volume"], row["phase"]) for row in rows if row["service"] == "server"} == {
+        (volume, phase) for volume in ("1", "3000000") for phase in (BEFORE, DURING, AFTER)
+    }
+    cpu = [float(row["cpu_s"]) for row in rows if row["service"] == "server"]
+    assert cpu == sorted(cpu)
+
+
+def test_a_service_that_ends_meanwhile_is_noted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It is told after the table, and the study goes on."""
+    with python("import time; time.sleep(0.2)") as server:
+        assert main(["--watch", f"{server.pid}=server", "--interval", "0.05", "--seconds", "0.5"]) == 0
+    out, _ = capfd.readouterr()
+    assert "server ended after 0." in out
+    assert (tmp_path / "stats" / "usage.svg").exists()
+
+
+def test_a_run_that_fails_ends_the_study(capfd: pytest.CaptureFixture[str]) -> None:
+    """What was sampled is written and told, exit code 1, and no further volume is run."""
+    command = [sys.executable, "-c", "import sys; sys.exit({n})"]
+    assert main(["--lead", "0", "--trail", "0", "--json", "--volumes", "3,4", "--", *command]) == 1
+    summary = json.loads(capfd.readouterr().out)
+    assert [(run["volume"], run["exit_code"]) for run in summary["runs"]] == [(3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ([], "nothing to sample: say --watch PID, --containers, or a command after --"),
+        (["--watch", "x"], "'x' is neither PID nor PID=NAME"),
+        (["--watch", "0"], "'0' is neither PID nor PID=NAME"),
+        (["--watch", "1="], "'1=' is neither PID nor PID=NAME"),
+        (["--watch", "999999999"], "no process 999999999"),
+        (["--interval", "0", "--", "true"], "'0' is not a number from 0.05 to 3600"),
+        (["--volumes", "5,x", "--", "true", "{n}"], "'x' is not a whole number of at least 1"),
+        (["--volumes", "5", "--", "true"], "--volumes needs a command with {n} in it"),
+        (["--", "true", "{n}"], "{n} in the command needs --volumes"),
+        (["--seconds", "5", "--", "true"], "--seconds is for sampling without a command"),
+        (["--watch", "1", "--"], "no command after --"),
+        (["--lead", "0", "--", "/no/such/command"], "/no/such/command: can't be run: No such file"),
+        (["--out", "/dev/null/x", "--", "true"], "--out /dev/null/x: can't be written"),
+    ],
+)
+def test_bad_usage(argv: list[str], says: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """One line that says what is wrong, exit code 2, nothing on stdout."""
+    try:
+        code = main(argv)
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    out, err = capfd.readouterr()
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert says in err
+
+
+def test_without_the_optional_packages(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One line says what to install, exit code 2."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["--watch", str(os.getpid())]) == 2
+    assert capfd.readouterr().err == (
+        'smsim stats: psutil and matplotlib not installed: pip install "sms-simulator[study]", or make setup\n'
+    )
