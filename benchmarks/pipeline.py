@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from benchmarks.figures import Measured
+from benchmarks.figures import BOTH, Measured
 from benchmarks.meter import Meter
 from benchmarks.processes import BenchmarkFailed, Launched
 from benchmarks.servers import Servers
@@ -18,6 +18,7 @@ from common.broker.topology import Topology
 from common.errors import UnknownRun
 from common.ledger.port import Snapshot
 from common.ledger.redis import RedisLedger
+from simulation.scale.timeline import Timeline
 
 ROOT = Path(__file__).resolve().parent.parent
 # Enough that no slot is ever waited for: at no send time a slot is held only from its claim to its settle.
@@ -53,19 +54,40 @@ class Pipeline:
     async def both_at_once(self, batch_size: int, messages: int) -> list[Measured]:
         """Publishes while a sender, there already, consumes: from the producer's begin to the last settle."""
         async with self._fresh() as (run, settings):
-            with self._sender(settings) as sender:
-                while not (await self._ledger.snapshot()).senders:
-                    await self._look(LOOK_S, sender)
-                with self._producer(run, settings, batch_size, messages) as producer:
-                    meter = Meter(producer=producer.process, sender=sender.process, **self._servers.processes)
-                    await self._begun(run, meter, producer)
-                    await self._settled(run, messages, meter, sender, producer)
-                    producer.check()
-                with self._launch("monitor.py", settings, "--once", "--run", run) as monitor:
-                    elapsed_s = float(monitor.result()["elapsed_s"])
-                sender.stop()
+            meter, _ = await self._both(run, settings, batch_size, messages)
+            with self._launch("monitor.py", settings, "--once", "--run", run) as monitor:
+                elapsed_s = float(monitor.result()["elapsed_s"])
             await self._audit(run, settings, messages)
-        return [Measured.of("both at once", batch_size, messages, elapsed_s, meter)]
+        return [Measured.of(BOTH, batch_size, messages, elapsed_s, meter)]
+
+    async def steady(
+        self, work: str, batch_size: int, messages: int, slots: int, mean_s: float
+    ) -> list[Measured]:
+        """The same with a send time: the rate while from 15 to 85 % are settled, so without ramp and tail."""
+        async with self._fresh() as (run, settings):
+            settings |= {"SENDER_CONCURRENCY": str(slots), "MEAN_PROCESSING_TIME": f"{mean_s:g}"}
+            meter, timeline = await self._both(run, settings, batch_size, messages)
+            await self._audit(run, settings, messages)
+        rate_per_s = timeline.steady_per_s(messages)
+        if rate_per_s is None:
+            raise BenchmarkFailed(f"{work}: {messages} messages are too few for a steady phase")
+        return [Measured.of(work, batch_size, messages, messages / rate_per_s, meter)]
+
+    async def _both(
+        self, run: str, settings: dict[str, str], batch_size: int, messages: int
+    ) -> tuple[Meter, Timeline]:
+        """A sender, and then a producer beside it, until all is settled."""
+        with self._sender(settings) as sender:
+            while not (await self._ledger.snapshot()).senders:
+                await self._look(LOOK_S, sender)
+            with self._producer(run, settings, batch_size, messages) as producer:
+                meter = Meter(producer=producer.process, sender=sender.process, **self._servers.processes)
+                await self._begun(run, meter, producer)
+                timeline = Timeline()
+                await self._settled(run, messages, meter, sender, producer, timeline=timeline)
+                producer.check()
+            sender.stop()
+        return meter, timeline
 
     async def _publish(self, run: str, settings: dict[str, str], batch_size: int, messages: int) -> Measured:
         with self._producer(run, settings, batch_size, messages) as producer:
@@ -102,10 +124,14 @@ class Pipeline:
                     return
                 await self._look(LOOK_FOR_BEGIN_S, *watched)
 
-    async def _settled(self, run: str, messages: int, meter: Meter, *watched: Launched) -> Snapshot:
-        """The snapshot once every message is sent or failed."""
+    async def _settled(
+        self, run: str, messages: int, meter: Meter, *watched: Launched, timeline: Timeline | None = None
+    ) -> Snapshot:
+        """The snapshot once every message is sent or failed; the way there is noted in the timeline."""
         deadline = time.monotonic() + DEADLINE_S
         while (snapshot := await self._ledger.snapshot(run)).settled < messages:
+            if timeline is not None:
+                timeline.note((snapshot.now_us - snapshot.started_us) / 1e6, snapshot.settled)
             if time.monotonic() > deadline:
                 raise BenchmarkFailed(f"run {run} is not settled after {DEADLINE_S:g} s: {snapshot}")
             ended = [one for one in watched if one.over]

@@ -23,6 +23,10 @@ LATEST = Path(__file__).parent / "results" / "latest.json"
 # Messages by batch size, so that each measurement takes some seconds on two cores.
 MESSAGES = {1: 60_000, 100: 1_000_000, 512: 1_500_000}
 EMBEDDED_MESSAGES = 2_000_000
+EMBEDDED_SENDERS = (50_000, 400_000, 1_000_000)
+# With a send time of 1 s: more slots than both cores can keep busy, and eight waves of them.
+STEADY = "both at once at 1 s, ramp left out"
+STEADY_MESSAGES, STEADY_SLOTS = 8_000_000, 1_000_000
 NAMES = (US, EMBEDDED, *(peer.name for peer in PEERS))
 
 
@@ -78,6 +82,9 @@ def _scenarios(session: Session, scale: float, folder: Path) -> list[Scenario]:
         *ours(session, 1, scaled(MESSAGES[1])),
         *session.of_peers(scale),
         *(one for size in (100, 512) for one in ours(session, size, scaled(MESSAGES[size]))),
+        Scenario(
+            US, partial(session.pipeline.steady, STEADY, 512, scaled(STEADY_MESSAGES), STEADY_SLOTS, 1.0)
+        ),
         *_embedded(folder, scaled),
     ]
 
@@ -93,11 +100,11 @@ def ours(session: Session, batch_size: int, messages: int) -> list[Scenario]:
 
 def _embedded(folder: Path, scaled: Callable[[int], int]) -> list[Scenario]:
     fast = ("embedded, no send time", scaled(EMBEDDED_MESSAGES), 50_000, 0.0)
-    paced = ("embedded, 50,000 senders at 1 s", scaled(500_000), 50_000, 1.0)
-    return [
-        Scenario(EMBEDDED, partial(simulate, *fast, folder / "no-send-time")),
-        Scenario(EMBEDDED, partial(simulate, *paced, folder / "one-second")),
-    ]
+    made = [Scenario(EMBEDDED, partial(simulate, *fast, folder / "no-send-time"))]
+    for senders in EMBEDDED_SENDERS:
+        paced = (f"embedded, {senders:,} senders at 1 s", scaled(10 * senders), senders, 1.0)
+        made.append(Scenario(EMBEDDED, partial(simulate, *paced, folder / f"{senders}-senders")))
+    return made
 
 
 def _scaled(messages: int, scale: float) -> int:
