@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from benchmarks.figures import BOTH, CONSUME, PUBLISH, US
 from benchmarks.peers.catalogue import C_CLIENT
 from benchmarks.table import compared
+from simulation.study import save_chart
 
 # The lightest for the work that matters least; ours in a colour, peers in greys.
 SHADES = {
@@ -21,17 +22,16 @@ BAR = 0.27
 # Where a logarithmic axis begins is arbitrary: a round number below all figures.
 LEAST = 100
 LABELS = {C_CLIENT: "C client\n(no counters)"}
-# Text stays text, and ids do not change from one drawing to the next: the file differs only where figures do.
+# Text stays text.
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "smsim",
     "font.family": "sans-serif",
     "font.size": 9,
 }
 
 
 def draw(results: dict[str, Any], file: Path) -> None:
-    """Writes the chart; the fastest at both at once comes first."""
+    """Writes the chart, an SVG file; the fastest at both at once comes first. Raises OSError."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=INCHES, layout="constrained")
         axes = figure.subplots()
@@ -55,7 +55,7 @@ def draw(results: dict[str, Any], file: Path) -> None:
         axes.grid(axis="x", alpha=0.3)
         axes.set_axisbelow(True)
         axes.legend(loc="lower right", frameon=False)
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+        save_chart(figure, file.parent, file.stem, ("svg",))
 
 
 def order_of_a_peer(order: list[str]) -> int:

@@ -17,7 +17,11 @@ CLIENTS = ("producer", "sender", "embedded")
 
 @dataclass(frozen=True)
 class Measured:
-    """One measurement. `batch_size` is None where the pipeline chooses it; `who` is a peer's name, or ours."""
+    """One measurement. `batch_size` is None where the pipeline chooses it; `who` is a peer's name, or ours.
+
+    `steady_per_s` is the rate with ramp and tail left out, where that is what was asked for; all else, as `elapsed_s`,
+    is of the whole run.
+    """
 
     work: str
     batch_size: int | None
@@ -26,6 +30,7 @@ class Measured:
     cpu_s: dict[str, float]
     peak_mb: dict[str, float]
     who: str = US
+    steady_per_s: float | None = None
 
     @classmethod
     def of(
@@ -37,7 +42,7 @@ class Measured:
     @property
     def rate_per_s(self) -> float:
         """Messages per second."""
-        return self.messages / self.elapsed_s
+        return self.messages / self.elapsed_s if self.steady_per_s is None else self.steady_per_s
 
 
 def figure(rounds: Sequence[Measured]) -> dict[str, Any]:

@@ -1,28 +1,17 @@
 """What the figures were measured on, and with which versions."""
 
-import os
 import platform
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
 
-import psutil
 import redis
 
+from simulation.machine import machine
 from tests.servers import RabbitServer, RedisServer
 
+__all__ = ["PACKAGES", "installed", "machine", "versions"]
+
 PACKAGES = ("pika", "redis", "hiredis", "uvloop", "numpy", "msgspec")
-
-
-def machine() -> dict[str, Any]:
-    """Cores, memory, CPU model and system."""
-    return {
-        "cores": os.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "cpu": _cpu_model(),
-        "system": f"{platform.system()} {platform.release().split('-')[0]}",
-    }
 
 
 def versions(
@@ -45,12 +34,3 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

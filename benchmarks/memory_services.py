@@ -124,7 +124,10 @@ class Services:
             await self._look(sender, deadline, "no sender")
 
     async def _ended(self, process: Launched) -> None:
+        deadline = time.monotonic() + PATIENCE_S
         while not process.over:
+            if time.monotonic() > deadline:
+                raise process.failed(f"is not done after {PATIENCE_S:g} s")
             await asyncio.sleep(LOOK_S)
         process.check()
 

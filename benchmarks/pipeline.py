@@ -8,17 +8,18 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.audit import audit, queue_names
 from benchmarks.figures import BOTH, Measured
 from benchmarks.meter import Meter
 from benchmarks.processes import BenchmarkFailed, Launched
 from benchmarks.servers import Servers
-from common.broker.topology import Topology
 from common.errors import UnknownRun
 from common.ledger.port import Snapshot
 from common.ledger.redis import RedisLedger
-from simulation.scale.timeline import Timeline
+from simulation.scale.timeline import Timeline, margin
 
 ROOT = Path(__file__).resolve().parent.parent
 # Enough that no slot is ever waited for: at no send time a slot is held only from its claim to its settle.
@@ -43,40 +44,45 @@ class Pipeline:
         """Publishes a backlog with no sender there, then lets one sender drain it."""
         async with self._fresh() as (run, settings):
             published = await self._publish(run, settings, batch_size, messages)
-            waiting = self._waiting(settings)
+            waiting = self._servers.waiting(*queue_names(run))
             if waiting != math.ceil(messages / batch_size):
                 raise BenchmarkFailed(f"run {run}: {waiting} bodies in the queue after the publish")
             await self._servers.quiet()
             consumed = await self._consume(run, settings, batch_size, messages)
-            await self._audit(run, settings, messages)
+            await self._audit(run, messages)
         return [published, consumed]
 
     async def both_at_once(self, batch_size: int, messages: int) -> list[Measured]:
         """Publishes while a sender, there already, consumes: from the producer's begin to the last settle."""
         async with self._fresh() as (run, settings):
-            meter, _ = await self._both(run, settings, batch_size, messages)
+            meter, _, _ = await self._both(run, settings, batch_size, messages)
             with self._launch("monitor.py", settings, "--once", "--run", run) as monitor:
                 elapsed_s = float(monitor.result()["elapsed_s"])
-            await self._audit(run, settings, messages)
+            await self._audit(run, messages)
         return [Measured.of(BOTH, batch_size, messages, elapsed_s, meter)]
 
     async def steady(
         self, work: str, batch_size: int, messages: int, slots: int, mean_s: float
     ) -> list[Measured]:
-        """The same with a send time: the rate while from 15 to 85 % are settled, so without ramp and tail."""
+        """The same with a send time. The rate is that of the steady phase, the elapsed time that of the whole run.
+
+        Ramp and tail are left out as the scaling study leaves them out (simulation.scale.timeline.margin): `messages` /
+        `slots` waves are settled, and the phase is from the middle of one of them to the middle of another.
+        """
         async with self._fresh() as (run, settings):
             settings |= {"SENDER_CONCURRENCY": str(slots), "MEAN_PROCESSING_TIME": f"{mean_s:g}"}
-            meter, timeline = await self._both(run, settings, batch_size, messages)
-            await self._audit(run, settings, messages)
-        rate_per_s = timeline.steady_per_s(messages)
-        if rate_per_s is None:
+            meter, timeline, last = await self._both(run, settings, batch_size, messages)
+            await self._audit(run, messages)
+        steady_per_s = timeline.steady_per_s(messages, margin(messages // slots))
+        if steady_per_s is None:
             raise BenchmarkFailed(f"{work}: {messages} messages are too few for a steady phase")
-        return [Measured.of(work, batch_size, messages, messages / rate_per_s, meter)]
+        measured = Measured.of(work, batch_size, messages, _seconds(last), meter)
+        return [replace(measured, steady_per_s=steady_per_s)]
 
     async def _both(
         self, run: str, settings: dict[str, str], batch_size: int, messages: int
-    ) -> tuple[Meter, Timeline]:
-        """A sender, and then a producer beside it, until all is settled."""
+    ) -> tuple[Meter, Timeline, Snapshot]:
+        """A sender, and then a producer beside it, until all is settled: how that went, and the last of it."""
         with self._sender(settings) as sender:
             while not (await self._ledger.snapshot()).senders:
                 await self._look(LOOK_S, sender)
@@ -84,10 +90,11 @@ class Pipeline:
                 meter = Meter(producer=producer.process, sender=sender.process, **self._servers.processes)
                 await self._begun(run, meter, producer)
                 timeline = Timeline()
-                await self._settled(run, messages, meter, sender, producer, timeline=timeline)
+                last = await self._settled(run, messages, meter, sender, producer, timeline=timeline)
                 producer.check()
             sender.stop()
-        return meter, timeline
+        timeline.note(_seconds(last), last.settled)
+        return meter, timeline, last
 
     async def _publish(self, run: str, settings: dict[str, str], batch_size: int, messages: int) -> Measured:
         with self._producer(run, settings, batch_size, messages) as producer:
@@ -149,19 +156,8 @@ class Pipeline:
                 raise one.failed("ended before its time")
         await asyncio.sleep(pause_s)
 
-    async def _audit(self, run: str, settings: dict[str, str], messages: int) -> None:
-        """Raises BenchmarkFailed unless each message is sent or failed, once, and no queue holds anything."""
-        now, counted = await self._ledger.snapshot(run), await self._ledger.recount(run)
-        exact = now.published == now.settled == messages and now.sending == now.queued == 0
-        proven = counted == {name: getattr(now, name) for name in ("published", "sending", "sent", "failed")}
-        waiting = self._waiting(settings)
-        if not (exact and proven and waiting == 0):
-            raise BenchmarkFailed(
-                f"run {run} does not add up: {now}, recount {counted}, {waiting} bodies left"
-            )
-
-    def _waiting(self, settings: dict[str, str]) -> int:
-        return self._servers.waiting(*(queue.name for queue in Topology(settings["QUEUE_NAME"]).standing))
+    async def _audit(self, run: str, messages: int) -> None:
+        await audit(self._ledger, self._servers.rabbit, run, run, messages)
 
     @asynccontextmanager
     async def _fresh(self) -> AsyncIterator[tuple[str, dict[str, str]]]:
@@ -175,7 +171,7 @@ class Pipeline:
             "SENDER_CONCURRENCY": str(SENDER_CONCURRENCY),
         }
         yield run, settings
-        self._servers.rabbit.delete_queues(*(queue.name for queue in Topology(run).standing))
+        self._servers.rabbit.delete_queues(*queue_names(run))
 
     def _producer(self, run: str, settings: dict[str, str], batch_size: int, messages: int) -> Launched:
         source = ["--num-messages", str(messages)]
@@ -197,3 +193,8 @@ class Pipeline:
     def _launch(self, launcher: str, settings: dict[str, str], *arguments: str) -> Launched:
         command = [sys.executable, str(ROOT / launcher), *arguments]
         return Launched(command, settings, self._folder / f"{settings['QUEUE_NAME']}-{launcher}")
+
+
+def _seconds(settled: Snapshot) -> float:
+    """From a run's begin to its last settle, by the ledger's clock."""
+    return (settled.last_settled_us - settled.started_us) / 1e6

@@ -19,13 +19,26 @@ END_DEADLINE_S = 15
 
 
 class BenchmarkFailed(RuntimeError):
-    """A figure can't be had, or would be worthless: a process failed, or a run does not add up."""
+    """A figure can't be had, or would be worthless: a process failed, or a run does not add up.
+
+    `reason` is what a table says of it, in a line; the text itself may have more, for whoever runs the benchmark.
+    """
+
+    def __init__(self, text: str, reason: str | None = None) -> None:
+        super().__init__(text)
+        self.reason = reason or text
 
 
 class Launched:
-    """One process of ours, ended at the latest on leaving the context. What it prints goes to files in `folder`."""
+    """One process of ours, ended at the latest on leaving the context. What it prints goes to files in `folder`.
 
-    def __init__(self, command: Sequence[str], settings: Mapping[str, str], folder: Path) -> None:
+    `name` is what a reason calls it, where that may be read by others: the command holds paths of this machine.
+    """
+
+    def __init__(
+        self, command: Sequence[str], settings: Mapping[str, str], folder: Path, name: str = "a process"
+    ) -> None:
+        self._name = name
         self._command = command
         self._settings = settings
         self._folder = folder
@@ -103,4 +116,6 @@ class Launched:
     def failed(self, how: str) -> BenchmarkFailed:
         """The error to raise, with the end of what it printed."""
         tail = "".join(file.read_text(errors="replace")[-2000:] for file in (self._out, self._log))
-        return BenchmarkFailed(f"{' '.join(self._command)}: {how}\n{tail}")
+        said = [line.strip() for line in tail.splitlines() if line.strip()]
+        reason = f"{self._name} {how}" + (f": {said[-1]}" if said else "")
+        return BenchmarkFailed(f"{' '.join(self._command)}: {how}\n{tail}", reason)

@@ -1,8 +1,10 @@
 """Rounds of measurements, interleaved: what they gave, and which peers gave nothing and why."""
 
+import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 import psutil
@@ -15,6 +17,10 @@ from benchmarks.processes import BenchmarkFailed
 
 # What a peer that does not work can do to a measurement of it.
 TROUBLES = (BenchmarkFailed, NotAvailable, TimeoutError, OSError, AMQPError, RedisError, psutil.Error)
+# Absolute paths, as programs print them: in quotes with blanks in them too, after a flag, or as a URL's. Links stay.
+PATHS = re.compile(
+    r"""(?P<link>https?://\S+)|(?<=["'])/[^"'\n]+|(?<![\w./-])(?:~\w*|-\w+|\w+:/+)?/[^\s"',;:()<>\[\]=]+"""
+)
 
 
 @dataclass(frozen=True)
@@ -53,9 +59,10 @@ class Rounds:
             self._measured += measured
 
     def fail(self, who: str, error: Exception) -> None:
-        """This peer gives no figures."""
-        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        self.failures[who] = lines[0] if len(lines) == 1 else f"{lines[0]} … {lines[-1]}"
+        """This peer gives no figures. The reason is recorded in a line, all that happened is told on stderr."""
+        said = error.reason if isinstance(error, BenchmarkFailed) else str(error)
+        lines = [line for line in said.splitlines() if line.strip()] or [type(error).__name__]
+        self.failures[who] = without_paths(lines[0] if len(lines) == 1 else f"{lines[0]} … {lines[-1]}")
         _say(f"{who} failed, and is left out: {error}")
 
     def figures(self) -> list[dict[str, Any]]:
@@ -65,6 +72,11 @@ class Rounds:
             if one.who not in self.failures:
                 same.setdefault((one.who, one.work, one.batch_size), []).append(one)
         return [figure(rounds) for rounds in same.values()]
+
+
+def without_paths(text: str) -> str:
+    """A text with nothing left of absolute paths but their last parts: where things lie on this machine is its own."""
+    return PATHS.sub(lambda found: found["link"] or PurePath(found[0]).name, text)
 
 
 def _say(line: str) -> None:

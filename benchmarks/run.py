@@ -24,9 +24,9 @@ LATEST = Path(__file__).parent / "results" / "latest.json"
 MESSAGES = {1: 60_000, 100: 1_000_000, 512: 1_500_000}
 EMBEDDED_MESSAGES = 2_000_000
 EMBEDDED_SENDERS = (50_000, 400_000, 1_000_000)
-# With a send time of 1 s: more slots than both cores can keep busy, and eight waves of them.
+# With a send time of 1 s: messages, and more slots than both cores can keep busy; at any scale eight waves of them.
 STEADY = "both at once at 1 s, ramp left out"
-STEADY_MESSAGES, STEADY_SLOTS = 8_000_000, 1_000_000
+STEADY_SIZE = 8_000_000, 1_000_000
 NAMES = (US, EMBEDDED, *(peer.name for peer in PEERS))
 
 
@@ -77,15 +77,14 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def _scenarios(session: Session, scale: float, folder: Path) -> list[Scenario]:
     """Ours with one message per AMQP message, then the peers, which all do that; then what only ours does."""
-    scaled = partial(_scaled, scale=scale)
+    sized = partial(scaled, scale=scale)
+    messages, slots = map(sized, STEADY_SIZE)
     return [
-        *ours(session, 1, scaled(MESSAGES[1])),
+        *ours(session, 1, sized(MESSAGES[1])),
         *session.of_peers(scale),
-        *(one for size in (100, 512) for one in ours(session, size, scaled(MESSAGES[size]))),
-        Scenario(
-            US, partial(session.pipeline.steady, STEADY, 512, scaled(STEADY_MESSAGES), STEADY_SLOTS, 1.0)
-        ),
-        *_embedded(folder, scaled),
+        *(one for size in (100, 512) for one in ours(session, size, sized(MESSAGES[size]))),
+        Scenario(US, partial(session.pipeline.steady, STEADY, 512, messages, slots, 1.0)),
+        *_embedded(folder, sized),
     ]
 
 
@@ -98,16 +97,17 @@ def ours(session: Session, batch_size: int, messages: int) -> list[Scenario]:
     ]
 
 
-def _embedded(folder: Path, scaled: Callable[[int], int]) -> list[Scenario]:
-    fast = ("embedded, no send time", scaled(EMBEDDED_MESSAGES), 50_000, 0.0)
+def _embedded(folder: Path, sized: Callable[[int], int]) -> list[Scenario]:
+    fast = ("embedded, no send time", sized(EMBEDDED_MESSAGES), 50_000, 0.0)
     made = [Scenario(EMBEDDED, partial(simulate, *fast, folder / "no-send-time"))]
     for senders in EMBEDDED_SENDERS:
-        paced = (f"embedded, {senders:,} senders at 1 s", scaled(10 * senders), senders, 1.0)
+        paced = (f"embedded, {senders:,} senders at 1 s", sized(10 * senders), senders, 1.0)
         made.append(Scenario(EMBEDDED, partial(simulate, *paced, folder / f"{senders}-senders")))
     return made
 
 
-def _scaled(messages: int, scale: float) -> int:
+def scaled(messages: int, scale: float) -> int:
+    """How many messages a measurement has, at least 1,000."""
     return max(1_000, round(messages * scale))
 
 

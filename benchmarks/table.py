@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import BOTH, CONSUME, EMBEDDED, PUBLISH, US
+from benchmarks.page import conditions, filled
 from benchmarks.peers.catalogue import C_CLIENT
 from common.cli import Parser
 
@@ -48,11 +49,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 def into_page(page: str, tables: str) -> str:
     """A page with the tables between its markers. Raises ValueError where it has none."""
-    before, found, rest = page.partition(BEGIN)
-    _, found_end, after = rest.partition(END)
-    if not (found and found_end):
-        raise ValueError(f"no {BEGIN} … {END} in the page")
-    return f"{before}{BEGIN}\n{tables}\n{END}{after}"
+    return filled(page, BEGIN, END, tables)
 
 
 def compared(results: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -147,13 +144,8 @@ def _failed(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _conditions(results: dict[str, Any]) -> str:
-    machine, versions = results["machine"], results["versions"]
-    packages = ", ".join(f"{name} {number}" for name, number in versions.items())
-    return (
-        f"Measured {results['measured_at']} on {machine['cores']} cores ({machine['cpu']}),"
-        f" {machine['memory_gb']:g} GB, {machine['system']}, with everything on that machine; {packages}."
-        f" Medians of {results['rounds']} rounds; {results['sender_concurrency']:,} slots a sender."
-    )
+    rounds, slots = results["rounds"], results["sender_concurrency"]
+    return f"{conditions(results)} Medians of {rounds} rounds; {slots:,} slots a sender."
 
 
 def main() -> None:

@@ -9,6 +9,8 @@ import asyncio
 import json
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ OUT = ROOT / "docs" / "capacity"
 VOLUMES = [5, 5_000, 500_000]
 QUEUE = "volumes"
 LOOK_S = 0.2
+# A study may take as long as its messages take at this pace, a tenth of what two cores carry, and so much on top.
+SLOWEST_PER_S = 5_000
+PATIENCE_S = 60.0
 SETTINGS = {
     "QUEUE_NAME": QUEUE,
     "BATCH_SIZE": "100",
@@ -44,6 +49,8 @@ def main() -> int:
     parser.add_argument("--volumes", type=whole(1), nargs="+", default=VOLUMES, metavar="N")
     parser.add_argument("--out", type=Path, default=OUT, help=f"folder of the results (default: {OUT})")
     args = parser.parse_args()
+    if len(set(args.volumes)) < len(args.volumes):
+        parser.error("argument --volumes: each only once, for the runs are called by them")
     try:
         results = asyncio.run(_measure(args))
     except BenchmarkFailed as error:
@@ -84,8 +91,9 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
                     [sys.executable, str(ROOT / "monitor.py")], settings, Path(folder) / "monitor"
                 ) as monitor,
             ):
+                deadline = time.monotonic() + PATIENCE_S
                 while not (await ledger.snapshot()).senders:
-                    await _look(sender, monitor)
+                    await _look(deadline, sender, monitor)
                 watched = {
                     "rabbitmq": rabbit.pid,
                     "redis": redis.pid,
@@ -93,8 +101,9 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
                     "monitor": monitor.process.pid,
                 }
                 with Launched(_command(args, watched), settings, Path(folder) / "stats") as stats:
+                    deadline = time.monotonic() + _patience_s(args.volumes)
                     while not stats.over:
-                        await _look(sender, monitor)
+                        await _look(deadline, sender, monitor)
                     summary = stats.result()
                 sender.stop()
                 monitor.stop()
@@ -128,11 +137,17 @@ def _command(args: argparse.Namespace, watched: dict[str, int | None]) -> list[s
     ]
 
 
-async def _look(*watched: Launched) -> None:
-    """A pause. Raises BenchmarkFailed if a process that should be running has ended."""
+def _patience_s(volumes: Sequence[int]) -> float:
+    return sum(PATIENCE_S + volume / SLOWEST_PER_S for volume in volumes)
+
+
+async def _look(deadline: float, *watched: Launched) -> None:
+    """A pause. Raises BenchmarkFailed if a process that should be running has ended, or the time is over."""
     for one in watched:
         if one.over:
             raise one.failed("ended before its time")
+    if time.monotonic() > deadline:
+        raise BenchmarkFailed("not done in time: is a server down, or the machine too slow?")
     await asyncio.sleep(LOOK_S)
 
 

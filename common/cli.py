@@ -1,4 +1,4 @@
-"""What every command does alike: settings from flags, errors as one line, exit codes, an orderly Ctrl-C."""
+"""What every command does alike: settings from flags, errors as one line, exit codes, an orderly end by signals."""
 
 import argparse
 import asyncio
@@ -31,7 +31,7 @@ def run_command(prog: str, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
     """Runs a command's coroutine on uvloop; gives its exit code, or that of the error it raised, said in one line."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return uvloop.run(_ended_by_sigterm(main))
+        return uvloop.run(_ended_by_signals(main))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except asyncio.CancelledError:
@@ -48,12 +48,23 @@ def run_command(prog: str, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
         return EXIT_USAGE if isinstance(known, UsageError) else EXIT_FAILED
 
 
-async def _ended_by_sigterm(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
-    """Cancels the command on SIGTERM, until it asks for other treatment: a container's first process has no default."""
-    task = asyncio.current_task()
+async def _ended_by_signals(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Cancels the command on SIGTERM and SIGHUP, until it asks for other treatment.
+
+    A container's first process has no default for SIGTERM; that of SIGHUP, a terminal that closes, cleans nothing up.
+    """
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    if _heeds_sighup():
+        # Once: of a closed terminal both the shell and the kernel tell, and the second would cut the cleaning up short.
+        loop.add_signal_handler(signal.SIGHUP, lambda: task.cancelling() or task.cancel())
     return await main()
+
+
+def _heeds_sighup() -> bool:
+    """Not under nohup, which means just that."""
+    return signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
 
 def _known(error: BaseException) -> SmsimError | None:
@@ -67,15 +78,16 @@ def _known(error: BaseException) -> SmsimError | None:
 
 
 def stop_on_signals() -> asyncio.Event:
-    """An event that SIGTERM and Ctrl-C set, once; a second Ctrl-C ends the process at once."""
+    """An event that SIGTERM, SIGHUP and Ctrl-C set, once; a second Ctrl-C ends the process at once."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def on_signal(number: int) -> None:
         stop.set()
-        loop.remove_signal_handler(number)
+        if number != signal.SIGHUP:  # a closed terminal sends it twice
+            loop.remove_signal_handler(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if _heeds_sighup() else [])):
         loop.add_signal_handler(number, on_signal, number)
     return stop
 

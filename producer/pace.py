@@ -27,9 +27,13 @@ class Pace:
         self._first = first
         self.began_s = self._clock()
 
+    def early_s(self, seq: int) -> float:
+        """How many seconds are left until message `seq` is due; below 0 if it is late."""
+        return (seq - self._first) / self.rate_per_s - (self._clock() - self.began_s)
+
     def pause_s(self, seq: int) -> float:
         """How many seconds to wait before message `seq` goes out: 0 if it is due, which counts as its publish."""
-        behind_s = self._clock() - self.began_s - (seq - self._first) / self.rate_per_s
+        behind_s = -self.early_s(seq)
         if behind_s < 0:
             return max(-behind_s, SHORTEST_PAUSE_S)
         self.behind_s = behind_s

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 # Messages announced ahead of the publishes in one call.
 ANNOUNCE_BLOCK = 20_000
-# With a pace no more than is due this soon: what is announced counts as queued.
+# With a pace nothing is announced earlier than this before it is due: what is announced counts as queued.
 ANNOUNCE_AHEAD_S = 1.0
 # Unconfirmed messages at most, and AMQP messages at most.
 WINDOW_MESSAGES = 32_768
@@ -84,7 +84,9 @@ class Producer:
             for batch in _batches(run, source, batch_size, first):
                 beyond = batch.messages[-1].seq + 1
                 if beyond > announced:
-                    block = min(max(ahead, batch_size), source.count - announced)
+                    block = min(max(ahead, beyond - announced), source.count - announced)
+                    if pace is not None:
+                        await self._soon(pace, run, announced + block, lane)
                     await self._ledger.announce(run, announced, block)
                     announced += block
                 if pace is not None:
@@ -107,14 +109,26 @@ class Producer:
         if self._safe > self._noted or source.count == first:
             await self._note(run)
 
+    async def _soon(self, pace: Pace, run: str, beyond: int, lane: Lane) -> None:
+        """Returns when the last message before `beyond` is due within ANNOUNCE_AHEAD_S.
+
+        No batch is late for it: a block reaches no further than ANNOUNCE_AHEAD_S beyond the batch that it is for.
+        """
+        while (early_s := pace.early_s(beyond - 1) - ANNOUNCE_AHEAD_S) > 0:
+            await self._pause(early_s, run, lane)
+
     async def _due(self, pace: Pace, run: str, beyond: int, lane: Lane) -> None:
-        """Returns when the last message before `beyond` is due; what is confirmed meanwhile is noted."""
+        """Returns when the last message before `beyond` is due."""
         while pause_s := pace.pause_s(beyond - 1):
-            await asyncio.sleep(min(pause_s, CONFIRM_EVERY_S))
-            while self._window and self._window[0].confirm.done():
-                await self._oldest_confirmed(lane)
-            if self._safe > self._noted and time.monotonic() - self._noted_at > CONFIRM_EVERY_S:
-                await self._note(run)
+            await self._pause(pause_s, run, lane)
+
+    async def _pause(self, pause_s: float, run: str, lane: Lane) -> None:
+        """A pause of CONFIRM_EVERY_S at most; what is confirmed meanwhile is noted."""
+        await asyncio.sleep(min(pause_s, CONFIRM_EVERY_S))
+        while self._window and self._window[0].confirm.done():
+            await self._oldest_confirmed(lane)
+        if self._safe > self._noted and time.monotonic() - self._noted_at > CONFIRM_EVERY_S:
+            await self._note(run)
 
     async def _note(self, run: str) -> None:
         """Tells the ledger how far the run is confirmed."""

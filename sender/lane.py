@@ -131,7 +131,7 @@ class LaneWorker:
             came_s = asyncio.get_running_loop().time()
             for delivery in taken:
                 try:
-                    batch = hold(delivery, self._settled, self._provider.reads_messages, came_s)
+                    batch = hold(delivery, self._settled, came_s, self._provider.reads_messages)
                 except BadBody as error:
                     poison.append((delivery, str(error)))
                     continue

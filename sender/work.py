@@ -35,8 +35,8 @@ class HeldBatch:
     bad: frozenset[int]
     unsettled: int
     on_settled: Callable[["HeldBatch"], None]
+    came_s: float
     messages: dict[int, Message] = field(default_factory=dict)
-    came_s: float = 0.0
     begun: int = 0
     copying: int = 0
 
@@ -76,8 +76,8 @@ def _cut_short(message: Message) -> Message:
 def hold(
     delivery: Delivery,
     on_settled: Callable[[HeldBatch], None],
+    came_s: float,
     keep_messages: bool = False,
-    came_s: float = 0.0,
 ) -> HeldBatch:
     """Decodes a delivery that came at `came_s`; `on_settled` hears when all of it is settled. Raises BadBody."""
     batch, seqs = decode_batch(delivery.body)
@@ -88,8 +88,19 @@ def hold(
     # lost its connection, and has since died.
     again = delivery.redelivered or batch.attempt > 1 or batch.again is True
     return HeldBatch(
-        *(delivery, batch.run, batch.attempt, batch.track, again, seqs, bad, seqs.size, on_settled, messages),
-        came_s,
+        *(
+            delivery,
+            batch.run,
+            batch.attempt,
+            batch.track,
+            again,
+            seqs,
+            bad,
+            seqs.size,
+            on_settled,
+            came_s,
+            messages,
+        )
     )
 
 

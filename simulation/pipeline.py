@@ -55,7 +55,7 @@ async def simulate(
     settings, run = simulation.settings, simulation.run
     # The producer runs ahead of the senders by so much, so that memory is bounded for any N.
     broker = MemoryBroker(capacity=min(2 * simulation.senders, AHEAD) + 10 * simulation.batch_size)
-    ledger = ledger or MemoryLedger()
+    ledger = MemoryLedger() if ledger is None else ledger
     sender = Sender(
         SENDER,
         broker,

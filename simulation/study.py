@@ -1,6 +1,7 @@
 """What studies need and no service does: optional packages, asked for before the work begins, and charts on disk."""
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from common.errors import UsageError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-INSTALL = 'pip install "sms-simulator[study]"'
+INSTALL = 'pip install ".[study]"'
 
 
 def needed(*modules: str) -> None:
@@ -19,12 +20,16 @@ def needed(*modules: str) -> None:
         raise UsageError(f"{' and '.join(missing)} not installed: {INSTALL}, or make setup")
 
 
-def save_chart(figure: "Figure", folder: Path, name: str) -> list[Path]:
+def save_chart(
+    figure: "Figure", folder: Path, name: str, kinds: Sequence[str] = ("png", "svg")
+) -> list[Path]:
     """Writes a chart as `name`.png and `name`.svg, the same bytes for the same chart. Raises OSError."""
     from matplotlib import rc_context
 
-    files = [folder / f"{name}.png", folder / f"{name}.svg"]
+    files = {kind: folder / f"{name}.{kind}" for kind in kinds}
     with rc_context({"svg.hashsalt": name}):
-        figure.savefig(files[0], dpi=150)
-        figure.savefig(files[1], metadata={"Date": None})
-    return files
+        for kind, file in files.items():
+            # Else an SVG tells when, and by which Matplotlib, it was drawn.
+            metadata = {"Date": None, "Creator": None} if kind == "svg" else None
+            figure.savefig(file, dpi=150, metadata=metadata)
+    return list(files.values())

@@ -107,6 +107,13 @@ def run(publish: Callable[[int], None], work: Callable[[list[str]], None]) -> No
         work(rest)
 
 
+def in_one(work: Callable[[], None]) -> None:
+    """Some work in a process of its own, which leaves nothing behind in this one."""
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join()
+
+
 def in_processes(count: int, work: Callable[[], None]) -> None:
     """The same work in so many processes, ended together by SIGTERM: for frameworks that leave that to their users."""
     if count == 1:

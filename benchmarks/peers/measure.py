@@ -22,6 +22,7 @@ LOOK_FOR_BEGIN_S = 0.005
 LOOK_S = 0.01
 # What a worker may still have to do after the last count: to ack it.
 LAST_ACKS_S = 0.3
+SIDES = {"publish": "its producer", "work": "its worker"}
 
 
 class PeerMeasurement:
@@ -189,4 +190,4 @@ class _Bench:
 
     def _launched(self, side: str, *arguments: str) -> Launched:
         command = [sys.executable, "-m", f"benchmarks.peers.{self._peer.module}", side, *arguments]
-        return Launched(command, self._settings, self._folder / side)
+        return Launched(command, self._settings, self._folder / side, SIDES[side])

@@ -269,7 +269,7 @@ class RedisLedger:
 
         def args(lost: bool) -> list[Any]:
             # A claim whose answer was lost may have been carried out: what it then finds sending is ours.
-            return [run, piece, base, int(mine.max()), int(redelivered or lost), *tail]
+            return [run, piece, base, int(mine.max()), int(redelivered or lost), PIECE_MESSAGES, *tail]
 
         answers, lost = await self._call_noting_loss("claim", claim_keys, args)
         if not any(answers):

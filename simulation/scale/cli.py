@@ -28,7 +28,10 @@ BATCH_SIZES = (1, 100, 512)
 # Enough that no slot is ever waited for where sends take no time.
 SLOTS = 20_000
 # What the study sets itself, or keeps as it is, so that its two versions do the same.
-LEFT_OUT = ("provider", "provider_profile", "provider_rate", "processing_time_distribution", "max_attempts")
+LEFT_OUT = (
+    *("provider", "provider_profile", "provider_rate", "processing_time_distribution"),
+    *("max_attempts", "keep_failed"),
+)
 ONLY_DISTRIBUTED = ("processes", "batch_sizes", "num_messages", "slots", "connect_timeout")
 ONLY_EMBEDDED = ("senders", "max_senders", "messages_per_sender", "plain_max")
 

@@ -1,6 +1,8 @@
 """The sweep on RabbitMQ and Redis over sender processes and batch sizes, on queues and runs of its own.
 
-Nothing of it stays but the totals of all runs: its queues are deleted, its runs forgotten.
+Its queues are deleted and its runs forgotten. What stays in Redis: its messages in the totals and the histogram of all
+runs (sms:stats, sms:latency), for good; and for RUN_TTL days a mark of each forgotten run (sms:run:RUN:forgotten) and
+the counters of each of its senders (sms:sender:RUN-NUMBER).
 """
 
 import asyncio
@@ -24,7 +26,7 @@ from simulation.scale.load import Load, LoadPoint
 from simulation.scale.processes import Child, StudyFailed
 from simulation.scale.progress import StudyProgress
 from simulation.scale.records import Records
-from simulation.scale.timeline import Timeline
+from simulation.scale.timeline import Timeline, sampling
 
 LOOK_S = 0.02
 START_DEADLINE_S = 60.0
@@ -65,6 +67,11 @@ class Distributed:
     async def sweep(self, loads: Sequence[Load], records: Records[LoadPoint]) -> None:
         """Measures the points that are missing. Raises StudyFailed if one can't be had or does not add up."""
         missing = [load for load in loads if (load.processes, load.batch_size) not in records.measured]
+        if missing and (others := await self._ledger.runs()):
+            sys.stderr.write(
+                f"The ledger holds other runs ({len(others)}), and the study's messages will stay in their common"
+                " totals: REDIS_DB chooses another database.\n"
+            )
         with StudyProgress([_expected_s(load) for load in missing]) as progress:
             for load in missing:
                 progress.begin(load.name)
@@ -85,11 +92,8 @@ class Distributed:
             await self._listed(load, run, senders)
             producer = await started.enter_async_context(self._producer(load, run))
             timeline = Timeline()
-            sampling = asyncio.create_task(sample(self._ledger, run, timeline))
-            try:
+            async with sampling(sample(self._ledger, run, timeline)):
                 end = await self._settled(load, run, [producer, *senders])
-            finally:
-                sampling.cancel()
             await producer.result(END_DEADLINE_S)
             for sender in senders:
                 sender.look()
@@ -113,7 +117,7 @@ class Distributed:
 
     @asynccontextmanager
     async def _queues_of(self, run: str) -> AsyncIterator[RabbitBroker]:
-        """Queues named after the run; afterwards neither they nor the run are there any more."""
+        """Queues named after the run; afterwards they are deleted, and the run is forgotten."""
         settings = self._settings.model_copy(update={"queue_name": run})
         broker = await connect_broker(settings, "scale", self._connect_timeout_s)
         try:

@@ -13,7 +13,7 @@ from monitor.statistics import statistics
 from producer.random_source import RandomSource
 from simulation.pipeline import Simulation, fitting_batch_size, simulate
 from simulation.scale.point import Point, Task
-from simulation.scale.timeline import SAMPLE_S, Timeline, margin
+from simulation.scale.timeline import SAMPLE_S, Timeline, margin, sampling
 
 RUN = "scale"
 
@@ -31,9 +31,8 @@ async def run_pipeline(task: Task) -> Point:
     source, batch_size = RandomSource(task.messages, seed), fitting_batch_size(task.senders)
     simulation = Simulation(RUN, source, task.senders, batch_size, Lane.BULK, settings)
     ledger = MemoryLedger()
-    sampling = asyncio.create_task(sample(ledger, RUN, timeline))
-    end = await simulate(simulation, asyncio.Event(), live=False, ledger=ledger)
-    sampling.cancel()
+    async with sampling(sample(ledger, RUN, timeline)):
+        end = await simulate(simulation, asyncio.Event(), live=False, ledger=ledger)
     timeline.note((end.last_settled_us - end.started_us) / 1e6, end.settled)
     stats = statistics(end)
     return Point(

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from simulation.scale.load import LoadPoint
 from simulation.scale.point import EVERYONE, Point
+from simulation.scale.records import writing
+from simulation.study import save_chart
 
 COLOURS = {"smsim": "#0b6e99", "plain": "#c8553d"}
 LABELS = {"smsim": "smsim, embedded", "plain": "a task per sender (plain asyncio)"}
@@ -39,7 +40,7 @@ Value = Callable[[Point], float | None]
 
 
 def draw(points: Sequence[Point], folder: Path) -> list[Path]:
-    """Draws what the points give into a folder; the paths written."""
+    """Draws what the points give into a folder; the paths written. Raises NotWritten."""
     return [
         path
         for name, figure in (
@@ -47,12 +48,12 @@ def draw(points: Sequence[Point], folder: Path) -> list[Path]:
             ("per-sender", _per_sender(points)),
             ("everyone", _everyone(points)),
         )
-        for path in save(figure, folder / name)
+        for path in _save(figure, folder, name)
     ]
 
 
 def draw_loads(points: Sequence[LoadPoint], folder: Path) -> list[Path]:
-    """Draws throughput against sender processes, a line for each batch size; the paths written."""
+    """Draws throughput against sender processes, a line for each batch size; the paths written. Raises NotWritten."""
     figure, axes = axes_of(
         "Throughput on RabbitMQ and Redis, publishing and sending at once",
         "sender processes",
@@ -68,18 +69,7 @@ def draw_loads(points: Sequence[LoadPoint], folder: Path) -> list[Path]:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xticks(processes, [f"{count:,}" for count in processes])
     figure.legend(frameon=False, loc="outside lower center", ncols=4)
-    return save(figure, folder / "distributed")
-
-
-def save(figure: Figure, path: Path) -> list[Path]:
-    """Writes a figure as SVG and PNG, with nothing in them that differs from one time to the next."""
-    written = []
-    # The names of shapes in an SVG are random unless salted.
-    with matplotlib.rc_context({"svg.hashsalt": "smsim"}):
-        for suffix, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
-            written.append(path.with_suffix(suffix))
-            figure.savefig(written[-1], dpi=130, metadata=metadata)
-    return written
+    return _save(figure, folder, "distributed")
 
 
 def axes_of(title: str, x: str, y: str) -> tuple[Figure, Axes]:
@@ -91,6 +81,11 @@ def axes_of(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    with writing(folder):
+        return save_chart(figure, folder, name)
 
 
 def _throughput(points: Sequence[Point]) -> Figure:

@@ -1,4 +1,4 @@
-"""Processes under measurement: ended at the latest when nobody looks any more, and held to ending well."""
+"""Processes under measurement: ended with the study, unless that is killed outright, and held to ending well."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,8 @@ class StudyFailed(SmsimError):
 class Child:
     """One process of the study; a context manager. `what` names it in errors.
 
-    A session of its own keeps Ctrl-C in the terminal from it: the study ends it in order.
+    A session of its own keeps Ctrl-C and the terminal's end from it: the study ends it on leaving the context, which
+    SIGINT, SIGTERM and SIGHUP make it do (common/cli.py). A study that is ended by SIGKILL leaves it running.
     """
 
     def __init__(self, what: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:

@@ -6,14 +6,21 @@ Opened again, a study goes on with the points that are missing, under the same c
 import csv
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from common.errors import UsageError
+from common.errors import SmsimError, UsageError
 
 CONDITIONS = "conditions.json"
+
+
+class NotWritten(SmsimError):
+    """A file of the study can't be written: the disk is full, or a folder stands in its place."""
 
 
 class Row(Protocol):
@@ -33,6 +40,7 @@ R = TypeVar("R", bound=Row)
 class Records(Generic[R]):
     """The rows of one study in `folder`: `<name>.csv`, and the conditions in `conditions.json`, under the same name.
 
+    To the conditions it adds when the first point was measured, and when the last: `measured_at`, `measured_until`.
     `fresh` starts over. Raises UsageError if the folder can't be used, or holds what was measured otherwise.
     """
 
@@ -40,6 +48,7 @@ class Records(Generic[R]):
         self, folder: Path, name: str, kind: type[R], conditions: dict[str, Any], fresh: bool
     ) -> None:
         self.csv = folder / f"{name}.csv"
+        self._name = name
         self._conditions = conditions
         self.rows: list[R] = []
         try:
@@ -47,10 +56,10 @@ class Records(Generic[R]):
             if not fresh and self.csv.exists():
                 self._check()
                 self.rows = read_rows(self.csv, kind)
+                self._conditions = conditions | _dates_of(read_conditions(self.csv))
             elif fresh:
                 self.csv.unlink(missing_ok=True)
-            both = {**_conditions_in(folder), name: conditions}
-            _replace(folder / CONDITIONS, json.dumps(both, indent=2) + "\n")
+            self._write_conditions()
         except OSError as error:
             raise UsageError(f"{folder}: {error.strerror}: choose another --out") from None
 
@@ -60,7 +69,7 @@ class Records(Generic[R]):
         return {row.key for row in self.rows}
 
     def add(self, row: R) -> None:
-        """Keeps a point, on disk before this returns."""
+        """Keeps a point that was measured now, on disk before this returns. Raises NotWritten."""
         # As it will be read again, so that what follows from it does not depend on who computes it.
         self.rows.append(msgspec.convert(_rounded(msgspec.to_builtins(row)), type(row)))
         columns = [_rounded(row.columns()) for row in self.rows]
@@ -68,7 +77,18 @@ class Records(Generic[R]):
         writer = csv.DictWriter(text, columns[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(columns)
-        _replace(self.csv, text.getvalue())
+        date = today()
+        with writing(self.csv.parent):
+            if self._conditions.get("measured_until") != date:
+                dates = {"measured_at": self._conditions.get("measured_at", date), "measured_until": date}
+                self._conditions = self._conditions | dates
+                self._write_conditions()
+            replace_file(self.csv, text.getvalue())
+
+    def _write_conditions(self) -> None:
+        folder = self.csv.parent
+        both = {**_conditions_in(folder), self._name: self._conditions}
+        replace_file(folder / CONDITIONS, json.dumps(both, indent=2) + "\n")
 
     def _check(self) -> None:
         """Raises UsageError unless what is there was measured under the present conditions."""
@@ -112,13 +132,35 @@ def _conditions_in(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _dates_of(conditions: dict[str, Any]) -> dict[str, Any]:
+    return {name: conditions[name] for name in ("measured_at", "measured_until") if name in conditions}
+
+
+def today() -> str:
+    """The date, by UTC."""
+    return f"{datetime.now(UTC):%Y-%m-%d}"
+
+
 def _rounded(columns: dict[str, object]) -> dict[str, object]:
     """With six digits; counts and bytes are whole and stay."""
     return {name: float(f"{v:.6g}") if isinstance(v, float) else v for name, v in columns.items()}
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Writes a file wholly or not at all."""
     beside = path.with_name(f".{path.name}.new")
-    beside.write_text(text)
-    beside.replace(path)
+    try:
+        beside.write_text(text)
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Around what writes files there: raises NotWritten, which says in one line what went wrong, for OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise NotWritten(f"{error.filename or place}: {error.strerror or error}") from None

@@ -13,7 +13,7 @@ from common.cli import EXIT_DONE, Parser, run_command
 from common.errors import UsageError
 from simulation.scale.load import LoadPoint
 from simulation.scale.point import Point
-from simulation.scale.records import read_conditions, read_rows
+from simulation.scale.records import read_conditions, read_rows, replace_file, writing
 
 POINT_COLUMNS = (
     *(
@@ -68,7 +68,7 @@ def markdown(path: Path) -> str:
 
 
 def write_into(page: Path, name: str, table: str) -> None:
-    """Puts a table between its markers. Raises UsageError if the page has no such markers."""
+    """Puts a table between its markers. Raises UsageError if the page has no such markers, or NotWritten."""
     begin, end = f"<!-- table: {name} -->", "<!-- end of table -->"
     try:
         text = page.read_text()
@@ -77,7 +77,8 @@ def write_into(page: Path, name: str, table: str) -> None:
     pattern = re.compile(f"({re.escape(begin)}\n).*?({re.escape(end)})", re.DOTALL)
     if not pattern.search(text):
         raise UsageError(f"{page} has no lines {begin} and {end}")
-    page.write_text(pattern.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text, count=1))
+    with writing(page):
+        replace_file(page, pattern.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text, count=1))
 
 
 def _point_rows(points: Iterable[Point]) -> list[list[str]]:
@@ -145,8 +146,10 @@ def _how(conditions: dict[str, Any]) -> str:
         load = f"{parameters['messages_per_sender']} messages a sender"
     else:
         load = f"{parameters['slots']:,} slots a sender, {parameters['queue_type']} queues"
+    first, last = conditions["measured_at"], conditions.get("measured_until")
+    date = first if last in (None, first) else f"{first} to {last}"
     return (
-        f"Measured {conditions['measured_at']} on {machine['cores']} cores ({machine['cpu']}),"
+        f"Measured {date} on {machine['cores']} cores ({machine['cpu']}),"
         f" {machine['memory_gb']:g} GB, {machine['system']}; {packages}. {load}; sends of {parameters['mean_s']:g} s"
         f" ± {parameters['stddev_s']:g} s, of which {100 * parameters['failure_rate']:g} % fail."
     )

@@ -14,7 +14,7 @@ import numpy as np
 from common.messages import Message
 from producer.random_source import RandomSource
 from simulation.scale.point import Parameters, Point, Task
-from simulation.scale.timeline import SAMPLE_S, Timeline, margin
+from simulation.scale.timeline import SAMPLE_S, Timeline, margin, sampling
 
 
 async def run_tasks(task: Task) -> Point:
@@ -24,12 +24,11 @@ async def run_tasks(task: Task) -> Point:
     random.seed(parameters.seed)
     messages = RandomSource(task.messages, parameters.seed or 0).messages(0)
     began = time.monotonic()
-    sampling = asyncio.create_task(_sample(timeline, counters, began))
-    async with asyncio.TaskGroup() as senders:
-        for _ in range(task.senders):
-            senders.create_task(_sender(messages, parameters, counters, times_s))
-    elapsed_s = time.monotonic() - began
-    sampling.cancel()
+    async with sampling(_sample(timeline, counters, began)):
+        async with asyncio.TaskGroup() as senders:
+            for _ in range(task.senders):
+                senders.create_task(_sender(messages, parameters, counters, times_s))
+        elapsed_s = time.monotonic() - began
     timeline.note(elapsed_s, sum(counters.values()))
     p50, p95, p99 = np.percentile(times_s, (50, 95, 99)).tolist()
     return Point(

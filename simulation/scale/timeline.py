@@ -1,7 +1,11 @@
 """How many messages were settled when: the steady rate is read off that, with ramp and tail left out."""
 
+import asyncio
+import contextlib
 import math
 from bisect import bisect_left
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 SAMPLE_S = 0.025
 # A phase of fewer samples than some ten says nothing.
@@ -18,6 +22,18 @@ def margin(messages_per_sender: int) -> float:
     """
     waves = max(1.5, math.floor(MARGIN * messages_per_sender) + 0.5)
     return waves / messages_per_sender
+
+
+@contextlib.asynccontextmanager
+async def sampling(samples: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Lets samples be taken until the end of the block, however it ends; raises there what went wrong with them."""
+    task = asyncio.create_task(samples)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 class Timeline:

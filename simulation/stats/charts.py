@@ -30,6 +30,8 @@ def draw_usage(ticks: Sequence[Tick], runs: Sequence[Run], interval_s: float, fo
         held = [tick.usage[name].memory_bytes / MB if name in tick.usage else nan for tick in ticks]
         memory.plot(times, held, label=name, linewidth=1.2)
     for run in runs:
+        if run.beyond == run.first:
+            continue
         if run.beyond - run.first == len(ticks):
             break  # nothing was sampled before and after it
         begins, ends = ticks[run.first].at_s, ticks[run.beyond - 1].at_s

@@ -99,7 +99,7 @@ async def _study(args: argparse.Namespace, command: list[str]) -> int:
     from simulation.stats.processes import Processes
     from simulation.stats.report import table, write
     from simulation.stats.sampling import Sampler
-    from simulation.stats.study import Plan, carry_out, observe
+    from simulation.stats.study import Plan, Run, carry_out, observe
 
     processes, stop = Processes(), stop_on_signals()
     for pid, name in args.watch:
@@ -109,15 +109,19 @@ async def _study(args: argparse.Namespace, command: list[str]) -> int:
         watched: list[Watched] = [processes]
         if args.containers is not None:
             watched.append(await closing.enter_async_context(Containers(args.containers)))
-        sampler = Sampler(watched, args.interval, stop)
-        if command:
-            plan = Plan(command, args.volumes or [None], args.lead, args.trail)
-            runs = await carry_out(plan, sampler, processes, stop)
-        else:
-            sys.stderr.write(f"sampling every {args.interval:g} s; Ctrl-C ends it\n")
-            runs = [await observe(sampler, args.seconds or ENDLESS_S)]
-    summary = write(args.out, sampler, runs)
-    sys.stdout.write(f"{json.dumps(summary) if args.json else table(summary)}\n")
+        sampler, runs = Sampler(watched, args.interval, stop), list[Run]()
+        try:
+            if command:
+                plan = Plan(command, args.volumes or [None], args.lead, args.trail)
+                await carry_out(plan, sampler, processes, stop, runs)
+            else:
+                sys.stderr.write(f"sampling every {args.interval:g} s; Ctrl-C ends it\n")
+                await observe(sampler, args.seconds or ENDLESS_S, runs)
+        finally:
+            # Whatever broke it off, an hour of samples is not to be lost.
+            if runs and sampler.ticks:
+                summary = write(args.out, sampler, runs)
+                sys.stdout.write(f"{json.dumps(summary) if args.json else table(summary)}\n")
     if command and stop.is_set():
         return EXIT_INTERRUPTED
     return EXIT_DONE if not any(run.code for run in runs) else EXIT_FAILED

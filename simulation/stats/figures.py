@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from simulation.stats.study import Run
 from simulation.stats.usage import AFTER, BEFORE, Tick
@@ -56,18 +57,17 @@ def _share(ticks: Sequence[Tick], run: Run, name: str) -> Share:
     own = [tick.usage[name] for tick in ticks[run.first : run.beyond] if name in tick.usage]
     earlier = [tick.usage[name] for tick in ticks[: run.first] if name in tick.usage]
     used_s = own[-1].cpu_s - (earlier[-1] if earlier else own[0]).cpu_s
-    around = {
-        phase: [
-            tick.usage[name].memory_bytes / MB
-            for tick in ticks
-            if (tick.phase, tick.volume) == (phase, run.volume) and name in tick.usage
-        ]
-        for phase in (BEFORE, AFTER)
-    }
+    # Up to the neighbouring runs, which may be of the same volume.
+    before = takewhile(lambda tick: tick.phase == BEFORE, reversed(ticks[: run.first]))
+    after = takewhile(lambda tick: tick.phase == AFTER, ticks[run.beyond :])
+    before_mb, after_mb = (
+        [round(tick.usage[name].memory_bytes / MB, 1) for tick in around if name in tick.usage]
+        for around in (before, after)
+    )
     return Share(
         cpu_s=round(used_s, 3),
         cpu_percent=round(100 * used_s / run.elapsed_s, 1) if run.elapsed_s else None,
         peak_mb=round(max(usage.memory_bytes for usage in own) / MB, 1),
-        before_mb=round(around[BEFORE][-1], 1) if around[BEFORE] else None,
-        after_mb=round(around[AFTER][-1], 1) if around[AFTER] else None,
+        before_mb=before_mb[0] if before_mb else None,
+        after_mb=after_mb[-1] if after_mb else None,
     )

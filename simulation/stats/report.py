@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from common.errors import SmsimError
 from simulation.stats.charts import draw_usage, draw_volumes
 from simulation.stats.figures import cpu_percent, services_of, shares
 from simulation.stats.sampling import Sampler
@@ -14,8 +15,20 @@ from simulation.stats.study import Run
 from simulation.stats.usage import Tick
 
 
+class NotWritten(SmsimError):
+    """The results can't be written: see to the folder and the space in it, or choose another (exit code 1)."""
+
+
 def write(folder: Path, sampler: Sampler, runs: Sequence[Run]) -> dict[str, Any]:
-    """Writes samples and charts; gives the summary. Raises OSError."""
+    """Writes samples and charts; gives the summary. Raises NotWritten."""
+    try:
+        files = _write(folder, sampler, runs)
+    except OSError as error:
+        raise NotWritten(f"{error.filename or folder}: can't be written: {error.strerror or error}") from None
+    return {**_summary(sampler, runs), "files": [str(file) for file in files]}
+
+
+def _write(folder: Path, sampler: Sampler, runs: Sequence[Run]) -> list[Path]:
     ticks = sampler.ticks
     files = [folder / "samples.csv"]
     _write_samples(files[0], ticks, sampler.interval_s)
@@ -24,7 +37,7 @@ def write(folder: Path, sampler: Sampler, runs: Sequence[Run]) -> dict[str, Any]
         files.append(folder / "volumes.csv")
         _write_volumes(files[-1], ticks, runs)
         files += draw_volumes(ticks, runs, folder)
-    return {**_summary(ticks, runs, sampler.ended_s), "files": [str(file) for file in files]}
+    return files
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -41,6 +54,8 @@ def table(summary: dict[str, Any]) -> str:
                 f"{'-' if cell is None else format(cell, '.1f'):>{width}}" for cell, width in widths
             )
             lines.append(f"  {name:<16}{share['cpu_s']:>9.2f}{rest}")
+    if summary["skipped"]:
+        lines.append(f"{summary['skipped']} looks left out: the Docker engine did not answer in time")
     lines += [f"{name} ended after {at_s:.1f} s" for name, at_s in summary["ended_s"].items()]
     lines += ["written: " + " ".join(summary["files"])]
     return "\n".join(lines)
@@ -52,7 +67,7 @@ def _ending(code: int | None) -> str:
     return f", exit code {code}" if code else ""
 
 
-def _summary(ticks: Sequence[Tick], runs: Sequence[Run], ended_s: dict[str, float]) -> dict[str, Any]:
+def _summary(sampler: Sampler, runs: Sequence[Run]) -> dict[str, Any]:
     """The runs with the shares of all services, and which services ended when, in seconds after the first sample."""
     return {
         "runs": [
@@ -60,12 +75,13 @@ def _summary(ticks: Sequence[Tick], runs: Sequence[Run], ended_s: dict[str, floa
                 "volume": run.volume,
                 "elapsed_s": run.elapsed_s,
                 "exit_code": run.code,
-                "services": {name: asdict(share) for name, share in shares(ticks, run).items()},
+                "services": {name: asdict(share) for name, share in shares(sampler.ticks, run).items()},
             }
             for run in runs
         ],
-        "samples": len(ticks),
-        "ended_s": {name: round(at_s, 3) for name, at_s in ended_s.items()},
+        "samples": len(sampler.ticks),
+        "skipped": sampler.skipped,
+        "ended_s": {name: round(at_s, 3) for name, at_s in sampler.ended_s.items()},
     }
 
 

@@ -4,14 +4,21 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
+from common.errors import Unavailable
 from simulation.stats.usage import Tick, Usage, Watched
 
 # How exactly the end of a run is seen.
 LOOK_FOR_END_S = 0.02
+# So many looks in a row that fail are too many: a busy engine may be slow at times, but not for as long as that.
+MOST_SKIPPED = 10
 
 
 class Sampler:
-    """Looks at what is watched every `interval_s` seconds, in phases; `ticks` are the looks so far."""
+    """Looks at what is watched every `interval_s` seconds, in phases; `ticks` are the looks so far.
+
+    Once the first look has succeeded, one that finds nobody to answer is left out; after MOST_SKIPPED of them in a row
+    it raises Unavailable. `skipped` counts them.
+    """
 
     def __init__(self, watched: Sequence[Watched], interval_s: float, stop: asyncio.Event) -> None:
         self.ticks: list[Tick] = []
@@ -19,6 +26,8 @@ class Sampler:
         # expected to end are not noted.
         self.ended_s: dict[str, float] = {}
         self.expected: set[str] = set()
+        self.skipped = 0
+        self._skipped_in_a_row = 0
         self._watched = watched
         self.interval_s = interval_s
         self._stop = stop
@@ -48,7 +57,16 @@ class Sampler:
         if self._began is None:
             self._began = at
         usage: dict[str, Usage] = {}
-        for found in await asyncio.gather(*(one.look() for one in self._watched)):
+        try:
+            every = await asyncio.gather(*(one.look() for one in self._watched))
+        except Unavailable:
+            self.skipped += 1
+            self._skipped_in_a_row += 1
+            if not self.ticks or self._skipped_in_a_row >= MOST_SKIPPED:
+                raise
+            return
+        self._skipped_in_a_row = 0
+        for found in every:
             for name, used in found.items():
                 usage[name] = usage[name] + used if name in usage else used
         self._note_ends(usage, at - self._began)

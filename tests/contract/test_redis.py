@@ -11,6 +11,7 @@ from redis.exceptions import ConnectionError
 
 from common.errors import Refused, Unavailable, UnknownRun
 from common.ledger import keys
+from common.ledger.masks import PIECE_MESSAGES
 from common.ledger.port import PRODUCER_SILENCE_S, Outcomes, Standing
 from common.ledger.redis import RedisLedger
 from common.messages import Outcome, Seqs
@@ -223,6 +224,27 @@ async def test_a_run_of_340_million_takes_two_bits_a_message(redis_server: Redis
     assert taken is not None
     assert taken <= 41_100
     await ledger.close()
+
+
+@pytest.mark.parametrize("count", [1_000, 20_000, PIECE_MESSAGES])
+async def test_states_take_little_more_than_two_bits_a_message(ledger: RedisLedger, count: int) -> None:
+    """A string that grows is given up to twice the room it needs; states are not, in runs of any size."""
+    await ledger.begin("r", "", count, "p")
+    for first in range(0, count, 512):
+        batch = np.arange(first, min(first + 512, count))
+        await ledger.announce("r", first, batch.size)
+        await ledger.claim("r", batch, False)
+    taken = await ledger._redis.memory_usage("sms:run:r:states:0")
+    assert taken is not None
+    assert count / 4 <= taken < 1.3 * count / 4 + 100
+    assert (await ledger.recount("r"))["sending"] == count
+
+
+async def test_a_stray_seq_makes_no_room_for_others(ledger: RedisLedger) -> None:
+    """Nobody announced it, and nobody knows that more will come."""
+    await ledger.claim("r", np.array([20_000]), False)
+    assert (await ledger._redis.memory_usage("sms:run:r:states:0") or 0) < 12_000
+    assert (await ledger.recount("r"))["sending"] == 1
 
 
 async def test_a_producer_that_was_silent_for_long_publishes_no_more(ledger: RedisLedger) -> None:

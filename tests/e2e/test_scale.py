@@ -1,15 +1,20 @@
 """`smsim scale` as a user types it: embedded in processes of its own, and on real servers."""
 
 import csv
+import json
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from tests.e2e.pipeline import Pipeline
-from tests.e2e.processes import Launched, Launcher
+from tests.e2e.processes import ROOT, Launched, Launcher, run_to_end
 from tests.waiting import eventually
 
 QUICK = ("--mean-processing-time", 0.01, "--failure-rate", 0.5)
@@ -99,12 +104,37 @@ async def test_a_sweep_on_real_servers_leaves_nothing_behind(pipeline: Pipeline)
         assert float(row["rate_per_s"]) > 0
     assert measured[0]["failed"] == measured[1]["failed"], "the same seed, the same failures"
     assert (pipeline.folder / "scaling" / "distributed.svg").exists()
+    assert len(study.stderr.splitlines()) == 2, "a line for each point"
     assert await pipeline.ledger.runs() == []
     assert not [name for name in pipeline.rabbit.queue_depths() if name.startswith("scale-")]
+    # docs/scaling.md says what stays.
+    stays: list[str] = pipeline.redis.keys("*")  # type: ignore[assignment]  # a sync client's answer
+    for_good = {key for key in stays if pipeline.redis.ttl(key) == -1}
+    assert for_good == {"sms:stats", "sms:latency"}
+    assert sum(key.endswith(":forgotten") for key in stays) == 2
+    assert sum(key.startswith("sms:sender:scale-") for key in stays) == 3
+    assert len(stays) == 2 + 2 + 3
 
 
-async def test_a_sweep_on_servers_that_is_stopped_leaves_nothing_behind_either(pipeline: Pipeline) -> None:
-    """Ctrl-C in the middle of a run: its processes are ended, its queues deleted, its run given up and forgotten."""
+async def test_runs_of_others_are_warned_of(pipeline: Pipeline) -> None:
+    """One line before the first point, since their common totals will have the study's messages too."""
+    await pipeline.ledger.begin("theirs", "{}", 10, "somebody")
+    study = pipeline.start(
+        *("smsim", "scale", "--distributed", "--processes", 1, "--batch-sizes", 50, "--num-messages", 100)
+    )
+    assert await study.ended() == 0, study.stderr
+    warning, _ = study.stderr.splitlines()
+    assert warning.startswith("The ledger holds other runs (1)")
+    assert await pipeline.ledger.runs() == ["theirs"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 143)])
+async def test_a_sweep_on_servers_that_is_stopped_leaves_nothing_behind_either(
+    pipeline: Pipeline, number: signal.Signals, code: int
+) -> None:
+    """Ctrl-C, or a terminal that closes, in the middle of a run: its processes are ended, its queues deleted, its run
+    given up and forgotten.
+    """
     study = pipeline.start(
         *("smsim", "scale", "--distributed", "--processes", 1, "--batch-sizes", 10),
         *("--num-messages", 1_000, "--slots", 100, "--mean-processing-time", 600),
@@ -115,11 +145,80 @@ async def test_a_sweep_on_servers_that_is_stopped_leaves_nothing_behind_either(p
 
     await eventually(in_hand, 30)
     children = psutil.Process(study.pid).children()
-    study.signal(signal.SIGINT)
-    assert await study.ended() == 130, study.stderr
+    study.signal(number)
+    assert await study.ended() == code, study.stderr
     assert children
     assert not [child for child in children if child.is_running()]
     assert await pipeline.ledger.runs() == []
     assert not [name for name in pipeline.rabbit.queue_depths() if name.startswith("scale-")]
     total = await pipeline.ledger.snapshot()
     assert (total.published, total.failed, total.queued, total.sending) == (1_000, 1_000, 0, 0)
+
+
+SOMEBODYS = {
+    "RABBITMQ_USER": "somebody",
+    "RABBITMQ_PASSWORD": "secret",
+    "RABBITMQ_TLS": "true",
+    "REDIS_PASSWORD": "secret",
+    "REDIS_TLS": "true",
+    "FAILURE_RATE": "0.7",
+    "SEED": "1",
+    "MAX_ATTEMPTS": "5",
+    "KEEP_FAILED": "true",
+    "PROVIDER_PROFILE": "slow",
+}
+
+
+def on_servers(folder: Path, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    """Runs `smsim` under benchmarks/on_servers.py in a folder whose .env has settings of somebody's."""
+    (folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in SOMEBODYS.items()))
+    smsim = os.path.relpath(Path(sys.executable).with_name("smsim"), folder)
+    bare, rest = ([arguments[0]], arguments[1:]) if arguments[0] == "--none" else ([], arguments)
+    command = [sys.executable, "-m", "benchmarks.on_servers", *bare, smsim, *rest]
+    return run_to_end(command, folder, {**os.environ, **env, "PYTHONPATH": str(ROOT)})
+
+
+def parameters_of(folder: Path, study: str) -> dict[str, Any]:
+    """Under what parameters it was measured."""
+    found: dict[str, Any] = json.loads((folder / "conditions.json").read_text())[study]["parameters"]
+    return found
+
+
+def test_a_recorded_study_is_measured_with_no_settings_of_the_users(tmp_path: Path) -> None:
+    """Neither those of .env nor those of the environment; what is written comes to where the user is."""
+    arguments = ("scale", "--senders", "5", "--plain-max", "0", "--mean-processing-time", "0.01")
+    study = on_servers(tmp_path, "--none", *arguments, "--out", "here", failure_rate="0.6", MAX_ATTEMPTS="3")
+    assert study.returncode == 0, study.stderr
+    assert len(rows(tmp_path / "here" / "points.csv")) == 1
+    parameters = parameters_of(tmp_path / "here", "points")
+    assert (parameters["failure_rate"], parameters["seed"]) == (0.1, None)
+
+
+@pytest.mark.usefixtures("rabbit_server", "redis_server")  # which say where there are none to be had
+def test_a_recorded_study_on_servers_uses_those_it_was_given(tmp_path: Path) -> None:
+    """Whatever servers, passwords and certificates the user has elsewhere."""
+    arguments = ("scale", "--distributed", "--processes", "1", "--batch-sizes", "50", "--num-messages", "500")
+    study = on_servers(tmp_path, *arguments, "--out", str(tmp_path / "there"), REDIS_PASSWORD="another")
+    assert study.returncode == 0, study.stderr
+    assert len(rows(tmp_path / "there" / "distributed.csv")) == 1
+    parameters = parameters_of(tmp_path / "there", "distributed")
+    assert (parameters["failure_rate"], parameters["seed"]) == (0.1, None)
+
+
+@pytest.mark.parametrize("arguments", [("scale",), ("scale", "--out")])
+def test_what_would_be_written_nowhere_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """The folder that it runs in goes with it."""
+    refused = on_servers(tmp_path, *arguments)
+    assert (refused.returncode, refused.stderr[:6]) == (2, "usage:")
+
+
+def test_a_chart_that_cannot_be_written_is_no_traceback(tmp_path: Path) -> None:
+    """A folder in its place: one line, exit code 1, and what was measured stays."""
+    (tmp_path / "here" / "throughput.png").mkdir(parents=True)
+    arguments = ("scale", "--senders", "5", "--plain-max", "0", "--mean-processing-time", "0.01")
+    study = on_servers(tmp_path, "--none", *arguments, "--out", "here")
+    assert study.returncode == 1
+    assert study.stderr.splitlines()[1:] == [
+        f"smsim scale: {tmp_path / 'here' / 'throughput.png'}: Is a directory"
+    ]
+    assert len(rows(tmp_path / "here" / "points.csv")) == 1

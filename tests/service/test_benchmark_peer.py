@@ -1,5 +1,7 @@
 """A peer of the benchmark, measured on real servers: it does its work, and what does not add up gives no figure."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from benchmarks.peers.catalogue import PEERS, PLAIN_PIKA
 from benchmarks.peers.measure import PeerMeasurement
 from benchmarks.processes import BenchmarkFailed
+from benchmarks.rounds import Rounds, Scenario
 from benchmarks.servers import Servers
 from tests.servers import RabbitServer, RedisServer
 
@@ -37,6 +40,17 @@ async def test_a_peer_is_measured_at_each_work(servers: Servers, tmp_path: Path)
     assert {(one.who, one.messages) for one in found} == {(PLAIN_PIKA, MESSAGES)}
     assert all(one.elapsed_s > 0 for one in found)
     assert set(found[-1].cpu_s) == {"producer", "sender", "rabbitmq", "redis"}
+
+
+async def test_a_peer_that_cannot_be_started_says_why(servers: Servers, tmp_path: Path) -> None:
+    """What is recorded is its side and its last line, without the paths that Python puts into it."""
+    broken, rounds = replace(PEER, module="nosuch"), Rounds()
+    measurement = PeerMeasurement(broken, servers, tmp_path, {})
+    await rounds.add([Scenario(PEER.name, lambda: measurement.publish_then_consume(MESSAGES))], "round 1")
+    python = Path(sys.executable).name
+    assert rounds.failures == {
+        PEER.name: f"its producer ended before its time: {python}: No module named benchmarks.peers.nosuch"
+    }
 
 
 async def test_a_message_left_over_fails_it(servers: Servers, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ async def test_two_sends_of_a_message_in_one_settle_count_once(first: Outcome, s
         (delivery,) = await subscription.take()
         await ledger.claim("run", SEQS, delivery.redelivered)
         owners = np.zeros(SEQS.size, np.int32)
-        sends = Sends("run", 1, SEQS, owners, [hold(delivery, lambda _: None)], recorder.add)
+        sends = Sends("run", 1, SEQS, owners, [hold(delivery, lambda _: None, 0.0)], recorder.add)
         sends.outcomes[:] = outcome
         started.append(sends)
         broker.disconnect()

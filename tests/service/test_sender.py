@@ -101,6 +101,24 @@ def at_once(failure_rate: float = 0) -> SimulatedProvider:
     return SimulatedProvider(Profile(mean_s=0, retry=failure_rate))
 
 
+async def test_what_comes_soon_after_a_claim_is_gathered_for_the_next(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a send takes long, a claim waits for a hundredth of that, and then takes all that has come."""
+    monkeypatch.setattr("sender.lane.LONGEST_GATHERING_S", 0.5)
+    gate = Gate()
+    async with pipeline.sender(gate, 100) as sender:
+        sender._recorder.mean_time_s = 3600.0
+        await pipeline.publish(0, 1)
+        await eventually(lambda: gate.in_flight == [0])
+        for seq in range(1, 6):
+            await pipeline.publish(seq, 1)
+            await asyncio.sleep(0)
+        await eventually(lambda: gate.in_flight == [0, 1, 2, 3, 4, 5])
+        assert [sends.seqs.size for sends in gate.begun] == [1, 5]
+        gate.end_all()
+
+
 @pytest.mark.parametrize(("slots", "size"), [(10, 1), (100, 10), (7, 20)])
 async def test_it_holds_no_more_than_its_slots_and_one_batch(
     pipeline: Pipeline, slots: int, size: int

@@ -1,6 +1,8 @@
 """Rounds of the benchmark: medians, and what becomes of those who fail."""
 
 import argparse
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -9,7 +11,8 @@ import pytest
 from benchmarks.figures import Measured, figure
 from benchmarks.meter import Meter
 from benchmarks.peers.catalogue import PEERS
-from benchmarks.processes import BenchmarkFailed
+from benchmarks.peers.port import NotAvailable
+from benchmarks.processes import BenchmarkFailed, Launched
 from benchmarks.rounds import Rounds, Scenario
 from benchmarks.run import names
 from tests.waiting import eventually
@@ -52,6 +55,48 @@ async def test_a_peer_that_fails_is_left_out_and_the_others_go_on() -> None:
         await rounds.add(both, title)
     assert rounds.failures == {"peer": "worker: ended before its time … Refused: no such queue"}
     assert [(one["who"], one["rate_per_s"]) for one in rounds.figures()] == [("ours", 500)]
+
+
+@pytest.mark.parametrize(
+    ("said", "recorded"),
+    [
+        ('File "/home/some one/worker.py", line 3', 'File "worker.py", line 3'),
+        ("[Errno 2] No such file: '/opt/broker/sock'", "[Errno 2] No such file: 'sock'"),
+        ("cc -I/usr/include -o /tmp/client: PATH=/usr/bin:/bin", "cc include -o client: PATH=bin:bin"),
+        ("no unix:///var/run/a.sock, ~/b nor (/c/d.py:7)", "no a.sock, b nor (d.py:7)"),
+        (
+            "3 of 100 sent, 1/2 of it twice: scripts/x.sh, https://a.b/c",
+            "3 of 100 sent, 1/2 of it twice: scripts/x.sh, https://a.b/c",
+        ),
+    ],
+)
+def test_no_path_is_recorded(said: str, recorded: str) -> None:
+    """Of an absolute path the last part is left, whoever said it; ratios, links and paths in here stay."""
+    rounds = Rounds()
+    for number, error in enumerate((BenchmarkFailed(said), NotAvailable(said), OSError(said))):
+        rounds.fail(f"peer {number}", error)
+    assert set(rounds.failures.values()) == {recorded}
+
+
+def test_the_reason_is_the_last_that_a_process_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Recorded is who, what, and the last line without paths; command, folders and traceback stay on stderr."""
+    code = "import sys; sys.stderr.write('Traceback\\n'); sys.exit(f'{sys.executable}: no queue')"
+    rounds = Rounds()
+    worker = Launched([sys.executable, "-c", code], {}, tmp_path / "worker", "its worker")
+    with worker, pytest.raises(BenchmarkFailed) as failed:
+        worker.check()
+    rounds.fail("peer", failed.value)
+    python = Path(sys.executable)
+    assert rounds.failures == {"peer": f"its worker ended with 1: {python.name}: no queue"}
+    assert f"{python}: no queue" in capsys.readouterr().err
+
+
+def test_the_steady_rate_is_no_whole_time() -> None:
+    """Where ramp and tail are left out of the rate, the time is that of the whole run still."""
+    found = figure([replace(measured("ours", 4.0), steady_per_s=900.4)])
+    assert (found["rate_per_s"], found["elapsed_s"]) == (900, 4.0)
 
 
 async def test_ours_failing_fails_the_run() -> None:

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from benchmarks.capacity import filled
 from benchmarks.moments import due_s, settled_s
+from benchmarks.page import filled
 
 
 def test_messages_are_due_evenly_from_the_begin(tmp_path: Path) -> None:
@@ -29,7 +30,7 @@ def test_settles_come_by_seq_and_as_often_as_they_were(tmp_path: Path) -> None:
 def test_a_table_goes_into_its_place() -> None:
     """What stood there is replaced, what stands around it stays, and a page without the place is told."""
     page = "before\n<!-- one -->\nold\n<!-- end -->\nbetween\n<!-- two -->\nkept\n<!-- end -->\n"
-    new, found = filled(page, "one", r"| \1 |")
-    assert found
-    assert new == page.replace("old", r"| \1 |")
-    assert filled(page, "three", "x") == (page, False)
+    assert filled(page, "<!-- one -->", "<!-- end -->", r"| \1 |") == page.replace("old", r"| \1 |")
+    for begin in "<!-- three -->", "<!-- end -->":
+        with pytest.raises(ValueError, match=f"no {begin} … <!-- end --> in the page"):
+            filled(page, begin, "<!-- end -->", "x")

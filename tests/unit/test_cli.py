@@ -160,6 +160,42 @@ def test_a_reader_that_has_gone_is_no_reason_for_a_traceback() -> None:
     assert (ended.returncode, ended.stderr) == (1, b"")
 
 
+A_PROGRAM_WHOSE_TERMINAL_IS_CLOSED = """
+import asyncio, signal, sys
+from common.cli import run_command, stop_on_signals
+
+if "nohup" in sys.argv:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+async def main():
+    later = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, later.set)
+    stop = stop_on_signals() if "service" in sys.argv else None
+    try:
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGUSR1):
+            signal.raise_signal(number)
+        await later.wait()
+        return 10 if stop is None else 20 + stop.is_set()
+    finally:
+        signal.raise_signal(signal.SIGHUP)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        print("in good order")
+
+raise SystemExit(run_command("prog", main))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "code"), [([], 143), (["nohup"], 10), (["service"], 21), (["service", "nohup"], 20)], ids=str
+)
+def test_a_closed_terminal_ends_a_command_as_sigterm_does(how: list[str], code: int) -> None:
+    """With its cleaning up done, however often it is told; a service ends itself; under nohup both go on."""
+    program = [sys.executable, "-c", A_PROGRAM_WHOSE_TERMINAL_IS_CLOSED, *how]
+    ended = subprocess.run(program, capture_output=True, text=True, cwd=ROOT, timeout=30, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "in good order\n", "")
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -21,8 +21,10 @@ class FakeClock:
     """Stands until it is set."""
 
     now_s = 100.0
+    readings = 0
 
     def __call__(self) -> float:
+        self.readings += 1
         return self.now_s
 
 
@@ -90,6 +92,46 @@ async def test_no_batch_before_its_last_message_is_due(batch_size: int, at_5_s: 
     await publishing
     assert sum(published(broker)) == 1_000
     assert max(published(broker)) == min(batch_size, 1_000)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "at_s", "announced", "sent"),
+    [
+        (1_000, 98.8, 0, 0),  # the last is due after 99.9 s
+        (1_000, 98.95, 1_000, 0),
+        (1_000, 99.95, 1_000, 1_000),
+        (7, 0.75, 10, 7),  # a batch goes on into the next block: that is due until after 1.9 s
+        (7, 0.95, 20, 7),
+        (1, 5.05, 60, 51),
+    ],
+)
+async def test_nothing_is_announced_long_before_it_is_due(
+    batch_size: int, at_s: float, announced: int, sent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 10 messages/s only what is due within a second counts as queued, however large a batch is."""
+    monkeypatch.setattr(publish, "CONFIRM_EVERY_S", 0.001)
+    broker, ledger, clock = MemoryBroker(), MemoryLedger(), FakeClock()
+    await ledger.begin(RUN, "", 3_000, "a-producer")
+    publishing = asyncio.create_task(
+        Producer(broker, ledger).publish(
+            RUN, RandomSource(3_000, 1), batch_size, Lane.BULK, pace=Pace(10, clock)
+        )
+    )
+    await eventually(lambda: clock.readings > 3)
+    clock.now_s += at_s
+
+    async def reached() -> bool:
+        counted = (await ledger.snapshot(RUN)).published
+        assert counted <= announced, "announced too early"
+        return (counted, sum(published(broker))) == (announced, sent)
+
+    await eventually(reached)
+    # It has looked at the clock, and gone on, some more times: that was no moment on the way.
+    readings = clock.readings
+    await eventually(lambda: clock.readings > readings + 3)
+    assert await reached()
+    publishing.cancel()
+    await asyncio.wait([publishing])
 
 
 async def test_a_queue_that_stalls_delays_nobody_for_good() -> None:

@@ -1,6 +1,7 @@
 """The connection's shorter way in: whole deliveries go to their consumer at once, all else to pika, in order."""
 
 from collections.abc import Sequence
+from functools import partial
 from unittest.mock import patch
 
 import pytest
@@ -124,3 +125,23 @@ def test_a_cancelled_consumer_is_pikas_affair() -> None:
     del connection._channels[CHANNEL]._consumers[DIRECT]
     connection._on_data_available(delivery(DIRECT, 1, False, b"body") + delivery(OTHER, 2, True, b"other"))
     assert seen == [(OTHER, 2, True, b"other")]
+
+
+@pytest.mark.parametrize("nonsense", [b"\x09\x00\x00\x00\x00\x00\x00\xce", b"AMQP\x00\x00\x09\x01"])
+def test_what_begins_no_frame_is_left_to_pika_at_once(nonsense: bytes) -> None:
+    """It raises, or goes on, just as it would by itself; nothing piles up in wait for more."""
+    ends: list[Seen | str] = []
+    for direct in (True, False):
+        seen: Seen = []
+        connection = connected(seen, direct)
+        take = (
+            connection._on_data_available
+            if direct
+            else partial(AsyncioConnection._on_data_available, connection)
+        )
+        try:
+            take(nonsense + delivery(DIRECT, 1, False, b"body"))
+            ends.append(seen)
+        except InvalidFrameError:
+            ends.append("invalid")
+    assert ends[0] == ends[1]

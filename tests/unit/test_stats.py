@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import Unavailable
 from simulation.stats.cli import main
 from simulation.stats.figures import Share, cpu_percent, shares
 from simulation.stats.processes import Processes
@@ -78,6 +79,14 @@ def test_a_share_is_what_the_run_took() -> None:
     first = shares(ticks, Run(10, 2.0, 0, 2, 5))
     assert first == {"a": Share(2.0, 100.0, 90.0, 51.0, 55.0), "b": Share(0.5, 25.0, 30.0, None, None)}
     assert shares(ticks, Run(20, 2.0, 0, 8, 10))["b"].cpu_s == pytest.approx(0.3)
+
+
+def test_runs_of_one_volume_are_kept_apart() -> None:
+    """What was there before and after a run is told by its neighbours, however often a volume is run."""
+    megabytes = [(BEFORE, 10), (DURING, 50), (AFTER, 11), (BEFORE, 20), (DURING, 60), (AFTER, 21)]
+    ticks = [tick(at_s, phase, 5, a=(at_s, mb)) for at_s, (phase, mb) in enumerate(megabytes)]
+    found = [shares(ticks, Run(5, 1.0, 0, first, first + 1))["a"] for first in (1, 4)]
+    assert [(share.before_mb, share.after_mb) for share in found] == [(10.0, 11.0), (20.0, 21.0)]
 
 
 async def test_a_process_counts_with_its_children() -> None:
@@ -180,6 +189,76 @@ async def test_services_that_end_are_noted_once() -> None:
     assert sampler.ended_s == {"a": sampler.ticks[1].at_s}
 
 
+class FakeEngine(FakeServices):
+    """Does not answer these looks, counted from 1."""
+
+    def __init__(self, *fails: int) -> None:
+        super().__init__(engine=1_000_000)
+        self._fails = fails
+
+    async def look(self) -> dict[str, Usage]:
+        usage = await super().look()
+        if self.taken in self._fails:
+            raise Unavailable("no Docker engine answers")
+        return usage
+
+
+async def test_a_look_without_an_answer_is_left_out() -> None:
+    """However often that happens, as long as others succeed between; nothing is taken for ended because of it."""
+    sampler = Sampler([FakeEngine(*range(2, 11), *range(12, 21))], 3600, asyncio.Event())
+    for _ in range(21):
+        await sampler.look(DURING)
+    assert [one.usage["engine"].cpu_s for one in sampler.ticks] == [1, 11, 21]
+    assert sampler.skipped == 18
+    assert sampler.ended_s == {}
+
+
+@pytest.mark.parametrize(("fails", "looks"), [(range(1, 2), 1), (range(2, 12), 11)])
+async def test_an_engine_that_never_answers_is_given_up(fails: range, looks: int) -> None:
+    """At once if it did not answer the first look, else after ten in a row."""
+    sampler = Sampler([FakeEngine(*fails)], 3600, asyncio.Event())
+    for _ in range(looks - 1):
+        await sampler.look(DURING)
+    with pytest.raises(Unavailable):
+        await sampler.look(DURING)
+
+
+@pytest.mark.parametrize("observed", [["--seconds", "60"], ["--lead", "0", "--", "sleep", "60"]])
+def test_what_was_sampled_until_the_engine_went_is_written(
+    observed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The run that broke off is in the files and in the summary, the command is ended, and the exit code is 1."""
+    monkeypatch.setattr(Processes, "look", FakeEngine(*range(3, 1_000)).look)
+    watched = ["--watch", str(os.getpid()), "--interval", "0.05", "--out", str(tmp_path), "--json"]
+    assert main([*watched, *observed]) == 1
+    out, err = capfd.readouterr()
+    assert err.splitlines()[-1] == "smsim stats: no Docker engine answers"
+    summary = json.loads(out)
+    assert (summary["samples"], summary["skipped"], len(summary["runs"])) == (2, 10, 1)
+    assert (tmp_path / "samples.csv").read_text().count("engine") == 2
+
+
+def test_a_run_without_an_answer_is_told_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its time and its exit code are known, of its services nothing."""
+    monkeypatch.setattr(Processes, "look", FakeEngine(*range(3, 11)).look)
+    quiet = ["--interval", "3600", "--lead", "0.01", "--trail", "0.01", "--out", str(tmp_path), "--json"]
+    assert main([*quiet, "--volumes", "5", "--", "test", "{n}"]) == 0
+    summary = json.loads(capfd.readouterr().out)
+    assert [(run["volume"], run["exit_code"], run["services"]) for run in summary["runs"]] == [(5, 0, {})]
+
+
+@pytest.mark.parametrize("name", ["usage.png", "volumes.csv"])
+def test_results_that_cannot_be_written(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One line that says which and why, exit code 1."""
+    (tmp_path / name).mkdir()
+    quiet = ["--lead", "0", "--trail", "0", "--interval", "0.05", "--out", str(tmp_path)]
+    assert main([*quiet, "--volumes", "1", "--", "test", "{n}"]) == 1
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", f"smsim stats: {tmp_path / name}: can't be written: Is a directory\n")
+
+
 async def test_one_service_in_two_places_is_one() -> None:
     """A process and a container of one name are added up."""
     sampler = Sampler([FakeServices(a=9), FakeServices(a=9)], 3600, asyncio.Event())
@@ -270,5 +349,5 @@ def test_without_the_optional_packages(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["--watch", str(os.getpid())]) == 2
     assert capfd.readouterr().err == (
-        'smsim stats: psutil and matplotlib not installed: pip install "sms-simulator[study]", or make setup\n'
+        'smsim stats: psutil and matplotlib not installed: pip install ".[study]", or make setup\n'
     )

@@ -21,6 +21,7 @@ class FakeEngine:
     def __init__(self) -> None:
         self.listed: list[dict[str, Any]] = []
         self.stats: dict[str, dict[str, Any]] = {}
+        self.failing = ""
 
     def add(self, name: str, service: str | None = None, project: str = "house") -> str:
         labels = {f"{COMPOSE}.service": service, f"{COMPOSE}.project": project} if service else {}
@@ -44,6 +45,8 @@ class FakeEngine:
 
     async def one(self, request: web.Request) -> web.Response:
         assert request.query["stream"] == "false"
+        if request.match_info["id"] == self.failing:
+            raise web.HTTPInternalServerError
         found = self.stats.get(request.match_info["id"])
         return web.json_response(found or {"message": "No such container"}, status=200 if found else 404)
 
@@ -118,6 +121,19 @@ async def test_a_container_that_is_restarted(engine: FakeEngine) -> None:
         await containers.look()
         engine.use(container, 1, 10)
         assert (await containers.look())["redis"].cpu_s == 6
+
+
+async def test_an_engine_that_fails_once(engine: FakeEngine) -> None:
+    """That look fails as a whole, rather than with some containers missing; the next one has them all."""
+    one, two = engine.add("redis"), engine.add("rabbitmq")
+    async with Containers([]) as containers:
+        await containers.look()
+        engine.failing = one
+        with pytest.raises(Unavailable, match="no Docker engine answers"):
+            await containers.look()
+        engine.failing = ""
+        engine.use(two, 3, 10)
+        assert await containers.look() == {"redis": Usage(0, 0), "rabbitmq": Usage(3, 10)}
 
 
 async def test_a_name_that_nothing_has(engine: FakeEngine) -> None:

@@ -20,7 +20,7 @@ async def held(batch: Batch = BATCH) -> tuple[HeldBatch, list[HeldBatch]]:
     broker = MemoryBroker()
     await broker.publish(batch, Lane.BULK)
     (delivery,) = await (await broker.subscribe(Lane.BULK, 1)).take()
-    return hold(delivery, settled.append), settled
+    return hold(delivery, settled.append, 0.0), settled
 
 
 async def test_a_held_batch_knows_what_it_needs() -> None:
@@ -45,7 +45,7 @@ async def test_a_body_that_is_no_batch_is_not_held() -> None:
     broker.publish_raw(b"nonsense", Lane.BULK)
     (delivery,) = await (await broker.subscribe(Lane.BULK, 1)).take()
     with pytest.raises(BadBody):
-        hold(delivery, lambda _: None)
+        hold(delivery, lambda _: None, 0.0)
 
 
 async def test_the_last_message_settles_the_batch() -> None:
@@ -91,7 +91,7 @@ async def test_copies_fit_a_body_whatever_came(to: str) -> None:
     (first,) = await (await broker.subscribe(Lane.BULK, 1)).take()
     first.release()
     (again,) = await (await broker.subscribe(Lane.BULK, 1)).take()
-    held = hold(again, lambda _: None)
+    held = hold(again, lambda _: None, 0.0)
     copies = held.copies_of(set(held.seqs.tolist()), 1)
     assert all(len(encode_batch(copy)) <= MAX_BODY_BYTES for copy in copies)
     assert [(m.seq, m.text) for copy in copies for m in copy.messages] == [(m.seq, m.text) for m in messages]

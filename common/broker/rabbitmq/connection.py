@@ -10,7 +10,8 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 OnBody = Callable[[int, bool, bytes], None]
 
 # AMQP 0-9-1, section 4.2.3: a frame is type, channel and payload size (7 bytes), the payload, and one closing byte.
-METHOD, HEADER, BODY = 1, 2, 3
+METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
+KINDS = frozenset((METHOD, HEADER, BODY, HEARTBEAT))
 FRAME_END = 0xCE
 BASIC_DELIVER = b"\x00\x3c\x00\x3c"  # class 60, method 60
 _FRAME = Struct(">BHL")
@@ -65,8 +66,9 @@ class GatheringConnection(AsyncioConnection):  # type: ignore[misc]  # pika ship
         at, end = 0, len(data)
         while end - at >= _FRAME.size:
             kind, _, size = _FRAME.unpack_from(data, at)
-            if kind > 8:
-                break  # no frame: a protocol header
+            if kind not in KINDS:  # a protocol header, or nonsense: pika knows
+                super()._on_data_available(data[at:])
+                return
             beyond = at + size + _AROUND
             if data.startswith(BASIC_DELIVER, at + _FRAME.size) and kind == METHOD and beyond <= end:
                 after = self._deliver(data, at, beyond)
@@ -79,15 +81,7 @@ class GatheringConnection(AsyncioConnection):  # type: ignore[misc]  # pika ship
                 break
             super()._on_data_available(data[at:beyond])
             at = beyond
-        if at < end:
-            self._wait_for_more(data[at:])
-
-    def _wait_for_more(self, rest: bytes) -> None:
-        """Keeps what is no whole frame, or delivery, yet."""
-        if rest[:1] == b"A":
-            super()._on_data_available(rest)
-        else:
-            self._frame_buffer = rest
+        self._frame_buffer = data[at:]
 
     def _deliver(self, data: bytes, at: int, header: int) -> int:
         """Hands on the delivery whose method frame is from `at` to `header`; gives where it ends.

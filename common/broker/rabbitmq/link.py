@@ -161,15 +161,19 @@ async def look_at(
 
 async def delete(channel: Channel, closed: "asyncio.Future[BaseException]", queue: str) -> None:
     """Deletes a queue with what is in it, if there is one. Raises Refused or Unavailable."""
-    deleted = asyncio.Event()
+    deleted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def on_deleted(_: Method) -> None:
+        if not deleted.done():
+            deleted.set_result(None)
+
     try:
-        channel.queue_delete(queue, callback=lambda _: deleted.set())
+        channel.queue_delete(queue, callback=on_deleted)
     except AMQPError as error:
         raise Unavailable(f"RabbitMQ is gone: {error!r}") from None
-    either: list[asyncio.Future[Any]] = [asyncio.ensure_future(deleted.wait()), closed]
+    either: list[asyncio.Future[Any]] = [deleted, closed]
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-    if not deleted.is_set():
-        either[0].cancel()
+    if not deleted.done():
         raise _refused_or_unavailable(closed.result(), queue)
 
 

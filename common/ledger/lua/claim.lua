@@ -1,17 +1,18 @@
 -- claim(run, seqs of one piece): queued -> sending, and tells what each message was before.
 -- KEYS: 1 sms:stats, 2 the run's hash, 3 sms:runs, 4 the piece's states, 5 the run's pieces, 6 the piece's unannounced
--- ARGV: 1 run, 2 piece, 3 the piece's first seq, 4 highest seq of the call, 5 '1' if redelivered,
+-- ARGV: 1 run, 2 piece, 3 the piece's first seq, 4 highest seq of the call, 5 '1' if redelivered, 6 messages a piece,
 --       then for each segment: its first word, its messages, its mask (the low bit of each pair to claim)
 -- Returns for each segment '' if all its messages were queued, else the words of states as they were;
 -- of a forgotten run, all sent.
 if not open_run(KEYS[1], KEYS[2], KEYS[3], ARGV[1]) then
   local settled = {}
-  for a = 8, #ARGV, 3 do settled[#settled + 1] = all_sent(ARGV[a]) end
+  for a = 9, #ARGV, 3 do settled[#settled + 1] = all_sent(ARGV[a]) end
   return settled
 end
 if redis.call('EXISTS', KEYS[4]) == 0 then redis.call('SADD', KEYS[5], ARGV[2]) end
 
-local announced = tonumber(redis.call('HGET', KEYS[2], 'announced') or 0)
+local run = redis.call('HMGET', KEYS[2], 'announced', 'total')
+local announced = tonumber(run[1] or 0)
 local base, count_unannounced = tonumber(ARGV[3]), tonumber(ARGV[4]) >= announced
 local new, ambiguous, published, answer = 0, 0, 0, {}
 
@@ -26,17 +27,18 @@ local function publish_unannounced(first_word, mask)  -- each seq that nobody an
   end
 end
 
-local PIECE_BYTES = 32768
-
--- Redis gives a string that grows twice the room it needs: what outgrows a few KiB gets the whole piece's at once.
+-- Redis gives a string that grows twice the room it needs, so the room for all that is known to come is made at once.
+local expected = math.min(math.max(announced, tonumber(run[2] or 0)) - base, tonumber(ARGV[6]))
+local wanted = math.ceil(expected / 16) * 4
 local function make_room(key, bytes)
-  if bytes > 4096 and redis.call('STRLEN', key) < PIECE_BYTES then
+  local room = redis.call('STRLEN', key)
+  if room < bytes and room < wanted then
     local now = redis.call('GET', key) or ''
-    redis.call('SET', key, now .. string.rep('\0', PIECE_BYTES - #now), 'KEEPTTL')
+    redis.call('SET', key, now .. string.rep('\0', wanted - room), 'KEEPTTL')
   end
 end
 
-for a = 6, #ARGV, 3 do
+for a = 7, #ARGV, 3 do
   local first_word, messages, packed = tonumber(ARGV[a]), tonumber(ARGV[a + 1]), ARGV[a + 2]
   local was = read_words(KEYS[4], first_word, #packed)
   local old, mask, overlap = words_of(was), words_of(packed), false
