@@ -71,7 +71,7 @@ bench-smoke: $(DEV) servers ## in 2 minutes, ours against plain pika and against
 	$(BIN)/python -m benchmarks.smoke
 
 scaling: $(DEV) servers ## the scaling study, embedded and on servers, 11 minutes; into docs/scaling
-	$(BIN)/smsim scale --fresh --out docs/scaling
+	$(BIN)/python -m benchmarks.on_servers --none $(BIN)/smsim scale --fresh --out docs/scaling
 	$(BIN)/python -m benchmarks.on_servers $(BIN)/smsim scale --distributed --fresh --out docs/scaling
 	$(BIN)/python -m simulation.scale.table docs/scaling/points.csv --write docs/scaling.md
 	$(BIN)/python -m simulation.scale.table docs/scaling/distributed.csv --write docs/scaling.md
