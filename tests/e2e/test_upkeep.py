@@ -86,21 +86,25 @@ async def test_an_audit_finds_what_was_lost_and_repairs_it(pipeline: Pipeline) -
 
 
 async def test_the_audit_leaves_the_queues_as_they_are(pipeline: Pipeline) -> None:
-    """A backlog in lane and retry queues is looked at and then sent, each message once."""
+    """A backlog in lane and retry queues is looked at, is all there afterwards, and is then sent."""
     pipeline.use(MAX_ATTEMPTS=2, RETRY_BACKOFF=4, MEAN_PROCESSING_TIME=0.02, SEED=5)
     sender = pipeline.sender(FAILURE_RATE=0.5, SENDER_CONCURRENCY=50)
     await pipeline.published("--num-messages", 3000, "--batch-size", 20, "--run", "backlog")
     await pipeline.progress("backlog", 500)
     await stop(sender)
 
+    bodies = sum(pipeline.depths().values())
     report, _ = await smsim(pipeline, "audit", "--json")
     assert report[0]["right"], report
     assert report[0]["bodies_in_queues"] > 10
     assert report[0]["runs"][0]["missing"] == 0
+    # Some move from a retry queue to the lane meanwhile, and are in neither for a moment.
+    await eventually(lambda: sum(pipeline.depths().values()) >= bodies)
 
     sender = pipeline.sender(FAILURE_RATE=0, SENDER_CONCURRENCY=500)
     now = await pipeline.assert_exact("backlog", 3000, [sender])
-    assert now.ambiguous == 0
+    # What the first sender had begun of its last batch came back with it, and may have a retry on its way besides.
+    assert now.ambiguous <= 20
 
 
 async def test_repair_leaves_the_backlog_of_another_queue_alone(pipeline: Pipeline) -> None:
