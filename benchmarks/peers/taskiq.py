@@ -1,7 +1,7 @@
 """taskiq over taskiq-aio-pika: tasks kicked in gathered windows; two worker processes, acks after execution.
 
 https://taskiq-python.github.io/guide/cli.html (--workers, --max-async-tasks, --max-prefetch, --ack-type, --no-parse)
-https://pypi.org/project/taskiq-aio-pika/ (qos; quorum queues by default)
+https://github.com/taskiq-python/taskiq-aio-pika (qos; quorum queues by default)
 """
 
 import asyncio

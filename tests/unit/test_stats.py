@@ -147,7 +147,7 @@ async def test_processes_of_one_name_are_one_service() -> None:
     ("program", "argv", "name"),
     [
         ("redis-server", ["redis-server *:6379"], "redis-server"),
-        ("python3.11", ["/usr/bin/python3.11", "-u", "/work/producer.py", "--wait"], "producer"),
+        ("python3.11", ["/usr/bin/python3.11", "-u", "/app/producer.py", "--wait"], "producer"),
         ("python", ["python", "-m", "benchmarks.run"], "benchmarks.run"),
         ("python", ["python"], "python"),
         ("python", ["python", "-c", "print(1)"], "python"),
