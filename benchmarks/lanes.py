@@ -33,9 +33,9 @@ from common.cli import EXIT_DONE, EXIT_FAILED, Parser, number, whole
 from common.ledger.port import Snapshot
 from common.ledger.redis import RedisLedger
 from common.messages import Batch, Lane, Message
+from common.publishing.publish import Producer
+from common.publishing.random_source import RandomSource
 from common.settings import Settings
-from producer.publish import Producer
-from producer.random_source import RandomSource
 from tests.servers import RabbitServer, RedisServer
 
 LATEST = Path(__file__).parent / "results" / "lanes.json"

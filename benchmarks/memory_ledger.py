@@ -11,7 +11,7 @@ from benchmarks.processes import BenchmarkFailed
 from common.ledger.port import Outcomes
 from common.ledger.redis import RedisLedger
 from common.messages import Outcome
-from monitor.statistics import statistics
+from common.statistics import statistics
 from tests.servers import RedisServer
 
 RUN = "a-run"

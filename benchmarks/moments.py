@@ -18,7 +18,7 @@ import producer.cli
 import sender.cli
 from common.ledger.port import Outcomes
 from common.ledger.redis import RedisLedger
-from producer.pace import Pace
+from common.publishing.pace import Pace
 
 Seconds = NDArray[np.float64]
 

@@ -14,8 +14,8 @@ from common.broker.port import Subscription
 from common.cli import EXIT_DONE, EXIT_FAILED, Parser, whole
 from common.ledger.memory import MemoryLedger
 from common.messages import MAX_BATCH_MESSAGES, Lane, new_run_id
-from producer.publish import Producer
-from producer.random_source import RandomSource
+from common.publishing.publish import Producer
+from common.publishing.random_source import RandomSource
 
 LIMIT_MB = 150
 PREFETCH = 1_000

@@ -103,6 +103,20 @@ class Settings(BaseSettings):
     provider_url: HttpUrl | None = None
     provider_timeout: Annotated[float, Field(gt=0, le=600, description="seconds")] = 10
 
+    gateway_host: str = "127.0.0.1"
+    gateway_port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    gateway_auth: bool = True
+    gateway_api_key: SecretStr | None = None
+    gateway_rate: Annotated[float, Field(gt=0, le=1e9, description="messages/s, of all keys")] | None = None
+    gateway_key_rate: Annotated[float, Field(gt=0, le=1e9, description="messages/s, of one key")] | None = None
+    gateway_cors_origins: str | None = Field(None, description="origins, separated by commas")
+    gateway_hosts: str | None = Field(None, description="host names it answers to, separated by commas")
+    message_ttl: Annotated[float, Field(gt=0, le=8760, description="hours")] = 24
+    callback_secret: SecretStr | None = None
+    callback_allow_private: bool = False
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+
     log_level: LogLevel = LogLevel.INFO
     log_file: Path | None = None
 

@@ -16,10 +16,12 @@ from common.cli import (
 )
 from common.ledger.redis import RedisLedger
 from common.logs import configure_logs
+from common.metrics import metrics_served, new_registry
 from common.redis_client import connect_redis
 from common.settings import Settings, load_settings
+from common.statistics import statistics
+from monitor.metrics import PipelineMetrics
 from monitor.service import log_statistics, show_live
-from monitor.statistics import statistics
 
 
 def main(argv: list[str] | None = None, prog: str = "monitor.py") -> int:
@@ -57,9 +59,17 @@ async def _watch(args: argparse.Namespace, settings: Settings) -> int:
             stop = stop_on_signals()
             await end_soon_after(stop, show_live(ledger, args.run, stop))
         else:
-            stop = stop_on_signals()
-            interval_s = settings.monitor_update_interval
-            await end_soon_after(stop, log_statistics(ledger, args.run, interval_s, stop))
+            await _log(ledger, args.run, settings)
     finally:
         await ledger.close()
     return 0
+
+
+async def _log(ledger: RedisLedger, run: str | None, settings: Settings) -> None:
+    """Logs, and shows the same to Prometheus: metrics are of all runs, so a monitor of one run has none to show."""
+    metrics, stop = PipelineMetrics(), stop_on_signals()
+    if run is not None:
+        settings = settings.model_copy(update={"metrics_port": None})
+    async with metrics_served(settings, new_registry("monitor", metrics)):
+        job = log_statistics(ledger, run, settings.monitor_update_interval, stop, metrics.update)
+        await end_soon_after(stop, job)

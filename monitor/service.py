@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.live import Live
@@ -9,7 +10,7 @@ from rich.live import Live
 from common.errors import UnknownRun
 from common.health import beat
 from common.ledger.port import Ledger, Snapshot
-from monitor.statistics import statistics
+from common.statistics import statistics
 from monitor.view import picture
 
 log = logging.getLogger(__name__)
@@ -18,12 +19,19 @@ REDRAW_S = 0.25
 RATE_OVER_S = 2.0
 
 
-async def log_statistics(ledger: Ledger, run: str | None, interval_s: float, stop: asyncio.Event) -> None:
-    """Logs one JSON line an interval until told to stop, and a last one then."""
+async def log_statistics(
+    ledger: Ledger,
+    run: str | None,
+    interval_s: float,
+    stop: asyncio.Event,
+    tell: Callable[[Snapshot], None] = lambda _: None,
+) -> None:
+    """Logs one JSON line an interval until told to stop, and a last one then; tells each snapshot."""
     before: Snapshot | None = None
     while True:
         stopping = await _stopped_within(stop, interval_s if before else 0)
         now = await ledger.snapshot(run)
+        tell(now)
         beat(interval_s)
         log.info("statistics", extra={**({"run": run} if run else {}), **statistics(now, before).as_json()})
         before = now

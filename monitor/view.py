@@ -7,7 +7,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from common.ledger.port import Snapshot
-from monitor.statistics import Statistics, statistics
+from common.statistics import Statistics, statistics
 
 SENDERS_SHOWN = 10
 

@@ -33,13 +33,14 @@ from common.ledger.redis import RedisLedger
 from common.logs import configure_logs
 from common.messages import MAX_BATCH_MESSAGES, Lane, new_run_id
 from common.progress import ProgressBar
+from common.publishing.pace import Pace
+from common.publishing.publish import Producer
+from common.publishing.random_source import RandomSource
+from common.publishing.recipes import Source, recipe_of
 from common.redis_client import connect_redis
 from common.settings import Settings, load_settings
 from producer.contacts import ContactsSource
-from producer.pace import Pace
-from producer.publish import Producer
-from producer.random_source import RandomSource
-from producer.sources import Source, recipe_of, source_of
+from producer.sources import source_of
 
 FOLLOW_EVERY_S = 0.2
 RATES_PER_S = (0.001, 1e9)

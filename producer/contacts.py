@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.errors import UsageError
 from common.messages import MAX_TEXT_CHARS, Lane, Message, is_e164
-from producer.sources import Recipe
+from common.publishing.recipes import Recipe
 from producer.template import Template
 
 NUMBER_COLUMNS = ("number", "phone")

@@ -1,48 +1,15 @@
-"""Where messages come from. A source can be made again from its recipe, so a run that broke off can go on."""
+"""Makes a source again from the recipe that the ledger kept."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Protocol
-
-import msgspec
 
 from common.errors import UsageError
-from common.messages import MAX_BATCH_MESSAGES, Lane, Message
-
-
-class Recipe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """All that is needed to make a run's messages again, and to publish them alike; kept by the ledger as JSON."""
-
-    source: str
-    count: int
-    batch_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_BATCH_MESSAGES)]
-    lane: Lane = Lane.BULK
-    queue: str | None = None
-    seed: int | None = None
-    path: str | None = None
-    sha256: str | None = None
-    text: str | None = None
-
-
-class Source(Protocol):
-    """A sequence of messages with seqs 0 to `count - 1`, streamed."""
-
-    @property
-    def count(self) -> int:
-        """How many messages it has."""
-
-    def recipe(self, batch_size: int, lane: Lane) -> Recipe:
-        """How to make it again."""
-
-    def messages(self, first: int) -> Iterator[Message]:
-        """The messages from seq `first` on, the same at every call."""
+from common.publishing.random_source import RandomSource
+from common.publishing.recipes import Recipe, Source
+from producer.contacts import ContactsSource
 
 
 def source_of(recipe: Recipe) -> Source:
     """The source that a recipe describes. Raises UsageError where it can't be made again as it was."""
-    from producer.contacts import ContactsSource
-    from producer.random_source import RandomSource
-
     if recipe.source == RandomSource.NAME and recipe.seed is not None:
         return RandomSource(recipe.count, recipe.seed)
     if recipe.source == ContactsSource.NAME and recipe.path is not None:
@@ -55,11 +22,3 @@ def source_of(recipe: Recipe) -> Source:
     raise UsageError(
         f"this run's messages can't be made again: they came from {recipe.source or 'elsewhere'!r}"
     )
-
-
-def recipe_of(text: str) -> Recipe:
-    """The recipe that the ledger kept. Raises UsageError if it is none of ours."""
-    try:
-        return msgspec.json.decode(text, type=Recipe)
-    except msgspec.MsgspecError:
-        raise UsageError("this run was not begun by a producer, so it can't be resumed by one") from None

@@ -9,6 +9,7 @@ fi
 random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
 umask 077
 sed -e "s/^RABBITMQ_PASSWORD=$/&$(random)/" -e "s/^REDIS_PASSWORD=$/&$(random)/" \
-    -e "s/^RABBITMQ_ERLANG_COOKIE=$/&$(random)/" .env.example >.env.new
+    -e "s/^GATEWAY_API_KEY=$/&$(random)/" -e "s/^CALLBACK_SECRET=$/&$(random)/" \
+    -e "s/^RABBITMQ_ERLANG_COOKIE=$/&$(random)/" -e "s/^GRAFANA_PASSWORD=$/&$(random)/" .env.example >.env.new
 mv .env.new .env
 echo ".env written, with random passwords" >&2

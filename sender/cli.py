@@ -1,5 +1,6 @@
 """`python sender.py`, `smsim send`: one sender process."""
 
+import asyncio
 import os
 import socket
 
@@ -16,9 +17,12 @@ from common.cli import (
 from common.ledger import keys
 from common.ledger.redis import RedisLedger
 from common.logs import configure_logs
+from common.metrics import metrics_served, new_registry
 from common.rate.redis import RedisRateLimit
 from common.redis_client import connect_redis
 from common.settings import Settings, load_settings
+from common.tracking.redis import RedisTracker
+from sender.metrics import SenderMetrics
 from sender.providers.factory import provider_of
 from sender.providers.profiles import refuse_beside_profile
 from sender.recorder import longest_backoff_s
@@ -60,6 +64,7 @@ async def _serve(settings: Settings, name: str, connect_timeout_s: float) -> int
     provider = provider_of(settings, settings.sender_concurrency)
     redis = await connect_redis(settings, connect_timeout_s)
     ledger = RedisLedger(redis, settings.run_ttl * 86_400)
+    tracker = RedisTracker(redis, settings.message_ttl * 3_600)
     limit = None
     if settings.provider_rate is not None:
         limit = RedisRateLimit(redis, keys.rate(settings.queue_name), settings.provider_rate)
@@ -79,10 +84,13 @@ async def _serve(settings: Settings, name: str, connect_timeout_s: float) -> int
         settings.shutdown_grace,
         settings.keep_failed,
         limit,
+        tracker,
     )
     try:
-        await sender.run(stop_on_signals())
+        registry = new_registry("sender", SenderMetrics(sender, lambda: broker.connected))
+        async with metrics_served(settings, registry):
+            await sender.run(stop_on_signals())
     finally:
-        await broker.close()
+        await asyncio.gather(broker.close(), tracker.close())
         await ledger.close()
     return 0

@@ -14,6 +14,8 @@ from common.errors import BadBody, PublishFailed, StaleDelivery
 from common.ledger.port import Ledger, Standing
 from common.messages import Lane, Message, Outcome, Seqs, is_increasing
 from common.rate.port import RateLimit
+from common.tracking.port import Tracker
+from sender import steps
 from sender.providers.port import Provider
 from sender.recorder import Recorder
 from sender.work import HeldBatch, Sends, hold
@@ -48,6 +50,8 @@ GATHERING_SHARE = 0.01
 LONGEST_GATHERING_S = 0.02
 
 Claimed = tuple[HeldBatch, int, int]
+# What is claimed together: of one run and attempt, redelivered or not, tracked or not.
+Group = tuple[str, int, bool, bool]
 
 
 class LaneWorker:
@@ -62,6 +66,7 @@ class LaneWorker:
         provider: Provider,
         recorder: Recorder,
         limit: RateLimit | None = None,
+        tracker: Tracker | None = None,
     ) -> None:
         self.lane = lane
         self.slots = slots
@@ -70,6 +75,7 @@ class LaneWorker:
         self._provider = provider
         self._recorder = recorder
         self._limit = limit
+        self._tracker = tracker
         self._began: dict[str, tuple[float, float]] = {}
         self._free = slots
         self._waiting: deque[HeldBatch] = deque()
@@ -125,13 +131,14 @@ class LaneWorker:
             batch.delivery.ack()
 
     async def _receive(self, subscription: Subscription, tasks: asyncio.TaskGroup) -> None:
+        keep = self._provider.reads_messages, self._tracker is not None
         while True:
             poison: list[tuple[Delivery, str]] = []
             taken = await subscription.take()
             came_s = asyncio.get_running_loop().time()
             for delivery in taken:
                 try:
-                    batch = hold(delivery, self._settled, came_s, self._provider.reads_messages)
+                    batch = hold(delivery, self._settled, came_s, *keep)
                 except BadBody as error:
                     poison.append((delivery, str(error)))
                     continue
@@ -204,12 +211,12 @@ class LaneWorker:
         self._free -= picked
         if not groups:
             return
-        starts = [self._start(*key, group) for key, group in groups.items()]
+        starts = [self._start(key, group) for key, group in groups.items()]
         await (starts[0] if len(starts) == 1 else asyncio.gather(*starts))
 
-    def _pick(self, room: int) -> dict[tuple[str, int, bool], list[Claimed]]:
-        """So many messages, first come first served, by run, attempt and whether redelivered."""
-        groups: dict[tuple[str, int, bool], list[Claimed]] = {}
+    def _pick(self, room: int) -> dict[Group, list[Claimed]]:
+        """So many messages, first come first served, by group."""
+        groups: dict[Group, list[Claimed]] = {}
         while room and self._waiting:
             batch = self._waiting[0]
             if batch.delivery.stale:
@@ -221,16 +228,17 @@ class LaneWorker:
             room -= beyond - first
             if batch.waiting == 0:
                 self._waiting.popleft()
-            key = (batch.run, batch.attempt, batch.again)
+            key = (batch.run, batch.attempt, batch.again, batch.track)
             groups.setdefault(key, []).append((batch, first, beyond))
         return groups
 
-    async def _start(self, run: str, attempt: int, redelivered: bool, group: list[Claimed]) -> None:
+    async def _start(self, key: Group, group: list[Claimed]) -> None:
+        run, attempt, redelivered, track = key
         seqs = np.concatenate([batch.seqs[i:j] for batch, i, j in group])
         if len(group) > 1 and not is_increasing(seqs) and np.unique(seqs).size != seqs.size:
             # Two copies of a message came together: the second claim of it must see the first.
             for one in group:
-                await self._start(run, attempt, redelivered, [one])
+                await self._start(key, [one])
             return
         began_s = await self._beginning(run)
         batches = [batch for batch, _, _ in group]
@@ -247,12 +255,17 @@ class LaneWorker:
         bad = {seq for batch in batches for seq in batch.bad}
         if bad:
             is_bad = np.isin(seqs, list(bad))
-            self._fail(Sends(run, attempt, seqs[is_bad], owners[is_bad], batches, self._finished))
+            self._fail(
+                Sends(run, attempt, seqs[is_bad], owners[is_bad], batches, self._finished, track=track)
+            )
             seqs, owners = seqs[~is_bad], owners[~is_bad]
         if seqs.size:
             age_s = asyncio.get_running_loop().time() - began_s
             messages = _messages(batches, seqs, owners) if self._provider.reads_messages else None
-            self._provider.start(Sends(run, attempt, seqs, owners, batches, self._finished, age_s, messages))
+            sends = Sends(run, attempt, seqs, owners, batches, self._finished, age_s, messages, track)
+            if track and self._tracker is not None:
+                self._tracker.tell(steps.begun(sends))
+            self._provider.start(sends)
 
     async def _beginning(self, run: str) -> float:
         """When a run began: by the ledger's clock, which is asked now and then, told by our own, which never jumps."""

@@ -19,6 +19,9 @@ from common.broker.port import Broker
 from common.errors import PublishFailed
 from common.ledger.port import Ledger, Outcomes
 from common.messages import Outcome, is_increasing
+from common.tracking.port import Tracker
+from sender import steps
+from sender.counts import SendCounts
 from sender.work import HeldBatch, Sends
 
 # A crash leaves no more than this much unrecorded.
@@ -45,6 +48,7 @@ class Recorder:
         max_attempts: int = 1,
         backoff_s: float = 1.0,
         keep_failed: bool = False,
+        tracker: Tracker | None = None,
     ) -> None:
         self._ledger = ledger
         self._broker = broker
@@ -52,6 +56,7 @@ class Recorder:
         self._max_attempts = max_attempts
         self._backoff_s = backoff_s
         self._keep_failed = keep_failed
+        self._tracker = tracker
         self._parts: list[Part] = []
         self._pending = 0
         self._some = asyncio.Event()
@@ -60,6 +65,7 @@ class Recorder:
         self._gap_s = SHORTEST_GAP_S
         self._tasks: asyncio.TaskGroup
         self._copies: set[asyncio.Task[None]] = set()
+        self.counts = SendCounts()
         self.mean_time_s: float | None = None
 
     def add(self, sends: Sends, first: int, beyond: int) -> None:
@@ -146,8 +152,12 @@ class Recorder:
             np.concatenate([s.times_us[i:j] for s, i, j in parts]),
             _ambiguous(parts),
         )
-        self.mean_time_s = float(outcomes.times_us.mean()) / 1e6
+        total_time_us = int(outcomes.times_us.sum())
+        self.mean_time_s = total_time_us / settled.size / 1e6
         await self._ledger.settle(run, outcomes, self._sender)
+        if self._tracker is not None and any(sends.track for sends, _, _ in parts):
+            self._tracker.tell(steps.ended(parts, outcomes.outcomes))
+        self.counts.add(outcomes.outcomes, outcomes.times_us, total_time_us)
         self._count_off(parts)
         if bool((outcomes.outcomes == RETRY).any()):
             self._retry(parts)

@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import time
 
 from common.broker.port import Broker
 from common.health import beat
 from common.ledger.port import Ledger
 from common.messages import Lane
 from common.rate.port import RateLimit
+from common.tracking.port import Tracker
 from sender.lane import LaneWorker, urgent_slots
 from sender.providers.port import Provider
 from sender.recorder import Recorder
@@ -20,7 +22,10 @@ LAST_WORDS_S = 1.5
 
 
 class Sender:
-    """Sends until told to stop. `slots` sends are in flight at most, and a tenth of that again for urgent ones."""
+    """Sends until told to stop. `slots` sends are in flight at most, and a tenth of that again for urgent ones.
+
+    With a `tracker` it tells the steps of tracked messages; whoever made the tracker closes it.
+    """
 
     def __init__(
         self,
@@ -34,15 +39,18 @@ class Sender:
         grace_s: float = 8.0,
         keep_failed: bool = False,
         limit: RateLimit | None = None,
+        tracker: Tracker | None = None,
     ) -> None:
         self.name = name
         self._ledger = ledger
         self._provider = provider
         self._grace_s = grace_s
-        self._recorder = Recorder(ledger, broker, name, max_attempts, retry_backoff_s, keep_failed)
+        self._recorder = Recorder(ledger, broker, name, max_attempts, retry_backoff_s, keep_failed, tracker)
+        self.counts = self._recorder.counts
+        self.heard_s = 0.0  # when the ledger last answered a heartbeat, in Unix time
         self.lanes = [
-            LaneWorker(Lane.BULK, slots, broker, ledger, provider, self._recorder, limit),
-            LaneWorker(Lane.URGENT, urgent_slots(slots), broker, ledger, provider, self._recorder, limit),
+            LaneWorker(lane, of_lane, broker, ledger, provider, self._recorder, limit, tracker)
+            for lane, of_lane in ((Lane.BULK, slots), (Lane.URGENT, urgent_slots(slots)))
         ]
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -85,5 +93,6 @@ class Sender:
         slots = sum(lane.slots for lane in self.lanes)
         while True:
             await self._ledger.heartbeat(self.name, slots, self._in_flight)
+            self.heard_s = time.time()
             beat(HEARTBEAT_S)
             await asyncio.sleep(HEARTBEAT_S)

@@ -19,8 +19,8 @@ NONE_BAD: frozenset[int] = frozenset()
 class HeldBatch:
     """A delivery in hand. It is acked when all of its messages are settled.
 
-    The messages themselves, by seq, are let go once checked, unless the provider reads them: a long queue of texts
-    would be most of a sender's memory.
+    The messages themselves, by seq, are let go once checked, unless the provider reads them or they are tracked: a
+    long queue of texts would be most of a sender's memory.
     `again`: a holder before us may have claimed some of it. `came_s`: when it came, by the loop's clock.
     `begun` messages, from the front, were claimed; `unsettled` need care still, and of these `copying` wait for
     nothing but the confirm of their copy in another queue.
@@ -78,12 +78,14 @@ def hold(
     on_settled: Callable[[HeldBatch], None],
     came_s: float,
     keep_messages: bool = False,
+    keep_tracked: bool = False,
 ) -> HeldBatch:
     """Decodes a delivery that came at `came_s`; `on_settled` hears when all of it is settled. Raises BadBody."""
     batch, seqs = decode_batch(delivery.body)
     at = bad_numbers(batch.messages)
     bad = frozenset([batch.messages[i].seq for i in at]) if at else NONE_BAD
-    messages = {m.seq: m for m in batch.messages} if keep_messages else {}
+    keep = keep_messages or (keep_tracked and batch.track)
+    messages = {m.seq: m for m in batch.messages} if keep else {}
     # A retry's copy, too, is never taken for a duplicate: what it finds sending may be the late claim of a holder that
     # lost its connection, and has since died.
     again = delivery.redelivered or batch.attempt > 1 or batch.again is True
@@ -110,7 +112,7 @@ class Sends:
 
     Arrays of one length; a provider may put them into the order in which its sends end. `owners[k]` is the place in
     `batches` of the batch that message k came in. `age_s` is how long ago the run began, in seconds; `messages` has
-    the messages themselves, for a provider that reads them.
+    the messages themselves, for a provider that reads them. `track`: somebody wants to hear of their steps.
 
     The provider fills `outcomes` and `times_us` (microseconds) for the positions that it then reports to
     `finish(first, beyond)`; and where that applies `retry_after_s`, the shortest wait before another attempt, and
@@ -125,6 +127,7 @@ class Sends:
     on_finish: Callable[["Sends", int, int], None]
     age_s: float = 0.0
     messages: list[Message] | None = None
+    track: bool = False
     outcomes: NDArray[np.uint8] = field(init=False)
     times_us: NDArray[np.int64] = field(init=False)
     retry_after_s: NDArray[np.float32] | None = field(init=False, default=None)
@@ -144,6 +147,7 @@ class Sends:
     def part(self, at: NDArray[np.intp]) -> "Sends":
         """The sends at some positions, with what came of them."""
         part = Sends(self.run, self.attempt, self.seqs[at], self.owners[at], self.batches, self.on_finish)
+        part.track = self.track
         part.outcomes, part.times_us = self.outcomes[at], self.times_us[at]
         part.retry_after_s = None if self.retry_after_s is None else self.retry_after_s[at]
         part.ambiguous = None if self.ambiguous is None else self.ambiguous[at]

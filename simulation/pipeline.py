@@ -11,11 +11,11 @@ from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Snapshot
 from common.messages import Lane
+from common.publishing.publish import Producer
+from common.publishing.recipes import Source
 from common.rate.memory import MemoryRateLimit
 from common.settings import Settings
 from monitor.service import show_live
-from producer.publish import Producer
-from producer.sources import Source
 from sender.providers.factory import provider_of
 from sender.service import Sender
 

@@ -10,7 +10,7 @@ from common.ledger.port import Snapshot
 from common.logs import configure_logs
 from common.messages import Lane, new_run_id
 from common.settings import Settings, load_settings
-from monitor.statistics import Statistics, statistics
+from common.statistics import Statistics, statistics
 from producer.cli import add_source_arguments, open_source
 from sender.providers.profiles import refuse_beside_profile
 from simulation.pipeline import Simulation, fitting_batch_size, simulate

@@ -51,3 +51,27 @@ def sender(name: str) -> str:
 def rate(queue: str) -> str:
     """Hash: the token bucket of the senders of a queue."""
     return f"sms:rate:{queue}"
+
+
+def message(uuid: str) -> str:
+    """List: the record of a tracked message, then its steps."""
+    return f"sms:message:{uuid}"
+
+
+def texts(name: str) -> str:
+    """Hash: numbers and texts of a run's untracked messages, in chunks."""
+    return f"sms:texts:{name}"
+
+
+def idempotency(api_key: str, key: str) -> str:
+    """Hash: what became of the request that came with an Idempotency-Key; `key` is a digest of it."""
+    return f"sms:idempotency:{api_key}:{key}"
+
+
+API_KEYS = "sms:api-keys"  # hash: id -> what is known of the key, with the hash of its secret
+CALLBACKS = "sms:callbacks"  # sorted set: message id -> when to look at its callback, Unix time in microseconds
+
+
+def callback(uuid: str) -> str:
+    """Hash: a callback that is owed."""
+    return f"sms:callback:{uuid}"

@@ -60,7 +60,8 @@ class _Run:
     @property
     def publishing(self) -> bool:
         """Whether a producer was at it a moment ago, and is not done."""
-        return _now_us() - self.producer_seen_us < PRODUCER_SILENCE_S * 1e6 and self.confirmed < self.total
+        open_still = self.total == 0 or self.confirmed < self.total
+        return open_still and _now_us() - self.producer_seen_us < PRODUCER_SILENCE_S * 1e6
 
     def hold(self, last_seq: int) -> None:
         """Makes room for the state of a seq."""

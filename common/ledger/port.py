@@ -73,7 +73,7 @@ class Publication:
     """How far the publishing of a run has got. `announced` and `confirmed` are seqs: all below them are.
 
     `total` is how many messages the run will have (0 where nobody said). `publishing`: a producer was heard of within
-    PRODUCER_SILENCE_S, and not all is confirmed.
+    PRODUCER_SILENCE_S, and not all is confirmed, or nobody said how many there will be.
     """
 
     recipe: str

@@ -126,7 +126,7 @@ class RedisLedger:
         total, announced, confirmed = (
             int(values.get(name, 0)) for name in (b"total", b"announced", b"confirmed")
         )
-        publishing = silent_us < PRODUCER_SILENCE_S * 1e6 and confirmed < total
+        publishing = silent_us < PRODUCER_SILENCE_S * 1e6 and (total == 0 or confirmed < total)
         return Publication(values.get(b"recipe", b"").decode(), total, announced, confirmed, publishing)
 
     async def replayed(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:

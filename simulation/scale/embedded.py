@@ -8,9 +8,9 @@ from common.errors import UnknownRun
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Ledger
 from common.messages import Lane
+from common.publishing.random_source import RandomSource
 from common.settings import Settings
-from monitor.statistics import statistics
-from producer.random_source import RandomSource
+from common.statistics import statistics
 from simulation.pipeline import Simulation, fitting_batch_size, simulate
 from simulation.scale.point import Point, Task
 from simulation.scale.timeline import SAMPLE_S, Timeline, margin, sampling

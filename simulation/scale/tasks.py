@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from common.messages import Message
-from producer.random_source import RandomSource
+from common.publishing.random_source import RandomSource
 from simulation.scale.point import Parameters, Point, Task
 from simulation.scale.timeline import SAMPLE_S, Timeline, margin, sampling
 

@@ -199,6 +199,19 @@ async def test_a_large_settle_in_any_order_is_exact(ledger: Ledger) -> None:
     assert await ledger.recount(RUN) == counted
 
 
+async def test_a_run_of_unknown_length_is_open_until_it_is_cut(ledger: Ledger) -> None:
+    """While its producer is heard of nobody else may have it, though all that was announced is confirmed."""
+    await ledger.begin(RUN, "", 0, "p1")
+    await ledger.announce(RUN, 0, 10)
+    await ledger.confirm(RUN, 10)
+    assert (await ledger.publication(RUN)).publishing
+    with pytest.raises(RunBusy):
+        await ledger.resume(RUN, "p2")
+    await ledger.cut(RUN)
+    assert not (await ledger.publication(RUN)).publishing
+    assert (await ledger.resume(RUN, "p2")).total == 10
+
+
 async def test_resuming_gives_what_the_producer_needs(ledger: Ledger) -> None:
     """Recipe, total, and how far the run got; for a run that is over, whoever asks."""
     await ledger.begin(RUN, '{"a": 1}', 10, "p1")

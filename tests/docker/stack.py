@@ -49,11 +49,14 @@ class Stack:
         files = ["docker-compose.yml", *(f"docker-compose.{name}.yml" for name in overrides)]
         self._compose = [*compose_command(), "-p", self.project, *(a for f in files for a in ("-f", f))]
         self.rabbit_port, self.redis_port = free_port(), free_port()
+        self.gateway_port = free_port()
         self.password = secrets.token_hex(8)
         mine: dict[str, object] = {
             "RABBITMQ_USER": "smsim",
             "RABBITMQ_PASSWORD": self.password,
             "REDIS_PASSWORD": self.password,
+            "GATEWAY_API_KEY": self.password,
+            "GATEWAY_HOST_PORT": self.gateway_port,
             "RABBITMQ_ERLANG_COOKIE": secrets.token_hex(8),
             "RABBITMQ_HOST_PORT": self.rabbit_port,
             "REDIS_HOST_PORT": self.redis_port,

@@ -19,8 +19,8 @@ import uvloop
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
 from common.messages import Lane
-from producer.publish import Producer
-from producer.random_source import RandomSource
+from common.publishing.publish import Producer
+from common.publishing.random_source import RandomSource
 
 async def drain(broker):
     subscription = await broker.subscribe(Lane.BULK, 1000)

@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 import common.ledger.memory
-import producer.publish
+import common.publishing.publish
 import sender.lane
 import sender.recorder
 from common.broker.memory import MemoryBroker, MemorySubscription
@@ -27,9 +27,9 @@ from common.errors import PublishFailed
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Outcomes
 from common.messages import Batch, Lane, Message, Outcome, Seqs
+from common.publishing.publish import Producer
+from common.publishing.recipes import Recipe
 from common.rate.port import RateLimit
-from producer.publish import Producer
-from producer.sources import Recipe
 from sender.service import Sender
 from sender.work import Sends
 
@@ -105,13 +105,13 @@ def virtual_loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualLoop]:
     clock = SimpleNamespace(
         monotonic=loop.time, time=loop.time, time_ns=lambda: int(loop.time() * 1e9), perf_counter=loop.time
     )
-    for module in (common.ledger.memory, producer.publish, sender.lane, sender.recorder):
+    for module in (common.ledger.memory, common.publishing.publish, sender.lane, sender.recorder):
         if hasattr(module, "time"):
             monkeypatch.setattr(module, "time", clock)
     # So that a handful of messages fills a producer's window.
-    monkeypatch.setattr(producer.publish, "ANNOUNCE_BLOCK", 5)
-    monkeypatch.setattr(producer.publish, "WINDOW_BATCHES", 2)
-    monkeypatch.setattr(producer.publish, "CONFIRM_EVERY_S", -1)
+    monkeypatch.setattr(common.publishing.publish, "ANNOUNCE_BLOCK", 5)
+    monkeypatch.setattr(common.publishing.publish, "WINDOW_BATCHES", 2)
+    monkeypatch.setattr(common.publishing.publish, "CONFIRM_EVERY_S", -1)
     # Each warning is one that the model asked for.
     monkeypatch.setattr(logging.root.manager, "disable", logging.WARNING)
     yield loop

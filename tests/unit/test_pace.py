@@ -1,4 +1,4 @@
-"""producer/pace.py and `producer.py --rate`: open arrivals, whatever the queue does."""
+"""common/publishing/pace.py and `producer.py --rate`: open arrivals, whatever the queue does."""
 
 import asyncio
 
@@ -7,11 +7,11 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
 from common.messages import Lane, decode_batch
-from producer import publish
+from common.publishing.pace import SHORTEST_PAUSE_S, Pace
+from common.publishing.publish import Producer
+from common.publishing.random_source import RandomSource
+from common.publishing import publish
 from producer.cli import main
-from producer.pace import SHORTEST_PAUSE_S, Pace
-from producer.publish import Producer
-from producer.random_source import RandomSource
 from tests.waiting import eventually
 
 RUN = "a-run"

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from common.errors import UsageError
 from common.messages import Lane
+from common.publishing.random_source import RandomSource
+from common.publishing.recipes import Recipe, Source, recipe_of
 from producer.contacts import ContactsSource
-from producer.random_source import RandomSource
-from producer.sources import Recipe, Source, recipe_of, source_of
+from producer.sources import source_of
 
 
 def kept(source: Source, batch_size: int = 10, lane: Lane = Lane.BULK) -> str:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.ledger.latency import histogram
 from common.ledger.port import SenderStatus, Snapshot
-from monitor.statistics import statistics
+from common.statistics import statistics
 
 FIELDS = (
     "published queued sending sent failed retried ambiguous rejected avg_time_s p50_s p95_s p99_s rate_per_s"

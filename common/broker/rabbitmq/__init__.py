@@ -44,6 +44,11 @@ class RabbitBroker:
         self._subscriptions: list[RabbitSubscription] = []
 
     @property
+    def connected(self) -> bool:
+        """Whether its connections are up: that for publishing, and that for consuming where anybody does."""
+        return self._publisher.connected and (self._consumer.is_up or not self._consuming)
+
+    @property
     def server_version(self) -> str:
         """RabbitMQ's version, as it says of itself, once it is connected."""
         return self._publisher.server_version

@@ -264,6 +264,11 @@ class Link:
             raise self._ended
 
     @property
+    def is_up(self) -> bool:
+        """Whether the connection is up."""
+        return self._up.is_set() and self._ended is None
+
+    @property
     def connection(self) -> AsyncioConnection:
         """The present connection, up or not."""
         if self._connection is None:

@@ -46,6 +46,11 @@ class Publisher:
         await self._link.start()
 
     @property
+    def connected(self) -> bool:
+        """Whether the connection is up."""
+        return self._link.is_up
+
+    @property
     def server_version(self) -> str:
         """RabbitMQ's version, as it says of itself."""
         return str((self._link.connection.server_properties or {}).get("version", "unknown"))

@@ -4,7 +4,7 @@
 if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
 local r = redis.call('HMGET', KEYS[1], 'producer', 'producer_seen_us', 'recipe', 'total', 'announced', 'confirmed')
 local now, total, confirmed = now_us(), tonumber(r[4] or 0), tonumber(r[6] or 0)
-local alive = r[2] and now - r[2] < tonumber(ARGV[2]) and confirmed < total
+local alive = r[2] and now - r[2] < tonumber(ARGV[2]) and (total == 0 or confirmed < total)
 if r[1] and r[1] ~= ARGV[1] and alive then return {r[1]} end
 redis.call('HSET', KEYS[1], 'producer', ARGV[1], 'producer_seen_us', now)
 return {r[3] or '', total, tonumber(r[5] or 0), confirmed}

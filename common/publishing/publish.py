@@ -14,8 +14,8 @@ from common.errors import PublishFailed
 from common.ledger.heard import heard_of
 from common.ledger.port import Ledger
 from common.messages import Batch, Lane, fitting
-from producer.pace import Pace
-from producer.sources import Source
+from common.publishing.pace import Pace
+from common.publishing.recipes import Source
 
 log = logging.getLogger(__name__)
 
@@ -59,21 +59,29 @@ class Producer:
         first: int = 0,
         on_progress: Callable[[int], None] = lambda _: None,
         pace: Pace | None = None,
+        track: bool = False,
     ) -> None:
         """Publishes the messages from seq `first` on; returns when all are confirmed.
 
         A publish that fails is repeated for as long as it takes: the ledger counts each message once.
         `on_progress` hears how many are confirmed. With a `pace`, a batch goes out when its last message is due, else
-        as soon as it can.
+        as soon as it can. `track`: each step of the messages is told (common/tracking).
         """
         self._on_progress = on_progress
         self._safe = self._noted = first
         self._noted_at = time.monotonic()
         async with heard_of(self._ledger, run):
-            await self._publish(run, source, batch_size, lane, first, pace)
+            await self._publish(run, source, batch_size, lane, first, pace, track)
 
     async def _publish(
-        self, run: str, source: Source, batch_size: int, lane: Lane, first: int, pace: Pace | None
+        self,
+        run: str,
+        source: Source,
+        batch_size: int,
+        lane: Lane,
+        first: int,
+        pace: Pace | None,
+        track: bool,
     ) -> None:
         announced, since_yield, ahead = first, 0, ANNOUNCE_BLOCK
         window = max(1, min(WINDOW_BATCHES, WINDOW_MESSAGES // batch_size))
@@ -81,7 +89,7 @@ class Producer:
             ahead = min(ahead, math.ceil(ANNOUNCE_AHEAD_S * pace.rate_per_s))
             pace.start(first)
         try:
-            for batch in _batches(run, source, batch_size, first):
+            for batch in _batches(run, source, batch_size, first, track):
                 beyond = batch.messages[-1].seq + 1
                 if beyond > announced:
                     block = min(max(ahead, beyond - announced), source.count - announced)
@@ -159,8 +167,8 @@ class Producer:
                 unconfirmed.confirm = self._broker.publish(unconfirmed.batch, lane)
 
 
-def _batches(run: str, source: Source, batch_size: int, first: int) -> Iterator[Batch]:
+def _batches(run: str, source: Source, batch_size: int, first: int, track: bool) -> Iterator[Batch]:
     """The messages in batches, smaller than asked for where long texts would not fit a body."""
     messages = source.messages(first)
     while block := list(islice(messages, batch_size)):
-        yield from fitting(Batch(run=run, messages=block))
+        yield from fitting(Batch(run=run, track=track, messages=block))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from common.messages import Lane, Message
-from producer.sources import Recipe
+from common.publishing.recipes import Recipe
 
 CHUNK = 4096
 LONGEST_TEXT = 100

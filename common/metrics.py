@@ -1,0 +1,120 @@
+"""Prometheus metrics: what every service says of itself, and the server that shows them on METRICS_PORT.
+
+The server runs in the service's own event loop and not in a thread: what it reads needs no lock and belongs to one
+moment, it ends with the service, and a loop that hangs is a target that is down.
+"""
+
+import logging
+import os
+import platform
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from common.errors import Refused
+from common.settings import Settings
+from common.version import project_version
+
+log = logging.getLogger(__name__)
+
+# The text format that every version of Prometheus reads, and people too.
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# Histograms of send times have a bucket up to each of these, in microseconds: 256 µs to 67 s, doubling.
+OCTAVES = range(8, 27)
+
+
+class _BuildInfo:
+    """Which version runs: always 1, with the facts as labels."""
+
+    def __init__(self, service: str) -> None:
+        self._labels = {
+            "service": service,
+            "version": project_version(),
+            "python": platform.python_version(),
+        }
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        info = GaugeMetricFamily("smsim_build_info", "Always 1; what runs here.", labels=list(self._labels))
+        info.add_metric(list(self._labels.values()), 1)
+        return [info]
+
+
+def new_registry(service: str, *collectors: Collector) -> CollectorRegistry:
+    """What a service shows: the collectors' metrics, its build, its process and Python's garbage collector."""
+    # `_created`: a second series for each counter, of no use here. The function ships without types.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    registry = CollectorRegistry()
+    for collector in (_BuildInfo(service), *collectors):
+        registry.register(collector)
+    ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+def time_histogram(
+    name: str, documentation: str, octaves: Mapping[int, int], total_us: int
+) -> HistogramMetricFamily:
+    """A histogram in seconds of times counted by octave: octave k holds 2**k to 2**(k + 1) microseconds.
+
+    As in the ledger (common/ledger/latency.py), the edges are off by a microsecond or two.
+    """
+    below = sum(count for octave, count in octaves.items() if octave < OCTAVES[0])
+    buckets = []
+    for edge in OCTAVES:
+        buckets.append((f"{2**edge / 1e6:.6f}", float(below)))
+        below += octaves.get(edge, 0)
+    buckets.append(("+Inf", float(sum(octaves.values()))))
+    return HistogramMetricFamily(name, documentation, buckets=buckets, sum_value=total_us / 1e6)
+
+
+async def _nothing() -> None:
+    pass
+
+
+@asynccontextmanager
+async def metrics_served(
+    settings: Settings,
+    registry: CollectorRegistry,
+    refresh: Callable[[], Awaitable[None]] = _nothing,
+) -> AsyncIterator[None]:
+    """While it lasts, GET /metrics is answered on METRICS_HOST and METRICS_PORT; where that is not set, nothing is.
+
+    `refresh` is awaited before each answer. Raises Refused where the port can't be had.
+    """
+    if settings.metrics_port is None:
+        yield
+        return
+
+    async def show(_: web.Request) -> web.Response:
+        await refresh()
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE})
+
+    app = web.Application()
+    app.router.add_get("/metrics", show)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, settings.metrics_host, settings.metrics_port).start()
+        except OSError as error:
+            raise Refused(_cannot_listen(settings, error)) from None
+        log.info("metrics_served", extra={"port": runner.addresses[0][1]})
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def _cannot_listen(settings: Settings, error: OSError) -> str:
+    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+    where = f"METRICS_HOST={settings.metrics_host}, METRICS_PORT={settings.metrics_port}"
+    return f"{where}: can't listen there: {reason}; set another port, 0 for any that is free, or none"

@@ -1,0 +1,1 @@
+"""Tracking: what a single message says, when each of its steps was, and events as they happen."""

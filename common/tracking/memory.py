@@ -1,0 +1,104 @@
+"""The tracker in memory, bounded: what is oldest is forgotten first."""
+
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+from common.messages import Message
+from common.tracking.listeners import Listeners
+from common.tracking.port import Record, Step, Track
+from common.tracking.texts import chunk_of, packed, unpacked
+from common.tracking.waiting import MOST_WAITING
+
+MOST_RECORDS = 200_000
+MOST_TEXT_BYTES = 64 * 1024 * 1024
+
+V = TypeVar("V")
+Key = tuple[str, int]
+
+
+class MemoryTracker:
+    """Records, steps and texts in this process, for `message_ttl_s`; no more than `most_records` tracked messages and
+    `most_text_bytes` of packed texts.
+    """
+
+    def __init__(
+        self,
+        message_ttl_s: float = 86_400,
+        most_records: int = MOST_RECORDS,
+        most_text_bytes: int = MOST_TEXT_BYTES,
+        most_waiting: int = MOST_WAITING,
+    ) -> None:
+        self._tracks: _Kept[Track] = _Kept(message_ttl_s, most_records, lambda _: 1)
+        self._chunks: _Kept[bytes] = _Kept(message_ttl_s, most_text_bytes, len)
+        self._listeners = Listeners(most_waiting)
+
+    async def open(self, records: Sequence[Record]) -> None:
+        for record in records:
+            key = (record.run, record.seq)
+            if self._tracks.get(key) is None:
+                self._tracks.put(key, Track(record=record, steps=[]))
+
+    async def keep(self, run: str, messages: Sequence[Message]) -> None:
+        for chunk, piece in packed(messages):
+            pieces = self._chunks.get((run, chunk)) or b""
+            self._chunks.put((run, chunk), pieces if piece in pieces else pieces + piece)
+
+    def tell(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            track = self._tracks.get((step.run, step.seq))
+            if track is not None:
+                track.steps.append(step)
+        self._listeners.tell(steps)
+
+    async def track(self, run: str, seq: int) -> Track | None:
+        track = self._tracks.get((run, seq))
+        return track and Track(record=track.record, steps=sorted(track.steps, key=lambda step: step.at_us))
+
+    async def messages(self, run: str, seqs: Sequence[int]) -> list[Message | None]:
+        found = {message.seq: message for message in self._known(run, set(seqs))}
+        return [found.get(seq) for seq in seqs]
+
+    def _known(self, run: str, seqs: set[int]) -> Iterator[Message]:
+        for chunk in {chunk_of(seq) for seq in seqs}:
+            yield from unpacked(self._chunks.get((run, chunk)) or b"")
+        for seq in seqs:
+            if (track := self._tracks.get((run, seq))) is not None:
+                yield Message(seq, track.record.number, track.record.text)
+
+    def listen(self) -> AsyncIterator[list[Step]]:
+        return self._listeners.listen()
+
+    async def close(self) -> None:
+        """All was told at once."""
+
+
+class _Kept(Generic[V]):
+    """Values by run and number, kept for `ttl_s` and while their sizes sum up to `most` or less."""
+
+    def __init__(self, ttl_s: float, most: int, size_of: Callable[[V], int]) -> None:
+        self._ttl_s, self._most, self._size_of = ttl_s, most, size_of
+        self._values: OrderedDict[Key, tuple[V, float]] = OrderedDict()
+        self._size = 0
+
+    def get(self, key: Key) -> V | None:
+        self._forget()
+        value, _ = self._values.get(key, (None, 0))
+        return value
+
+    def put(self, key: Key, value: V) -> None:
+        if (old := self._values.pop(key, None)) is not None:
+            self._size -= self._size_of(old[0])
+        self._values[key] = value, time.monotonic() + self._ttl_s
+        self._size += self._size_of(value)
+        self._forget()
+
+    def _forget(self) -> None:
+        now_s = time.monotonic()
+        while self._values:
+            value, expires_s = next(iter(self._values.values()))
+            if self._size <= self._most and expires_s > now_s:
+                break
+            self._values.popitem(last=False)
+            self._size -= self._size_of(value)

@@ -1,0 +1,9 @@
+-- open: begins the lists of tracked messages; one that stands already stays as it is.
+-- KEYS: the messages' lists
+-- ARGV: 1 seconds to keep them; then the record of each
+for i, message in ipairs(KEYS) do
+  if redis.call('EXISTS', message) == 0 then
+    redis.call('RPUSH', message, ARGV[i + 1])
+    redis.call('EXPIRE', message, ARGV[1])
+  end
+end

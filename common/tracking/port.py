@@ -1,0 +1,128 @@
+"""What a tracker promises. One contract suite, tests/contract/test_tracking.py, holds every implementation to it.
+
+The ledger alone says where a message stands. A tracker keeps what people want to see besides, for MESSAGE_TTL: number
+and text, and for tracked messages (`Batch.track`) the time of each step, which it also tells to whoever listens.
+
+- What `open` or `keep` returned from is kept. Opening or keeping the same again changes nothing.
+- Steps are told in the background, so that they never hold up a send, and at most once: a process that dies, or a Redis
+  that stays away for long, may swallow some. Who must know asks the ledger.
+- A step of a message that was never opened, or has been forgotten since, is told, and kept nowhere.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+from common.messages import Lane, Message
+
+
+class Status(StrEnum):
+    """Where a message stands, in the words of the API; `State` in the ledger's bits."""
+
+    QUEUED = "queued"
+    SENDING = "sending"
+    SENT = "sent"
+    FAILED = "failed"
+
+
+class Channel(StrEnum):
+    """Redis Pub/Sub channels, one for each kind of step."""
+
+    ACCEPTED = "SMS"  # accepted: queued for the first time
+    SENDING = "SMS_SENDING"  # a send began, or will be tried again
+    SENT = "SMS_OK"
+    FAILED = "SMS_FAIL"
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A tracked message as it was accepted. `accepted_us` is Unix time in microseconds."""
+
+    run: str
+    seq: int
+    number: str
+    text: str
+    accepted_us: int
+    lane: Lane = Lane.BULK
+    callback_url: str | None = None
+
+    @property
+    def uuid(self) -> str:
+        """`<run>.<seq>`, the message id."""
+        return f"{self.run}.{self.seq}"
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something that happened to a tracked message, at `at_us` (Unix time in microseconds).
+
+    `attempt` counts from 1; a first QUEUED step is the acceptance, and has attempt 0. A QUEUED step with a higher one
+    means that this attempt failed, and another will follow. `time_us` is how long the send took, in microseconds.
+    """
+
+    run: str
+    seq: int
+    status: Status
+    attempt: int
+    at_us: int
+    number: str
+    text: str
+    time_us: int | None = None
+
+    @property
+    def uuid(self) -> str:
+        """`<run>.<seq>`, the message id."""
+        return f"{self.run}.{self.seq}"
+
+    @property
+    def channel(self) -> Channel:
+        """Where it is told."""
+        match self.status:
+            case Status.SENT:
+                return Channel.SENT
+            case Status.FAILED:
+                return Channel.FAILED
+            case Status.QUEUED if self.attempt == 0:
+                return Channel.ACCEPTED
+            case _:
+                return Channel.SENDING
+
+
+class Track(msgspec.Struct, frozen=True, kw_only=True):
+    """A record and its steps so far, oldest first."""
+
+    record: Record
+    steps: list[Step]
+
+
+class Tracker(Protocol):
+    """Keeps records and texts, and tells steps."""
+
+    async def open(self, records: Sequence[Record]) -> None:
+        """Before tracked messages are published: keeps their records, for MESSAGE_TTL from now."""
+
+    async def keep(self, run: str, messages: Sequence[Message]) -> None:
+        """Before untracked messages of a run are published: keeps number and text of each, compactly."""
+
+    def tell(self, steps: Sequence[Step]) -> None:
+        """Keeps steps of opened messages and tells them to all listeners, soon; never waits.
+
+        Told on Redis Pub/Sub as JSON: `run`, `uuid`, `status`, `attempt`, `at` (ISO 8601, UTC, microseconds), `number`,
+        `text` and, of an ended send, `time_s`.
+        """
+
+    async def track(self, run: str, seq: int) -> Track | None:
+        """The record and steps of a message; None where it was not opened, or is forgotten."""
+
+    async def messages(self, run: str, seqs: Sequence[int]) -> list[Message | None]:
+        """Number and text of messages, opened or kept, in the order of `seqs`; None for those not known."""
+
+    def listen(self) -> AsyncIterator[list[Step]]:
+        """All steps that anybody tells from now on, of every process, some at a time; begins when first awaited.
+
+        Ends never: while Redis is away it waits, and what was told meanwhile is missed. A listener that takes too
+        long misses steps too, rather than fill the memory; how many, it logs.
+        """
+
+    async def close(self) -> None:
+        """Tells what waits to be told, as far as that goes within a second."""

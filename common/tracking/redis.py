@@ -1,0 +1,177 @@
+"""The tracker in Redis: a list for each tracked message, a hash for the texts of each run, and Pub/Sub."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
+from importlib.resources import files
+from itertools import islice
+from typing import TypeVar
+
+import msgspec
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.exceptions import RedisError
+
+from common.errors import Refused
+from common.ledger import keys
+from common.messages import Message
+from common.redis_client import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, answer_of
+from common.tracking.listeners import Listeners
+from common.tracking.port import Channel, Record, Step, Track
+from common.tracking.teller import Teller
+from common.tracking.texts import chunk_of, packed, unpacked
+from common.tracking.waiting import MOST_WAITING
+from common.tracking.wire import brief, heard, of_brief, told
+
+log = logging.getLogger(__name__)
+
+RECORDS_A_CALL = 500
+# Each holds up the event loop for about a millisecond while it is packed or unpacked.
+CHUNKS_A_CALL = 8
+# A connection that was silent for twice this long is given up: Redis answers a ping.
+PING_S = 10.0
+
+_encode = msgspec.json.Encoder().encode
+_record = msgspec.json.Decoder(Record).decode
+
+T = TypeVar("T")
+
+
+class RedisTracker:
+    """Records, steps and texts for `message_ttl_s`; steps are told to all processes on this Redis.
+
+    The client stays the caller's. One connection of it hears what is told, for all who listen in this process.
+    """
+
+    def __init__(self, client: Redis, message_ttl_s: float, most_waiting: int = MOST_WAITING) -> None:
+        self._redis = client
+        self._ttl_s = max(1, int(message_ttl_s))
+        lua = files("common.tracking")
+        self._open, self._keep, self._tell = (
+            client.register_script((lua / f"{name}.lua").read_text()) for name in ("open", "keep", "tell")
+        )
+        self._teller = Teller(self._send, most_waiting)
+        self._listeners = Listeners(most_waiting)
+        self._hearing: asyncio.Task[None] | None = None
+
+    async def open(self, records: Sequence[Record]) -> None:
+        for part in _parts(records, RECORDS_A_CALL):
+            lists = [keys.message(record.uuid) for record in part]
+            args: list[int | bytes] = [self._ttl_s, *(_encode(record) for record in part)]
+            await answer_of(partial(self._open, keys=lists, args=args))
+
+    async def keep(self, run: str, messages: Sequence[Message]) -> None:
+        for part in _parts(packed(messages), CHUNKS_A_CALL):
+            args = [self._ttl_s, *(one for piece in part for one in piece)]
+            await answer_of(partial(self._keep, keys=[keys.texts(run)], args=args))
+
+    def tell(self, steps: Sequence[Step]) -> None:
+        self._teller.tell(steps)
+
+    async def _send(self, steps: list[Step]) -> None:
+        """Keeps and tells steps. A pipeline of commands took this process three times as long as the script does."""
+        args = [arg for step in steps for arg in (step.channel, brief(step), told(step))]
+        try:
+            await answer_of(self._redis.ping)
+            # Not repeated, for that might tell steps twice.
+            await self._tell(keys=[keys.message(step.uuid) for step in steps], args=args)
+        except (RedisError, OSError, RuntimeError, Refused) as error:
+            log.warning("steps_untold", extra={"steps": len(steps), "reason": type(error).__name__})
+            await asyncio.sleep(FIRST_BACKOFF_S)
+
+    async def track(self, run: str, seq: int) -> Track | None:
+        found = await answer_of(lambda: self._redis.lrange(keys.message(f"{run}.{seq}"), 0, -1))
+        if not found:
+            return None
+        record = _record(found[0])
+        steps = [of_brief(data, run, seq, record.number, record.text) for data in found[1:]]
+        return Track(record=record, steps=sorted(steps, key=lambda step: step.at_us))
+
+    async def messages(self, run: str, seqs: Sequence[int]) -> list[Message | None]:
+        wanted, found = set(seqs), dict[int, Message]()
+        for chunks in _parts(sorted({chunk_of(seq) for seq in wanted}), CHUNKS_A_CALL):
+            for pieces in await answer_of(partial(self._redis.hmget, keys.texts(run), chunks)):
+                found.update((m.seq, m) for m in unpacked(pieces or b"") if m.seq in wanted)
+        for part in _parts(sorted(wanted - found.keys()), RECORDS_A_CALL):
+            for seq, data in zip(part, await self._first_of_each(run, part), strict=True):
+                if data is not None:
+                    record = _record(data)
+                    found[seq] = Message(seq, record.number, record.text)
+        return [found.get(seq) for seq in seqs]
+
+    async def _first_of_each(self, run: str, seqs: list[int]) -> list[bytes | None]:
+        """The records of some messages."""
+
+        async def read() -> list[bytes | None]:
+            pipe = self._redis.pipeline(transaction=False)
+            for seq in seqs:
+                pipe.lindex(keys.message(f"{run}.{seq}"), 0)
+            return await pipe.execute()
+
+        found: list[bytes | None] = await answer_of(read)
+        return found
+
+    def listen(self) -> AsyncIterator[list[Step]]:
+        if self._hearing is None:
+            self._hearing = asyncio.create_task(self._hear())
+        return self._listeners.listen()
+
+    async def _hear(self) -> None:
+        """Hears what is told until cancelled, over as many connections as that takes."""
+        loop = asyncio.get_running_loop()
+        backoff_s = 0.0
+        while True:
+            began_s = loop.time()
+            try:
+                async with self._redis.pubsub() as pubsub:
+                    await self._hear_on(pubsub)
+            except (RedisError, OSError, RuntimeError) as error:  # a TimeoutError is an OSError
+                if loop.time() - began_s > LONGEST_BACKOFF_S:
+                    backoff_s = 0.0
+                if backoff_s == 0.0:
+                    log.warning("steps_unheard", extra={"reason": str(error) or type(error).__name__})
+                backoff_s = min(max(2 * backoff_s, FIRST_BACKOFF_S), LONGEST_BACKOFF_S)
+                await asyncio.sleep(backoff_s)
+
+    async def _hear_on(self, pubsub: PubSub) -> None:
+        """Hears what is told until the connection is lost, which raises."""
+        loop = asyncio.get_running_loop()
+        await pubsub.subscribe(*Channel)
+        pinging = asyncio.create_task(_ping(pubsub))
+        try:
+            async with asyncio.timeout(2 * PING_S) as patience:
+                async for message in pubsub.listen():
+                    if message["type"] == "message":
+                        self._heard(message["channel"], message["data"])
+                    else:
+                        patience.reschedule(loop.time() + 2 * PING_S)
+        finally:
+            pinging.cancel()
+            await asyncio.gather(pinging, return_exceptions=True)
+
+    def _heard(self, channel: bytes, data: bytes) -> None:
+        try:
+            self._listeners.tell([heard(data)])
+        except (msgspec.MsgspecError, ValueError):
+            log.warning("step_unreadable", extra={"channel": channel.decode(), "bytes": len(data)})
+
+    async def close(self) -> None:
+        if self._hearing is not None:
+            self._hearing.cancel()
+            await asyncio.gather(self._hearing, return_exceptions=True)
+        await self._teller.close()
+
+
+async def _ping(pubsub: PubSub) -> None:
+    """Asks for a sign of life. An error here is one for who listens as well."""
+    while True:
+        await asyncio.sleep(PING_S)
+        await pubsub.ping()
+
+
+def _parts(things: Sequence[T] | Iterator[T], size: int) -> Iterator[list[T]]:
+    """The things in their order, so many at a time."""
+    rest = iter(things)
+    while part := list(islice(rest, size)):
+        yield part

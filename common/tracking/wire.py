@@ -1,0 +1,98 @@
+"""Steps as JSON: as they are told on Pub/Sub, to be read in any language, and in brief, as they are kept."""
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from common.tracking.port import Status, Step
+
+_EPOCH = datetime(1970, 1, 1)
+_EPOCH_UTC = _EPOCH.replace(tzinfo=UTC)
+_US = timedelta(microseconds=1)
+
+
+class _Told(msgspec.Struct, omit_defaults=True):
+    run: str
+    uuid: str
+    status: Status
+    attempt: int
+    at: str
+    number: str
+    text: str
+    time_s: float | None = None
+
+
+class _Heard(msgspec.Struct):
+    run: str
+    uuid: str
+    status: Status
+    attempt: int
+    at: datetime
+    number: str
+    text: str
+    time_s: float | None = None
+
+
+class _Brief(msgspec.Struct, array_like=True):
+    status: Status
+    attempt: int
+    at_us: int
+    time_us: int | None = None
+
+
+_encode = msgspec.json.Encoder().encode
+_heard = msgspec.json.Decoder(_Heard).decode
+_brief = msgspec.json.Decoder(_Brief).decode
+
+
+def iso(at_us: int) -> str:
+    """A Unix time in microseconds as ISO 8601 in UTC, always with six decimals."""
+    return (_EPOCH + timedelta(microseconds=at_us)).isoformat(timespec="microseconds") + "Z"
+
+
+def told(step: Step) -> bytes:
+    """A step as it is told on its channel."""
+    time_s = None if step.time_us is None else step.time_us / 1e6
+    return _encode(
+        _Told(
+            *(step.run, step.uuid, step.status, step.attempt, iso(step.at_us), step.number, step.text), time_s
+        )
+    )
+
+
+def heard(data: bytes) -> Step:
+    """The step that was told. Raises ValueError for anything else."""
+    it = _heard(data)
+    run, _, seq = it.uuid.rpartition(".")
+    if run != it.run or it.at.tzinfo is None:
+        raise ValueError("no uuid of this run, or a time without a zone")
+    return Step(
+        run=run,
+        seq=int(seq),
+        status=it.status,
+        attempt=it.attempt,
+        at_us=(it.at - _EPOCH_UTC) // _US,
+        number=it.number,
+        text=it.text,
+        time_us=None if it.time_s is None else round(it.time_s * 1e6),
+    )
+
+
+def brief(step: Step) -> bytes:
+    """A step as it is kept beside its record, which says the rest."""
+    return _encode(_Brief(step.status, step.attempt, step.at_us, step.time_us))
+
+
+def of_brief(data: bytes, run: str, seq: int, number: str, text: str) -> Step:
+    """The step that was kept."""
+    it = _brief(data)
+    return Step(
+        run=run,
+        seq=seq,
+        status=it.status,
+        attempt=it.attempt,
+        at_us=it.at_us,
+        number=number,
+        text=text,
+        time_us=it.time_us,
+    )

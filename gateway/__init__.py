@@ -1,0 +1,1 @@
+"""The gateway: REST, live events and the dashboard."""

@@ -1,0 +1,180 @@
+"""The gateway: all its parts, put together on a broker, a ledger and what it keeps itself."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from common.broker.port import Broker
+from common.ledger.port import Ledger
+from common.settings import Settings
+from common.tracking.port import Tracker
+from common.version import project_version
+from gateway.batches import Batches
+from gateway.callbacks.dispatcher import Dispatcher
+from gateway.callbacks.port import Callbacks
+from gateway.dashboard import Dashboard
+from gateway.events.hub import Hub
+from gateway.events.routes import EventRoutes
+from gateway.guard import Guard
+from gateway.idempotency.port import Idempotency
+from gateway.inbox import Inbox
+from gateway.intake import Intake
+from gateway.keys.authenticator import Authenticator
+from gateway.keys.port import ApiKeys
+from gateway.limits import Limits
+from gateway.messages import Messages
+from gateway.metrics import GatewayMetrics
+from gateway.openapi import document
+from gateway.operations import JSON, Answer, Operation
+from gateway.recovery import Recovery
+from gateway.routing import not_served, routes_of
+from gateway.runs import Runs
+from gateway.schemas import Health
+from gateway.server import serving
+from gateway.simulated import SimulatedRuns
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
+
+
+@dataclass(frozen=True)
+class Stores:
+    """What a gateway keeps besides messages: in Redis, or in memory."""
+
+    api_keys: ApiKeys
+    idempotency: Idempotency
+    callbacks: Callbacks
+
+
+class _Part(Protocol):
+    def operations(self) -> list[Operation]: ...
+
+
+class _Worker(Protocol):
+    async def run(self) -> None: ...
+
+
+class Gateway:
+    """Works, and can be reached, while it is `serving`.
+
+    `stand_in`: as `smsim serve` has it: every message is tracked, and those sent can be looked at in an inbox.
+    Raises UsageError for settings that don't go together.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        broker: Broker,
+        ledger: Ledger,
+        tracker: Tracker,
+        stores: Stores,
+        stand_in: bool = False,
+    ) -> None:
+        name = f"gateway-{socket.gethostname()}-{os.getpid()}"
+        secret = settings.callback_secret
+        fixed_key = settings.gateway_api_key
+        self.metrics = GatewayMetrics(broker)
+        self.authenticator = Authenticator(
+            stores.api_keys, settings.gateway_auth, fixed_key.get_secret_value() if fixed_key else None
+        )
+        origins = _listed(settings.gateway_cors_origins)
+        limits = Limits(settings.gateway_rate, settings.gateway_key_rate)
+        dispatcher = Dispatcher(
+            stores.callbacks,
+            tracker,
+            ledger,
+            secret.get_secret_value() if secret else None,
+            settings.callback_allow_private,
+        )
+        self._intake = Intake(broker, ledger, tracker, dispatcher.owe, name)
+        recovery = Recovery(broker, ledger, tracker, name)
+        self._simulated = SimulatedRuns(broker, ledger, name)
+        self._hub = Hub(ledger, broker, tracker)
+        events = EventRoutes(self._hub, self.authenticator, origins)
+        self._background: list[_Worker] = [self._hub, dispatcher, recovery]
+        parts: list[_Part] = [
+            Messages(
+                *(self._intake, broker, ledger, tracker, stores.idempotency, limits, dispatcher.flaw_of),
+                self.metrics.accepted,
+            ),
+            Batches(
+                *(broker, ledger, tracker, stores.idempotency, limits, recovery, name),
+                *(self.metrics.accepted, stand_in),
+            ),
+            Runs(ledger, self._hub),
+            self._simulated,
+            events,
+            self.metrics,
+        ]
+        if stand_in:
+            inbox = Inbox(tracker)
+            parts.append(inbox)
+            self._background.append(inbox)
+        operations = [operation for part in parts for operation in part.operations()]
+        operations += self._own_operations()
+        self._document = msgspec.json.encode(document(operations, project_version()))
+        self._tasks: list[asyncio.Task[None]] = []
+        self.metrics.watch_pending(lambda: self._intake.pending)
+        self.metrics.watch_events(lambda: self._hub.subscribers, self._hub.dropped)
+        starlette = Starlette(
+            routes=[
+                *routes_of(operations, self.authenticator, self.metrics.observe),
+                *events.websockets(),
+                *Dashboard().routes(),
+            ],
+            exception_handlers={HTTPException: not_served},
+        )
+        hosts = _listed(settings.gateway_hosts) or (None if settings.gateway_auth else LOOPBACK)
+        self._app: ASGIApp = Guard(starlette, hosts, origins)
+
+    @contextlib.asynccontextmanager
+    async def serving(self, host: str, port: int) -> AsyncIterator[int]:
+        """Serves there until left, then answers what it has in hand; gives the port. Raises Unavailable."""
+        async with self._working(), serving(self._app, host, port) as bound:
+            yield bound
+
+    @contextlib.asynccontextmanager
+    async def _working(self) -> AsyncIterator[None]:
+        await self._intake.open()
+        self._tasks = [asyncio.create_task(part.run()) for part in self._background]
+        try:
+            yield
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._simulated.close()
+            await self._intake.close()
+
+    def _own_operations(self) -> list[Operation]:
+        return [
+            Operation(
+                *("GET", "/health", self._health, None, "operation", "Whether it works"),
+                {200: Answer("It does", Health, Health(True))},
+            ),
+            Operation(
+                *("GET", "/openapi.json", self._openapi, None, "operation", "This document"),
+                {200: Answer("OpenAPI 3.1", dict, {"openapi": "3.1.0"})},
+            ),
+        ]
+
+    async def _health(self, _: Request) -> Response:
+        return Response(msgspec.json.encode(Health(True)), media_type=JSON)
+
+    async def _openapi(self, _: Request) -> Response:
+        return Response(self._document, media_type=JSON)
+
+
+def _listed(text: str | None) -> frozenset[str]:
+    """The parts of a setting that is separated by commas."""
+    return frozenset(part.strip() for part in (text or "").split(",") if part.strip())

@@ -1,0 +1,106 @@
+"""`smsim gateway`: REST, live events and the dashboard, over RabbitMQ and Redis."""
+
+import asyncio
+import ipaddress
+import logging
+
+from common.broker.rabbitmq import connect_broker
+from common.cli import (
+    DEFAULT_CONNECT_TIMEOUT_S,
+    Parser,
+    number,
+    run_command,
+    stop_on_signals,
+    warn_of_near_misses,
+    whole,
+)
+from common.errors import UsageError
+from common.health import beat
+from common.ledger.port import Ledger
+from common.ledger.redis import RedisLedger
+from common.logs import configure_logs
+from common.metrics import metrics_served
+from common.redis_client import connect_redis
+from common.settings import Settings, load_settings
+from common.tracking.redis import RedisTracker
+from gateway.app import Gateway, Stores
+from gateway.callbacks.redis import RedisCallbacks
+from gateway.idempotency.redis import RedisIdempotency
+from gateway.keys.redis import RedisApiKeys
+
+log = logging.getLogger(__name__)
+
+BEAT_EVERY_S = 5.0
+
+
+def main(argv: list[str] | None = None, prog: str = "smsim gateway") -> int:
+    """Reads the arguments and serves until SIGTERM or Ctrl-C."""
+    parser = Parser(prog, "Serves the REST API, live events and the dashboard.")
+    parser.add_argument("--host", help="where it listens (GATEWAY_HOST)")
+    parser.add_argument("--port", type=whole(0, 65535), help="(GATEWAY_PORT; 0: any free one)")
+    parser.add_argument(
+        "--connect-timeout", type=number(0), default=DEFAULT_CONNECT_TIMEOUT_S, help="seconds"
+    )
+    args = parser.parse_args(argv)
+
+    async def run() -> int:
+        settings = load_settings(gateway_host=args.host, gateway_port=args.port)
+        configure_logs("gateway", settings.log_level, settings.log_file)
+        warn_of_near_misses()
+        refuse_open_doors(settings)
+        return await _serve(settings, args.connect_timeout)
+
+    return run_command(prog, run)
+
+
+def refuse_open_doors(settings: Settings) -> None:
+    """Raises UsageError where others than this machine could come in with no key."""
+    if not settings.gateway_auth and not is_loopback(settings.gateway_host):
+        raise UsageError(
+            f"GATEWAY_AUTH=false is for loopback only, and GATEWAY_HOST={settings.gateway_host} is not:"
+            " leave authentication on, or listen on 127.0.0.1"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+async def _serve(settings: Settings, connect_timeout_s: float) -> int:
+    """Builds the gateway on RabbitMQ and Redis and runs it."""
+    redis = await connect_redis(settings, connect_timeout_s)
+    ledger = RedisLedger(redis, settings.run_ttl * 86_400)
+    tracker = RedisTracker(redis, settings.message_ttl * 3600)
+    broker = await connect_broker(settings, "gateway", connect_timeout_s)
+    try:
+        stores = Stores(RedisApiKeys(redis), RedisIdempotency(redis), RedisCallbacks(redis))
+        gateway = Gateway(settings, broker, ledger, tracker, stores)
+        stop = stop_on_signals()
+        async with (
+            metrics_served(settings, gateway.metrics.registry, gateway.metrics.refresh),
+            gateway.serving(settings.gateway_host, settings.gateway_port) as port,
+        ):
+            log.info("gateway_listening", extra={"host": settings.gateway_host, "port": port})
+            beating = asyncio.create_task(_beat(ledger))
+            await stop.wait()
+            beating.cancel()
+            log.info("gateway_stopping")
+    finally:
+        await broker.close()
+        await tracker.close()
+        await ledger.close()
+    return 0
+
+
+async def _beat(ledger: Ledger) -> None:
+    """For the container's health check: Redis answers."""
+    while True:
+        await ledger.snapshot()
+        beat(BEAT_EVERY_S)
+        await asyncio.sleep(BEAT_EVERY_S)

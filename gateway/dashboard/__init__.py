@@ -1,0 +1,85 @@
+"""The dashboard: one page at `/`, served as it lies in `static/`. It uses the REST API and `WS /events`, as any client.
+
+The files are read when the gateway starts, so that a request touches no file system and no path leads out of the
+folder. They hold nothing secret, and are open to everybody: what the page shows is the API's, for a key where one is needed.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from gateway.problems import Problem
+
+INDEX = "index.html"
+
+# Named here, since what a machine's own list of media types says differs from one to the next.
+MEDIA_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+_PLAIN = "text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """A file of the page. The browser keeps it, and asks each time whether its tag still holds."""
+
+    content: bytes
+    media_type: str
+    tag: str
+
+    @classmethod
+    def of(cls, file: Traversable) -> "Asset":
+        """The file as it is now."""
+        content = file.read_bytes()
+        media_type = MEDIA_TYPES.get(file.name.rpartition(".")[2], _PLAIN)
+        return cls(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:20]}"')
+
+    def answer(self, request: Request) -> Response:
+        """The file, or 304 to one who has it."""
+        headers = {"ETag": self.tag, "Cache-Control": "no-cache", "Content-Type": self.media_type}
+        known = (
+            tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")
+        )
+        if self.tag in known:
+            del headers["Content-Type"]
+            return Response(status_code=304, headers=headers)
+        return Response(self.content, headers=headers)
+
+
+class Dashboard:
+    """Serves the page."""
+
+    def __init__(self) -> None:
+        self._assets = {path: Asset.of(file) for path, file in _tree(files(__name__) / "static")}
+
+    def routes(self) -> list[BaseRoute]:
+        """`/` and `/assets/...`, for GET and HEAD."""
+        return [Route("/", self._index), Route("/assets/{path:path}", self._asset)]
+
+    async def _index(self, request: Request) -> Response:
+        return self._assets[INDEX].answer(request)
+
+    async def _asset(self, request: Request) -> Response:
+        asset = self._assets.get(request.path_params["path"])
+        if asset is None:
+            return Problem(404, "the dashboard has no such file").response()
+        return asset.answer(request)
+
+
+def _tree(folder: Traversable, above: str = "") -> Iterator[tuple[str, Traversable]]:
+    """Every file below a folder, with its path from there."""
+    for entry in folder.iterdir():
+        path = above + entry.name
+        if entry.is_dir():
+            yield from _tree(entry, path + "/")
+        else:
+            yield path, entry

@@ -1,0 +1,1 @@
+"""Live events: what happens, told to whoever is connected, as it happens."""

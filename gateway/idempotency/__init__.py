@@ -1,0 +1,1 @@
+"""Idempotency keys: the same key gives the same message, once."""

@@ -1,0 +1,16 @@
+-- KEYS: the entry. ARGV: token, what to do (plan, done, release), answer, time to keep in milliseconds.
+-- Only its holder changes an entry; doing so again changes nothing.
+local entry = redis.call('HMGET', KEYS[1], 'token', 'done')
+if entry[1] ~= ARGV[1] or entry[2] then
+    return 0
+end
+if ARGV[2] == 'release' then
+    redis.call('DEL', KEYS[1])
+    return 1
+end
+redis.call('HSET', KEYS[1], 'answer', ARGV[3])
+if ARGV[2] == 'done' then
+    redis.call('HSET', KEYS[1], 'done', 1)
+    redis.call('PEXPIRE', KEYS[1], ARGV[4])
+end
+return 1

@@ -1,0 +1,84 @@
+"""Carries a request out once for each Idempotency-Key (draft-ietf-httpapi-idempotency-key-header)."""
+
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.idempotency.port import Found, Idempotency
+from gateway.operations import JSON, Parameter
+from gateway.problems import Flaw, Problem
+
+HEADER = "Idempotency-Key"
+LONGEST_KEY = 255
+BUSY_RETRY_AFTER_S = 1.0
+# What a lease lasts beyond the request's own deadline.
+SPARE_S = 5.0
+
+PARAMETER = Parameter(
+    HEADER,
+    "header",
+    "Makes it safe to send the request again: the same key gives the same answer, and nothing is sent twice."
+    " Kept for a day. The same key with another request is refused with 422; while the first one is under way, 409.",
+    example="8e03978e-40d5-43dd-bc93-6894a57f9324",
+)
+
+Plan = Callable[[bytes], Awaitable[None]]
+# Does the work and gives the answer's body; calls `plan` with that body before anything is published.
+Do = Callable[[Plan], Awaitable[bytes]]
+# Carries out a plan that somebody else left; False if it came to nothing, so that the work is to be done anew.
+Finish = Callable[[bytes], Awaitable[bool]]
+
+
+async def once(
+    record: Idempotency, request: Request, body: bytes, deadline_s: float, do: Do, finish: Finish
+) -> Response:
+    """The answer 202 to a request, whether it is carried out now or was before.
+
+    Problem 409 while another with the same key is under way, 422 for a key that stands for another request.
+    """
+    key = request.headers.get(HEADER)
+    if key is None:
+        return _accepted(await do(_no_plan))
+    if not key or len(key) > LONGEST_KEY:
+        flaw = Flaw(f"header.{HEADER}", f"1 to {LONGEST_KEY} characters")
+        raise Problem(422, f"{HEADER} must have 1 to {LONGEST_KEY} characters", [flaw])
+    caller: str = request.state.caller.id
+    token = secrets.token_hex(8)
+    told = hashlib.sha256(b"%b\n%b\n%b" % (request.method.encode(), str(request.url.query).encode(), body))
+    told.update(request.url.path.encode())
+    found = await record.reserve(caller, key, told.hexdigest(), token, deadline_s + SPARE_S)
+    if found.found is Found.OTHER:
+        flaw = Flaw(f"header.{HEADER}", "came with another request before")
+        raise Problem(422, f"this {HEADER} came with another request before: use a new one", [flaw])
+    if found.found is Found.BUSY:
+        raise Problem(409, f"a request with this {HEADER} is under way", retry_after_s=BUSY_RETRY_AFTER_S)
+    if found.found is Found.DONE and found.answer is not None:
+        return _accepted(found.answer, replayed=True)
+
+    async def plan(answer: bytes) -> None:
+        await record.plan(caller, key, token, answer)
+
+    try:
+        if found.answer is not None and await finish(found.answer):
+            answer, replayed = found.answer, True
+        else:
+            answer, replayed = await do(plan), False
+    except Exception:
+        # Not where the request was cancelled: what becomes of it is then open, and its lease must pass.
+        await record.release(caller, key, token)
+        raise
+    await record.done(caller, key, token, answer)
+    return _accepted(answer, replayed)
+
+
+async def _no_plan(_: bytes) -> None:
+    return
+
+
+def _accepted(body: bytes, replayed: bool = False) -> Response:
+    headers: dict[str, Any] = {"Idempotent-Replayed": "true"} if replayed else {}
+    return Response(body, 202, headers, JSON)

@@ -1,0 +1,219 @@
+"""POST /sms, GET /sms/{uuid} and GET /key/{uuid}: one message, and what became of it."""
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from common.broker.port import Broker
+from common.errors import PublishFailed, UnknownRun
+from common.ledger.port import Ledger
+from common.messages import MAX_SEQ, Batch, Lane, Message, State, is_run_id
+from common.tracking.port import Record, Status, Step, Track, Tracker
+from gateway.bodies import SMALL_BYTES, decoded, media_type, read_body
+from gateway.idempotency.once import PARAMETER as IDEMPOTENCY_KEY
+from gateway.idempotency.once import Plan, once
+from gateway.idempotency.port import Idempotency
+from gateway.intake import NOT_KEPT, RETRY_AFTER_S, Intake
+from gateway.limits import Limits
+from gateway.numbers import normalise
+from gateway.operations import DEADLINE_S, JSON, Answer, Body, Operation, Parameter, Scope
+from gateway.problems import Flaw, Problem
+from gateway.schemas import Accepted, MessageView, Priority, SmsIn, StepView, iso
+from gateway.segments import Segments, segments
+
+_STATUS = {state: Status[state.name] for state in State}
+_UUID = Parameter("uuid", "path", "the message id", example="20261121-072613-9f3a.0", required=True)
+_EXAMPLE = Accepted(
+    "20261121-072613-9f3a.0", "+541166587382", "hello", Status.QUEUED, Segments("GSM-7", 1, 5)
+)
+_VIEW = MessageView(
+    uuid="20261121-072613-9f3a.0",
+    run="20261121-072613-9f3a",
+    number="+541166587382",
+    text="hello",
+    status=Status.SENT,
+    attempts=1,
+    priority=Priority.NORMAL,
+    accepted_at="2026-11-21T07:26:13.123456Z",
+    sending_at="2026-11-21T07:26:13.131000Z",
+    settled_at="2026-11-21T07:26:15.140210Z",
+    steps=[
+        StepView(Status.QUEUED, 0, "2026-11-21T07:26:13.123456Z"),
+        StepView(Status.SENDING, 1, "2026-11-21T07:26:13.131000Z"),
+        StepView(Status.SENT, 1, "2026-11-21T07:26:15.140210Z", 2.0081),
+    ],
+)
+_encode = msgspec.json.Encoder().encode
+_decoder = msgspec.json.Decoder(SmsIn)
+_accepted_decoder = msgspec.json.Decoder(Accepted)
+
+
+class Messages:
+    """Takes single messages in and tells what became of any message. `flaw_of` says what is wrong with a callback URL;
+    `count` hears of what is accepted.
+    """
+
+    def __init__(
+        self,
+        intake: Intake,
+        broker: Broker,
+        ledger: Ledger,
+        tracker: Tracker,
+        idempotency: Idempotency,
+        limits: Limits,
+        flaw_of: Callable[[str], str | None],
+        count: Callable[[Lane, int], None],
+    ) -> None:
+        self._intake = intake
+        self._broker = broker
+        self._ledger = ledger
+        self._tracker = tracker
+        self._idempotency = idempotency
+        self._limits = limits
+        self._flaw_of = flaw_of
+        self._count = count
+
+    def operations(self) -> list[Operation]:
+        """Its endpoints."""
+        found = {200: Answer("What is known of it", MessageView, _VIEW), 404: Answer("No such message")}
+        about = "The status is the ledger's. Number, text and times are forgotten after MESSAGE_TTL."
+        return [
+            Operation(
+                "POST",
+                "/sms",
+                self._post,
+                Scope.SEND,
+                "messages",
+                "Send a message",
+                {
+                    202: Answer("Accepted: the broker has confirmed that it keeps it", Accepted, _EXAMPLE),
+                    409: Answer("A request with this Idempotency-Key is under way"),
+                },
+                "Answers 202 once the broker has confirmed the message, never before. 503 means that it is not sent.",
+                (IDEMPOTENCY_KEY,),
+                Body(
+                    {JSON: SmsIn},
+                    {
+                        "hello": {"number": "+541166587382", "text": "hello"},
+                        "urgent": {"number": "+541166587382", "text": "hello", "priority": "urgent"},
+                    },
+                ),
+            ),
+            *(
+                Operation("GET", path, self._get, Scope.READ, "messages", summary, found, about, (_UUID,))
+                for path, summary in (
+                    ("/sms/{uuid}", "What became of a message"),
+                    ("/key/{uuid}", "The same as GET /sms/{uuid}"),
+                )
+            ),
+        ]
+
+    async def _post(self, request: Request) -> Response:
+        media_type(request, JSON)
+        body = await read_body(request, SMALL_BYTES)
+        sms = decoded(body, _decoder)
+        flaws = []
+        number = ""
+        try:
+            number = normalise(sms.number)
+        except ValueError as error:
+            flaws.append(Flaw("body.number", str(error)))
+        if sms.callback_url is not None and (flaw := self._flaw_of(sms.callback_url)) is not None:
+            flaws.append(Flaw("body.callback_url", flaw))
+        if flaws:
+            raise Problem(422, "; ".join(f"{flaw.where}: {flaw.what}" for flaw in flaws), flaws)
+        self._limits.take(request.state.caller, 1)
+
+        def answer(record: Record) -> bytes:
+            return _encode(Accepted(record.uuid, number, sms.text, Status.QUEUED, segments(sms.text)))
+
+        async def do(plan: Plan) -> bytes:
+            async def planned(record: Record) -> None:
+                await plan(answer(record))
+
+            record = await self._intake.accept(number, sms.text, sms.priority.lane, sms.callback_url, planned)
+            self._count(record.lane, 1)
+            return answer(record)
+
+        async def finish(plan: bytes) -> bool:
+            return await self._publish_again(_accepted_decoder.decode(plan), sms.priority.lane)
+
+        return await once(self._idempotency, request, body, DEADLINE_S, do, finish)
+
+    async def _publish_again(self, planned: Accepted, lane: Lane) -> bool:
+        """Of a message whose gateway died before it answered; False if it was withdrawn, so that another is due."""
+        run, seq = parts_of(planned.uuid)
+        try:
+            (state,) = await self._ledger.states(run, np.array([seq], np.int64))
+        except UnknownRun:
+            return False
+        if state == State.FAILED:
+            return False
+        if state == State.QUEUED:
+            batch = Batch(run=run, track=True, messages=[Message(seq, planned.number, planned.text)])
+            try:
+                await self._broker.publish(batch, lane)
+            except PublishFailed:
+                raise Problem(503, NOT_KEPT, retry_after_s=RETRY_AFTER_S) from None
+        return True
+
+    async def _get(self, request: Request) -> Response:
+        uuid = request.path_params["uuid"]
+        unknown = Problem(404, "there is no message with this id")
+        try:
+            run, seq = parts_of(uuid)
+            (state,) = await self._ledger.states(run, np.array([seq], np.int64))
+        except (ValueError, UnknownRun):
+            raise unknown from None
+        track = await self._tracker.track(run, seq)
+        if track is not None:
+            return _view(_tracked(track, _STATUS[State(state)]))
+        if state == State.QUEUED and seq >= (await self._ledger.publication(run)).announced:
+            raise unknown
+        (message,) = await self._tracker.messages(run, [seq])
+        number, text = (message.to, message.text) if message else (None, None)
+        status = _STATUS[State(state)]
+        return _view(MessageView(uuid, run, number, text, status, None, None, None, None, None, []))
+
+
+def parts_of(uuid: str) -> tuple[str, int]:
+    """Run and seq of a message id. Raises ValueError where it is none."""
+    run, _, digits = uuid.partition(".")
+    if not is_run_id(run) or not digits.isascii() or not digits.isdigit() or str(int(digits[:20])) != digits:
+        raise ValueError("no message id")
+    seq = int(digits)
+    if seq >= MAX_SEQ:
+        raise ValueError("no message id")
+    return run, seq
+
+
+def _tracked(track: Track, status: Status) -> MessageView:
+    record = track.record
+    steps = sorted(track.steps, key=lambda step: (step.attempt, step.at_us))
+    return MessageView(
+        uuid=record.uuid,
+        run=record.run,
+        number=record.number,
+        text=record.text,
+        status=status,
+        attempts=max((step.attempt for step in steps), default=0),
+        priority=Priority.of(record.lane),
+        accepted_at=iso(record.accepted_us),
+        sending_at=_first(steps, Status.SENDING),
+        settled_at=_first(steps, Status.SENT) or _first(steps, Status.FAILED),
+        steps=[
+            StepView(s.status, s.attempt, iso(s.at_us), None if s.time_us is None else s.time_us / 1e6)
+            for s in steps
+        ],
+    )
+
+
+def _first(steps: list[Step], status: Status) -> str | None:
+    return next((iso(step.at_us) for step in steps if step.status is status), None)
+
+
+def _view(view: MessageView) -> Response:
+    return Response(_encode(view), media_type=JSON)

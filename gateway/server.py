@@ -1,0 +1,69 @@
+"""Serves an ASGI application with uvicorn, in the event loop that runs already."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from common.errors import Unavailable
+from gateway.events.protocols import EventHttp, EventWebSocket
+
+BACKLOG = 4096
+# What open requests may take once it is told to stop; streams end at once. Docker kills 10 s after SIGTERM.
+GRACE_S = 5
+LARGEST_WS_MESSAGE = 4096
+WS_PING_S = 20.0
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the command that it is part of."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving(app: ASGIApp, host: str, port: int) -> AsyncIterator[int]:
+    """Serves there until left; gives the port (0 asks for any free one). Raises Unavailable if it can't listen."""
+    listener = _listener(host, port)
+    config = uvicorn.Config(
+        app,
+        http=EventHttp,
+        ws=EventWebSocket,
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        ws_max_size=LARGEST_WS_MESSAGE,
+        ws_ping_interval=WS_PING_S,
+        ws_ping_timeout=WS_PING_S,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=GRACE_S,
+        backlog=BACKLOG,
+    )
+    server = _Server(config)
+    task = asyncio.create_task(server.serve([listener]))
+    try:
+        while not server.started and not task.done():
+            await asyncio.sleep(0.005)
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await asyncio.wait({task})
+        listener.close()
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise Unavailable(
+            f"can't listen on {host}:{port}: {error.strerror} (GATEWAY_HOST, GATEWAY_PORT)"
+        ) from None

@@ -1,0 +1,95 @@
+"""POST /runs: publishes random messages in the background, to numbers that belong to nobody."""
+
+import asyncio
+import logging
+import secrets
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from common.broker.port import Broker
+from common.errors import RunExists, SmsimError
+from common.ledger.port import Ledger
+from common.messages import new_run_id
+from common.publishing.publish import Producer
+from common.publishing.random_source import RandomSource
+from gateway.bodies import decoded_body
+from gateway.operations import JSON, Answer, Body, Operation, Scope
+from gateway.problems import Problem
+from gateway.schemas import RunIn, RunStarted
+
+log = logging.getLogger(__name__)
+
+# Runs that are published at the same time.
+MOST_AT_ONCE = 4
+
+_decoder = msgspec.json.Decoder(RunIn)
+
+
+class SimulatedRuns:
+    """Publishes simulated runs; `close` leaves those that are not finished to `producer.py --resume`."""
+
+    def __init__(self, broker: Broker, ledger: Ledger, gateway: str) -> None:
+        self._broker = broker
+        self._ledger = ledger
+        self._gateway = gateway
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def operations(self) -> list[Operation]:
+        """Its endpoint."""
+        return [
+            Operation(
+                "POST",
+                "/runs",
+                self._post,
+                Scope.SEND,
+                "runs",
+                "Start a simulated run",
+                {
+                    202: Answer(
+                        "It is being published", RunStarted, RunStarted("20261121-072613-9f3a", 1000)
+                    ),
+                    409: Answer("A run of this name exists"),
+                },
+                "Publishes random messages, to numbers with the country code 999, which is assigned to no country.",
+                body=Body({JSON: RunIn}, {"thousand": {"num_messages": 1000}}),
+            )
+        ]
+
+    async def close(self) -> None:
+        """Stops publishing."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _post(self, request: Request) -> Response:
+        asked = await decoded_body(request, _decoder)
+        if len(self._tasks) >= MOST_AT_ONCE:
+            raise Problem(
+                429, f"{MOST_AT_ONCE} runs are being published: wait for one to end", retry_after_s=5
+            )
+        run = asked.run or new_run_id()
+        source, lane = RandomSource(asked.num_messages, secrets.randbits(63)), asked.priority.lane
+        recipe = msgspec.json.encode(source.recipe(asked.batch_size, lane)).decode()
+        producer = f"{self._gateway}-{secrets.token_hex(4)}"  # a second request for this name is another's
+        try:
+            await self._ledger.begin(run, recipe, asked.num_messages, producer)
+        except RunExists:
+            raise Problem(409, f"run {run} exists already: choose another name") from None
+        task = asyncio.create_task(self._publish(run, producer, source, asked))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return Response(msgspec.json.encode(RunStarted(run, asked.num_messages)), 202, media_type=JSON)
+
+    async def _publish(self, run: str, producer: str, source: RandomSource, asked: RunIn) -> None:
+        try:
+            await Producer(self._broker, self._ledger).publish(
+                run, source, asked.batch_size, asked.priority.lane
+            )
+        except SmsimError as error:
+            log.error("run_broke_off", extra={"run": run, "reason": str(error)})
+            await self._ledger.leave(run, producer)
+        except asyncio.CancelledError:
+            await self._ledger.leave(run, producer)
+            raise

@@ -1,0 +1,154 @@
+"""The JSON of runs, statistics and events: what GET /runs, GET /stats and the streams of /events say."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from common.ledger.port import Snapshot
+from common.messages import RUN_PATTERN
+from common.statistics import statistics
+from common.tracking import wire
+from common.tracking.port import Status, Step
+
+# Of the senders, those that have settled the most are listed one by one.
+SHARES_SHOWN = 100
+
+Count = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(description="seconds")]
+Run = Annotated[str, Meta(pattern=RUN_PATTERN, examples=["20261121-072613-9f3a"])]
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """The statistics as the monitor logs them. At every moment published = queued + sending + sent + failed."""
+
+    published: Annotated[int, Meta(ge=0, description="messages announced to the ledger so far")]
+    queued: Annotated[int, Meta(description="waiting for a sender, or for another attempt")]
+    sending: Annotated[int, Meta(ge=0, description="in a sender's hands")]
+    sent: Count
+    failed: Count
+    retried: Annotated[int, Meta(ge=0, description="attempts that failed and were followed by another")]
+    ambiguous: Annotated[int, Meta(ge=0, description="an upper bound of the messages that were sent twice")]
+    rejected: Annotated[int, Meta(ge=0, description="bodies that were no batch; of all runs only")]
+    avg_time_s: Annotated[float | None, Meta(description="mean time of a send, in seconds")]
+    p50_s: Seconds | None
+    p95_s: Seconds | None
+    p99_s: Seconds | None
+    rate_per_s: Annotated[float, Meta(description="messages settled a second")]
+    senders: Annotated[int, Meta(ge=0, description="senders that were heard of in the last 10 s")]
+    elapsed_s: Annotated[
+        float, Meta(description="seconds since the beginning, up to the last settle once over")
+    ]
+    eta_s: Annotated[float | None, Meta(description="seconds to the end at this rate; null if not known")]
+
+
+class RunView(Figures, frozen=True, kw_only=True):
+    """A run and its progress."""
+
+    run: Run
+    total: Annotated[int, Meta(ge=0, description="how many messages it will have; 0 where nobody said")]
+    progress: Annotated[float, Meta(ge=0, le=1, description="share that is sent or failed")]
+    over: Annotated[bool, Meta(description="whether all of it is sent or failed, and no more will come")]
+
+
+class Share(msgspec.Struct, frozen=True):
+    """What one sender does, and its share of all that the senders listed have settled."""
+
+    sender: str
+    slots: Annotated[int, Meta(ge=0, description="how many messages it can send at once")]
+    in_flight: Count
+    sent: Count
+    failed: Count
+    share: Annotated[float, Meta(ge=0, le=1)]
+
+
+class StatsView(Figures, frozen=True, kw_only=True):
+    """The statistics of all runs, the depth of each queue, and the senders' shares (the busiest 100)."""
+
+    depths: Annotated[
+        dict[str, int] | None,
+        Meta(description="bodies waiting in each queue; null while the broker does not answer"),
+    ]
+    shares: list[Share]
+
+
+class RunList(msgspec.Struct, frozen=True):
+    """Runs, newest first."""
+
+    runs: list[RunView]
+
+
+class RunEvent(RunView, frozen=True, tag_field="type", tag="run"):
+    """A run moved within the last second, or has come to its end."""
+
+
+class StatisticsEvent(StatsView, frozen=True, tag_field="type", tag="statistics"):
+    """The statistics, each second."""
+
+
+class MessageEvent(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="message"):
+    """Something happened to a tracked message. Steps may come in another order than they happened."""
+
+    run: Run
+    uuid: Annotated[str, Meta(description="the message id", examples=["20261121-072613-9f3a.0"])]
+    status: Status
+    attempt: Annotated[int, Meta(ge=0, description="0 for the acceptance, else from 1")]
+    at: Annotated[
+        str, Meta(description="UTC, ISO 8601, to the microsecond", examples=["2026-11-21T07:26:13.123456Z"])
+    ]
+    number: Annotated[str, Meta(examples=["+541166587382"])]
+    text: str
+    time_s: Annotated[float | None, Meta(description="seconds that the send took, once it has ended")] = None
+
+
+Event = MessageEvent | RunEvent | StatisticsEvent
+
+
+def run_view(run: str, now: Snapshot, before: Snapshot | None = None) -> RunView:
+    """How a run stands. The rate is that since `before`; of a run that is over, the mean of it all."""
+    whole = max(now.total, now.published)
+    over = 0 < now.total <= now.settled and now.settled >= now.published
+    return RunView(
+        run=run,
+        total=now.total,
+        progress=min(1.0, now.settled / whole) if whole else 0.0,
+        over=over,
+        **statistics(now, None if over else before).as_json(),
+    )
+
+
+def stats_view(now: Snapshot, before: Snapshot | None, depths: dict[str, int] | None) -> StatsView:
+    """How everything stands."""
+    return StatsView(depths=depths, shares=_shares(now), **statistics(now, before).as_json())
+
+
+def run_event(view: RunView) -> bytes:
+    """A `RunEvent`, as JSON."""
+    return b'{"type":"run",' + msgspec.json.encode(view)[1:]
+
+
+def statistics_event(view: StatsView) -> bytes:
+    """A `StatisticsEvent`, as JSON."""
+    return b'{"type":"statistics",' + msgspec.json.encode(view)[1:]
+
+
+def message_event(step: Step) -> bytes:
+    """A `MessageEvent`, as JSON: what is told on Redis, and its type."""
+    return b'{"type":"message",' + wire.told(step)[1:]
+
+
+def _shares(now: Snapshot) -> list[Share]:
+    settled = {name: status.sent + status.failed for name, status in now.senders.items()}
+    whole = sum(settled.values())
+    busiest = sorted(settled, key=lambda name: (-settled[name], name))[:SHARES_SHOWN]
+    return [
+        Share(
+            sender=name,
+            slots=now.senders[name].slots,
+            in_flight=now.senders[name].in_flight,
+            sent=now.senders[name].sent,
+            failed=now.senders[name].failed,
+            share=round(settled[name] / whole, 4) if whole else 0.0,
+        )
+        for name in busiest
+    ]

@@ -1,0 +1,237 @@
+"""What Redis alone can do to a tracker: go away, lose answers and connections; and what others find there."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError
+
+from common.ledger import keys
+from common.redis_client import connect_redis
+from common.settings import load_settings
+from common.tracking.port import Channel, Status, Step, Track
+from common.tracking.redis import RedisTracker
+from tests.contract.test_tracking import NUMBER, RUN, STORY, TEXT, ear, record, step, texts, tracked
+from tests.servers import RedisServer
+from tests.waiting import eventually
+
+
+async def redis_tracker(server: RedisServer, ttl_s: float = 3600, most_waiting: int = 10_000) -> RedisTracker:
+    client = await connect_redis(load_settings(redis_host=server.host, redis_port=server.port), 10)
+    return RedisTracker(client, ttl_s, most_waiting)
+
+
+@pytest.fixture
+async def tracker(redis_server: RedisServer) -> AsyncIterator[RedisTracker]:
+    redis_server.flush()
+    tracker = await redis_tracker(redis_server)
+    yield tracker
+    await tracker.close()
+    await tracker._redis.aclose()
+
+
+FAILED = step(Status.FAILED, 3, 2_500_000, 7)
+
+
+async def test_anybody_can_read_what_is_told(tracker: RedisTracker) -> None:
+    """Each kind of step has its channel; the JSON is the documented one, and nothing of ours is needed to read it."""
+    told = []
+    async with tracker._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        await pubsub.subscribe(*Channel)
+        tracker.tell([*STORY, FAILED])
+        async for message in pubsub.listen():
+            told.append((message["channel"].decode(), json.loads(message["data"])))
+            if len(told) == 6:
+                break
+    same = {"run": RUN, "uuid": f"{RUN}.0", "number": NUMBER, "text": TEXT}
+    accepted = same | {"status": "queued", "attempt": 0, "at": "2023-11-14T22:13:20.000000Z"}
+    sent = same | {"status": "sent", "attempt": 2, "at": "2023-11-14T22:13:22.123457Z", "time_s": 0.123457}
+    assert [channel for channel, _ in told] == [
+        *("SMS", "SMS_SENDING", "SMS_SENDING", "SMS_SENDING", "SMS_OK", "SMS_FAIL")
+    ]
+    assert told[0][1] == accepted
+    assert told[4][1] == sent
+
+
+async def test_others_may_tell_steps_and_nonsense_harms_nobody(
+    tracker: RedisTracker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A step in another program's JSON is heard; what is no step is logged without a word of it."""
+    told = {"run": RUN, "uuid": f"{RUN}.4", "status": "sent", "attempt": 1, "number": NUMBER, "text": TEXT}
+    nonsense = [
+        *(b"", b"\xff", b"[]", b"{}", json.dumps(told | {"at": "secret"}).encode()),
+        json.dumps(told | {"at": "2023-11-14T22:13:20", "note": "no zone"}).encode(),
+        json.dumps(told | {"at": "2023-11-14T22:13:20Z", "uuid": "another.4"}).encode(),
+        json.dumps(told | {"at": "2023-11-14T22:13:20Z", "uuid": f"{RUN}.x"}).encode(),
+    ]
+    async with ear(tracker) as listener:
+        for data in nonsense:
+            await tracker._redis.publish("SMS_OK", data)
+        await tracker._redis.publish("SMS_OK", json.dumps(told | {"at": "2023-11-15T00:13:20.5+02:00"}))
+        await eventually(lambda: listener.steps == [step(Status.SENT, 1, 500_000, seq=4)])
+    unreadable = [entry for entry in caplog.records if entry.message == "step_unreadable"]
+    assert len(unreadable) == len(nonsense)
+    assert "secret" not in str([entry.__dict__ for entry in unreadable])
+
+
+async def test_everything_expires_and_is_there_under_the_keys_documented(tracker: RedisTracker) -> None:
+    """A list of JSON for a tracked message, a hash for the texts of a run; both for MESSAGE_TTL."""
+    await tracker.open([record(0)])
+    await tracker.keep(RUN, texts(1, 2_001))
+    tracker.tell([STORY[0], FAILED, step(Status.SENT, 1, 0, seq=1)])
+    await tracked(tracker, 0, 2)
+    assert sorted(await tracker._redis.keys("*")) == [b"sms:message:tracked.0", b"sms:texts:tracked"]
+    for key in (keys.message(f"{RUN}.0"), keys.texts(RUN)):
+        assert 3500 < await tracker._redis.ttl(key) <= 3600
+    kept = [json.loads(data) for data in await tracker._redis.lrange(keys.message(f"{RUN}.0"), 0, -1)]
+    assert kept[0] == {"run": RUN, "seq": 0, "number": NUMBER, "text": TEXT, "accepted_us": 5}
+    assert kept[1:] == [["queued", 0, STORY[0].at_us, None], ["failed", 3, FAILED.at_us, 7]]
+
+
+async def test_texts_take_little_room(tracker: RedisTracker) -> None:
+    """Kept again, in the same pieces, they take no more."""
+    for _ in range(2):
+        for first in range(0, 20_000, 100):
+            await tracker.keep(RUN, texts(first, first + 100))
+    assert (await tracker._redis.memory_usage(keys.texts(RUN), samples=0) or 0) < 20_000 * 20
+
+
+class LostAnswers:
+    """A client whose first answer of each call is lost, with the connection."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self.lost = False
+
+    async def __call__(self, **given: Any) -> Any:
+        answer = await self._call(**given)
+        if not self.lost:
+            self.lost = True
+            raise ConnectionError("the connection broke")
+        return answer
+
+
+async def test_a_call_whose_answer_was_lost_is_repeated_with_the_same_result(tracker: RedisTracker) -> None:
+    """The record stands once in its list, and each text once in its chunk."""
+    await tracker.keep("simple", texts(0, 1_500))
+    tracker._open, tracker._keep = LostAnswers(tracker._open), LostAnswers(tracker._keep)  # type: ignore[assignment]
+    await tracker.open([record(0)])
+    await tracker.keep(RUN, texts(0, 1_500))
+    assert await tracker.track(RUN, 0) == Track(record=record(0), steps=[])
+    kept, once = [await tracker._redis.hgetall(keys.texts(run)) for run in (RUN, "simple")]
+    assert kept == once
+
+
+async def test_steps_whose_answer_was_lost_are_not_told_twice(
+    tracker: RedisTracker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody knows whether they were told; those that come after are."""
+    await tracker.open([record(0)])
+    async with ear(tracker) as listener:
+        tracker._tell = LostAnswers(tracker._tell)  # type: ignore[assignment]
+        tracker.tell(STORY[:2])
+        await eventually(lambda: "steps_untold" in caplog.text)
+        tracker.tell(STORY[2:])
+        await eventually(lambda: listener.steps == STORY)
+    assert await tracked(tracker, 0, 5) == Track(record=record(0), steps=STORY)
+
+
+async def test_listening_outlives_cut_and_silent_connections(
+    tracker: RedisTracker, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is cut is made again, and one on which nothing answers, not even to a ping, is given up."""
+    monkeypatch.setattr("common.tracking.redis.PING_S", 0.1)
+    async with Redis(host=redis_server.host, port=redis_server.port) as other, ear(tracker) as listener:
+
+        async def connection() -> list[str]:
+            found: list[dict[str, str]] = await other.client_list(_type="pubsub")
+            return [client["id"] for client in found]
+
+        async def heard(one: Step) -> None:
+            def again() -> bool:
+                tracker.tell([one])
+                return one in listener.steps
+
+            await eventually(again)
+
+        async def renewed(before: list[str]) -> bool:
+            now = await connection()
+            return bool(now) and now != before
+
+        first = await connection()
+        await other.client_kill_filter(_type="pubsub")
+        await heard(STORY[0])
+        second = await connection()
+        assert first != second != []
+        await other.client_pause(500)
+        await eventually(lambda: renewed(second))
+        await heard(STORY[1])
+
+
+async def test_redis_dies_and_comes_back() -> None:
+    """A call waits for it, a listener hears again what is told then, and steps told meanwhile are kept for it."""
+    with RedisServer() as server:
+        tracker = await redis_tracker(server)
+        await tracker.open([record(0)])
+        async with ear(tracker) as listener:
+            server.kill()
+            tracker.tell(STORY[:1])
+            opening = asyncio.create_task(tracker.open([record(1)]))
+            listened = tracker._hearing
+            server.start()
+            await opening
+
+            def heard_again() -> bool:
+                tracker.tell(STORY[1:2])
+                return STORY[1] in listener.steps
+
+            await eventually(heard_again)
+            assert tracker._hearing is listened
+        assert (await tracked(tracker, 0, 2)).steps[:2] == STORY[:2]
+        assert await tracker.track(RUN, 1) is not None
+        await tracker.close()
+        await tracker._redis.aclose()
+
+
+async def test_while_redis_is_away_the_newest_steps_wait_and_the_loss_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Telling never waits, and never takes more memory than was allowed."""
+    with RedisServer() as server:
+        tracker = await redis_tracker(server, most_waiting=100)
+        await tracker.open([record(0)])
+        server.kill()
+        tracker.tell([step(Status.SENDING, 0, 0)])
+        await eventually(lambda: "ledger_unreachable" in caplog.text)  # that one is on its way
+        with caplog.at_level(logging.WARNING):
+            for attempt in range(1, 1_001):
+                tracker.tell([step(Status.SENDING, attempt, attempt)])
+            server.start()
+            track = await tracked(tracker, 0, 101)
+        assert [one.attempt for one in track.steps] == [0, *range(901, 1_001)]
+        untold = [entry.__dict__["steps"] for entry in caplog.records if entry.message == "steps_untold"]
+        assert untold == [900]
+        await tracker.close()
+        await tracker._redis.aclose()
+
+
+async def test_closing_gives_the_connections_back_and_waits_for_no_dead_redis() -> None:
+    """The one that hears, too, also when steps can't be told any more; the client is the caller's still."""
+    with RedisServer() as server:
+        tracker = await redis_tracker(server)
+        pool: Any = tracker._redis.connection_pool
+        async with ear(tracker):
+            await eventually(lambda: len(pool._in_use_connections) == 1)
+            await tracker.close()
+        assert not pool._in_use_connections
+        assert await tracker._redis.ping()
+        again = RedisTracker(tracker._redis, 3600)
+        server.kill()
+        again.tell(STORY)
+        await again.close()
+        assert not pool._in_use_connections
+        await tracker._redis.aclose()

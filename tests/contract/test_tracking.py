@@ -1,0 +1,299 @@
+"""The tracker's promises (common/tracking/port.py), held by the one in memory and by the one in Redis."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+
+from common.messages import Lane, Message
+from common.redis_client import connect_redis
+from common.settings import load_settings
+from common.tracking.memory import MemoryTracker
+from common.tracking.port import Record, Status, Step, Track, Tracker
+from common.tracking.redis import RedisTracker
+from common.tracking.texts import CHUNK_MESSAGES
+from tests.servers import RedisServer
+from tests.waiting import eventually
+
+RUN = "tracked"
+NUMBER, TEXT = "+999123456789", 'Kaunis päivä 🌞 "quoted"'
+MOST_WAITING = 10
+
+Make = Callable[..., Awaitable[Tracker]]
+
+
+def record(seq: int, text: str = TEXT, **more: Any) -> Record:
+    return Record(run=RUN, seq=seq, number=NUMBER, text=text, accepted_us=5, **more)
+
+
+def step(status: Status, attempt: int, at_us: int, time_us: int | None = None, seq: int = 0) -> Step:
+    return Step(
+        run=RUN,
+        seq=seq,
+        status=status,
+        attempt=attempt,
+        at_us=1_700_000_000_000_000 + at_us,
+        number=NUMBER,
+        text=TEXT,
+        time_us=time_us,
+    )
+
+
+STORY = [
+    step(Status.QUEUED, 0, 0),
+    step(Status.SENDING, 1, 100_001),
+    step(Status.QUEUED, 1, 1_000_000, 900_000),
+    step(Status.SENDING, 2, 2_000_000),
+    step(Status.SENT, 2, 2_123_457, 123_457),
+]
+MARK = step(Status.FAILED, 1, 0, seq=10**9)
+
+
+def texts(first: int, beyond: int) -> list[Message]:
+    return [Message(seq, f"+9991{seq:08}", f"text {seq}") for seq in range(first, beyond)]
+
+
+class Ear:
+    """What a listener has heard since the block began, at the beginning of which it listens already."""
+
+    def __init__(self) -> None:
+        self.heard: list[Step] = []
+
+    @property
+    def steps(self) -> list[Step]:
+        return [step for step in self.heard if step != MARK]
+
+
+@asynccontextmanager
+async def ear(tracker: Tracker) -> AsyncIterator[Ear]:
+    ear = Ear()
+
+    async def listen() -> None:
+        async for steps in tracker.listen():
+            ear.heard += steps
+
+    def begun() -> bool:
+        tracker.tell([MARK])
+        return bool(ear.heard)
+
+    task = asyncio.create_task(listen())
+    try:
+        await eventually(begun)
+        yield ear
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def tracked(tracker: Tracker, seq: int, steps: int) -> Track:
+    """The message's track, once it has so many steps."""
+
+    async def enough() -> Track | None:
+        track = await tracker.track(RUN, seq)
+        return track if track is not None and len(track.steps) >= steps else None
+
+    found: Track = await eventually(enough)
+    return found
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
+    """Makes trackers; those in Redis share one, which is empty at first."""
+    async with AsyncExitStack() as stack:
+
+        async def make(message_ttl_s: float = 3600, most_waiting: int = 100_000) -> Tracker:
+            tracker: Tracker
+            if request.param == "memory":
+                tracker = MemoryTracker(message_ttl_s, most_waiting=most_waiting)
+            else:
+                server: RedisServer = request.getfixturevalue("redis_server")
+                client = await connect_redis(
+                    load_settings(redis_host=server.host, redis_port=server.port), 10
+                )
+                stack.push_async_callback(client.aclose)
+                tracker = RedisTracker(client, message_ttl_s, most_waiting)
+            stack.push_async_callback(tracker.close)
+            return tracker
+
+        if request.param == "redis":
+            request.getfixturevalue("redis_server").flush()
+        yield make
+
+
+@pytest.fixture
+async def tracker(make: Make) -> Tracker:
+    return await make()
+
+
+async def test_a_record_is_kept_as_it_was_opened(tracker: Tracker) -> None:
+    """All of its fields, and before any step is told."""
+    records = [record(0, lane=Lane.URGENT, callback_url="https://example.com/a"), record(7, text="")]
+    await tracker.open(records)
+    assert await tracker.track(RUN, 0) == Track(record=records[0], steps=[])
+    assert await tracker.track(RUN, 7) == Track(record=records[1], steps=[])
+    assert await tracker.track(RUN, 1) is None
+    assert await tracker.track("another", 0) is None
+
+
+async def test_more_records_than_go_in_one_call_are_all_kept(tracker: Tracker) -> None:
+    """As a batch of the API has them."""
+    await tracker.open([record(seq) for seq in range(1_203)])
+    for seq in (0, 499, 500, 1_202):
+        assert await tracker.track(RUN, seq) == Track(record=record(seq), steps=[])
+
+
+async def test_steps_are_kept_oldest_first_whatever_came_first(tracker: Tracker) -> None:
+    """Services tell steps of one message apart, so that a later one may arrive before an earlier one."""
+    await tracker.open([record(0)])
+    tracker.tell(STORY[3:])
+    tracker.tell(STORY[:3])
+    assert await tracked(tracker, 0, 5) == Track(record=record(0), steps=STORY)
+
+
+async def test_opening_again_changes_nothing(tracker: Tracker) -> None:
+    """Neither the record nor its steps."""
+    await tracker.open([record(0)])
+    tracker.tell(STORY[:2])
+    before = await tracked(tracker, 0, 2)
+    await tracker.open([record(0, text="another"), record(1)])
+    assert await tracker.track(RUN, 0) == before
+    assert await tracker.track(RUN, 1) == Track(record=record(1), steps=[])
+
+
+async def test_steps_of_a_message_never_opened_are_told_and_kept_nowhere(tracker: Tracker) -> None:
+    """Opening it later begins with no step."""
+    async with ear(tracker) as listener:
+        tracker.tell(STORY)
+        await eventually(lambda: listener.steps == STORY)
+    assert await tracker.track(RUN, 0) is None
+    await tracker.open([record(0)])
+    assert await tracker.track(RUN, 0) == Track(record=record(0), steps=[])
+
+
+@pytest.mark.parametrize("sizes", [[2_500], [1, 999, 1, 999, 500], [700, 700, 700, 400], [1] * 40])
+async def test_texts_are_kept_in_pieces_of_any_size(tracker: Tracker, sizes: Sequence[int]) -> None:
+    """A chunk may come in several calls, and a call may be several chunks, or begin in the middle of one."""
+    first = 3_990  # a chunk begins at 4,000
+    beyond = first
+    for size in sizes:
+        await tracker.keep(RUN, texts(beyond, beyond + size))
+        beyond += size
+    seqs = [beyond, beyond - 1, first, 4_000, first - 1, first]
+    kept = {message.seq: message for message in texts(first, beyond)}
+    assert await tracker.messages(RUN, seqs) == [kept.get(seq) for seq in seqs]
+    assert await tracker.messages(RUN, range(first, beyond)) == texts(first, beyond)
+    assert await tracker.messages("another", [first]) == [None]
+    assert await tracker.messages(RUN, []) == []
+
+
+async def test_keeping_again_changes_nothing(tracker: Tracker) -> None:
+    """A producer that goes on with a run may keep once more what it kept already."""
+    await tracker.keep(RUN, texts(0, CHUNK_MESSAGES // 2))
+    await tracker.keep(RUN, texts(CHUNK_MESSAGES // 2, CHUNK_MESSAGES))
+    await tracker.keep(RUN, texts(0, CHUNK_MESSAGES // 2))
+    assert await tracker.messages(RUN, range(CHUNK_MESSAGES)) == texts(0, CHUNK_MESSAGES)
+
+
+async def test_opened_and_kept_messages_are_found_alike(tracker: Tracker) -> None:
+    """In the order that they are asked for."""
+    await tracker.open([record(2)])
+    await tracker.keep(RUN, texts(0, 2))
+    opened = Message(2, NUMBER, TEXT)
+    assert await tracker.messages(RUN, [2, 1, 0, 3]) == [opened, *reversed(texts(0, 2)), None]
+
+
+async def test_every_listener_hears_every_step(make: Make, tracker: Tracker) -> None:
+    """Two in one process, and one in another where there can be one; each hears them in the order of the telling."""
+    elsewhere = await make() if isinstance(tracker, RedisTracker) else tracker
+    async with ear(tracker) as one, ear(tracker) as two, ear(elsewhere) as three:
+        tracker.tell(STORY[:3])
+        tracker.tell([])
+        tracker.tell(STORY[3:])
+        await eventually(lambda: one.steps == two.steps == three.steps == STORY)
+
+
+async def test_a_listener_hears_nothing_from_before_and_nothing_once_it_is_gone(tracker: Tracker) -> None:
+    """The others go on."""
+    tracker.tell(STORY[:1])
+    async with ear(tracker) as one:
+        async with ear(tracker) as two:
+            tracker.tell(STORY[1:2])
+            await eventually(lambda: one.steps[-1:] == two.steps[-1:] == STORY[1:2])
+        tracker.tell(STORY[2:])
+        await eventually(lambda: one.steps[-3:] == STORY[2:])
+        assert two.steps[-1:] == STORY[1:2]
+
+
+async def test_a_listener_that_takes_too_long_misses_the_oldest_and_logs_how_many(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its neighbour, which takes what comes, misses nothing."""
+    tracker = await make(most_waiting=MOST_WAITING)
+    many = [step(Status.SENT, 1, n, n, seq=n) for n in range(3 * MOST_WAITING)]
+    slow = tracker.listen()
+    first = asyncio.ensure_future(anext(slow))
+    async with ear(tracker) as quick:
+        await first
+        for n in range(len(many)):
+            tracker.tell(many[n : n + 1])
+            await eventually(partial(lambda told: len(quick.steps) == told, n + 1))
+        assert quick.steps == many
+        with caplog.at_level(logging.WARNING):
+            assert await anext(slow) == many[-MOST_WAITING:]
+    missed = [entry.__dict__["steps"] for entry in caplog.records if entry.message == "steps_missed"]
+    assert len(missed) == 1
+    assert missed[0] >= 2 * MOST_WAITING  # and a mark or two that the ear began with
+
+
+async def test_messages_are_forgotten_in_time_and_a_late_step_wakes_none(make: Make) -> None:
+    """What was opened, and what was kept."""
+    tracker = await make(message_ttl_s=1)
+    await tracker.open([record(0)])
+    await tracker.keep(RUN, texts(1, 3))
+    tracker.tell(STORY[:2])
+
+    async def forgotten() -> bool:
+        return await tracker.track(RUN, 0) is None and await tracker.messages(RUN, [0, 1, 2]) == [None] * 3
+
+    await eventually(forgotten)
+    async with ear(tracker) as listener:
+        tracker.tell(STORY[2:])
+        await eventually(lambda: listener.steps == STORY[2:])
+    assert await forgotten()
+
+
+async def test_closing_tells_what_waits(make: Make, tracker: Tracker) -> None:
+    """A step that was told a moment before the end is kept, and heard."""
+    elsewhere = await make() if isinstance(tracker, RedisTracker) else tracker
+    await tracker.open([record(0)])
+    async with ear(elsewhere) as listener:
+        tracker.tell(STORY)
+        await tracker.close()
+        assert await elsewhere.track(RUN, 0) == Track(record=record(0), steps=STORY)
+        await eventually(lambda: listener.steps == STORY)
+
+
+async def test_in_memory_the_oldest_records_make_room() -> None:
+    """For those beyond the limit; their steps go with them."""
+    tracker = MemoryTracker(most_records=3)
+    for seq in range(5):
+        await tracker.open([record(seq)])
+        tracker.tell([step(Status.QUEUED, 0, 0, seq=seq)])
+    await tracker.open([record(2)])  # again: it is no younger for that
+    await tracker.open([record(5)])
+    known = [await tracker.track(RUN, seq) is not None for seq in range(6)]
+    assert known == [False, False, False, True, True, True]
+
+
+async def test_in_memory_the_oldest_texts_make_room() -> None:
+    """However many come, they take no more than was allowed."""
+    tracker = MemoryTracker(most_text_bytes=50_000)
+    for first in range(0, 100_000, 500):
+        await tracker.keep(RUN, texts(first, first + 500))
+    assert tracker._chunks._size <= 50_000
+    assert sum(len(pieces) for pieces, _ in tracker._chunks._values.values()) == tracker._chunks._size
+    assert await tracker.messages(RUN, [0, 99_999]) == [None, *texts(99_999, 100_000)]

@@ -1,0 +1,184 @@
+"""The gateway as a process, over RabbitMQ and Redis: what it answered 202 is kept, whatever is restarted."""
+
+import asyncio
+import signal
+from typing import Any
+
+import aiohttp
+import numpy as np
+
+from common.messages import State
+from tests.docker.stack import free_port
+from tests.e2e.pipeline import Pipeline
+from tests.e2e.processes import Launched
+from tests.waiting import eventually
+
+KEY = "a-key-for-tests-only"
+MESSAGES = 10_000
+WORKERS = 48
+QUICK = {"MEAN_PROCESSING_TIME": 0.02, "FAILURE_RATE": 0.1, "SENDER_CONCURRENCY": 500}
+
+
+class Gateway:
+    """A gateway at a port of its own, which it keeps over restarts."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self.port = free_port()
+        self.process: Launched
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self, **env: object) -> None:
+        """Starts it and returns once it answers."""
+        self.process = self._pipeline.start(
+            "smsim", "gateway", "--port", self.port, GATEWAY_API_KEY=KEY, **env
+        )
+        await eventually(
+            lambda: self.process.logged("gateway_listening") or not self.process.runs,
+            30,
+            "the gateway listens",
+        )
+        assert self.process.runs, self.process.stderr
+
+    def client(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(self.url, headers={"Authorization": f"Bearer {KEY}"})
+
+
+async def post_until_accepted(http: aiohttp.ClientSession, k: int) -> str:
+    """Posts message k, with a key of its own, as often as it takes; gives its id."""
+    body = {"number": "+541166587382", "text": f"message {k}"}
+    while True:
+        try:
+            async with http.post("/sms", json=body, headers={"Idempotency-Key": f"message-{k}"}) as answer:
+                if answer.status == 202:
+                    return str((await answer.json())["uuid"])
+                assert answer.status in (409, 429, 503), await answer.text()
+                pause_s = 0.1 if answer.status == 409 else 0.05
+        except (TimeoutError, aiohttp.ClientError, ConnectionError):
+            pause_s = 0.05
+        await asyncio.sleep(pause_s)  # a client's pause before it tries again
+
+
+async def test_ten_thousand_messages_while_everything_is_restarted(pipeline: Pipeline) -> None:
+    """Sender killed, gateway stopped, gateway killed, in mid-traffic: 10,000 keys give 10,000 messages, each of which
+    ends as sent or failed, and every run ends with sent + failed = published.
+    """
+    gateway = Gateway(pipeline)
+    await gateway.start()
+    first, second = pipeline.sender(**QUICK), pipeline.sender(**QUICK)
+    uuids: dict[int, str] = {}
+    waiting = iter(range(MESSAGES))
+
+    async def work(http: aiohttp.ClientSession) -> None:
+        for k in waiting:
+            uuids[k] = await post_until_accepted(http, k)
+
+    async def reached(share: float) -> None:
+        await eventually(lambda: len(uuids) >= share * MESSAGES, 60, f"{share:.0%} are accepted")
+
+    async with gateway.client() as http, asyncio.TaskGroup() as tasks:
+        for _ in range(WORKERS):
+            tasks.create_task(work(http))
+        await reached(0.15)
+        first.signal(signal.SIGKILL)
+        third = pipeline.sender(**QUICK)
+        await reached(0.3)
+        gateway.process.signal(signal.SIGTERM)
+        assert await gateway.process.ended(15) == 0, gateway.process.stderr
+        await gateway.start()
+        await reached(0.5)
+        second.signal(signal.SIGTERM)
+        assert await second.ended(15) == 0
+        await reached(0.6)
+        gateway.process.signal(signal.SIGKILL)
+        await gateway.start()
+
+    assert len(uuids) == len(set(uuids.values())) == MESSAGES
+    by_run: dict[str, list[int]] = {}
+    for uuid in uuids.values():
+        run, _, seq = uuid.partition(".")
+        by_run.setdefault(run, []).append(int(seq))
+    assert len(by_run) == 3  # one for each time that the gateway was started
+
+    async def all_settled() -> bool:
+        for run, seqs in by_run.items():
+            states = await pipeline.ledger.states(run, np.array(seqs, np.int64))
+            assert bool((states >= State.SENT).all()), (run, np.bincount(states))
+        return True
+
+    await eventually(all_settled, 60, "every message that was accepted is sent or failed")
+    gateway.process.signal(signal.SIGTERM)
+    assert await gateway.process.ended(15) == 0
+
+    async def all_over() -> bool:
+        for run in by_run:
+            now = await pipeline.ledger.snapshot(run)
+            assert (now.published, now.total) == (now.settled, now.settled), (run, now)
+        return True
+
+    # What the killed gateway had announced and not published is published by the next one once it has been silent.
+    await eventually(all_over, 40, "every run is over")
+    third.signal(signal.SIGTERM)
+    assert await third.ended(15) == 0
+
+
+async def test_the_broker_is_killed_under_the_gateway(mortal_pipeline: Pipeline) -> None:
+    """RabbitMQ dies: 503 with Retry-After and nothing accepted; it is back: 202 again, and every 202 is settled."""
+    gateway = Gateway(mortal_pipeline)
+    await gateway.start()
+    sender = mortal_pipeline.sender(**QUICK)
+    accepted: list[str] = []
+    refused: list[dict[str, Any]] = []
+
+    async def post(http: aiohttp.ClientSession) -> int:
+        async with http.post("/sms", json={"number": "+541166587382", "text": "hello"}) as answer:
+            body = await answer.json(content_type=None)
+            if answer.status == 202:
+                accepted.append(body["uuid"])
+            else:
+                assert int(answer.headers["Retry-After"]) >= 1
+                refused.append(body)
+            return answer.status
+
+    async with gateway.client() as http:
+        assert await post(http) == 202
+        mortal_pipeline.rabbit.kill()
+        assert await post(http) == 503
+        mortal_pipeline.rabbit.start()
+        await eventually(lambda: _is_accepted(post, http), 30, "messages are accepted again")
+        run = accepted[0].partition(".")[0]
+
+        async def over() -> bool:
+            now = await mortal_pipeline.ledger.snapshot(run)
+            seqs = np.array([int(uuid.partition(".")[2]) for uuid in accepted], np.int64)
+            states = await mortal_pipeline.ledger.states(run, seqs)
+            assert bool((states >= State.SENT).all()), states
+            assert (now.queued, now.sending) == (0, 0), now
+            return True
+
+        await eventually(over, 30, "all is settled")
+    assert all(problem["status"] == 503 for problem in refused)
+    gateway.process.signal(signal.SIGTERM)
+    assert await gateway.process.ended(15) == 0
+    sender.signal(signal.SIGTERM)
+    assert await sender.ended(15) == 0
+
+
+async def _is_accepted(post: Any, http: aiohttp.ClientSession) -> bool:
+    return bool(await post(http) == 202)
+
+
+async def test_mistakes_are_one_line(pipeline: Pipeline) -> None:
+    """Authentication off and not on loopback, a weak key, a port that is taken: one line each, and the exit code."""
+    for env, code, says in (
+        ({"GATEWAY_AUTH": "false", "GATEWAY_HOST": "0.0.0.0"}, 2, "GATEWAY_AUTH=false"),
+        ({"GATEWAY_API_KEY": "short"}, 2, "GATEWAY_API_KEY"),
+        ({"GATEWAY_PORT": pipeline.redis_server.port, "GATEWAY_HOST": "127.0.0.1"}, 1, "can't listen"),
+    ):
+        process = pipeline.start("smsim", "gateway", **{"GATEWAY_API_KEY": KEY, **env})
+        assert await process.ended(30) == code, process.stderr
+        (line,) = process.stderr.strip().splitlines()
+        assert says in line

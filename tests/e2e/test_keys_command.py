@@ -1,0 +1,104 @@
+"""`smsim keys` as an operator would type it, on a real Redis."""
+
+import json
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from common.ledger import keys as names
+from gateway.keys.port import ApiKeys
+from gateway.keys.redis import RedisApiKeys
+from tests.e2e.processes import Launcher
+from tests.servers import RedisServer
+
+
+class Bench:
+    """The command, and the store that it works on."""
+
+    def __init__(self, launcher: Launcher, keys: ApiKeys) -> None:
+        self.launcher, self.keys = launcher, keys
+
+    async def smsim_keys(self, *arguments: object, code: int = 0, **env: object) -> tuple[str, str]:
+        launched = self.launcher.start("smsim", "keys", *arguments, **env)
+        assert await launched.ended() == code, launched.stderr
+        assert "Traceback" not in launched.stderr
+        return launched.stdout, launched.stderr
+
+
+@pytest.fixture
+async def bench(redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[Bench]:
+    from redis.asyncio import Redis
+
+    launcher = Launcher(tmp_path, {"REDIS_HOST": redis_server.host, "REDIS_PORT": redis_server.port})
+    async with Redis(host=redis_server.host, port=redis_server.port) as client:
+        await client.delete(names.API_KEYS)
+        yield Bench(launcher, RedisApiKeys(client))
+        await client.delete(names.API_KEYS)
+    launcher.close()
+
+
+async def test_create_list_and_revoke(bench: Bench) -> None:
+    """The key is printed once, alone on stdout; lists show no secret and no hash of one; a revoked key is gone."""
+    both, said = await bench.smsim_keys("create", "--name", "web shop")
+    prefix, both_id, secret = both.removesuffix("\n").split("_")
+    assert (prefix, len(secret), both.count("\n")) == ("smsim", 52, 1)
+    assert f"key {both_id} of web shop with the scopes read,send" in said
+    assert secret not in said
+    read, _ = await bench.smsim_keys("create", "--name", "grafana", "--scope", "read")
+    read_id = read.split("_")[1]
+
+    listed, _ = await bench.smsim_keys("list", "--json")
+    kept = await bench.keys.all()
+    assert [(k["id"], k["name"], k["scopes"]) for k in json.loads(listed)] == [
+        (both_id, "web shop", ["read", "send"]),
+        (read_id, "grafana", ["read"]),
+    ]
+    table, _ = await bench.smsim_keys("list")
+    head, first, second = table.splitlines()
+    assert head.split() == ["ID", "NAME", "SCOPES", "CREATED"]
+    assert (both_id in first, "web shop" in first, read_id in second) == (True, True, True)
+    for key in kept.values():
+        for hidden in (secret, key.digest.hex()):
+            assert hidden not in listed + table
+
+    out, said = await bench.smsim_keys("revoke", both_id)
+    assert (out, said) == ("", f"key {both_id} is revoked: gateways refuse it within 5 s\n")
+    assert list(await bench.keys.all()) == [read_id]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("revoke", "abcdefgh"), "smsim keys: no key abcdefgh: smsim keys list shows the ids\n"),
+        (
+            ("revoke", f"smsim_abcdefgh_{'s' * 52}"),
+            "smsim keys: no key of this id: smsim keys list shows the ids\n",
+        ),
+        (("revoke",), "the following arguments are required: ID"),
+        (("create",), "the following arguments are required: --name"),
+        (("create", "--name", "  "), "a name is 1 to 64 printable characters"),
+        (("create", "--name", "two\nlines"), "a name is 1 to 64 printable characters"),
+        (("create", "--name", "x", "--scope", "admin"), "invalid choice: 'admin'"),
+        ((), "create|list|revoke"),
+        (("drop",), "invalid choice: 'drop'"),
+    ],
+)
+async def test_bad_usage(bench: Bench, arguments: tuple[object, ...], says: str) -> None:
+    """One line that says what to do, exit code 2, nothing done; a key given by mistake is not said again."""
+    out, said = await bench.smsim_keys(*arguments, code=2)
+    assert out == ""
+    assert says in said
+    assert said.count("\n") == 1
+    assert "s" * 52 not in said
+    assert await bench.keys.all() == {}
+
+
+async def test_a_redis_that_is_away_is_one_line(bench: Bench) -> None:
+    """Exit code 1, with the settings to look at."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        _, said = await bench.smsim_keys("list", "--connect-timeout", 0.3, code=1, REDIS_PORT=port)
+    assert said.splitlines()[-1].endswith("is it running? (REDIS_HOST, REDIS_PORT)")

@@ -1,0 +1,121 @@
+"""A gateway that runs in the test's own event loop, on memory ports, with a sender beside it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from common.broker.memory import MemoryBroker
+from common.broker.port import Broker
+from common.ledger.memory import MemoryLedger
+from common.ledger.port import Ledger
+from common.settings import Settings, load_settings
+from common.tracking.memory import MemoryTracker
+from common.tracking.port import Tracker
+from gateway.app import Gateway, Stores
+from gateway.callbacks.memory import MemoryCallbacks
+from gateway.idempotency.memory import MemoryIdempotency
+from gateway.keys.memory import MemoryApiKeys
+from sender.providers.factory import provider_of
+from sender.providers.port import Provider
+from sender.service import Sender
+from tests.waiting import eventually
+
+NUMBER = "+541166587382"
+KEY = "a-key-for-tests-only"
+
+
+@dataclass
+class Running:
+    """A gateway under test. `http` has its address as base, and sends no key."""
+
+    gateway: Gateway
+    port: int
+    broker: Broker
+    ledger: Ledger
+    tracker: Tracker
+    stores: Stores
+    http: aiohttp.ClientSession
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def get(self, path: str, **more: Any) -> tuple[int, Any]:
+        """Status and JSON."""
+        async with self.http.get(path, **more) as answer:
+            return answer.status, await answer.json(content_type=None)
+
+    async def post(self, path: str, json: Any = None, **more: Any) -> tuple[int, Any]:
+        """Status and JSON."""
+        async with self.http.post(path, json=json, **more) as answer:
+            return answer.status, await answer.json(content_type=None)
+
+    async def send(self, number: str = NUMBER, text: str = "hello", **more: Any) -> dict[str, Any]:
+        """Sends one message; gives what is answered to it."""
+        status, accepted = await self.post("/sms", {"number": number, "text": text, **more})
+        assert status == 202, accepted
+        assert isinstance(accepted, dict)
+        return accepted
+
+    async def ends(self, uuid: str) -> dict[str, Any]:
+        """The message, once it is sent or failed and its last step is known."""
+
+        async def view() -> Any:
+            status, seen = await self.get(f"/sms/{uuid}")
+            assert status == 200, seen
+            assert seen["status"] in ("sent", "failed"), seen
+            return seen if seen["settled_at"] or not seen["steps"] else None
+
+        ended: dict[str, Any] = await eventually(view, 20, f"{uuid} is settled")
+        return ended
+
+
+def quick_settings(**more: object) -> Settings:
+    """Quick sends, none of which fails; no authentication."""
+    quick: dict[str, object] = {"mean_processing_time": 0.01, "failure_rate": 0.0, "gateway_auth": False}
+    return load_settings(**{**quick, **more})
+
+
+@contextlib.asynccontextmanager
+async def running(
+    *,
+    stand_in: bool = False,
+    broker: Broker | None = None,
+    ledger: Ledger | None = None,
+    tracker: Tracker | None = None,
+    stores: Stores | None = None,
+    provider: Provider | None = None,
+    sends: bool = True,
+    **settings: object,
+) -> AsyncIterator[Running]:
+    """Serves until left. `settings` are those of the environment; `sends` False: there is no sender."""
+    given = quick_settings(**settings)
+    broker = broker or MemoryBroker()
+    ledger = ledger or MemoryLedger()
+    tracker = tracker or MemoryTracker()
+    stores = stores or Stores(MemoryApiKeys(), MemoryIdempotency(), MemoryCallbacks())
+    gateway = Gateway(given, broker, ledger, tracker, stores, stand_in)
+    stop = asyncio.Event()
+    async with contextlib.AsyncExitStack() as stack:
+        port = await stack.enter_async_context(gateway.serving("127.0.0.1", 0))
+        http = await stack.enter_async_context(aiohttp.ClientSession(f"http://127.0.0.1:{port}"))
+        sending = None
+        if sends:
+            sender = Sender(
+                *("a-sender", broker, ledger, provider or provider_of(given, 100), 100),
+                *(given.max_attempts, given.retry_backoff, given.shutdown_grace),
+                tracker=tracker,
+            )
+            sending = asyncio.create_task(sender.run(stop))
+        try:
+            yield Running(gateway, port, broker, ledger, tracker, stores, http)
+        finally:
+            stop.set()
+            if sending is not None:
+                await sending
+    await broker.close()
+    await tracker.close()

@@ -1,0 +1,391 @@
+"""Live events over real sockets: what comes, to whom, and what becomes of clients that are too slow."""
+
+import asyncio
+import contextlib
+import errno
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from common.broker.memory import MemoryBroker
+from common.errors import Unavailable
+from common.ledger.memory import MemoryLedger
+from common.ledger.port import Snapshot
+from common.tracking.port import Status
+from gateway.events import hub as hub_module
+from gateway.events import routes, subscribers
+from gateway.operations import Scope
+from tests.gateway.streaming import NUMBER, Client, Streaming, client, created, publish, streaming
+from tests.waiting import eventually
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statistics come more often than each second, so that no test takes long."""
+    monkeypatch.setattr(hub_module, "LOOK_EVERY_S", 0.05)
+
+
+async def closed(it: Any) -> tuple[int, str]:
+    """Code and reason with which a WebSocket was closed."""
+    async def read_on() -> None:
+        while True:
+            await it.recv()
+
+    with pytest.raises(ConnectionClosed) as caught:
+        await read_on()
+    assert caught.value.rcvd is not None
+    return caught.value.rcvd.code, caught.value.rcvd.reason
+
+
+async def test_a_message_event_says_it_all() -> None:
+    """Each step of a tracked message comes as one JSON object in an array, as documented."""
+    async with streaming() as it, client(it) as one:
+        it.tell(0, Status.QUEUED)
+        it.tell(0, Status.SENT)
+
+        assert await one.hears(lambda e: e.get("status") == "sent") == {
+            "type": "message",
+            "run": "a",
+            "uuid": "a.0",
+            "status": "sent",
+            "attempt": 1,
+            "at": "2026-11-21T17:33:10.123456Z",
+            "number": NUMBER,
+            "text": "hello",
+            "time_s": 0.012345,
+        }
+        assert "time_s" not in one.of("message")[0]
+
+
+async def test_filters_choose_messages_and_runs() -> None:
+    """Each client hears what it asked for, in the order in which it was told, and statistics in any case."""
+    async with (
+        streaming() as it,
+        client(it) as everything,
+        client(it, "?run=b") as run,
+        client(it, "?uuid=a.1") as message,
+        client(it, "?status=failed") as failed,
+    ):
+        await publish(it.ledger, "a", 3, 1)
+        await publish(it.ledger, "b", 3, 1)
+        for seq in range(2):
+            for name in "ab":
+                it.tell(seq, Status.QUEUED, name)
+                it.tell(seq, Status.FAILED, name)
+        await everything.hears(lambda e: e.get("uuid") == "b.1" and e["status"] == "failed")
+        await everything.hears(lambda e: e["type"] == "run" and e["run"] == "b")
+
+        assert len(everything.messages) == 8
+        assert run.messages == [("b.0", "queued"), ("b.0", "failed"), ("b.1", "queued"), ("b.1", "failed")]
+        assert message.messages == [("a.1", "queued"), ("a.1", "failed")]
+        assert failed.messages == [("a.0", "failed"), ("b.0", "failed"), ("a.1", "failed"), ("b.1", "failed")]
+        for each in (everything, run, message, failed):
+            await each.hears(lambda e: e["type"] == "statistics" and e["published"] == 6)
+        assert {e["run"] for e in everything.of("run")} == {e["run"] for e in failed.of("run")} == {"a", "b"}
+        assert {e["run"] for e in run.of("run")} == {"b"}
+        assert {e["run"] for e in message.of("run")} == {"a"}
+
+
+async def test_runs_are_told_when_they_move_and_once_more_when_over() -> None:
+    """A run's progress comes when it moved; what stands still, or was over before, is not told again."""
+    ledger = MemoryLedger()
+    await publish(ledger, "old", 5, 5)
+    async with streaming(ledger) as it, client(it) as one:
+        await publish(ledger, "new", 10, 4)
+        first = await one.hears(lambda e: e["type"] == "run")
+        seen = len(one.of("statistics"))
+        await eventually(lambda: len(one.of("statistics")) >= seen + 2)
+        await publish(ledger, "new", 10, 10)
+        last = await one.hears(lambda e: e["type"] == "run" and e["over"])
+        seen = len(one.of("statistics"))
+        await eventually(lambda: len(one.of("statistics")) >= seen + 2)
+
+        assert (first["run"], first["progress"], first["total"], first["over"]) == ("new", 0.4, 10, False)
+        assert (last["progress"], last["sent"], last["eta_s"]) == (1.0, 10, 0.0)
+        assert one.of("run") == [first, last]
+
+
+async def test_statistics_come_at_once_and_with_depths_and_shares() -> None:
+    """The latest statistics are the first thing a client hears; the next ones come each second."""
+    ledger = MemoryLedger()
+    await ledger.heartbeat("sender-1", 100, 7)
+    await publish(ledger, "a", 10, 4)
+    async with streaming(ledger) as it:
+        await it.hub.watch.stats()
+        async with client(it) as one:
+            stats = await one.hears(lambda e: e["type"] == "statistics")
+            await eventually(lambda: len(one.of("statistics")) >= 3)
+
+        assert stats["depths"]["sms_queue"] == 0
+        assert stats["shares"] == [
+            {"sender": "sender-1", "slots": 100, "in_flight": 7, "sent": 4, "failed": 0, "share": 1.0}
+        ]
+        assert (stats["published"], stats["queued"], stats["sent"], stats["senders"]) == (10, 6, 4, 1)
+
+
+async def test_a_broker_or_ledger_that_is_away_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the broker, depths are null; while the ledger is away, messages still come; then all goes on."""
+
+    class AwayBroker(MemoryBroker):
+        async def depths(self) -> dict[str, int]:
+            raise Unavailable("RabbitMQ is away")
+
+    class AwayLedger(MemoryLedger):
+        away = False
+
+        async def snapshot(self, run: str | None = None) -> Snapshot:
+            if self.away:
+                await asyncio.Event().wait()
+            return await super().snapshot(run)
+
+    monkeypatch.setattr("gateway.events.watch.PATIENCE_S", 0.1)
+    monkeypatch.setattr("gateway.runs.PATIENCE_S", 0.1)
+    monkeypatch.setattr("gateway.events.watch.STALE_S", 0.1)
+    ledger = AwayLedger()
+    await publish(ledger, "a", 10, 4)
+    async with streaming(ledger, AwayBroker()) as it, client(it) as one:
+        assert (await one.hears(lambda e: e["type"] == "statistics"))["depths"] is None
+        ledger.away = True
+        seen = len(one.of("statistics"))
+        for path in ("/stats", "/runs", "/runs/a"):
+
+            async def unavailable(path: str = path) -> bool:
+                return (await it.get(path))[0] == 503
+
+            await eventually(unavailable)
+        it.tell(1)
+        await one.hears(lambda e: e.get("uuid") == "a.1")
+        assert len(one.of("statistics")) <= seen + 1
+        ledger.away = False
+        await publish(ledger, "a", 10, 10)
+        await one.hears(lambda e: e["type"] == "statistics" and e["sent"] == 10)
+        await one.hears(lambda e: e["type"] == "run" and e["over"])
+
+
+@pytest.mark.parametrize(
+    ("query", "where"),
+    [("?status=lost", "query.status"), ("?run=A", "query.run"), ("?uuid=x&status=no", "query.uuid")],
+)
+async def test_a_bad_filter_is_refused_by_name(query: str, where: str) -> None:
+    """A WebSocket is closed with 1008 and the filter's name; an HTTP request gets a 422 that says the same."""
+    async with streaming() as it:
+        async with connect(it.address + query) as bad:
+            code, reason = await closed(bad)
+        status, problem = await it.get("/events" + query)
+
+    assert code == 1008
+    assert reason.startswith(where)
+    assert status == 422
+    assert where in [flaw["where"] for flaw in problem["errors"]]
+
+
+async def test_a_key_that_may_read_is_needed() -> None:
+    """No key 401, a key that may only send 403, as the handshake's answer; the subprotocol carries a browser's key."""
+    async with streaming(required=True) as it:
+        sender = await created(it, Scope.SEND)
+        reader = await created(it, Scope.READ)
+        for headers, status in (({}, 401), ({"X-API-Key": sender}, 403), ({"X-API-Key": "no-key"}, 401)):
+            with pytest.raises(InvalidStatus) as caught:
+                await connect(it.address, additional_headers=headers)
+            assert caught.value.response.status_code == status
+            assert json.loads(caught.value.response.body)["status"] == status
+            assert (await it.get("/events", headers=headers))[0] == status
+        async with client(it, additional_headers={"Authorization": f"Bearer {reader}"}) as one:
+            await one.hears(lambda e: e["type"] == "statistics")
+        async with client(it, subprotocols=["smsim.v1", f"key.{reader}"]) as browser:
+            assert browser.socket.subprotocol == "smsim.v1"
+            await browser.hears(lambda e: e["type"] == "statistics")
+
+
+async def test_a_revoked_key_ends_its_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream does not outlive its key: it is closed with 1008, or its last event says why."""
+    monkeypatch.setattr(routes, "RECHECK_S", 0.05)
+    monkeypatch.setattr("gateway.keys.authenticator.KEPT_S", 0.03)
+    monkeypatch.setattr("gateway.keys.authenticator.AGAIN_S", 0.03)
+    async with streaming(required=True) as it:
+        headers = {"X-API-Key": await created(it, Scope.READ)}
+        async with (
+            connect(it.address, additional_headers=headers) as one,
+            it.http.get("/events", headers=headers) as stream,
+        ):
+            await it.listeners(2)
+            for key_id in list(await it.keys.all()):
+                await it.keys.revoke(key_id)
+            assert (await closed(one))[0] == 1008
+            assert b"event: dropped" in await stream.content.read()
+
+
+async def test_pages_of_other_origins_may_not_listen() -> None:
+    """A page on another site can't open the WebSocket in its visitor's browser, unless its origin is allowed."""
+    async with streaming(origins=frozenset({"https://friend.example"})) as it:
+        for origin in ("https://evil.example", "null", f"http://127.0.0.1:{it.port + 1}"):
+            with pytest.raises(InvalidStatus) as caught:
+                await connect(it.address, origin=origin)  # type: ignore[arg-type]
+            assert caught.value.response.status_code == 403
+        for origin in ("https://friend.example", f"http://127.0.0.1:{it.port}"):
+            async with client(it, origin=origin) as one:
+                await one.hears(lambda e: e["type"] == "statistics")
+
+
+async def test_server_sent_events_for_curl() -> None:
+    """GET /events: a line with the type and a line with the JSON, an empty line after each; no caching."""
+    async with streaming() as it, it.http.get("/events?run=a") as stream:
+        await it.listeners(1)
+        it.tell(0, run="b")
+        it.tell(1, text="two\nlines")
+        lines: list[str] = []
+        async for line in stream.content:
+            lines.append(line.decode())
+            if lines[-2:-1] == ["event: message\n"]:
+                break
+
+    assert stream.status == 200
+    assert stream.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+    assert stream.headers["Cache-Control"] == "no-store"
+    assert lines[:2] == ["retry: 2000\n", "\n"]
+    event = json.loads(lines[-1].removeprefix("data: "))
+    assert (event["type"], event["uuid"], event["text"]) == ("message", "a.1", "two\nlines")
+
+
+async def test_a_silent_stream_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing happens a comment comes now and then, so that a dead connection shows."""
+    monkeypatch.setattr(subscribers, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(hub_module, "LOOK_EVERY_S", 1000.0)
+    async with streaming() as it, it.http.get("/events") as stream:
+        async for line in stream.content:
+            if line.startswith(b":"):
+                break
+
+
+async def test_head_says_what_get_would() -> None:
+    """HEAD /events ends at once."""
+    async with streaming() as it, it.http.head("/events") as answer:
+        assert answer.status == 200
+        assert answer.headers["Content-Type"].startswith("text/event-stream")
+        assert it.hub.subscribers == 0
+
+
+async def test_clients_that_leave_are_forgotten() -> None:
+    """Neither a goodbye nor a cut connection leaves a subscriber or a task behind."""
+    async with streaming() as it:
+        tasks = len(asyncio.all_tasks())
+        async with client(it), it.http.get("/events"):
+            await it.listeners(2)
+            cut = await connect(it.address)
+            await it.listeners(3)
+            cut.transport.abort()
+            await it.listeners(2)
+        await it.listeners(0)
+        await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
+        assert not it.hub.dropped
+
+
+async def test_no_more_clients_than_there_is_room_for() -> None:
+    """Beyond the bound: 503 with Retry-After, and for a WebSocket a close with 1013, which a page can see."""
+    async with streaming(most_subscribers=1) as it, client(it) as one:
+        async with connect(it.address) as second:
+            assert (await closed(second))[0] == 1013
+        async with it.http.get("/events") as third:
+            assert third.status == 503
+            assert int(third.headers["Retry-After"]) > 0
+        it.tell(1)
+        await one.hears(lambda e: e.get("uuid") == "a.1")
+
+
+FLOOD_BYTES = 8_000_000
+
+
+@contextlib.contextmanager
+def deaf(it: Streaming, request: bytes) -> Iterator[socket.socket]:
+    """A client that asks for the events and reads nothing."""
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", it.port))
+        deaf.sendall(request)
+        deaf.setblocking(False)
+        yield deaf
+
+
+WEBSOCKET = (
+    b"GET /events HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+SSE = b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def read_until(deaf: socket.socket, words: bytes) -> bytes:
+    """What it reads up to these words."""
+    heard = bytearray()
+    while words not in heard[-1000:]:
+        part = await asyncio.get_running_loop().sock_recv(deaf, 1000)
+        assert part, "it ended, and the words did not come"
+        heard += part
+    return bytes(heard)
+
+
+async def flood(it: Streaming, good: Client) -> int:
+    """Far more than may wait for one client, no faster than the good one reads. Returns how many events."""
+    count = FLOOD_BYTES // 1000
+    for first in range(0, count, 200):
+        for seq in range(first, first + 200):
+            it.tell(seq, text="x" * 1000)
+        await good.hears(lambda e, last=first + 199: e.get("uuid") == f"a.{last}")  # type: ignore[misc]
+    return count
+
+
+@pytest.mark.parametrize("request_line", [WEBSOCKET, SSE])
+async def test_a_client_that_is_too_slow_is_dropped_with_the_reason(request_line: bytes) -> None:
+    """It hears why, after what was on its way already; the others miss nothing."""
+    async with streaming() as it, client(it) as good:
+        with deaf(it, request_line) as slow:
+            await it.listeners(2)
+            count = await flood(it, good)
+            heard = await read_until(slow, b"too slow: over 1024 KiB of events were waiting")
+        await it.listeners(1)
+
+        assert len(heard) < FLOOD_BYTES / 2
+        assert it.hub.dropped == {1013: 1}
+        assert good.messages == [(f"a.{seq}", "sent") for seq in range(count)]
+
+
+@pytest.mark.parametrize("request_line", [WEBSOCKET, SSE])
+async def test_a_client_that_takes_nothing_is_cut_off(
+    request_line: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that never reads again is cut off, whatever waits for it, and leaves no socket and no task behind."""
+    monkeypatch.setattr(subscribers, "STALL_S", 0.2)
+    monkeypatch.setattr(hub_module, "SWEEP_EVERY_S", 0.05)
+    monkeypatch.setattr(subscribers, "STALLED", subscribers.STALLED._replace(linger_s=0.2))
+    monkeypatch.setattr(subscribers, "TOO_FAR_BEHIND", subscribers.TOO_FAR_BEHIND._replace(linger_s=0.2))
+    async with streaming() as it, client(it) as good:
+        tasks = len(asyncio.all_tasks())
+        with deaf(it, request_line) as slow:
+            await it.listeners(2)
+            await flood(it, good)
+            await it.listeners(1)
+            await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
+            assert it.hub.dropped == {1013: 1}
+            assert slow.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
+
+
+async def test_shutdown_ends_all_streams_at_once() -> None:
+    """Open streams don't hold up a shutdown: 1001 for WebSockets, a last event for the others, deaf ones cut off."""
+    async with contextlib.AsyncExitStack() as stack:
+        it = await stack.enter_async_context(streaming())
+        one = await stack.enter_async_context(connect(it.address))
+        other = await stack.enter_async_context(it.http.get("/events"))
+        good = await stack.enter_async_context(client(it))
+        slow = stack.enter_context(deaf(it, WEBSOCKET))
+        await it.listeners(4)
+        await flood(it, good)
+        stopping = asyncio.create_task(it.stop())
+        assert await closed(one) == (1001, "the gateway is shutting down")
+        assert b"the gateway is shutting down" in (await other.content.read())[-200:]
+        await stopping
+        assert it.hub.subscribers == 0
+        assert slow.fileno() >= 0

@@ -1,0 +1,274 @@
+"""gateway/inbox.py: what was sent can be listed, waited for and thrown away, and tests that use it don't race."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from yarl import URL
+
+from common.tracking.memory import MemoryTracker
+from common.tracking.port import Status, Step
+from gateway import inbox as inbox_module
+from gateway.inbox import Inbox
+from gateway.problems import Problem
+from gateway.server import serving
+from tests.waiting import eventually
+
+ANNA, BERT = "+358401234567", "+541166587382"
+# 2026-11-21T07:26:13.123456Z
+SENT_AT_US = 1_795_245_973_123_456
+
+
+def step(seq: int, to: str = ANNA, status: Status = Status.SENT, text: str = "") -> Step:
+    return Step(
+        run="a-run",
+        seq=seq,
+        status=status,
+        attempt=1,
+        at_us=SENT_AT_US + seq,
+        number=to,
+        text=text or f"text {seq}",
+    )
+
+
+class Served:
+    """An inbox behind a real server, on its own as far as the gateway goes."""
+
+    def __init__(
+        self,
+        tracker: MemoryTracker,
+        inbox: Inbox,
+        running: "asyncio.Task[None]",
+        session: aiohttp.ClientSession,
+        base: str,
+    ) -> None:
+        self.tracker, self.inbox, self.running = tracker, inbox, running
+        self._session, self._base = session, base
+
+    def tell(self, *steps: Step) -> None:
+        self.tracker.tell(list(steps))
+
+    async def ask(self, method: str, path: str) -> tuple[int, Any]:
+        """The status and the JSON of an answer; the path goes out as it is typed."""
+        async with self._session.request(method, URL(self._base + path, encoded=True)) as answer:
+            return answer.status, await answer.json(content_type=None) if await answer.read() else None
+
+    async def texts(self, query: str = "") -> list[str]:
+        status, body = await self.ask("GET", f"/inbox{query}")
+        assert status == 200, body
+        return [message["text"] for message in body["messages"]]
+
+    def wait(self, query: str) -> "asyncio.Task[tuple[int, Any]]":
+        return asyncio.create_task(self.ask("GET", f"/inbox/wait?{query}"))
+
+    async def waiting(self, requests: int) -> None:
+        await eventually(lambda: self.inbox.waiting == requests)
+
+
+def problems_answered(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Any]:
+    async def answered(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except Problem as problem:
+            return problem.response()
+
+    return answered
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    tracker = MemoryTracker()
+    inbox = Inbox(tracker)
+    app = Starlette(
+        routes=[Route(o.path, problems_answered(o.handler), methods=[o.method]) for o in inbox.operations()]
+    )
+    running = asyncio.create_task(inbox.run())
+    async with serving(app, "127.0.0.1", 0) as port, aiohttp.ClientSession() as session:
+        served = Served(tracker, inbox, running, session, f"http://127.0.0.1:{port}")
+
+        async def listens() -> bool:
+            served.tell(step(999, text="are you there?"))
+            return bool(await served.texts())
+
+        await eventually(listens)
+        await served.ask("DELETE", "/inbox")
+        yield served
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_what_was_sent_is_there_newest_last(served: Served) -> None:
+    """With uuid, number, text and time."""
+    served.tell(step(1), step(2, BERT, text="héllo €"))
+    await eventually(lambda: served.texts())
+    status, body = await served.ask("GET", "/inbox")
+    assert status == 200
+    assert body["messages"] == [
+        {"uuid": "a-run.1", "to": ANNA, "text": "text 1", "sent_at": "2026-11-21T07:26:13.123457Z"},
+        {"uuid": "a-run.2", "to": BERT, "text": "héllo €", "sent_at": "2026-11-21T07:26:13.123458Z"},
+    ]
+
+
+async def test_only_what_was_sent_and_once(served: Served) -> None:
+    """Other steps leave nothing there, and neither does a step that is told twice."""
+    served.tell(*(step(k, status=status) for k, status in enumerate(Status)))
+    served.tell(step(7), step(7))
+    await eventually(lambda: served.texts())
+    assert await served.texts() == [f"text {list(Status).index(Status.SENT)}", "text 7"]
+
+
+async def test_limit_gives_the_newest(served: Served) -> None:
+    """So many, newest last; a filter counts first."""
+    served.tell(*(step(k, ANNA if k % 2 else BERT) for k in range(10)))
+    await eventually(lambda: served.texts())
+    assert await served.texts("?limit=3") == ["text 7", "text 8", "text 9"]
+    assert await served.texts(f"?limit=2&to={ANNA[1:]}") == ["text 7", "text 9"]
+
+
+async def test_a_number_may_be_typed_raw(served: Served) -> None:
+    """A + that is not percent-encoded arrives as a space, one left away not at all; spaces and dashes don't matter."""
+    served.tell(step(1), step(2, BERT))
+    await eventually(lambda: served.texts())
+    for typed in (
+        "%2B358401234567",
+        "+358401234567",
+        "358401234567",
+        "+358%2040-123-4567",
+        "%20358401234567",
+    ):
+        assert await served.texts(f"?to={typed}") == ["text 1"]
+        status, message = await served.ask("GET", f"/inbox/wait?to={typed}")
+        assert (status, message["text"]) == (200, "text 1")
+
+
+BAD_QUERIES = [
+    ("GET", "/inbox?limit=0", "query.limit"),
+    ("GET", "/inbox?limit=many", "query.limit"),
+    ("GET", "/inbox?limit=10001", "query.limit"),
+    ("GET", "/inbox?to=", "query.to"),
+    ("GET", "/inbox?to=0401234567", "query.to"),
+    ("GET", "/inbox?to=nobody", "query.to"),
+    ("GET", "/inbox?number=1", "query"),
+    ("DELETE", "/inbox?number=%2B358401234567", "query"),
+    ("DELETE", "/inbox?to=", "query.to"),
+    ("GET", "/inbox/wait", "query"),
+    ("GET", "/inbox/wait?to=", "query.to"),
+    ("GET", "/inbox/wait?to=%2B358401234567&timeout=61", "query.timeout"),
+    ("GET", "/inbox/wait?to=%2B358401234567&timeout=-1", "query.timeout"),
+    ("GET", "/inbox/wait?to=%2B358401234567&timeout=nan", "query.timeout"),
+]
+
+
+async def test_a_bad_query_changes_nothing(served: Served) -> None:
+    """It is answered 422 that names the parameter and does not quote a number; a misspelt filter deletes nothing."""
+    served.tell(step(1))
+    await eventually(lambda: served.texts())
+    for method, path, where in BAD_QUERIES:
+        status, problem = await served.ask(method, path)
+        assert (status, problem["errors"][0]["where"]) == (422, where), path
+        assert "401234567" not in problem["detail"]
+        assert await served.texts() == ["text 1"]
+
+
+async def test_delete_empties_it_for_a_number_or_for_all(served: Served) -> None:
+    """204 without a body, also when there is nothing to delete."""
+    served.tell(step(1), step(2, BERT), step(3))
+    await eventually(lambda: served.texts())
+    assert await served.ask("DELETE", "/inbox?to=+358401234567") == (204, None)
+    assert await served.texts() == ["text 2"]
+    assert await served.ask("DELETE", "/inbox") == (204, None)
+    assert await served.ask("DELETE", "/inbox") == (204, None)
+    assert await served.texts() == []
+
+
+async def test_wait_gives_the_oldest_and_takes_nothing_away(served: Served) -> None:
+    """Asked again it gives the same; `after` goes on to the next, and to nothing at the end."""
+    served.tell(step(1), step(2, BERT), step(3), step(4))
+    await eventually(lambda: served.texts())
+    assert [(await served.wait(f"to={ANNA}"))[1]["uuid"] for _ in range(2)] == ["a-run.1", "a-run.1"]
+    assert (await served.wait(f"to={ANNA}&after=a-run.1"))[1]["uuid"] == "a-run.3"
+    assert (await served.wait(f"to={ANNA}&after=a-run.2"))[1]["uuid"] == "a-run.3"
+    assert (await served.wait(f"to={ANNA}&after=a-run.3"))[1]["uuid"] == "a-run.4"
+    assert await served.wait(f"to={ANNA}&after=a-run.4&timeout=0") == (204, None)
+    status, problem = await served.wait(f"to={ANNA}&after=a-run.5")
+    assert (status, problem["errors"][0]["where"]) == (404, "query.after")
+
+
+async def test_who_waits_hears_as_soon_as_it_comes(served: Served) -> None:
+    """All who wait for the number get the message, those who wait for another one go on waiting."""
+    served.tell(step(1))
+    await eventually(lambda: served.texts())
+    for_bert = [served.wait(f"to={BERT}&timeout=60") for _ in range(2)]
+    next_of_anna = served.wait(f"to={ANNA}&timeout=60&after=a-run.1")
+    await served.waiting(3)
+    served.tell(step(2, BERT))
+    assert [(await one)[1]["uuid"] for one in for_bert] == ["a-run.2"] * 2
+    await served.waiting(1)
+    assert not next_of_anna.done()
+    served.tell(step(3, status=Status.FAILED), step(4))
+    assert (await next_of_anna)[1]["uuid"] == "a-run.4"
+    await served.waiting(0)
+
+
+async def test_nothing_comes_in_time(served: Served) -> None:
+    """204, at once with a timeout of 0, and nobody is left waiting."""
+    assert await served.wait(f"to={ANNA}&timeout=0.05") == (204, None)
+    assert await served.wait(f"to={ANNA}&timeout=0") == (204, None)
+    assert served.inbox.waiting == 0
+
+
+async def test_a_client_that_left_waits_no_more(served: Served) -> None:
+    """Its place is free at once, not when its time is over, and the others hear their messages still."""
+    leaves, stays = served.wait(f"to={ANNA}&timeout=60"), served.wait(f"to={ANNA}&timeout=60")
+    await served.waiting(2)
+    leaves.cancel()
+    await served.waiting(1)
+    served.tell(step(1))
+    assert (await stays)[1]["uuid"] == "a-run.1"
+
+
+async def test_so_many_wait_and_no_more(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is told to come back later; what is there already is had without waiting."""
+    monkeypatch.setattr(inbox_module, "MAX_WAITERS", 2)
+    waiting = [served.wait(f"to={ANNA}&timeout=60") for _ in range(2)]
+    await served.waiting(2)
+    served.tell(step(1, BERT))
+    await eventually(lambda: served.texts())
+    assert (await served.wait(f"to={ANNA}&timeout=60"))[0] == 429
+    assert (await served.wait(f"to={BERT}&timeout=60"))[0] == 200
+    served.tell(step(2))
+    assert [(await one)[0] for one in waiting] == [200, 200]
+
+
+async def test_the_oldest_make_room(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds so many messages and no more, and says so of one that `after` names and is gone."""
+    monkeypatch.setattr(inbox_module, "MAX_MESSAGES", 3)
+    served.tell(*(step(k) for k in range(5)))
+    await eventually(lambda: served.texts())
+    assert await served.texts() == ["text 2", "text 3", "text 4"]
+    assert (await served.wait(f"to={ANNA}&after=a-run.0"))[0] == 404
+
+
+async def test_when_it_closes_nobody_waits(served: Served) -> None:
+    """Who waits, or would, is answered 503 at once, so that a server can end; what is there can still be had."""
+    served.tell(step(1, BERT))
+    waiting = served.wait(f"to={ANNA}&timeout=60")
+    await served.waiting(1)
+    await served.inbox.close()
+    assert (await waiting)[0] == 503
+    assert (await served.wait(f"to={ANNA}&timeout=60"))[0] == 503
+    assert (await served.wait(f"to={BERT}"))[0] == 200
+
+
+async def test_when_it_takes_nothing_in_nobody_waits(served: Served) -> None:
+    """The same where its work has ended, for whatever reason."""
+    waiting = served.wait(f"to={ANNA}&timeout=60")
+    await served.waiting(1)
+    served.running.cancel()
+    assert (await waiting)[0] == 503

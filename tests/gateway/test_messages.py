@@ -1,0 +1,243 @@
+"""POST /sms and GET /sms/{uuid}: what is accepted is kept, what is refused says why, and is never sent."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from common.broker.memory import MemoryBroker
+from common.errors import PublishFailed
+from common.ledger.memory import MemoryLedger
+from common.messages import Batch, Lane
+from gateway import intake
+from tests.gateway.running import NUMBER, running
+from tests.waiting import eventually
+
+
+class Away(MemoryBroker):
+    """A broker whose publishes fail while it is `away`, whether it `kept` the batch or not."""
+
+    away = True
+    kept = False
+
+    def publish(self, batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
+        if not self.away:
+            return super().publish(batch, lane, after)
+        if self.kept:
+            super().publish(batch, lane, after)
+        lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        lost.set_exception(PublishFailed("the connection is lost"))
+        return lost
+
+
+async def test_a_message_goes_all_the_way() -> None:
+    """202 with id, number in E.164 form, text and segments; then sent, with the time of each step in order."""
+    async with running() as gateway:
+        accepted = await gateway.send("+54 11 6658-7382", "hello")
+        assert accepted == {
+            "uuid": accepted["uuid"],
+            "number": NUMBER,
+            "text": "hello",
+            "status": "queued",
+            "segments": {"encoding": "GSM-7", "segments": 1, "units": 5},
+        }
+        seen = await gateway.ends(accepted["uuid"])
+        assert (seen["status"], seen["number"], seen["text"], seen["attempts"]) == (
+            "sent",
+            NUMBER,
+            "hello",
+            1,
+        )
+        assert [step["status"] for step in seen["steps"]] == ["queued", "sending", "sent"]
+        assert seen["accepted_at"] <= seen["sending_at"] <= seen["settled_at"]
+        assert await gateway.get(f"/key/{accepted['uuid']}") == (200, seen)
+
+
+async def test_a_message_that_fails_says_so_and_retries_show() -> None:
+    """Every send fails: two attempts, a retry between them, then failed."""
+    async with running(failure_rate=1.0, max_attempts=2, retry_backoff=0.001) as gateway:
+        seen = await gateway.ends((await gateway.send())["uuid"])
+        assert seen["status"] == "failed"
+        assert seen["attempts"] == 2
+        steps = [(step["status"], step["attempt"]) for step in seen["steps"]]
+        assert steps == [("queued", 0), ("sending", 1), ("queued", 1), ("sending", 2), ("failed", 2)]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "where"),
+    [
+        ({"text": "hello"}, 422, "body"),
+        ({"number": NUMBER}, 422, "body"),
+        ({"number": NUMBER, "text": ""}, 422, "body.text"),
+        ({"number": NUMBER, "text": "a" * 1601}, 422, "body.text"),
+        ({"number": NUMBER, "text": 7}, 422, "body.text"),
+        ({"number": "12345", "text": "hello"}, 422, "body.number"),
+        ({"number": "+1234", "text": "hello"}, 422, "body.number"),
+        ({"number": NUMBER, "text": "hello", "priority": "soon"}, 422, "body.priority"),
+        ({"number": NUMBER, "text": "hello", "colour": "red"}, 422, "body"),
+        ({"number": NUMBER, "text": "hello", "callback_url": "ftp://example.org"}, 422, "body.callback_url"),
+        ([], 422, "body"),
+    ],
+)
+async def test_a_bad_body_is_refused_with_what_and_where(body: Any, status: int, where: str) -> None:
+    """One problem names the place; nothing is published."""
+    async with running() as gateway:
+        answered, problem = await gateway.post("/sms", body)
+        assert (answered, problem["status"]) == (status, status)
+        assert [flaw["where"] for flaw in problem["errors"]] == [where]
+        assert problem["detail"]
+        assert (await gateway.ledger.snapshot()).published == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b"{", "application/json", 400),
+        (b"\xff\xfe", "application/json", 400),
+        (b'{"number": "+541166587382", "text": "\\ud800"}', "application/json", 400),
+        (b"[" * 60_000, "application/json", 422),
+        (b'{"number": "+541166587382", "text": "hello"}', "text/plain", 415),
+        (b'{"number": "+541166587382", "text": "hello"}', "application/json; charset=latin-1", 415),
+        (b" " * 70_000, "application/json", 413),
+    ],
+)
+async def test_what_is_no_json_is_refused(body: bytes, kind: str, status: int) -> None:
+    """Broken JSON, broken Unicode, endless nesting, another type, too much: a problem each, and no more than that."""
+    async with running(sends=False) as gateway:
+        answered, problem = await gateway.post("/sms", data=body, headers={"Content-Type": kind})
+        assert (answered, problem["status"]) == (status, status)
+
+
+@pytest.mark.parametrize(
+    "uuid", ["nonsense", "20260101-000000-aaaa.0", "a.01", "a.-1", "a." + "9" * 60, "a.%F0%9F%92%A9"]
+)
+async def test_an_unknown_message_is_not_found(uuid: str) -> None:
+    """Neither a malformed id nor an unknown run nor a seq beyond the last is a message."""
+    async with running() as gateway:
+        run, _, seq = (await gateway.send())["uuid"].partition(".")
+        for unknown in (uuid, f"{run}.{int(seq) + 1}"):
+            status, problem = await gateway.get(f"/sms/{unknown}")
+            assert (status, problem["status"]) == (404, 404)
+
+
+async def test_urgent_messages_take_the_urgent_lane() -> None:
+    """They are consumed from the other queue, and say so."""
+    async with running(sends=False) as gateway:
+        await gateway.send()
+        urgent = await gateway.send(priority="urgent")
+        depths = await gateway.broker.depths()
+        assert (depths["sms_queue"], depths["sms_queue.urgent"]) == (1, 1)
+        _, seen = await gateway.get(f"/sms/{urgent['uuid']}")
+        assert seen["priority"] == "urgent"
+
+
+async def test_messages_that_come_together_are_answered_each() -> None:
+    """Five hundred at once: five hundred different ids, each sent once."""
+    async with running() as gateway:
+        accepted = await asyncio.gather(*(gateway.send(text=f"number {k}") for k in range(500)))
+        assert len({one["uuid"] for one in accepted}) == 500
+
+        async def all_sent() -> bool:
+            snapshot = await gateway.ledger.snapshot()
+            return (snapshot.sent, snapshot.published, snapshot.failed) == (500, 500, 0)
+
+        await eventually(all_sent)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_with_the_broker_away_nothing_is_accepted(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """503 with Retry-After; though the broker kept the unconfirmed batch, no sender ever sends it."""
+    monkeypatch.setattr(intake, "TRY_FOR_S", 0.05)
+    broker, ledger = Away(), MemoryLedger()
+    broker.kept = kept
+    async with running(broker=broker, ledger=ledger, sends=False) as gateway:
+        async with gateway.http.post("/sms", json={"number": NUMBER, "text": "hello"}) as answer:
+            assert answer.status == 503
+            assert int(answer.headers["Retry-After"]) >= 1
+        broker.away = False
+        good = await gateway.send()
+        run = good["uuid"].partition(".")[0]
+    async with running(broker=_reopened(broker), ledger=ledger) as gateway:
+        await eventually(lambda: _settled(ledger, 2))
+        snapshot = await ledger.snapshot(run)
+        assert (snapshot.sent, snapshot.failed, snapshot.sending) == (1, 1, 0)
+
+
+async def test_a_publish_that_fails_for_a_moment_is_tried_again() -> None:
+    """The broker is back within the time: 202, and sent once."""
+    broker = Away()
+    async with running(broker=broker) as gateway:
+        sending = asyncio.create_task(gateway.send())
+        await eventually(lambda: gateway.gateway._intake.pending == 1)
+        broker.away = False
+        seen = await gateway.ends((await sending)["uuid"])
+        assert seen["status"] == "sent"
+        assert (await gateway.ledger.snapshot()).settled == 1
+
+
+async def test_too_many_in_hand_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound: 429 with Retry-After, and what was taken in before is still answered."""
+    monkeypatch.setattr(intake, "MOST_PENDING", 3)
+    broker = Away()
+    async with running(broker=broker) as gateway:
+        waiting = [asyncio.create_task(gateway.send()) for _ in range(3)]
+        await eventually(lambda: gateway.gateway._intake.pending == 3)
+        async with gateway.http.post("/sms", json={"number": NUMBER, "text": "hello"}) as answer:
+            assert answer.status == 429
+            assert int(answer.headers["Retry-After"]) >= 1
+        broker.away = False
+        assert len(await asyncio.gather(*waiting)) == 3
+
+
+async def test_other_paths_and_methods_are_problems_too() -> None:
+    """404 and 405 as problem+json, 405 with Allow."""
+    async with running(sends=False) as gateway:
+        async with gateway.http.get("/nowhere") as answer:
+            assert (answer.status, answer.content_type) == (404, "application/problem+json")
+        async with gateway.http.put("/sms") as answer:
+            assert (answer.status, answer.content_type) == (405, "application/problem+json")
+            assert answer.headers["Allow"] == "POST"
+        async with gateway.http.delete("/runs") as answer:
+            assert answer.status == 405
+            assert {"GET", "POST"} <= set(answer.headers["Allow"].replace(" ", "").split(","))
+
+
+async def test_the_same_key_gives_the_same_message_once() -> None:
+    """Ten requests with one key, at once and later: one message; another body with it is refused."""
+    headers = {"Idempotency-Key": "one"}
+    body = {"number": NUMBER, "text": "hello"}
+    async with running() as gateway:
+        answers = await asyncio.gather(*(gateway.post("/sms", body, headers=headers) for _ in range(10)))
+        assert {status for status, _ in answers} <= {202, 409}
+        (first,) = {answer["uuid"] for status, answer in answers if status == 202}
+        async with gateway.http.post("/sms", json=body, headers=headers) as again:
+            assert again.status == 202
+            assert again.headers["Idempotent-Replayed"] == "true"
+            assert (await again.json())["uuid"] == first
+        status, problem = await gateway.post("/sms", {**body, "text": "other"}, headers=headers)
+        assert (status, problem["errors"][0]["where"]) == (422, "header.Idempotency-Key")
+        await gateway.ends(first)
+        assert (await gateway.ledger.snapshot()).published == 1
+
+
+async def test_a_key_of_a_refused_request_is_free_again() -> None:
+    """What came to nothing may be tried again with the same key."""
+    headers = {"Idempotency-Key": "one"}
+    async with running() as gateway:
+        status, _ = await gateway.post("/sms", {"number": "+1", "text": "hello"}, headers=headers)
+        assert status == 422
+        status, _ = await gateway.post("/sms", {"number": NUMBER, "text": "hello"}, headers=headers)
+        assert status == 202
+
+
+async def _settled(ledger: MemoryLedger, messages: int) -> bool:
+    return (await ledger.snapshot()).settled == messages
+
+
+def _reopened(closed: MemoryBroker) -> MemoryBroker:
+    """A broker with what the closed one still held, as after a restart."""
+    broker = MemoryBroker()
+    for lane in Lane:
+        for held in closed.queues[lane].bodies:
+            broker.publish_raw(held.body, lane)
+    return broker

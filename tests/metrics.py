@@ -1,0 +1,94 @@
+"""Metrics as a scraper reads them: parsed by prometheus-client's own parser, and what all services expose together."""
+
+import urllib.request
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from common.broker.memory import MemoryBroker
+from common.ledger.memory import MemoryLedger
+from common.ledger.port import SenderStatus, Snapshot
+from common.messages import Lane
+from common.metrics import new_registry
+from common.settings import Settings
+from gateway.metrics import GatewayMetrics
+from monitor.metrics import PipelineMetrics
+from sender.metrics import SenderMetrics
+from sender.providers.simulated import SimulatedProvider
+from sender.service import Sender
+
+SNAPSHOT = Snapshot(
+    *(100, 7, 60, 13, 4, 2, 1),
+    total_time_us=73_000_000,
+    latency={16 * 19 + 3: 70, 16 * 20: 2, 16 * 40: 1},
+    senders={"one": SenderStatus(slots=11), "two": SenderStatus(slots=22)},
+)
+
+
+class Samples:
+    """What a service exposes: values by name and labels."""
+
+    def __init__(self, text: str) -> None:
+        self.families: list[Metric] = list(text_string_to_metric_families(text))
+        self._values = {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in self.families
+            for sample in family.samples
+        }
+
+    def __call__(self, name: str, **labels: str) -> float:
+        """The value of the sample with just these labels."""
+        return self._values[name, frozenset(labels.items())]
+
+    def labels(self, name: str) -> list[dict[str, str]]:
+        """The labels of each sample of this name; none where nothing is called so."""
+        return [dict(labels) for found, labels in self._values if found == name]
+
+    def of(self, name: str) -> list[float]:
+        """The values of the samples of this name, in the order in which they were exposed."""
+        return [value for (found, _), value in self._values.items() if found == name]
+
+
+def read(registry: CollectorRegistry) -> Samples:
+    """What a scrape would get now."""
+    return Samples(generate_latest(registry).decode())
+
+
+def scrape(port: int, key: str | None = None) -> Samples:
+    """A scrape, with an API key or none. Blocks."""
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers=headers)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        return Samples(answer.read().decode())
+
+
+def idle_sender() -> Sender:
+    """A sender that nobody runs."""
+    settings = Settings(_env_file=None)
+    return Sender("idle", MemoryBroker(), MemoryLedger(), SimulatedProvider.from_settings(settings), slots=50)
+
+
+async def everything() -> dict[str, Samples]:
+    """All that sender, monitor and gateway can expose, by service."""
+    sender, pipeline, gateway = idle_sender(), PipelineMetrics(), GatewayMetrics(MemoryBroker())
+    sender.heard_s = 1.0
+    pipeline.update(SNAPSHOT)
+    for status in (202, 429, 500, 503):
+        gateway.observe("/sms", "POST", status, 0.004)
+    for lane in Lane:
+        gateway.accepted(lane)
+    gateway.watch_events(lambda: 3, {1013: 2})
+    await gateway.refresh()
+    return {
+        "sender": read(new_registry("sender", SenderMetrics(sender))),
+        "monitor": read(new_registry("monitor", pipeline)),
+        "gateway": read(gateway.registry),
+    }
+
+
+def names(samples: Iterable[Samples]) -> set[str]:
+    """The names of all samples."""
+    return {sample.name for one in samples for family in one.families for sample in family.samples}
