@@ -11,7 +11,8 @@ COPY pyproject.toml poetry.lock ./
 RUN /opt/poetry/bin/poetry export --format requirements.txt --output requirements.txt \
  && python -m venv /opt/venv \
  && /opt/venv/bin/pip install --quiet --only-binary :all: --require-hashes --no-deps --requirement requirements.txt \
- && /opt/venv/bin/pip uninstall --quiet --yes pip
+ && /opt/venv/bin/pip uninstall --quiet --yes pip \
+ && find /opt/venv -type d -name tests -path '*/site-packages/*' -prune -exec rm -r {} +
 
 FROM ${PYTHON_IMAGE}
 ARG VERSION=0.0.0 REVISION=unknown

@@ -25,10 +25,10 @@ export POETRY_NO_INTERACTION := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-docker chaos fuzz soak lint format bench bench-smoke scaling latency volumes memory env servers clean
+.PHONY: help setup demo serve test test-docker chaos fuzz soak lint format bench bench-smoke bench-gateway scaling latency volumes memory env servers browser clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(DEV) ## make .venv with everything that tests and checks need
 
@@ -37,7 +37,10 @@ demo: $(MAIN) ## run the embedded pipeline on a contacts file and on random mess
 		--senders 1000 --mean-processing-time 0.5
 	$(BIN)/smsim simulate --num-messages 200000 --senders 20000 --mean-processing-time 1
 
-test: $(DEV) servers ## run all tests, on real servers too
+serve: $(MAIN) ## a local stand-in for an SMS service, on http://localhost:8000; needs no server
+	@$(BIN)/smsim serve
+
+test: $(DEV) servers browser ## run all tests, on real servers too
 	$(BIN)/pytest
 
 test-docker: $(DEV) ## run the tests of the image and of the compose stack; needs a Docker engine
@@ -70,6 +73,10 @@ bench: $(PEERS) servers ## measure ours and its peers, 10 minutes; a table, JSON
 bench-smoke: $(DEV) servers ## in 2 minutes, ours against plain pika and against the recorded run
 	$(BIN)/python -m benchmarks.smoke
 
+bench-gateway: $(DEV) servers ## measure the gateway under load, 3 minutes; a table and JSON
+	@scripts/install-bench.sh wrk
+	$(BIN)/python -m benchmarks.gateway
+
 scaling: $(DEV) servers ## the scaling study, embedded and on servers, 11 minutes; into docs/scaling
 	$(BIN)/python -m benchmarks.on_servers --none $(BIN)/smsim scale --fresh --out docs/scaling
 	$(BIN)/python -m benchmarks.on_servers $(BIN)/smsim scale --distributed --fresh --out docs/scaling
@@ -90,6 +97,9 @@ env: ## write .env with random passwords, for docker-compose (never overwrites)
 
 servers: ## see to it that redis-server and rabbitmq-server are there (installs them on Debian and Ubuntu)
 	@scripts/install-servers.sh
+
+browser: ## see to it that a Chromium is there for the dashboard's tests (installs it on Debian)
+	@scripts/install-browser.sh
 
 clean: ## remove the environments and caches
 	rm -rf $(VENV) .poetry .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -97,7 +97,8 @@ class Gateway:
             settings.callback_allow_private,
         )
         self._intake = Intake(broker, ledger, tracker, dispatcher.owe, name)
-        recovery = Recovery(broker, ledger, tracker, name)
+        # A name of its own: a run that this very gateway is at is to be as busy to it as any other.
+        recovery = Recovery(broker, ledger, tracker, f"{name}-recovery")
         self._simulated = SimulatedRuns(broker, ledger, name)
         self._hub = Hub(ledger, broker, tracker)
         events = EventRoutes(self._hub, self.authenticator, origins)

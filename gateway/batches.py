@@ -5,10 +5,11 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -52,6 +53,9 @@ SLICE = 500
 MOST_FLAWS = 100
 
 T = TypeVar("T")
+
+# For the document; what is wrong with a batch as a whole is told in words of our own.
+_BATCH = Annotated[list[BatchItem], Meta(min_length=1, max_length=MAX_BATCH_ITEMS)]
 
 _items = msgspec.json.Decoder(list[BatchItem])
 _item = msgspec.json.Decoder(BatchItem)
@@ -120,7 +124,7 @@ class Batches:
                         False,
                     ),
                 ),
-                Body({JSON: list[BatchItem], NDJSON: BatchItem}, {"two": items}, "the messages"),
+                Body({JSON: _BATCH, NDJSON: BatchItem}, {"two": items}, "the messages"),
                 DEADLINE_S,
             )
         ]

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from common.tracking.port import Status, Step, Tracker
 from gateway import problems
+from gateway.events.protocols import connection_of
 from gateway.numbers import normalise
 from gateway.operations import JSON, Answer, Operation, Parameter, Scope
 from gateway.problems import Flaw, Problem, ProblemBody
@@ -82,10 +83,10 @@ class Inbox:
                     if step.status is Status.SENT:
                         self._take_in(step)
         finally:
-            await self.close()
+            self.close()
 
-    async def close(self) -> None:
-        """Ends all waits: the gateway is going away. To be called before the server stops."""
+    def close(self) -> None:
+        """Ends all waits: the server stops, or nothing is taken in any more."""
         self._ended = True
         for number in list(self._waiters):
             self._answer(number, None)
@@ -147,6 +148,9 @@ class Inbox:
         waiter: Waiter = asyncio.get_running_loop().create_future()
         gone = asyncio.create_task(_gone(request))
         gone.add_done_callback(lambda _: waiter.done() or waiter.set_result(None))
+        connection = connection_of(request.scope)
+        if connection is not None:
+            connection.on_shutdown = self.close
         waiters = self._waiters.setdefault(query.to, set())
         waiters.add(waiter)
         self.waiting += 1
@@ -157,6 +161,8 @@ class Inbox:
             waiters.discard(waiter)
             if not waiters and self._waiters.get(query.to) is waiters:
                 del self._waiters[query.to]
+            if connection is not None:
+                connection.on_shutdown = None
             gone.cancel()
             await asyncio.gather(gone, return_exceptions=True)
         received = waiter.result() if waiter.done() else None

@@ -159,7 +159,7 @@ def _body(body: Body, schemas: Schemas) -> Json:
         schema = schemas.of(kind)
         if media_type == NDJSON:
             about = "one item a line, with neither brackets nor commas"
-            schema = {"type": "array", "items": schema, "description": about}
+            schema = {"type": "array", "items": schema, "minItems": 1, "description": about}
             values = {name: _lines(value) for name, value in values.items()}
         content[media_type] = {
             "schema": schema,

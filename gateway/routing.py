@@ -28,12 +28,15 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 def routes_of(
     operations: Sequence[Operation], authenticator: Authenticator, observe: Observe
 ) -> list[BaseRoute]:
-    """A route for each path, in the order in which the paths come first."""
+    """A route for each path; those without parameters first, so that /sms/batch is not taken for a message's id."""
     by_path: dict[str, dict[str, Handler]] = {}
     for operation in operations:
         handlers = by_path.setdefault(operation.path, {})
         handlers[operation.method] = _endpoint(operation, authenticator, observe)
-    return [Route(path, _by_method(handlers), methods=list(handlers)) for path, handlers in by_path.items()]
+    return [
+        Route(path, _by_method(by_path[path]), methods=list(by_path[path]))
+        for path in sorted(by_path, key=lambda path: "{" in path)
+    ]
 
 
 def _by_method(handlers: dict[str, Handler]) -> Handler:

@@ -1,8 +1,10 @@
 """GET /runs, GET /runs/{run} and GET /stats."""
 
 import asyncio
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -62,7 +64,7 @@ class Runs:
                 parameters=(
                     Parameter(
                         *("limit", "query", f"how many, 1 to {MOST_RUNS}; {RUNS_UNLESS_SAID} unless given"),
-                        kind=int,
+                        kind=Annotated[int, Meta(ge=1, le=MOST_RUNS)],
                         example=10,
                     ),
                 ),

@@ -1,18 +1,25 @@
 #!/usr/bin/env bash
-# Sees to it that `make bench` can build its C client: a C compiler and librabbitmq with its headers. Installs the Debian
-# packages where they are missing; where that can't be, it says so and exits 1, and the benchmark goes on without.
+# install-bench.sh [client]: sees to it that `make bench` can build its C client: a C compiler and librabbitmq with its
+# headers. install-bench.sh wrk: that `make bench-gateway` has wrk. Installs the Debian packages where they are missing;
+# where that can't be, it says so and exits 1: `make bench` goes on without.
 set -euo pipefail
+
+what=${1:-client}
 
 say() { echo "install-bench: $*" >&2; }
 
 missing() {
+    if [ "$what" = wrk ]; then
+        command -v wrk >/dev/null || echo wrk
+        return
+    fi
     command -v "${CC:-cc}" >/dev/null || echo gcc libc6-dev
     # What can be compiled against it is there, wherever it was installed.
     echo '#include <amqp.h>' | "${CC:-cc}" -E -x c - >/dev/null 2>&1 || echo librabbitmq-dev
 }
 
 give_up() {
-    say "$1; install gcc and librabbitmq-dev for the C client of the benchmark"
+    say "$1; install $([ "$what" = wrk ] && echo wrk || echo gcc and librabbitmq-dev) for the benchmark"
     exit 1
 }
 

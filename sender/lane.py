@@ -80,6 +80,7 @@ class LaneWorker:
         self._free = slots
         self._waiting: deque[HeldBatch] = deque()
         self._held: dict[HeldBatch, None] = {}
+        self._unbegun: dict[HeldBatch, set[int]] = {}
         self._rejecting: set[Delivery] = set()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -109,16 +110,22 @@ class LaneWorker:
         if self._subscription is not None:
             await self._subscription.close()
         for batch in self._waiting:
-            if batch.begun == 0 and not batch.delivery.stale:
+            if batch.begun:
+                self._unbegun.setdefault(batch, set()).update(batch.seqs[batch.begun :].tolist())
+            elif not batch.delivery.stale:
                 self._held.pop(batch, None)
                 batch.delivery.release()
         self._waiting.clear()
         while self._free < self.slots:
             self._idle.clear()
             await self._idle.wait()
+        # Some of a batch may be on its way to another attempt: were it handed back whole, these would come twice.
+        for batch, seqs in self._unbegun.items():
+            if len(seqs) < batch.seqs.size and not batch.delivery.stale:
+                self._recorder.publish_again(batch, seqs, batch.attempt)
 
     def hand_back(self) -> None:
-        """At the very end: what was begun in part goes back to the queue; its settled messages will be skipped."""
+        """At the very end: what is not settled yet goes back to the queue; its settled messages will be skipped."""
         for batch in list(self._held):
             if not batch.delivery.stale:
                 batch.delivery.release()
@@ -250,6 +257,8 @@ class LaneWorker:
             seqs, owners = seqs[wanted], owners[wanted]
         if self._stopping:
             await self._ledger.release(run, seqs)
+            for owner, seq in zip(owners.tolist(), seqs.tolist(), strict=True):
+                self._unbegun.setdefault(batches[owner], set()).add(seq)
             self._freed(seqs.size)
             return
         bad = {seq for batch in batches for seq in batch.bad}

@@ -43,6 +43,8 @@ DEFAULTS: dict[str, Any] = {
 # What bounds the memory, beside the bounds of the parts. Messages that wait in each lane: beyond that, publishes wait.
 LANE_CAPACITY = 200_000
 RECORDS_KEPT = 100_000
+# A batch may bring 100,000 steps at once, and the inbox is to miss none.
+STEPS_WAITING = 1_000_000
 # Of runs that are over the newest are kept, and no more than so many messages, at one byte each.
 RUNS_KEPT = 1_000
 MESSAGES_KEPT = 50_000_000
@@ -119,7 +121,7 @@ def stand_in_settings(**flags: Any) -> Settings:
 async def _serve(settings: Settings, prog: str) -> None:
     """Builds the stand-in in memory and runs it until a signal says stop."""
     broker, ledger = MemoryBroker(capacity=LANE_CAPACITY), MemoryLedger()
-    tracker = MemoryTracker(settings.message_ttl * 3600, RECORDS_KEPT)
+    tracker = MemoryTracker(settings.message_ttl * 3600, RECORDS_KEPT, most_waiting=STEPS_WAITING)
     stores = Stores(MemoryApiKeys(), MemoryIdempotency(), MemoryCallbacks(settings.message_ttl * 3600))
     gateway = Gateway(settings, broker, ledger, tracker, stores, stand_in=True)
     sender = Sender(

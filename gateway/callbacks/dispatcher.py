@@ -21,7 +21,7 @@ from common.ledger.port import Ledger
 from common.messages import State
 from common.tracking.port import Record, Status, Tracker
 from gateway.callbacks.address import flaw_of, is_public
-from gateway.callbacks.port import FIRST_LOOK_S, Callbacks, Ending, Owed
+from gateway.callbacks.port import Callbacks, Ending, Owed
 from gateway.callbacks.posting import TIME_LIMIT_S, Answer, Poster
 
 log = logging.getLogger(__name__)
@@ -29,13 +29,14 @@ log = logging.getLogger(__name__)
 IN_FLIGHT = 64
 IN_FLIGHT_A_HOST = 8
 # What waits in this process for its turn: of one host, so that a slow one can't take all the room; and in all.
-MOST_WAITING_A_HOST = 256
-MOST_HELD = 4_096
+MOST_WAITING_A_HOST = 1_024
+MOST_HELD = 16_384
 # Ids of messages whose end is listened for. What is beyond waits for a look.
 MOST_AWAITED = 100_000
 CHUNK = 256
 
 LOOK_EVERY_S = 1.0
+SHORTEST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 300.0
 LEASE_S = 60.0
 # A lease that is nearly over is given back rather than begun on: another would deliver at the same time.
@@ -251,4 +252,4 @@ def _host_of(owed: Owed) -> str:
 
 def _pause_s(age_s: float) -> float:
     """Until the next look at what is not ready: longer and longer, and spread out."""
-    return min(LONGEST_PAUSE_S, max(FIRST_LOOK_S, age_s / 2)) * random.uniform(0.8, 1.2)
+    return min(LONGEST_PAUSE_S, max(SHORTEST_PAUSE_S, age_s / 2)) * random.uniform(0.8, 1.2)

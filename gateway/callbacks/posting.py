@@ -15,6 +15,7 @@ from aiohttp.abc import AbstractResolver
 from common.tracking.port import Status
 from common.tracking.wire import iso
 from gateway.callbacks.address import guarded_socket
+from gateway.callbacks.names import Names
 from gateway.callbacks.port import Ending, Owed
 
 TIME_LIMIT_S = 10.0
@@ -76,7 +77,7 @@ class Poster:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=self._connections,
-                resolver=self._resolver,
+                resolver=self._resolver or Names(self._connections),
                 use_dns_cache=False,
                 socket_factory=guarded_socket(self._allows),
             ),

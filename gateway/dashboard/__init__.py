@@ -1,7 +1,7 @@
 """The dashboard: one page at `/`, served as it lies in `static/`. It uses the REST API and `WS /events`, as any client.
 
 The files are read when the gateway starts, so that a request touches no file system and no path leads out of the
-folder. They hold nothing secret, and are open to everybody: what the page shows is the API's, for a key where one is needed.
+folder. They hold nothing secret, so they are open to everybody: what the page shows comes from the API, for a key.
 """
 
 import hashlib

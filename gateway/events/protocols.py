@@ -30,7 +30,7 @@ class Connection:
         """Closes at once and throws away what waits, the kernel's part too."""
         its_socket: socket.socket | None = self.transport.get_extra_info("socket")
         if its_socket is not None:
-            with contextlib.suppress(OSError):  # it is closed already
+            with contextlib.suppress(OSError, ValueError):  # it is closed already
                 its_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+from msgspec import Meta
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import WebSocketRoute
@@ -33,6 +34,12 @@ _SSE_HEADERS = {
     "X-Accel-Buffering": "no",  # nginx would gather them
     "Connection": "close",
 }
+# As the filters read them (gateway/events/filters.py); blank means unset.
+_RUN, _STATUS = "[a-z0-9-]{1,40}", "(queued|sending|sent|failed)"
+RunFilter = Annotated[str, Meta(pattern=f"^({_RUN})?$")]
+UuidFilter = Annotated[str, Meta(pattern=rf"^({_RUN}\.(0|[1-9][0-9]{{0,11}}))?$")]
+StatusFilter = Annotated[str, Meta(pattern=f"^({_STATUS}(,{_STATUS})*)?$")]
+
 _POLICY, _TRY_LATER = 1008, 1013
 _LONGEST_REASON_BYTES = 123
 _EXAMPLE = (
@@ -69,10 +76,19 @@ class EventRoutes:
                     " `key.<API key>`."
                 ),
                 parameters=(
-                    Parameter("run", "query", "only messages and progress of this run", example=None),
-                    Parameter("uuid", "query", "only this message, and its run's progress"),
+                    Parameter(
+                        *("run", "query", "only messages and progress of this run"),
+                        kind=RunFilter,
+                        example="20261121-072613-9f3a",
+                    ),
+                    Parameter(
+                        *("uuid", "query", "only this message, and its run's progress"),
+                        kind=UuidFilter,
+                        example="20261121-072613-9f3a.0",
+                    ),
                     Parameter(
                         *("status", "query", "only messages that come to one of these, separated by commas"),
+                        kind=StatusFilter,
                         example="sent,failed",
                     ),
                 ),

@@ -58,13 +58,14 @@ class Subscriber(Protocol):
         """Ends the subscription of a client that takes nothing. To be called each second or so."""
 
     def end(self, ending: Ending) -> None:
-        """Nothing more for this client but the reason; it is cut off after a while."""
+        """Nothing more for this client but the first reason given; it is cut off after a while."""
 
 
 class Socket:
     """A WebSocket. Frames go straight to its transport, whose buffer is the queue.
 
-    Measured: a write takes a fifth of a send through ASGI, which encodes the frame again for each client.
+    A send through ASGI would encode each frame again for each client: with 1,000 clients and 250 to 2,500 bytes a frame,
+    26 us of CPU a frame all told, where this takes 13 us, two thirds of which is the kernel's write.
     """
 
     def __init__(self, filters: Filters, websocket: WebSocket, connection: Connection) -> None:
@@ -94,6 +95,7 @@ class Socket:
             self.end(STALLED)
 
     def end(self, ending: Ending) -> None:
+        asyncio.get_running_loop().call_later(ending.linger_s, self._connection.cut_off)
         if self.ending is None:
             self.ending = ending
             self._closing = asyncio.create_task(self._close(ending))
@@ -105,7 +107,6 @@ class Socket:
 
     async def _close(self, ending: Ending) -> None:
         """Sends the close frame once there is room for it; uvicorn then ends the handler's `receive`."""
-        asyncio.get_running_loop().call_later(ending.linger_s, self._connection.cut_off)
         # RuntimeError: it is closed already, by the client or the handler.
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
             await self._websocket.close(ending.code, ending.reason)
@@ -142,6 +143,8 @@ class Stream:
             self.end(STALLED)
 
     def end(self, ending: Ending) -> None:
+        if self._connection is not None:
+            asyncio.get_running_loop().call_later(ending.linger_s, self._connection.cut_off)
         if self.ending is not None:
             return
         self.ending = ending
@@ -149,8 +152,6 @@ class Stream:
         reason = b'{"type":"dropped","reason":"%b"}' % ending.reason.encode()
         self._frames.append(sse_frame([Encoded(b"dropped", reason)]))
         self._some.set()
-        if self._connection is not None:
-            asyncio.get_running_loop().call_later(ending.linger_s, self._connection.cut_off)
 
     async def frames(self) -> AsyncIterator[bytes]:
         """What is to be sent, until the end. A comment every HEARTBEAT_S makes a dead connection show."""

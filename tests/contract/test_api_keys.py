@@ -77,7 +77,8 @@ async def test_keys_of_one_redis_are_shared_and_hold_no_secret(client: Redis) ->
 
 async def test_a_lost_answer_makes_no_second_key(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """The key stands though the answer never came: the repeated call finds its own, and says so."""
-    real, lost = client.pipeline, []
+    real = client.pipeline
+    lost: list[object] = []
 
     class Losing:
         def __init__(self) -> None:

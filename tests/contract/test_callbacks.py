@@ -55,7 +55,7 @@ def record(seq: int, url: str = URL) -> Record:
 async def on_clock(client: Redis) -> tuple[RedisCallbacks, Callable[[float], Awaitable[None]]]:
     """The store with its scripts' clock replaced by keys that the test sets, and nothing else."""
     callbacks = RedisCallbacks(client, TTL_S)
-    await client.mset({"test:clock_s": 1_000_000, "test:clock_us": 0})
+    now_us = 1_000_000_000_000
     for name in callbacks._scripts:
         lua = (files("gateway.callbacks") / "lua" / f"{name}.lua").read_text()
         assert lua.count("redis.call('TIME')") == 1
@@ -64,10 +64,11 @@ async def on_clock(client: Redis) -> tuple[RedisCallbacks, Callable[[float], Awa
         )
 
     async def leap(seconds: float) -> None:
-        now_us = int(await client.get("test:clock_s")) * 1_000_000 + int(await client.get("test:clock_us"))
-        seconds_, us = divmod(now_us + round(seconds * 1e6), 1_000_000)
-        await client.mset({"test:clock_s": seconds_, "test:clock_us": us})
+        nonlocal now_us
+        now_us += round(seconds * 1e6)
+        await client.mset({"test:clock_s": now_us // 1_000_000, "test:clock_us": now_us % 1_000_000})
 
+    await leap(0)
     return callbacks, leap
 
 
@@ -178,7 +179,8 @@ async def test_each_call_gives_the_same_when_repeated(bench: Bench) -> None:
     await bench.leap(2)
     await bench.callbacks.owe([record(1, "https://example.com/other")])
     (owed,) = await bench.taken(uuid)
-    assert (owed.url, owed.age_s) == (URL, pytest.approx(2))
+    assert owed.url == URL
+    assert owed.age_s == pytest.approx(2)
     for _ in range(2):
         await bench.callbacks.put_off([(msgspec.structs.replace(owed, tries=1), 30)])
         await bench.leap(15)
@@ -228,7 +230,8 @@ async def test_redis_keeps_no_text_and_forgets_by_itself(client: Redis) -> None:
     callbacks, leap = await on_clock(client)
     await callbacks.owe([record(1)])
     kept = await client.hgetall(keys.callback("run-1.1"))
-    assert b"secret" not in b" ".join([*kept, *kept.values()])
+    assert "example.com" in repr(kept)
+    assert "secret" not in repr(kept)
     left_s = await client.pttl(keys.callback("run-1.1")) / 1000
     assert TTL_S + RETRY_ROOM_S - 60 < left_s <= TTL_S + RETRY_ROOM_S
     await client.delete(keys.callback("run-1.1"))

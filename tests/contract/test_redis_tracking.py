@@ -162,7 +162,16 @@ async def test_listening_outlives_cut_and_silent_connections(
             now = await connection()
             return bool(now) and now != before
 
-        first = await connection()
+        async def pings() -> int:
+            return int((await other.info("commandstats"))["cmdstat_ping"]["calls"])
+
+        first, begun = await connection(), await pings()
+
+        async def pinged() -> bool:
+            return await pings() >= begun + 5
+
+        await eventually(pinged)
+        assert await connection() == first  # quiet, and alive
         await other.client_kill_filter(_type="pubsub")
         await heard(STORY[0])
         second = await connection()

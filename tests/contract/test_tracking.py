@@ -226,6 +226,8 @@ async def test_a_listener_hears_nothing_from_before_and_nothing_once_it_is_gone(
         tracker.tell(STORY[2:])
         await eventually(lambda: one.steps[-3:] == STORY[2:])
         assert two.steps[-1:] == STORY[1:2]
+    listeners: Any = tracker
+    assert not listeners._listeners._all
 
 
 async def test_a_listener_that_takes_too_long_misses_the_oldest_and_logs_how_many(

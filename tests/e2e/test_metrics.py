@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from urllib.error import HTTPError
 
 import pytest
@@ -124,4 +124,26 @@ async def test_the_gateway_serves_metrics_twice(pipeline: Pipeline) -> None:
     refused = {"operation": "/metrics", "method": "GET", "status": "401"}
     assert shown("smsim_gateway_requests_total", **refused) == 1
     gateway.signal(signal.SIGTERM)
-    assert await gateway.ended() == 0
+    assert await gateway.ended() == 0, gateway.stderr
+
+
+@pytest.mark.slow
+async def test_a_lost_broker_shows(mortal_pipeline: Pipeline) -> None:
+    """Sender and gateway say so while RabbitMQ is down, and again when it is back; the scrape answers all the while."""
+    pipeline = mortal_pipeline
+    sender = pipeline.sender(METRICS_PORT=0)
+    gateway = pipeline.start("smsim", "gateway", METRICS_PORT=0, GATEWAY_PORT=0, GATEWAY_API_KEY=KEY)
+
+    async def connected() -> list[float]:
+        of_sender, of_gateway = await scraped([sender, gateway])
+        return [of_sender("smsim_sender_broker_connected"), of_gateway("smsim_gateway_broker_connected")]
+
+    await eventually(lambda: _is(connected, [1, 1]), 30)
+    pipeline.rabbit.kill()
+    await eventually(lambda: _is(connected, [0, 0]), 30)
+    pipeline.rabbit.start()
+    await eventually(lambda: _is(connected, [1, 1]), 60)
+
+
+async def _is(look: Callable[[], Awaitable[list[float]]], wanted: list[float]) -> bool:
+    return await look() == wanted

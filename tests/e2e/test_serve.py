@@ -1,6 +1,7 @@
 """`smsim serve` as a process: what a developer's program finds there, and how it begins and ends."""
 
 import asyncio
+import json
 import os
 import re
 import shlex
@@ -200,7 +201,7 @@ async def _sender_there(stand_in: StandIn) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_it_ends_in_order_whoever_listens(stand_in: StandIn, number: signal.Signals) -> None:
-    """Exit 0, and nothing said but that it was ready; streams and long polls are closed, not cut."""
+    """Exit 0, though a send takes longer, and nothing amiss; streams and long polls are closed, not cut."""
     await stand_in.send(Magic.DELAYED.number())
     stream = await stand_in.session.get(stand_in.base + "/events")
     socket_ = await stand_in.session.ws_connect(stand_in.base + "/events")
@@ -212,7 +213,9 @@ async def test_it_ends_in_order_whoever_listens(stand_in: StandIn, number: signa
     assert (await waiting)[0] == 503
     while not stream.content.at_eof():
         await stream.content.readline()
-    assert READY.fullmatch(stand_in.process.stderr.strip()), stand_in.process.stderr
+    said = stand_in.process.stderr.splitlines()
+    assert READY.fullmatch(said[0])
+    assert [json.loads(line)["event"] for line in said[1:]] == ["grace_over"], said
     assert stand_in.process.stdout == ""
     await socket_.close()
 

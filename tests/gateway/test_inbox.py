@@ -81,15 +81,18 @@ def problems_answered(handler: Callable[[Request], Awaitable[Response]]) -> Call
     return answered
 
 
+def app_of(inbox: Inbox) -> Starlette:
+    return Starlette(
+        routes=[Route(o.path, problems_answered(o.handler), methods=[o.method]) for o in inbox.operations()]
+    )
+
+
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
     tracker = MemoryTracker()
     inbox = Inbox(tracker)
-    app = Starlette(
-        routes=[Route(o.path, problems_answered(o.handler), methods=[o.method]) for o in inbox.operations()]
-    )
     running = asyncio.create_task(inbox.run())
-    async with serving(app, "127.0.0.1", 0) as port, aiohttp.ClientSession() as session:
+    async with serving(app_of(inbox), "127.0.0.1", 0) as port, aiohttp.ClientSession() as session:
         served = Served(tracker, inbox, running, session, f"http://127.0.0.1:{port}")
 
         async def listens() -> bool:
@@ -255,20 +258,23 @@ async def test_the_oldest_make_room(served: Served, monkeypatch: pytest.MonkeyPa
     assert (await served.wait(f"to={ANNA}&after=a-run.0"))[0] == 404
 
 
-async def test_when_it_closes_nobody_waits(served: Served) -> None:
-    """Who waits, or would, is answered 503 at once, so that a server can end; what is there can still be had."""
+async def test_when_it_takes_nothing_in_nobody_waits(served: Served) -> None:
+    """Who waits, or would, is answered 503 at once; what is there can still be had."""
     served.tell(step(1, BERT))
     waiting = served.wait(f"to={ANNA}&timeout=60")
     await served.waiting(1)
-    await served.inbox.close()
+    served.running.cancel()
     assert (await waiting)[0] == 503
     assert (await served.wait(f"to={ANNA}&timeout=60"))[0] == 503
     assert (await served.wait(f"to={BERT}"))[0] == 200
 
 
-async def test_when_it_takes_nothing_in_nobody_waits(served: Served) -> None:
-    """The same where its work has ended, for whatever reason."""
-    waiting = served.wait(f"to={ANNA}&timeout=60")
-    await served.waiting(1)
-    served.running.cancel()
-    assert (await waiting)[0] == 503
+async def test_nobody_holds_up_the_end_of_the_server() -> None:
+    """Who waits when it stops is answered 503 at once."""
+    inbox = Inbox(MemoryTracker())
+    async with aiohttp.ClientSession() as session:
+        async with serving(app_of(inbox), "127.0.0.1", 0) as port:
+            url = f"http://127.0.0.1:{port}/inbox/wait?to={ANNA[1:]}&timeout=60"
+            waiting = asyncio.create_task(session.get(url))
+            await eventually(lambda: inbox.waiting == 1)
+        assert (await waiting).status == 503

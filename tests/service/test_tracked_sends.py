@@ -77,9 +77,9 @@ class GatedLedger:
         await self._wait("claim")
         return await self._ledger.claim(run, seqs, redelivered)
 
-    async def settle(self, run: str, outcomes: Outcomes, sender: str = "") -> None:
+    async def settle(self, run: str, outcomes: Outcomes, sender: str = "", again: bool = False) -> None:
         await self._wait("settle")
-        await self._ledger.settle(run, outcomes, sender)
+        await self._ledger.settle(run, outcomes, sender, again)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)
@@ -88,6 +88,7 @@ class GatedLedger:
 class Pipeline:
     def __init__(self) -> None:
         self.broker, self.ledger, self.tracker = MemoryBroker(), MemoryLedger(), NotingTracker()
+        self.stop = asyncio.Event()
 
     async def publish(self, *seqs: int, track: bool = True, bad: int | None = None) -> None:
         messages = [Message(seq, "no number" if seq == bad else number(seq), f"text {seq}") for seq in seqs]
@@ -96,18 +97,17 @@ class Pipeline:
     @asynccontextmanager
     async def sender(
         self, provider: Planned, ledger: Ledger | None = None, **more: Any
-    ) -> AsyncIterator[None]:
+    ) -> AsyncIterator[Sender]:
         """A running sender; leaving the block stops it gracefully."""
-        stop = asyncio.Event()
         sender = Sender("s", self.broker, ledger or self.ledger, provider, 50, tracker=self.tracker, **more)
-        running = asyncio.create_task(sender.run(stop))
-        yield
-        stop.set()
+        running = asyncio.create_task(sender.run(self.stop))
+        yield sender
+        self.stop.set()
         await running
 
     async def settled(self, count: int) -> None:
         async def enough() -> bool:
-            return (await self.ledger.snapshot(RUN)).settled == count
+            return (await self.ledger.snapshot()).settled == count
 
         await eventually(enough)
 
@@ -230,11 +230,13 @@ async def test_a_claim_that_is_given_back_at_the_end_tells_nothing() -> None:
     """The sender is told to stop while it claims: nothing began."""
     pipeline = Pipeline()
     ledger = GatedLedger(pipeline.ledger, "claim")
-    async with pipeline.sender(Planned(), ledger, grace_s=0.1):
+    async with pipeline.sender(Planned(), ledger) as sender:
         await pipeline.publish(0)
         await ledger.reached.wait()
-        asyncio.get_running_loop().call_later(0.01, ledger.go_on.set)
-    assert (await pipeline.ledger.snapshot(RUN)).settled == 0
+        pipeline.stop.set()
+        await eventually(lambda: all(lane._stopping for lane in sender.lanes))
+        ledger.go_on.set()
+    assert (await pipeline.ledger.snapshot()).settled == 0
     assert pipeline.tracker.told == []
 
 

@@ -215,7 +215,7 @@ async def test_secrets_are_compared_in_constant_time(monkeypatch: pytest.MonkeyP
 
     bench = Bench(fixed_key=FIXED)
     _, whole = await bench.made()
-    monkeypatch.setattr(module.hmac, "compare_digest", spy)
+    monkeypatch.setattr(hmac, "compare_digest", spy)
     for sent in (whole, new_key("made up", ALL_SCOPES, 0)[1]):
         compared.clear()
         await (bench.caller(sent) if sent == whole else bench.refused(sent))

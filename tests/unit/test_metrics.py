@@ -3,6 +3,7 @@
 import asyncio
 import re
 import socket
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ LABELS = {
 }
 
 
-def settings(**values: object) -> Settings:
+def settings(**values: Any) -> Settings:
     return Settings(_env_file=None, **values)
 
 

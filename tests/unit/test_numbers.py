@@ -94,6 +94,19 @@ def test_random_digits_after_every_calling_code_are_judged_as_the_library_judges
     assert refused > 1000
 
 
+def test_numbers_with_spaces_and_dashes_are_judged_as_the_library_judges_them() -> None:
+    """What stands between digits says nothing to the library either."""
+    rng = random.Random(7)
+    spaced = (
+        "".join(rng.choice(["", "", " ", "-", ".", " (", ") ", "/", "\u2011"]) + digit for digit in near)
+        for digits in examples()
+        for near in (digits, *edited(rng, digits))
+    )
+    valid, refused = assert_same(spaced)
+    assert valid > 1000
+    assert refused > 1000
+
+
 def test_valid_numbers_are_recognised_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """The quick way is really taken, for mobile numbers of all countries: else it would be right, and slow."""
     asked: list[str] = []

@@ -7,13 +7,13 @@ const STATES = ["sent", "failed", "sending", "queued"];
 
 export function drawFigures(now) {
   const settled = now.sent + now.failed;
-  say(byId("f-rate"), `${rate(now.rate_per_s)}/s`);
+  say(byId("f-rate"), `${now.rate_per_s < 10_000 ? rate(now.rate_per_s) : compact(now.rate_per_s)}/s`);
   for (const name of ["published", "queued", "sending", "sent", "failed"]) {
     const figure = byId(`f-${name}`);
     say(figure, compact(now[name]));
     figure.title = count(now[name]);
   }
-  byId("f-failed").dataset.share = settled ? percent(now.failed / settled) : "";
+  byId("f-failed").dataset.share = now.failed ? percent(now.failed / settled) : "";
   for (const name of ["p50", "p95", "p99"]) say(byId(`f-${name}`), took(now[`${name}_s`]));
 
   const balance = byId("balance");

@@ -20,7 +20,7 @@ export function drawSenders({ shares, senders: running, queued }) {
 function row(sender) {
   let known = rows.get(sender.sender);
   if (!known) rows.set(sender.sender, (known = newRow(sender.sender)));
-  say(known.flight, `${count(sender.in_flight)} / ${count(sender.slots)}`);
+  say(known.flight, `${count(sender.in_flight)}/${count(sender.slots)}`);
   say(known.settled, compact(sender.sent + sender.failed));
   known.settled.title = `${count(sender.sent)} sent, ${count(sender.failed)} failed`;
   say(known.percent, percent(sender.share));

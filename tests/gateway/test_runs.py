@@ -1,0 +1,204 @@
+"""GET /runs, GET /runs/{run} and GET /stats: what they say of a ledger, what they cost it."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from common.broker.memory import MemoryBroker
+from common.ledger.memory import MemoryLedger
+from common.ledger.port import Snapshot
+from gateway.events import hub as hub_module
+from gateway.events import watch as watch_module
+from gateway.events.watch import Watch
+from gateway.views import RunView
+from tests.gateway.streaming import Streaming, publish, streaming
+from tests.waiting import eventually
+
+
+class CountingLedger(MemoryLedger):
+    """Counts how often each run was looked at; None: all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked: Counter[str | None] = Counter()
+
+    async def snapshot(self, run: str | None = None) -> Snapshot:
+        self.looked[run] += 1
+        return await super().snapshot(run)
+
+
+@pytest.fixture
+def ledger() -> CountingLedger:
+    return CountingLedger()
+
+
+@pytest.fixture
+async def it(ledger: CountingLedger, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Streaming]:
+    monkeypatch.setattr(hub_module, "LOOK_EVERY_S", 0.05)
+    async with streaming(ledger) as it:
+        yield it
+
+
+async def test_runs_come_newest_first_with_their_progress(it: Streaming) -> None:
+    """The list has each run's counters and progress, the newest first, as many as were asked for."""
+    for name, settled in (("one", 10), ("two", 4), ("three", 0)):
+        await publish(it.ledger, name, 10, settled)
+
+    async def runs() -> Any:
+        status, body = await it.get("/runs?limit=2")
+        assert status == 200
+        return body["runs"] if len(body["runs"]) == 2 else None
+
+    three, two = await eventually(runs)
+
+    assert (three["run"], three["progress"], three["over"]) == ("three", 0.0, False)
+    assert (two["run"], two["progress"], two["over"], two["total"]) == ("two", 0.4, False, 10)
+    assert two["published"] == two["queued"] + two["sending"] + two["sent"] + two["failed"] == 10
+    assert two["p50_s"] == pytest.approx(2, rel=0.03)
+    assert [run["run"] for run in (await it.get("/runs"))[1]["runs"]] == ["three", "two", "one"]
+
+
+async def test_a_run_is_as_the_ledger_has_it_now(it: Streaming) -> None:
+    """GET /runs/{run} asks the ledger: what was settled a moment ago is in it."""
+    await publish(it.ledger, "a", 10, 4)
+    assert (await it.get("/runs/a"))[1]["sent"] == 4
+    await publish(it.ledger, "a", 10, 10)
+    status, run = await it.get("/runs/a")
+
+    assert status == 200
+    assert (run["sent"], run["progress"], run["over"], run["eta_s"]) == (10, 1.0, True, 0.0)
+
+
+async def test_a_run_of_unknown_length_is_never_over(it: Streaming) -> None:
+    """A gateway's own run goes on: however many are settled, more may come."""
+    await publish(it.ledger, "session", 0, 0)
+    await publish(it.ledger, "session", 0, 5)
+
+    run = (await it.get("/runs/session"))[1]
+
+    assert (run["total"], run["progress"], run["over"]) == (0, 1.0, False)
+
+
+@pytest.mark.parametrize("name", ["no-such-run", "NOT-A-NAME", "a" * 41, "%00", "a%0A"])
+async def test_no_such_run(it: Streaming, name: str) -> None:
+    """404 as a problem, also for what can't be a run's name."""
+    status, problem = await it.get(f"/runs/{name}")
+
+    assert (status, problem["status"]) == (404, 404)
+    assert "no such run" in problem["detail"]
+
+
+@pytest.mark.parametrize("limit", ["0", "1001", "-1", "ten", "", "1_0", "%C2%B2", "9" * 5000, "1.0"])
+async def test_a_bad_limit(it: Streaming, limit: str) -> None:
+    """422, and it names the parameter."""
+    status, problem = await it.get(f"/runs?limit={limit}")
+
+    assert status == 422
+    assert problem["errors"][0]["where"] == "query.limit"
+
+
+async def test_statistics_as_the_monitor_has_them(it: Streaming) -> None:
+    """GET /stats: the counters of all runs, the depth of each queue, and what each sender has settled."""
+    await it.ledger.heartbeat("sender-1", 100, 3)
+    await it.ledger.heartbeat("idle", 50, 0)
+    await publish(it.ledger, "a", 10, 4)
+
+    async def stats() -> Any:
+        status, body = await it.get("/stats")
+        assert status == 200
+        return body if body["published"] == 10 else None
+
+    body = await eventually(stats)
+
+    assert body["senders"] == 2
+    assert body["depths"] == await MemoryBroker().depths()
+    assert [(share["sender"], share["share"]) for share in body["shares"]] == [
+        ("sender-1", 1.0),
+        ("idle", 0.0),
+    ]
+
+
+async def test_readers_cost_the_ledger_nothing(
+    it: Streaming, ledger: CountingLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many ask for the list and the statistics, the ledger is asked once an interval."""
+    await publish(ledger, "a", 10, 4)
+    await it.hub.watch.stats()
+    monkeypatch.setattr(hub_module, "LOOK_EVERY_S", 1000.0)
+    await eventually(lambda: ledger.looked["a"] > 0)
+    before = None
+    while before != ledger.looked:
+        before = Counter(ledger.looked)
+        await it.get("/stats")
+    answers = await asyncio.gather(*(it.get(path) for path in ("/stats", "/runs") for _ in range(50)))
+
+    assert {status for status, _ in answers} == {200}
+    assert ledger.looked == before
+
+
+async def test_old_runs_are_looked_at_once(ledger: CountingLedger) -> None:
+    """A ledger full of runs that are over costs one look each, a bounded number at a time; open ones come first."""
+    for number in range(1000):
+        await publish(ledger, f"old-{number}", 1, 1)
+    await publish(ledger, "open", 10, 1)
+    watch = Watch(ledger, MemoryBroker())
+
+    _, moved = await watch.look()
+    assert ledger.looked["open"] == 1
+    assert ledger.looked.total() - ledger.looked[None] == watch_module.RUNS_A_LOOK
+    for _ in range(9):
+        await publish(ledger, "open", 10, min(10, 1 + ledger.looked["open"]))
+        _, more = await watch.look()
+        moved += more
+
+    assert {name for name in ledger.looked if ledger.looked[name] > 1} == {None, "open"}
+    assert len(ledger.looked) == 1002
+    assert {view.run for view in moved} == {"open"}
+    assert len(await watch.runs(1000)) == 1000
+
+
+async def test_many_open_runs_all_get_their_turn(
+    ledger: CountingLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that stand still are looked at in turn, so that none that moves again is missed for ever."""
+    monkeypatch.setattr(watch_module, "QUIET_AFTER_S", -1.0)
+    for number in range(100):
+        await publish(ledger, f"open-{number}", 10, 1)
+    watch = Watch(ledger, MemoryBroker())
+    await watch.look()
+
+    await publish(ledger, "open-50", 10, 2)
+    moved: list[RunView] = []
+    looks = 0
+    while not moved:
+        _, moved = await watch.look()
+        looks += 1
+
+    assert [view.run for view in moved] == ["open-50"]
+    assert looks <= 100 // watch_module.QUIET_A_LOOK
+    assert max(ledger.looked[f"open-{number}"] for number in range(100)) <= 2
+
+
+async def test_a_forgotten_run_is_gone(it: Streaming) -> None:
+    """What was forgotten is neither listed nor found; its name begun again is a new run."""
+    await publish(it.ledger, "a", 1, 1)
+
+    async def names() -> list[str]:
+        return [run["run"] for run in (await it.get("/runs"))[1]["runs"]]
+
+    async def listed() -> bool:
+        return await names() == ["a"]
+
+    async def gone() -> bool:
+        return await names() == []
+
+    await eventually(listed)
+    await it.ledger.forget("a")
+    await eventually(gone)
+    assert (await it.get("/runs/a"))[0] == 404
+    await publish(it.ledger, "a", 2, 1)
+    await eventually(listed)
+    assert (await it.get("/runs"))[1]["runs"][0]["total"] == 2

@@ -1,0 +1,86 @@
+"""A sender that is told to stop in mid-batch leaves each message in the queues once, or settled."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from common.broker.memory import MemoryBroker
+from common.ledger.memory import MemoryLedger
+from common.messages import Batch, Lane, Message, Outcome, decode_batch
+from sender.service import Sender
+from sender.work import Sends
+from tests.waiting import eventually
+
+RUN = "graceful-stop"
+MESSAGES = 10
+SLOTS = 4
+
+
+class Held:
+    """A provider that ends the sends of messages when the test says so."""
+
+    reads_messages = False
+
+    def __init__(self) -> None:
+        self._places: dict[int, tuple[Sends, int]] = {}
+
+    def start(self, sends: Sends) -> None:
+        self._places |= {seq: (sends, k) for k, seq in enumerate(sends.seqs.tolist())}
+
+    @property
+    def in_flight(self) -> list[int]:
+        return sorted(self._places)
+
+    def end(self, seq: int, outcome: Outcome) -> None:
+        sends, k = self._places.pop(seq)
+        sends.outcomes[k] = outcome
+        sends.finish(k, k + 1)
+
+    async def close(self) -> None:
+        return
+
+
+async def in_queues(broker: MemoryBroker) -> dict[tuple[int, int], int]:
+    """How often each (seq, attempt) is in a queue, that of retries included."""
+    bodies = [decode_batch(body)[0] for _, body in [one async for one in broker.peek()]]
+    return Counter((message.seq, batch.attempt) for batch in bodies for message in batch.messages)
+
+
+@pytest.mark.parametrize("while_claiming", [False, True])
+async def test_what_is_left_of_a_batch_stays_in_the_queues_once(
+    while_claiming: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of it is to be retried, others are sent, and the rest was not begun, or is being claimed just then.
+
+    Were the batch handed back whole, the retried message would come twice, and might be sent twice.
+    """
+    broker, ledger, provider, stop = MemoryBroker(), MemoryLedger(), Held(), asyncio.Event()
+    await ledger.announce(RUN, 0, MESSAGES)
+    messages = [Message(seq, "+999123456789", "text") for seq in range(MESSAGES)]
+    await broker.publish(Batch(run=RUN, messages=messages), Lane.BULK)
+    claim, claimed, go_on = ledger.claim, asyncio.Event(), asyncio.Event()
+
+    async def slow_claim(*args: Any) -> Any:
+        claimed.set()
+        await go_on.wait()
+        return await claim(*args)
+
+    sender = Sender("s", broker, ledger, provider, SLOTS, max_attempts=2, retry_backoff_s=400)
+    running = asyncio.create_task(sender.run(stop))
+    await eventually(lambda: len(provider.in_flight) == SLOTS)
+    if while_claiming:
+        monkeypatch.setattr(ledger, "claim", slow_claim)
+        provider.end(0, Outcome.RETRY)
+        await claimed.wait()
+    stop.set()
+    await eventually(lambda: all(lane._stopping for lane in sender.lanes))
+    go_on.set()
+    for seq in provider.in_flight:
+        provider.end(seq, Outcome.SENT if seq else Outcome.RETRY)
+    await running
+    assert await in_queues(broker) == {(0, 2): 1} | {(seq, 1): 1 for seq in range(SLOTS, MESSAGES)}
+    now = await ledger.snapshot(RUN)
+    assert (now.sent, now.sending, now.queued, now.ambiguous) == (SLOTS - 1, 0, MESSAGES - SLOTS + 1, 0)
+    await broker.close()
