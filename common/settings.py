@@ -108,7 +108,9 @@ class Settings(BaseSettings):
     gateway_auth: bool = True
     gateway_api_key: SecretStr | None = None
     gateway_rate: Annotated[float, Field(gt=0, le=1e9, description="messages/s, of all keys")] | None = None
-    gateway_key_rate: Annotated[float, Field(gt=0, le=1e9, description="messages/s, of one key")] | None = None
+    gateway_key_rate: Annotated[float, Field(gt=0, le=1e9, description="messages/s, of one key")] | None = (
+        None
+    )
     gateway_cors_origins: str | None = Field(None, description="origins, separated by commas")
     gateway_hosts: str | None = Field(None, description="host names it answers to, separated by commas")
     message_ttl: Annotated[float, Field(gt=0, le=8760, description="hours")] = 24

@@ -69,7 +69,9 @@ def idempotency(api_key: str, key: str) -> str:
 
 
 API_KEYS = "sms:api-keys"  # hash: id -> what is known of the key, with the hash of its secret
-CALLBACKS = "sms:callbacks"  # sorted set: message id -> when to look at its callback, Unix time in microseconds
+CALLBACKS = (
+    "sms:callbacks"  # sorted set: message id -> when to look at its callback, Unix time in microseconds
+)
 
 
 def callback(uuid: str) -> str:

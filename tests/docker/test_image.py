@@ -39,7 +39,9 @@ def test_it_is_labelled(image: str) -> None:
     }
 
 
-@pytest.mark.parametrize("missing", ["RABBITMQ_USER", "RABBITMQ_PASSWORD", "REDIS_PASSWORD", "GATEWAY_API_KEY"])
+@pytest.mark.parametrize(
+    "missing", ["RABBITMQ_USER", "RABBITMQ_PASSWORD", "REDIS_PASSWORD", "GATEWAY_API_KEY"]
+)
 def test_compose_refuses_to_start_without_a_secret(missing: str, tmp_path: Path) -> None:
     """One clear message that names the variable and what to do."""
     stack, no_env_file = Stack(**{missing: ""}), tmp_path / "env"

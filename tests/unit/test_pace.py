@@ -7,10 +7,10 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
 from common.messages import Lane, decode_batch
+from common.publishing import publish
 from common.publishing.pace import SHORTEST_PAUSE_S, Pace
 from common.publishing.publish import Producer
 from common.publishing.random_source import RandomSource
-from common.publishing import publish
 from producer.cli import main
 from tests.waiting import eventually
 

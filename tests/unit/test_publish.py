@@ -12,10 +12,10 @@ from common.errors import PublishFailed
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Snapshot
 from common.messages import MAX_BODY_BYTES, MAX_TEXT_CHARS, SURE_TO_FIT, Batch, Lane, Message, decode_batch
+from common.publishing import publish
 from common.publishing.publish import ANNOUNCE_BLOCK, Producer
 from common.publishing.random_source import RandomSource
 from common.publishing.recipes import Recipe, Source
-from common.publishing import publish
 from tests.waiting import eventually
 
 RUN = "a-run"
