@@ -101,7 +101,7 @@ class Gateway:
         recovery = Recovery(broker, ledger, tracker, f"{name}-recovery")
         self._simulated = SimulatedRuns(broker, ledger, name)
         self._hub = Hub(ledger, broker, tracker)
-        events = EventRoutes(self._hub, self.authenticator, origins)
+        events = EventRoutes(self._hub, self.authenticator)
         self._background: list[_Worker] = [self._hub, dispatcher, recovery]
         parts: list[_Part] = [
             Messages(

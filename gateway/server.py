@@ -37,6 +37,7 @@ async def serving(app: ASGIApp, host: str, port: int) -> AsyncIterator[int]:
         lifespan="off",
         access_log=False,
         log_config=None,
+        log_level="warning",
         server_header=False,
         ws_max_size=LARGEST_WS_MESSAGE,
         ws_ping_interval=WS_PING_S,

@@ -14,8 +14,9 @@ log = logging.getLogger(__name__)
 GATHERING_S = 0.01
 # Redis does nothing else while it takes these, for about 2 ms.
 MOST_AT_ONCE = 500
-# Beside 8 s of grace and 1.5 s for the last settles, this is what a sender has left until Docker kills it.
-LAST_WORDS_S = 0.4
+# Beside 8 s of grace and 1.5 s for the last settles a sender has little left until Docker kills it; some 20,000 steps
+# are told within this.
+LAST_WORDS_S = 0.2
 
 
 class Teller:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from redis import Redis
 
 ROOT = Path(__file__).parent.parent.parent
@@ -71,6 +72,11 @@ class Stack:
     def compose(self, *arguments: str, check: bool = True) -> str:
         """Runs a compose command; gives what it printed."""
         return run(*self._compose, *arguments, env=self.env, check=check).stdout
+
+    def http(self) -> aiohttp.ClientSession:
+        """A client of the gateway, with its key."""
+        headers = {"X-API-Key": self.password}
+        return aiohttp.ClientSession(f"http://127.0.0.1:{self.gateway_port}", headers=headers)
 
     def up(self, senders: int, *more: str) -> None:
         self.compose("up", "-d", *more, "--scale", f"sender={senders}")

@@ -1,5 +1,6 @@
 """The stack, run for real: shared work, scaling, deaths, and what survives."""
 
+import asyncio
 import json
 import signal
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.docker.stack import Stack, run
+from tests.gateway.posting import post_all
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
@@ -61,7 +63,7 @@ async def test_scaling_in_mid_run_loses_nothing(stack: Stack) -> None:
     assert len(stack.containers("sender")) == 2
 
 
-@pytest.mark.parametrize("service", ["sender", "monitor", "rabbitmq", "redis"])
+@pytest.mark.parametrize("service", ["sender", "monitor", "gateway", "rabbitmq", "redis"])
 async def test_a_killed_container_comes_back_and_the_totals_are_exact(stack: Stack, service: str) -> None:
     """SIGKILL of its main process in mid-run: it restarts by itself, and every message is counted once."""
     stack.up(3, "--no-recreate")
@@ -80,13 +82,43 @@ async def test_a_killed_container_comes_back_and_the_totals_are_exact(stack: Sta
     await eventually(lambda: stack.settled(run_id, MESSAGES), 120)
 
 
+async def test_messages_over_http_are_kept_whatever_dies(stack: Stack) -> None:
+    """The gateway and a sender are killed while 3,000 messages are posted: every key gives one message, every message
+    ends as sent or failed; and the dashboard is there.
+    """
+    stack.up(3, "--no-recreate")
+    uuids: dict[int, str] = {}
+    async with stack.http() as http:
+        async with http.get("/") as page:
+            assert (page.status, page.content_type) == (200, "text/html")
+        async with http.get("/runs", headers={"Authorization": "Bearer another-key-of-nobody"}) as refused:
+            assert refused.status == 401
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(post_all(http, 3_000, 24, uuids))
+            for share, service in ((500, "sender"), (1_000, "gateway")):
+                await eventually(lambda: len(uuids) >= share, 60)  # noqa: B023  # awaited before the next turn
+                assert len(uuids) < 3_000, "over before anything was killed: post more"
+                await asyncio.to_thread(stack.kill_main_process, service)
+        assert len(set(uuids.values())) == 3_000
+
+        async def all_ended() -> bool:
+            async with http.get("/runs?limit=1000") as answer:
+                runs = {run["run"]: run for run in (await answer.json())["runs"]}
+            mine = [runs[name] for name in {uuid.partition(".")[0] for uuid in uuids.values()}]
+            assert all(run["queued"] == run["sending"] == 0 for run in mine), mine
+            assert sum(run["sent"] + run["failed"] for run in mine) >= 3_000
+            return True
+
+        await eventually(all_ended, 90)
+
+
 async def test_every_container_is_healthy(stack: Stack) -> None:
     """Also after all that was done to them."""
 
     def all_are() -> bool:
-        services = ("rabbitmq", "redis", "sender", "monitor")
+        services = ("rabbitmq", "redis", "sender", "monitor", "gateway")
         states = [c["State"]["Health"]["Status"] for service in services for c in stack.containers(service)]
-        assert len(states) >= 4
+        assert len(states) >= 5
         return set(states) == {"healthy"}
 
     await eventually(all_are, 90)
@@ -97,7 +129,9 @@ async def test_a_backlog_and_the_totals_survive_down_and_up(stack: Stack) -> Non
     stack.up(0, "--no-recreate")
     report = stack.publish("--num-messages", 500)
     before = stack.redis().hgetall("sms:stats")
-    services = [c["Id"] for service in ("monitor", "rabbitmq", "redis") for c in stack.containers(service)]
+    services = [
+        c["Id"] for service in ("monitor", "gateway", "rabbitmq", "redis") for c in stack.containers(service)
+    ]
     stack.compose("stop")
     codes = [json.loads(run("docker", "inspect", c).stdout)[0]["State"]["ExitCode"] for c in services]
     assert 128 + signal.SIGKILL not in codes

@@ -11,6 +11,7 @@ from common.messages import State
 from tests.docker.stack import free_port
 from tests.e2e.pipeline import Pipeline
 from tests.e2e.processes import Launched
+from tests.gateway.posting import post_all
 from tests.waiting import eventually
 
 KEY = "a-key-for-tests-only"
@@ -47,21 +48,6 @@ class Gateway:
         return aiohttp.ClientSession(self.url, headers={"Authorization": f"Bearer {KEY}"})
 
 
-async def post_until_accepted(http: aiohttp.ClientSession, k: int) -> str:
-    """Posts message k, with a key of its own, as often as it takes; gives its id."""
-    body = {"number": "+541166587382", "text": f"message {k}"}
-    while True:
-        try:
-            async with http.post("/sms", json=body, headers={"Idempotency-Key": f"message-{k}"}) as answer:
-                if answer.status == 202:
-                    return str((await answer.json())["uuid"])
-                assert answer.status in (409, 429, 503), await answer.text()
-                pause_s = 0.1 if answer.status == 409 else 0.05
-        except (TimeoutError, aiohttp.ClientError, ConnectionError):
-            pause_s = 0.05
-        await asyncio.sleep(pause_s)  # a client's pause before it tries again
-
-
 async def test_ten_thousand_messages_while_everything_is_restarted(pipeline: Pipeline) -> None:
     """Sender killed, gateway stopped, gateway killed, in mid-traffic: 10,000 keys give 10,000 messages, each of which
     ends as sent or failed, and every run ends with sent + failed = published.
@@ -70,18 +56,12 @@ async def test_ten_thousand_messages_while_everything_is_restarted(pipeline: Pip
     await gateway.start()
     first, second = pipeline.sender(**QUICK), pipeline.sender(**QUICK)
     uuids: dict[int, str] = {}
-    waiting = iter(range(MESSAGES))
-
-    async def work(http: aiohttp.ClientSession) -> None:
-        for k in waiting:
-            uuids[k] = await post_until_accepted(http, k)
 
     async def reached(share: float) -> None:
         await eventually(lambda: len(uuids) >= share * MESSAGES, 60, f"{share:.0%} are accepted")
 
     async with gateway.client() as http, asyncio.TaskGroup() as tasks:
-        for _ in range(WORKERS):
-            tasks.create_task(work(http))
+        tasks.create_task(post_all(http, MESSAGES, WORKERS, uuids))
         await reached(0.15)
         first.signal(signal.SIGKILL)
         third = pipeline.sender(**QUICK)

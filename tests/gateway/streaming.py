@@ -21,6 +21,7 @@ from common.tracking.memory import MemoryTracker
 from common.tracking.port import Status, Step
 from gateway.events.hub import MOST_SUBSCRIBERS, Hub
 from gateway.events.routes import EventRoutes
+from gateway.guard import Guard
 from gateway.keys.authenticator import Authenticator
 from gateway.keys.memory import MemoryApiKeys
 from gateway.keys.port import new_key
@@ -94,13 +95,15 @@ async def streaming(
     keys = MemoryApiKeys()
     authenticator = Authenticator(keys, required, None)
     hub = Hub(ledger, broker, tracker, most_subscribers)
-    events = EventRoutes(hub, authenticator, origins)
+    events = EventRoutes(hub, authenticator)
     operations = [*events.operations(), *Runs(ledger, hub).operations()]
     routes = [*routes_of(operations, authenticator, lambda *_: None), *events.websockets()]
     running = asyncio.create_task(hub.run())
     try:
         async with contextlib.AsyncExitStack() as server:
-            port = await server.enter_async_context(serving(Starlette(routes=routes), "127.0.0.1", 0))
+            port = await server.enter_async_context(
+                serving(Guard(Starlette(routes=routes), None, origins), "127.0.0.1", 0)
+            )
             async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
                 yield Streaming(hub, port, ledger, tracker, keys, http, server)
     finally:

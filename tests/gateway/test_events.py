@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -17,11 +18,16 @@ from common.broker.memory import MemoryBroker
 from common.errors import Unavailable
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Snapshot
+from common.ledger.redis import RedisLedger
+from common.redis_client import CONNECTIONS, connect_redis
+from common.settings import Settings
 from common.tracking.port import Status
 from gateway.events import hub as hub_module
 from gateway.events import routes, subscribers
+from gateway.events.watch import Seen, Watch
 from gateway.operations import Scope
 from tests.gateway.streaming import NUMBER, Client, Streaming, client, created, publish, streaming
+from tests.servers import RedisServer
 from tests.waiting import eventually
 
 
@@ -169,6 +175,40 @@ async def test_a_broker_or_ledger_that_is_away_ends_nothing(monkeypatch: pytest.
         await one.hears(lambda e: e["type"] == "run" and e["over"])
 
 
+async def test_a_redis_that_hangs_wedges_nothing(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looks that were given up, many more than there are connections, leave none of them taken."""
+    monkeypatch.setattr("gateway.events.watch.PATIENCE_S", 0.05)
+    redis_server.flush()
+    settings = Settings(redis_host=redis_server.host, redis_port=redis_server.port)
+    redis = await connect_redis(settings, 10)
+    ledger = RedisLedger(redis)
+    for number in range(20):
+        await publish(ledger, f"run-{number}", 10, 4)
+    looks = 0
+
+    class CountedWatch(Watch):
+        async def look(self) -> Seen:
+            nonlocal looks
+            looks += 1
+            return await super().look()
+
+    monkeypatch.setattr(hub_module, "Watch", CountedWatch)
+    async with streaming(ledger) as it, client(it) as one:
+        await one.hears(lambda e: e["type"] == "statistics" and e["sent"] == 80)
+        paused = asyncio.create_task(redis.execute_command("CLIENT", "PAUSE", "60000", "ALL"))
+        await paused
+        before = looks
+        await eventually(lambda: looks > before + CONNECTIONS)
+        other = Redis(host=redis_server.host, port=redis_server.port)
+        await other.execute_command("CLIENT", "UNPAUSE")
+        await other.aclose()
+        await publish(ledger, "run-0", 10, 10)
+        await one.hears(lambda e: e["type"] == "statistics" and e["sent"] == 86)
+    await ledger.close()
+
+
 @pytest.mark.parametrize(
     ("query", "where"),
     [("?status=lost", "query.status"), ("?run=A", "query.run"), ("?uuid=x&status=no", "query.uuid")],
@@ -299,7 +339,8 @@ async def test_no_more_clients_than_there_is_room_for() -> None:
         await one.hears(lambda e: e.get("uuid") == "a.1")
 
 
-FLOOD_BYTES = 8_000_000
+# Far more than may wait for a client; and less, but more than the kernel takes off our hands.
+FLOOD_BYTES, PUDDLE_BYTES = 8_000_000, 1_200_000
 
 
 @contextlib.contextmanager
@@ -335,9 +376,9 @@ def heard_of(one: Client, uuid: str) -> bool:
     return any(event.get("uuid") == uuid for event in one.events[-500:])
 
 
-async def flood(it: Streaming, good: Client) -> int:
-    """Far more than may wait for one client, no faster than the good one reads. Returns how many events."""
-    count = FLOOD_BYTES // 1000
+async def flood(it: Streaming, good: Client, size: int = FLOOD_BYTES) -> int:
+    """So many bytes of events, no faster than the good client reads. Returns how many events."""
+    count = size // 1000
     for last in range(399, count, 400):
         for seq in range(last - 399, last + 1):
             it.tell(seq, text="x" * 1000)
@@ -362,22 +403,24 @@ async def test_a_client_that_is_too_slow_is_dropped_with_the_reason(request_line
 
 @pytest.mark.parametrize("request_line", [WEBSOCKET, SSE])
 async def test_a_client_that_takes_nothing_is_cut_off(
-    request_line: bytes, monkeypatch: pytest.MonkeyPatch
+    request_line: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One that never reads again is cut off, whatever waits for it, and leaves no socket and no task behind."""
+    """One that reads nothing for a while is cut off, however little waits for it; no socket and no task stays behind."""
     monkeypatch.setattr(subscribers, "STALL_S", 0.2)
-    monkeypatch.setattr(hub_module, "SWEEP_EVERY_S", 0.05)
     monkeypatch.setattr(subscribers, "STALLED", subscribers.STALLED._replace(linger_s=0.2))
-    monkeypatch.setattr(subscribers, "TOO_FAR_BEHIND", subscribers.TOO_FAR_BEHIND._replace(linger_s=0.2))
+    monkeypatch.setattr(hub_module, "SWEEP_EVERY_S", 0.05)
+    caplog.set_level("INFO")
     async with streaming() as it, client(it) as good:
         tasks = len(asyncio.all_tasks())
         with deaf(it, request_line) as slow:
             await it.listeners(2)
-            await flood(it, good)
+            await flood(it, good, PUDDLE_BYTES)
             await it.listeners(1)
             await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
-            assert it.hub.dropped == {1013: 1}
             assert slow.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
+        assert it.hub.dropped == {1013: 1}
+        dropped = [vars(record) for record in caplog.records if record.message == "subscriber_dropped"]
+        assert [record["reason"] for record in dropped] == ["too slow: nothing was read for 10 s"]
 
 
 async def test_shutdown_ends_all_streams_at_once() -> None:

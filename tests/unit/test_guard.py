@@ -38,9 +38,9 @@ async def call(
     pairs = list(headers.items()) if isinstance(headers, dict) else headers
     if not any(name == "host" for name, _ in pairs):
         pairs = [("host", OURS), *pairs]
+    kind = {"type": "websocket"} if method == "websocket" else {"type": "http", "method": method}
     scope = {
-        "type": "http",
-        "method": method,
+        **kind,
         "path": path,
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in pairs if value],
         **more,
@@ -71,7 +71,7 @@ async def answered(headers: Headers, method: str = "GET", **more: Any) -> Header
 
 async def handshake(headers: Headers, **more: Any) -> Message:
     """What a WebSocket's handshake comes to."""
-    sent = await call(headers, "", path="/events", type="websocket", **more)
+    sent = await call(headers, "websocket", path="/events", **more)
     return sent[0]
 
 

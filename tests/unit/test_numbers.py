@@ -142,6 +142,7 @@ def test_a_valid_number_that_no_sender_would_take_is_refused() -> None:
         "+54 011 6658-7382",
         "\uff0b54 11 6658-7382",
         "+\u0665\u0664 11 6658 7382",  # Arabic-Indic digits
+        "+54116658738\u0662",
         "+５４１１６６５８７３８２",  # noqa: RUF001 - full-width digits
     ],
 )
