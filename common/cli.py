@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -90,6 +91,14 @@ def stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if _heeds_sighup() else [])):
         loop.add_signal_handler(number, on_signal, number)
     return stop
+
+
+def settle_down() -> None:
+    """Once a service is loaded: takes all that is there out of the garbage collector's rounds. A full one would look
+    through it again and again, and hold the event loop up for 50 ms each time (measured in the gateway).
+    """
+    gc.collect()
+    gc.freeze()
 
 
 async def end_soon_after(stop: asyncio.Event, job: Coroutine[Any, Any, None]) -> None:

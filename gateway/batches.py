@@ -142,13 +142,15 @@ class Batches:
             messages, parts = await _checked(items)
             track = asked or self._track_all
 
-            async def do(plan: Plan) -> bytes:
+            async def do(plan: Plan | None) -> bytes:
                 run = new_run_id()
-                # The ids are left out of the plan: they follow from the run and the count.
-                await plan(_encode(BatchAccepted(run, len(messages), parts, [])))
+                # The ids are left out: they follow from the run and the count.
+                answer = _encode(BatchAccepted(run, len(messages), parts, []))
+                if plan is not None:
+                    await plan(answer)
                 await self._publish(run, messages, lane, track)
                 self._count(lane, len(messages))
-                return _encode(BatchAccepted(run, len(messages), parts, []))
+                return answer
 
             async def finish(plan: bytes) -> bool:
                 return await self._finish(_plan.decode(plan))

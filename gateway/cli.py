@@ -10,6 +10,7 @@ from common.cli import (
     Parser,
     number,
     run_command,
+    settle_down,
     stop_on_signals,
     warn_of_near_misses,
     whole,
@@ -86,6 +87,7 @@ async def _serve(settings: Settings, connect_timeout_s: float) -> int:
             metrics_served(settings, gateway.metrics.registry, gateway.metrics.refresh),
             gateway.serving(settings.gateway_host, settings.gateway_port) as port,
         ):
+            settle_down()
             log.info("gateway_listening", extra={"host": settings.gateway_host, "port": port})
             beating = asyncio.create_task(_beat(ledger))
             await stop.wait()

@@ -10,11 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.tracking.port import Status, Step, Tracker
-from gateway import problems
 from gateway.events.protocols import connection_of
 from gateway.numbers import normalise
 from gateway.operations import JSON, Answer, Operation, Parameter, Scope
-from gateway.problems import Flaw, Problem, ProblemBody
+from gateway.problems import Flaw, Problem
 from gateway.schemas import NumberText, Time, UuidText, iso, where_of
 
 # The last so many messages are kept.
@@ -103,8 +102,7 @@ class Inbox:
 
     def _answer(self, number: str, received: Received | None) -> None:
         for waiter in self._waiters.get(number, ()):
-            if not waiter.done():
-                waiter.set_result(received)
+            _settle(waiter, received)
 
     async def _list(self, request: Request) -> Response:
         query = _query(request, _Look)
@@ -147,7 +145,7 @@ class Inbox:
             raise Problem(429, f"{MAX_WAITERS} requests wait already: wait for one to end", retry_after_s=1)
         waiter: Waiter = asyncio.get_running_loop().create_future()
         gone = asyncio.create_task(_gone(request))
-        gone.add_done_callback(lambda _: waiter.done() or waiter.set_result(None))
+        gone.add_done_callback(lambda _: _settle(waiter, None))
         connection = connection_of(request.scope)
         if connection is not None:
             connection.on_shutdown = self.close
@@ -211,7 +209,7 @@ class Inbox:
                 {
                     200: Answer("The message", Received, EXAMPLE),
                     204: Answer("None came in time"),
-                    404: _problem("The inbox does not hold the message named by `after`", 404, "query.after"),
+                    404: Answer("The inbox does not hold the message that `after` names"),
                     422: BAD_QUERY,
                 },
                 "Answers the oldest message to this number in the inbox, at once if there is one, else as soon as one"
@@ -230,6 +228,11 @@ class Inbox:
                 deadline_s=LONGEST_WAIT_S + 5,
             ),
         ]
+
+
+def _settle(waiter: Waiter, received: Received | None) -> None:
+    if not waiter.done():
+        waiter.set_result(received)
 
 
 async def _gone(request: Request) -> None:
@@ -263,11 +266,6 @@ def _flaw(where: str, what: str) -> Problem:
     return Problem(422, f"{where}: {what}", [Flaw(where, what)])
 
 
-def _problem(description: str, status: int, where: str) -> Answer:
-    """A problem as the OpenAPI document shows it."""
-    return Answer(description, ProblemBody, media_type=problems.MEDIA_TYPE)
-
-
 EXAMPLE_TO = "+358401234567"
 EXAMPLE = {
     "uuid": "20261121-072613-9f3a.0",
@@ -276,4 +274,4 @@ EXAMPLE = {
     "sent_at": "2026-11-21T07:26:13.123456Z",
 }
 RAW_PLUS = "Its + may be typed raw, or left away."
-BAD_QUERY = _problem("A parameter is no good", 422, "query.to")
+BAD_QUERY = Answer("A parameter is no good; `errors` says which")

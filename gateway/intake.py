@@ -1,10 +1,11 @@
 """Takes in messages that are posted one by one, and publishes together those that come together.
 
-While one group's announcement is on its way to the ledger, the next one gathers: the busier it is, the larger the
-groups, and no message waits for a clock. A message is accepted once the broker has confirmed it, and only then.
+While one group is on its way, until the broker has confirmed it, the next one gathers: the busier it is, the larger
+the groups, and the less a message costs everybody behind it. A message is accepted once it is confirmed, and only then.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 # Messages in one batch at most, and in hand at most: beyond that, 429.
 LARGEST_GROUP = 256
 MOST_PENDING = 20_000
+# A group waits no longer than this for the one before it, nor once it is full.
+GATHERING_S = 0.05
 # A broker that is not ready by then is away: 503.
 READY_WITHIN_S = 1.0
 # A publish that fails is tried again for so long; then it is withdrawn.
@@ -66,6 +69,8 @@ class Intake:
         self._session: Session | None = None
         self._waiting: list[_Item] = []
         self._some = asyncio.Event()
+        self._under_way = 0
+        self._go = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._working: asyncio.Task[None] | None = None
         self.pending = 0
@@ -103,6 +108,8 @@ class Intake:
         item = _Item(number, text, lane, callback_url, planned, asyncio.get_running_loop().create_future())
         self._waiting.append(item)
         self._some.set()
+        if len(self._waiting) >= LARGEST_GROUP:
+            self._go.set()
         self.pending += 1
         try:
             return await item.accepted
@@ -112,6 +119,7 @@ class Intake:
     async def _work(self) -> None:
         while True:
             await self._some.wait()
+            await self._gather()
             try:
                 async with asyncio.timeout(READY_WITHIN_S):
                     await self._broker.ready()
@@ -128,6 +136,14 @@ class Intake:
                 self._some.clear()
             if items:
                 await self._take_in(session, items)
+
+    async def _gather(self) -> None:
+        """Until no group is under way, this one is full, or GATHERING_S have passed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GATHERING_S):
+                while self._under_way and len(self._waiting) < LARGEST_GROUP:
+                    self._go.clear()
+                    await self._go.wait()
 
     async def _current(self) -> Session:
         """The session that seqs come from now."""
@@ -175,6 +191,7 @@ class Intake:
         confirmed: asyncio.Event,
         announced: asyncio.Event,
     ) -> None:
+        self._under_way += 1
         try:
             try:
                 await asyncio.gather(*jobs)
@@ -198,6 +215,8 @@ class Intake:
                 raise
         finally:
             confirmed.set()
+            self._under_way -= 1
+            self._go.set()
 
     async def _publish(self, items: list[_Item], records: list[Record], lane: Lane) -> None:
         """Publishes one lane's part of a group and answers for it."""

@@ -130,10 +130,8 @@ class Messages:
         def answer(record: Record) -> bytes:
             return _encode(Accepted(record.uuid, number, sms.text, Status.QUEUED, segments(sms.text)))
 
-        async def do(plan: Plan) -> bytes:
-            async def planned(record: Record) -> None:
-                await plan(answer(record))
-
+        async def do(plan: Plan | None) -> bytes:
+            planned = None if plan is None else lambda record: plan(answer(record))
             record = await self._intake.accept(number, sms.text, sms.priority.lane, sms.callback_url, planned)
             self._count(record.lane, 1)
             return answer(record)

@@ -10,6 +10,7 @@ from common.cli import (
     Parser,
     number,
     run_command,
+    settle_down,
     stop_on_signals,
     warn_of_near_misses,
     whole,
@@ -88,6 +89,7 @@ async def _serve(settings: Settings, name: str, connect_timeout_s: float) -> int
     )
     try:
         registry = new_registry("sender", SenderMetrics(sender, lambda: broker.connected))
+        settle_down()
         async with metrics_served(settings, registry):
             await sender.run(stop_on_signals())
     finally:

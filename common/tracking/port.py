@@ -36,7 +36,7 @@ class Channel(StrEnum):
     FAILED = "SMS_FAIL"
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A tracked message as it was accepted. `accepted_us` is Unix time in microseconds."""
 
     run: str
@@ -53,7 +53,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return f"{self.run}.{self.seq}"
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Something that happened to a tracked message, at `at_us` (Unix time in microseconds).
 
     `attempt` counts from 1; a first QUEUED step is the acceptance, and has attempt 0. A QUEUED step with a higher one

@@ -27,8 +27,8 @@ PARAMETER = Parameter(
 )
 
 Plan = Callable[[bytes], Awaitable[None]]
-# Does the work and gives the answer's body; calls `plan` with that body before anything is published.
-Do = Callable[[Plan], Awaitable[bytes]]
+# Does the work and gives the answer's body; calls `plan`, if there is one, with that body before anything is published.
+Do = Callable[[Plan | None], Awaitable[bytes]]
 # Carries out a plan that somebody else left; False if it came to nothing, so that the work is to be done anew.
 Finish = Callable[[bytes], Awaitable[bool]]
 
@@ -42,7 +42,7 @@ async def once(
     """
     key = request.headers.get(HEADER)
     if key is None:
-        return _accepted(await do(_no_plan))
+        return _accepted(await do(None))
     if not key or len(key) > LONGEST_KEY:
         flaw = Flaw(f"header.{HEADER}", f"1 to {LONGEST_KEY} characters")
         raise Problem(422, f"{HEADER} must have 1 to {LONGEST_KEY} characters", [flaw])
@@ -73,10 +73,6 @@ async def once(
         raise
     await record.done(caller, key, token, answer)
     return _accepted(answer, replayed)
-
-
-async def _no_plan(_: bytes) -> None:
-    return
 
 
 def _accepted(body: bytes, replayed: bool = False) -> Response:
