@@ -107,7 +107,7 @@ async def answer_of(ask: Callable[[], Awaitable[Any]]) -> Any:
     backoff_s = FIRST_BACKOFF_S
     while True:
         try:
-            answer = await ask()
+            answer = await _cancellable(ask)
         except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
             raise Refused(f"Redis refuses: {error}: check REDIS_PASSWORD") from None
         except (ConnectionError, TimeoutError, ResponseError, RuntimeError) as error:
@@ -123,6 +123,19 @@ async def answer_of(ask: Callable[[], Awaitable[Any]]) -> Any:
             if backoff_s > FIRST_BACKOFF_S:
                 log.info("ledger_answers_again")
             return answer
+
+
+async def _cancellable(ask: Callable[[], Awaitable[Any]]) -> Any:
+    """Asks once. The client sends within `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes
+    when it is done (python/cpython#86296): who cancelled would wait for good.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        return await ask()
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 def _may_pass(error: Exception) -> bool:

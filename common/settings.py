@@ -167,7 +167,7 @@ def _sentence(error: dict[str, Any]) -> str:
         return str(error["ctx"]["error"])  # about several settings: its input is all of them, passwords too
     name = str(error["loc"][0]).upper()
     value = str(error["input"])
-    if "PASSWORD" in name or "@" in value:  # an address may carry a password
+    if name.endswith(("PASSWORD", "SECRET", "API_KEY")) or "@" in value:  # an address may carry a password
         value = "***"
     if not value.isprintable():
         value = repr(value)  # a line end in it would make two lines of this

@@ -96,7 +96,7 @@ class Gateway:
             secret.get_secret_value() if secret else None,
             settings.callback_allow_private,
         )
-        self._intake = Intake(broker, ledger, tracker, dispatcher.owe, name)
+        self._intake = Intake(broker, ledger, tracker, dispatcher, name)
         # A name of its own: a run that this very gateway is at is to be as busy to it as any other.
         recovery = Recovery(broker, ledger, tracker, f"{name}-recovery")
         self._simulated = SimulatedRuns(broker, ledger, name)

@@ -80,7 +80,9 @@ async def _serve(settings: Settings, connect_timeout_s: float) -> int:
     tracker = RedisTracker(redis, settings.message_ttl * 3600)
     broker = await connect_broker(settings, "gateway", connect_timeout_s)
     try:
-        stores = Stores(RedisApiKeys(redis), RedisIdempotency(redis), RedisCallbacks(redis))
+        stores = Stores(
+            RedisApiKeys(redis), RedisIdempotency(redis), RedisCallbacks(redis, settings.message_ttl * 3600)
+        )
         gateway = Gateway(settings, broker, ledger, tracker, stores)
         stop = stop_on_signals()
         async with (

@@ -21,7 +21,7 @@ MAX_MESSAGES = 10_000
 MAX_WAITERS = 1_000
 LONGEST_WAIT_S = 60.0
 
-To = Annotated[str, Meta(max_length=40, examples=["+358401234567"])]
+To = Annotated[str, Meta(min_length=1, max_length=40, examples=["+358401234567"])]
 Limit = Annotated[int, Meta(ge=1, le=MAX_MESSAGES)]
 Timeout = Annotated[float, Meta(ge=0, le=LONGEST_WAIT_S, description="seconds")]
 After = Annotated[str, Meta(max_length=60)]

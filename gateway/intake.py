@@ -8,8 +8,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -50,21 +51,33 @@ class _Item:
     accepted: "asyncio.Future[Record]"
 
 
+class Owing(Protocol):
+    """Whoever owes callbacks."""
+
+    async def owe(self, records: Sequence[Record]) -> None:
+        """These messages will be published."""
+
+    async def withdraw(self, records: Sequence[Record]) -> None:
+        """These were not accepted after all."""
+
+
 class Intake:
-    """Between `open` and `close` it takes messages. `owe` hears of records that have a callback, before the publish."""
+    """Between `open` and `close` it takes messages. `owing` hears of those that have a callback before the publish, and
+    again where one is withdrawn.
+    """
 
     def __init__(
         self,
         broker: Broker,
         ledger: Ledger,
         tracker: Tracker,
-        owe: Callable[[list[Record]], Awaitable[None]],
+        owing: Owing,
         gateway: str,
     ) -> None:
         self._broker = broker
         self._ledger = ledger
         self._tracker = tracker
-        self._owe = owe
+        self._owing = owing
         self._gateway = gateway
         self._session: Session | None = None
         self._waiting: list[_Item] = []
@@ -177,7 +190,7 @@ class Intake:
             self._tracker.open(records),
         ]
         if called_back := [record for record in records if record.callback_url is not None]:
-            jobs.append(self._owe(called_back))
+            jobs.append(self._owing.owe(called_back))
         jobs += [item.planned(r) for item, r in zip(items, records, strict=True) if item.planned is not None]
         # Shielded: what is announced must be published or withdrawn, also when the gateway is stopping.
         self._start(self._announce_and_publish(jobs, items, records, confirmed, announced := asyncio.Event()))
@@ -233,6 +246,7 @@ class Intake:
         sent_on = [record.seq in taken for record in records]
         self._answer(*_only(items, records, sent_on, True))
         lost, lost_records = _only(items, records, sent_on, False)
+        await self._owing.withdraw(lost_records)
         for item in lost:
             _fail(item, Problem(503, NOT_KEPT, retry_after_s=RETRY_AFTER_S))
         self._tracker.tell([_step(record, Status.FAILED) for record in lost_records])

@@ -100,13 +100,17 @@ _POSSIBLE = {
 
 @cache
 def _plain(code: str) -> dict[int, re.Pattern[str]]:
+    """What `_patterns` makes of a calling code's metadata."""
+    regions = COUNTRY_CODE_TO_REGION_CODE[int(code)]
+    plans = (PhoneMetadata.metadata_for_region_or_calling_code(int(code), region) for region in regions)
+    return _patterns(code, [plan for plan in plans if plan is not None])
+
+
+def _patterns(code: str, plans: Sequence[PhoneMetadata]) -> dict[int, re.Pattern[str]]:
     """By length in characters: what matches the valid numbers of a calling code that parsing leaves as they stand.
 
     It follows parse() and is_valid_number() of the library's phonenumberutil.py.
     """
-    regions = COUNTRY_CODE_TO_REGION_CODE[int(code)]
-    found = (PhoneMetadata.metadata_for_region_or_calling_code(int(code), region) for region in regions)
-    plans = [plan for plan in found if plan is not None]
     # The first region's rules say what a national prefix is. If any digits could be one, the library shall see to it.
     prefix = plans[0].national_prefix_for_parsing
     begins = rf"\+{code}" + (rf"(?!(?:{prefix})(?<!\+{code}))" if prefix else "")

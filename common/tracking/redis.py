@@ -179,7 +179,7 @@ class RedisTracker:
 
 
 async def _as_it_is(response: T) -> T:
-    """In place of the client's own, which makes a line for its debug log of each message, number and text included."""
+    """In place of the client's own, which makes a text of each message, for a debug log that nobody reads."""
     return response
 
 

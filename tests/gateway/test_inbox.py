@@ -121,7 +121,7 @@ async def test_what_was_sent_is_there_newest_last(served: Served) -> None:
 async def test_only_what_was_sent_and_once(served: Served) -> None:
     """Other steps leave nothing there, and neither does a step that is told twice."""
     served.tell(*(step(k, status=status) for k, status in enumerate(Status)))
-    served.tell(step(7), step(7))
+    served.tell(step(7), step(7, text="told again"))
     await eventually(lambda: served.texts())
     assert await served.texts() == [f"text {list(Status).index(Status.SENT)}", "text 7"]
 
@@ -214,7 +214,7 @@ async def test_who_waits_hears_as_soon_as_it_comes(served: Served) -> None:
     assert [(await one)[1]["uuid"] for one in for_bert] == ["a-run.2"] * 2
     await served.waiting(1)
     assert not next_of_anna.done()
-    served.tell(step(3, status=Status.FAILED), step(4))
+    served.tell(step(1), step(3, status=Status.FAILED), step(4))
     assert (await next_of_anna)[1]["uuid"] == "a-run.4"
     await served.waiting(0)
 

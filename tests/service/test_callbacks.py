@@ -444,7 +444,7 @@ async def test_a_slow_receiver_holds_up_nobody_else(
         assert sorted(quick.uuids) == sorted(record.uuid for record in records)
         assert quick.most_at_once <= IN_FLIGHT_A_HOST
         assert len(receiver.calls) == IN_FLIGHT_A_HOST
-        assert len(bench.dispatcher._held) <= module.MOST_WAITING_A_HOST
+        assert bench.dispatcher._hosts["127.0.0.1"].held <= module.MOST_WAITING_A_HOST
         never.set()
         receiver.handler = None
         await eventually(lambda: bench.later(1) or len(set(receiver.uuids)) == 600)

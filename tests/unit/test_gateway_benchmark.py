@@ -8,6 +8,7 @@ import pytest
 from benchmarks import gateway_load as load
 from benchmarks.gateway_figures import Figures
 from benchmarks.gateway_table import PAGE, RECORDED, markdown, with_tables
+from benchmarks.processes import BenchmarkFailed
 from gateway.numbers import normalise
 
 
@@ -20,8 +21,8 @@ def figures() -> Figures:
                 seen = load.Requests(rate * factor * times, 1.0, 0.004, 0.0125)
                 made.add_requests(who, connections, seen)
         made.add_cpu(connections, {"gateway": 0.25, "sender": 0.125, "rabbitmq": 0.1, "redis": 0.05})
-    for kind, rate in ((load.JSON, 80_000.0), (load.NDJSON, 60_000.0)):
-        made.add_batches(kind, 1000, 40, rate)
+    for kind, per_s in ((load.JSON, 80_000.0), (load.NDJSON, 60_000.0)):
+        made.add_batches(kind, 1000, 40, per_s)
     made.add_requests("get", 64, load.Requests(7000, 1.0, 0.01, 0.02))
     return made
 
@@ -69,5 +70,5 @@ async def test_batches_that_are_refused_give_no_figures(monkeypatch: pytest.Monk
     """An answer that has not an id for each message is a failure, whatever its status."""
     short = json.dumps({"run": "r", "count": 2, "ids": ["r.0", "r.0"]}).encode()
     monkeypatch.setattr(load, "_post", lambda *_: [short])
-    with pytest.raises(load.BenchmarkFailed, match="batch of 2"):
+    with pytest.raises(BenchmarkFailed, match="batch of 2"):
         await load.batches("http://127.0.0.1:1", "key", load.JSON, b"", 2, 1, 1)

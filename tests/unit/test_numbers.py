@@ -2,10 +2,12 @@
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import phonenumbers
 import pytest
 from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, PhoneMetadata, PhoneNumberFormat, PhoneNumberType
+from phonenumbers.phonemetadata import PhoneNumberDesc
 
 from common.messages import is_e164
 from gateway import numbers
@@ -131,6 +133,45 @@ def test_a_valid_number_that_no_sender_would_take_is_refused() -> None:
     assert phonenumbers.is_valid_number(phonenumbers.parse("+989601", None))
     with pytest.raises(ValueError, match="7 to 15 digits"):
         normalise("+989601")
+
+
+def plan(pattern: str, length: int = 7, **more: Any) -> PhoneMetadata:
+    """The metadata of a region that does not exist."""
+    numbers_of = PhoneNumberDesc(national_number_pattern=pattern, possible_length=(length,))
+    return PhoneMetadata(
+        **{"id": "XX", "country_code": 999, "general_desc": numbers_of, "mobile": numbers_of, **more},
+        register=False,
+    )
+
+
+def quick(number: str, *plans: PhoneMetadata) -> bool:
+    """Whether the quick way takes a number for valid and plain, by this metadata."""
+    return numbers._patterns("999", plans)[len(number)].fullmatch(number) is not None
+
+
+def test_a_region_answers_for_its_leading_digits() -> None:
+    """A number belongs to the first region that claims it, even if only a later one knows it."""
+    claims, knows = plan(r"2\d{6}", leading_digits="1"), plan(r"[123]\d{6}")
+    assert not quick("+9991234567", claims, knows)
+    assert quick("+9991234567", knows, claims)
+    assert quick("+9993234567", claims, knows)
+
+
+def test_what_may_be_a_national_prefix_is_left_to_the_library() -> None:
+    """It would be taken away, where what remains is possible; an empty prefix takes nothing away."""
+    assert not quick("+9998234567", plan(r"[28]\d{6}", national_prefix_for_parsing="8"))
+    assert quick("+9992834567", plan(r"[28]\d{6}", national_prefix_for_parsing="8"))
+    assert quick("+9992834567", plan(r"[28]\d{6}", national_prefix_for_parsing="(?:8(4))?"))
+
+
+def test_lengths_of_each_kind_count() -> None:
+    """A pattern may say less than its lengths do, and where mobile and fixed lines look alike the latter hold."""
+    fixed = PhoneNumberDesc(national_number_pattern=r"\d+", possible_length=(8,))
+    general = PhoneNumberDesc(national_number_pattern=r"\d+", possible_length=(7, 8))
+    alike = plan(r"\d+", general_desc=general, fixed_line=fixed)
+    assert quick("+99912345678", alike)
+    assert not quick("+9991234567", alike)
+    assert not quick("+999123456", alike)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,116 @@
+"""How messages that are posted one by one are gathered: the busier, the larger the groups, and none waits for long."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from common.broker.memory import MemoryBroker
+from common.ledger.memory import MemoryLedger
+from common.messages import Batch, Lane
+from common.tracking.memory import MemoryTracker
+from common.tracking.port import Record
+from gateway import intake
+from gateway.intake import Intake
+from tests.gateway.running import NUMBER
+from tests.waiting import eventually
+
+LOOP_TURNS = 50
+
+
+class Held(MemoryBroker):
+    """Notes how large the batches are, and confirms none before it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+        self.unconfirmed: list[asyncio.Future[None]] = []
+
+    def publish(self, batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
+        self.sizes.append(len(batch.messages))
+        self.unconfirmed.append(asyncio.get_running_loop().create_future())
+        return self.unconfirmed[-1]
+
+    def confirm(self) -> None:
+        """All so far."""
+        for confirmed in self.unconfirmed:
+            if not confirmed.done():
+                confirmed.set_result(None)
+
+
+class Busy:
+    """An intake with one message under way, whose confirm is not there yet."""
+
+    def __init__(self, broker: Held, taking: Intake) -> None:
+        self.broker = broker
+        self._taking = taking
+        self._accepts: list[asyncio.Task[Record]] = []
+
+    async def post(self, messages: int) -> None:
+        """So many at once; returns when the intake has had its turns with them."""
+        for _ in range(messages):
+            accept = self._taking.accept(NUMBER, "hello", Lane.BULK)
+            self._accepts.append(asyncio.create_task(accept))
+        for _ in range(LOOP_TURNS):
+            await asyncio.sleep(0)
+
+    async def accepted(self) -> list[int]:
+        """The seqs of all, in the order in which they were posted, once all are confirmed."""
+
+        def done() -> bool:
+            self.broker.confirm()
+            return all(accept.done() for accept in self._accepts)
+
+        await eventually(done, 10, "all are accepted")
+        return [(await accept).seq for accept in self._accepts]
+
+
+class NothingOwed:
+    """Nobody has a callback."""
+
+    async def owe(self, records: Sequence[Record]) -> None:
+        return
+
+    async def withdraw(self, records: Sequence[Record]) -> None:
+        return
+
+
+@pytest.fixture
+async def busy() -> AsyncIterator[Busy]:
+    broker = Held()
+    taking = Intake(broker, MemoryLedger(), MemoryTracker(), NothingOwed(), "gateway-test")
+    await taking.open()
+    busy = Busy(broker, taking)
+    await busy.post(1)
+    await eventually(lambda: broker.sizes == [1], 5, "the first one is under way")
+    yield busy
+    await busy.accepted()
+    await taking.close()
+
+
+async def test_what_comes_meanwhile_goes_together(busy: Busy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty messages that come while one is under way are one batch, which goes when that one is confirmed."""
+    monkeypatch.setattr(intake, "GATHERING_S", 60)
+    for _ in range(4):
+        await busy.post(5)
+    assert busy.broker.sizes == [1]
+    busy.broker.confirm()
+    await eventually(lambda: busy.broker.sizes == [1, 20], 5, "the others follow together")
+    assert await busy.accepted() == list(range(21))
+
+
+async def test_a_full_group_does_not_wait(busy: Busy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A confirm that takes long does not limit how much is taken in."""
+    monkeypatch.setattr(intake, "GATHERING_S", 60)
+    monkeypatch.setattr(intake, "LARGEST_GROUP", 5)
+    await busy.post(12)
+    assert busy.broker.sizes == [1, 5, 5]
+    assert await busy.accepted() == list(range(13))
+
+
+async def test_a_confirm_that_stays_away_holds_nobody_up(busy: Busy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group that is neither full nor has a turn goes after GATHERING_S."""
+    monkeypatch.setattr(intake, "GATHERING_S", 0.01)
+    await busy.post(3)
+    await eventually(lambda: busy.broker.sizes == [1, 3], 5, "the others go on their own")
+    assert not any(confirmed.done() for confirmed in busy.broker.unconfirmed)
