@@ -28,7 +28,7 @@ REVIEW_S = 0.25
 # what was not acked within its consumer timeout, 30 minutes by default.
 LATEST_S = 600.0
 # The largest batch seen lately is the largest of the last whole period, or of this one.
-PERIOD_TURNS = 40
+PERIOD_TURNS = 12
 # How much a sender holds ahead of a rate limit, in seconds of it.
 AHEAD_OF_LIMIT_S = 2.0
 # What may be held, beyond the prefetch that keeps the slots busy, for nothing but the confirms of copies; and what a

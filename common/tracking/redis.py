@@ -141,7 +141,7 @@ class RedisTracker:
         loop = asyncio.get_running_loop()
         await pubsub.subscribe(*Channel)
         assert pubsub.connection is not None
-        # Straight from the connection: `pubsub.listen` takes several times as long for a message.
+        # Straight from the connection: `pubsub.listen` takes twice as long for a message.
         read = partial(pubsub.connection.read_response, timeout=math.inf, push_request=True)
         pinging = asyncio.create_task(_ping(pubsub))
         try:

@@ -10,6 +10,10 @@ from common.errors import PublishFailed
 from common.ledger.memory import MemoryLedger
 from common.messages import Batch, Lane
 from gateway import intake
+from gateway.app import Stores
+from gateway.callbacks.memory import MemoryCallbacks
+from gateway.idempotency.memory import MemoryIdempotency
+from gateway.keys.memory import MemoryApiKeys
 from tests.gateway.running import NUMBER, running
 from tests.waiting import eventually
 
@@ -241,3 +245,17 @@ def _reopened(closed: MemoryBroker) -> MemoryBroker:
         for held in closed.queues[lane].bodies:
             broker.publish_raw(held.body, lane)
     return broker
+
+
+async def test_a_withdrawn_message_has_no_callback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was answered 503 is not told later that the message has failed: nothing is owed any more."""
+    monkeypatch.setattr(intake, "TRY_FOR_S", 0.05)
+    broker, callbacks = Away(), MemoryCallbacks(3600)
+    stores = Stores(MemoryApiKeys(), MemoryIdempotency(), callbacks)
+    body = {"number": NUMBER, "text": "hello", "callback_url": "https://example.org/told"}
+    async with running(broker=broker, stores=stores, sends=False, callback_secret="a secret") as gateway:
+        assert (await gateway.post("/sms", body))[0] == 503
+        assert not callbacks._kept
+        broker.away = False
+        assert (await gateway.post("/sms", body))[0] == 202
+        assert len(callbacks._kept) == 1
