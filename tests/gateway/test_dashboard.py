@@ -120,6 +120,22 @@ async def test_the_log_is_searched_by_word_status_and_id(browser: Browser) -> No
         await expect(visit.one("#log-problem")).to_contain_text("no message with this id")
 
 
+async def test_the_log_stands_still_while_paused(browser: Browser) -> None:
+    """Paused, it takes nothing in, so that it can be read; afterwards it has it all."""
+    async with running() as gateway, visiting(browser, gateway.url) as visit:
+        await visit.is_live()
+        await send(visit, text="before")
+        await expect(visit.one("#log > li[data-status=sent]")).to_have_count(1)
+        await visit.one("#log-pause").click()
+        await expect(visit.one("#log-pause")).to_have_attribute("aria-pressed", "true")
+        await send(visit, text="meanwhile")
+        await expect(visit.one("#send .outcome .status")).to_have_text("sent")
+        await expect(visit.one("#f-sent")).to_have_text("2")
+        assert await visit.one("#log > li .text").all_text_contents() == ["before"]
+        await visit.one("#log-pause").click()
+        await expect(visit.one("#log > li .text")).to_have_text(["meanwhile", "before"])
+
+
 async def test_what_is_wrong_is_said_at_its_field(browser: Browser) -> None:
     """A number that is none, an empty text, a taken run name: said in words where the eyes and the focus are."""
     async with running() as gateway, visiting(browser, gateway.url, refused=[409, 422]) as visit:

@@ -1,7 +1,7 @@
 // The three charts, drawn by uPlot. Their colours are those of the style sheet, read off the legend's swatches.
 
 import { byId, make, say } from "./dom.js";
-import { compact, count, rate, took } from "./format.js";
+import { clock, compact, count, rate, took } from "./format.js";
 
 const { uPlot } = globalThis;
 const LEAST_S = 60;
@@ -83,7 +83,7 @@ class Chart {
         y: { range: (_plot, _low, high) => [0, Math.max(this.#plan.least, (high ?? 0) * 1.1)] },
       },
       axes: [
-        { ...axis, size: 24, gap: 4, space: 70, values: (_plot, ticks) => ticks.map(minutes) },
+        { ...axis, size: 24, gap: 4, space: 70, values: times },
         { ...axis, size: 44, gap: 6, space: 34, values: (_plot, ticks) => ticks.map(this.#plan.axis) },
       ],
       series: [{}, ...this.#plan.series.map((series, k) => this.#series(series, k))],
@@ -116,8 +116,8 @@ function span(times) {
   return [now - Math.min(MOST_S, Math.max(LEAST_S, now - (times[0] ?? now))), now];
 }
 
-function minutes(time) {
-  const at = new Date(time * 1000);
-  const two = (n) => String(n).padStart(2, "0");
-  return `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
+// Times of day along the axis, but for one that would be cut off at its end.
+function times(plot, ticks) {
+  const end = plot.over.clientWidth - 20;
+  return ticks.map((time) => (plot.valToPos(time, "x") > end ? "" : clock(new Date(time * 1000)).slice(0, 8)));
 }
