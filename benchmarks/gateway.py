@@ -73,7 +73,7 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
                 messages = await stack.audit_all()
         finally:
             await ledger.close()
-        packages = (*PACKAGES, "starlette", "uvicorn", "httptools", "phonenumbers")
+        packages = (*PACKAGES, "starlette", "uvicorn", "httptools", "phonenumberslite")
         return {
             "measured_at": f"{datetime.now(UTC):%Y-%m-%d}",
             "machine": machine(),

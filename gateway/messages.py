@@ -1,5 +1,6 @@
 """POST /sms, GET /sms/{uuid} and GET /key/{uuid}: one message, and what became of it."""
 
+import asyncio
 from collections.abc import Callable
 
 import msgspec
@@ -163,10 +164,11 @@ class Messages:
         unknown = Problem(404, "there is no message with this id")
         try:
             run, seq = parts_of(uuid)
-            (state,) = await self._ledger.states(run, np.array([seq], np.int64))
+            (state,), track = await asyncio.gather(
+                self._ledger.states(run, np.array([seq], np.int64)), self._tracker.track(run, seq)
+            )
         except (ValueError, UnknownRun):
             raise unknown from None
-        track = await self._tracker.track(run, seq)
         if track is not None:
             return _view(_tracked(track, _STATUS[State(state)]))
         if state == State.QUEUED and seq >= (await self._ledger.publication(run)).announced:

@@ -10,9 +10,10 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.errors import PublishFailed, RunBusy
 from common.ledger.memory import MemoryLedger
+from common.ledger.port import Publication
 from common.messages import Batch, Lane, Message, State
 from common.tracking.memory import MemoryTracker
-from gateway import batches
+from gateway import batches, recovery
 from gateway.recovery import Recovery
 from gateway.session import BATCHES, SINGLES, recipe
 from tests.gateway.running import NUMBER, Running, running
@@ -220,3 +221,29 @@ async def test_a_run_whose_gateway_lives_is_left_alone() -> None:
             await finisher.finish("alive")
         assert (await ledger.states("alive", np.arange(5))).tolist() == [State.QUEUED] * 5
         assert sum((await gateway.broker.depths()).values()) == 0
+
+
+class Looked(MemoryLedger):
+    """A ledger that counts how often somebody asked for the publication of a run."""
+
+    looks = 0
+
+    async def publication(self, run: str) -> Publication:
+        self.looks += 1
+        return await super().publication(run)
+
+
+async def test_a_gateway_leaves_its_own_session_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its recovery looks at its own run again and again, and that stays open for the next message."""
+    monkeypatch.setattr(recovery, "LOOK_EVERY_S", 0.01)
+    ledger = Looked()
+    async with running(ledger=ledger) as gateway:
+        first = await gateway.send()
+        await gateway.ends(first["uuid"])
+        seen = ledger.looks
+        await eventually(lambda: ledger.looks >= seen + 5, 5, "recovery has looked")
+        second = await gateway.send()
+        run = first["uuid"].partition(".")[0]
+        assert second["uuid"] == f"{run}.1"
+        assert (await ledger.snapshot(run)).total == 0
+        assert (await ledger.publication(run)).publishing
