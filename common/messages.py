@@ -162,6 +162,8 @@ def is_run_id(run: str) -> bool:
     return _RUN.match(run) is not None
 
 
-def new_run_id() -> str:
-    """A fresh run id, `YYYYMMDD-HHMMSS-xxxx` (UTC and four random hex digits)."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+def new_run_id(random_bytes: int = 2) -> str:
+    """A fresh run id, `YYYYMMDD-HHMMSS-xxxx` (UTC and random hex digits). Two bytes of them are for people, who look
+    whether the name is taken; what begins many runs a second needs six.
+    """
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(random_bytes)}"

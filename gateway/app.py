@@ -103,15 +103,16 @@ class Gateway:
         self._hub = Hub(ledger, broker, tracker)
         events = EventRoutes(self._hub, self.authenticator)
         self._background: list[_Worker] = [self._hub, dispatcher, recovery]
+        self._batches = Batches(
+            *(broker, ledger, tracker, stores.idempotency, limits, recovery, name),
+            *(self.metrics.accepted, stand_in),
+        )
         parts: list[_Part] = [
             Messages(
-                *(self._intake, broker, ledger, tracker, stores.idempotency, limits, dispatcher.flaw_of),
+                *(self._intake, ledger, tracker, stores.idempotency, limits, dispatcher.flaw_of),
                 self.metrics.accepted,
             ),
-            Batches(
-                *(broker, ledger, tracker, stores.idempotency, limits, recovery, name),
-                *(self.metrics.accepted, stand_in),
-            ),
+            self._batches,
             Runs(ledger, self._hub),
             self._simulated,
             events,
@@ -155,6 +156,7 @@ class Gateway:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._simulated.close()
+            await self._batches.close()
             await self._intake.close()
 
     def _own_operations(self) -> list[Operation]:

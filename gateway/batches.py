@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -14,12 +15,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.broker.port import Broker
-from common.errors import RunBusy, UnknownRun
+from common.errors import RunBusy, SmsimError, UnknownRun
 from common.ledger.port import Ledger
 from common.messages import Lane, Message, new_run_id
 from common.publishing.publish import Producer
 from common.tracking.port import Record, Status, Step, Tracker
-from gateway.bodies import LARGE_BYTES, NDJSON, decoded, media_type, pieces
+from gateway.bodies import LARGE_BYTES, NDJSON, SMALL_BYTES, decoded, media_type, pieces
 from gateway.idempotency.once import PARAMETER as IDEMPOTENCY_KEY
 from gateway.idempotency.once import Plan, once
 from gateway.idempotency.port import Idempotency
@@ -38,8 +39,10 @@ from gateway.schemas import (
     Priority,
 )
 from gateway.segments import segments
-from gateway.session import BATCHES, recipe
+from gateway.session import BATCHES, UNIQUE_BYTES, recipe
 from gateway.withdraw import withdraw
+
+log = logging.getLogger(__name__)
 
 DEADLINE_S = 60.0
 # A publication that is not confirmed by then is withdrawn.
@@ -88,6 +91,9 @@ class Batches:
         self._count = count
         self._track_all = track_all
         self._in_hand = 0
+        # What is being published; and what of that no request waits for any more.
+        self._publishing: set[asyncio.Task[None]] = set()
+        self._given_up: set[asyncio.Task[None]] = set()
 
     def operations(self) -> list[Operation]:
         """Its endpoint."""
@@ -138,12 +144,12 @@ class Batches:
                 raise Problem(
                     422, f"track is for up to {MAX_TRACKED_ITEMS} messages: leave it out, or send fewer"
                 )
-            self._limits.take(request.state.caller, len(items))
             messages, parts = await _checked(items)
             track = asked or self._track_all
 
             async def do(plan: Plan | None) -> bytes:
-                run = new_run_id()
+                self._limits.take(request.state.caller, len(messages))
+                run = new_run_id(UNIQUE_BYTES)
                 # The ids are left out: they follow from the run and the count.
                 answer = _encode(BatchAccepted(run, len(messages), parts, []))
                 if plan is not None:
@@ -164,7 +170,7 @@ class Batches:
 
     @asynccontextmanager
     async def _one_more(self) -> AsyncIterator[None]:
-        if self._in_hand >= MOST_AT_ONCE:
+        if self._in_hand + len(self._given_up) >= MOST_AT_ONCE:
             raise Problem(429, "too many batches at once: wait for one to be answered", retry_after_s=1)
         self._in_hand += 1
         try:
@@ -172,34 +178,66 @@ class Batches:
         finally:
             self._in_hand -= 1
 
+    def _forget(self, task: "asyncio.Task[None]") -> None:
+        """One that nobody waits for has ended; what came of it is in the log."""
+        self._given_up.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    async def close(self) -> None:
+        """Returns when what is being published is confirmed, or withdrawn."""
+        await asyncio.gather(*self._publishing, return_exceptions=True)
+
     async def _publish(self, run: str, messages: list[Message], lane: Lane, track: bool) -> None:
-        """Publishes a run whole, or withdraws it."""
-        unavailable = Problem(503, NOT_KEPT, retry_after_s=RETRY_AFTER_S)
+        """Publishes a run whole, or withdraws it; that also where the request is given up meanwhile."""
         try:
             async with asyncio.timeout(READY_WITHIN_S):
                 await self._broker.ready()
         except TimeoutError:
-            raise unavailable from None
+            raise Problem(503, NOT_KEPT, retry_after_s=RETRY_AFTER_S) from None
         await self._keep(run, messages, lane, track)
-        source = Listed(messages)
-        await self._ledger.begin(run, recipe(BATCHES, len(messages), lane), len(messages), self._gateway)
+        given_up = asyncio.Event()
+        task = asyncio.create_task(self._publish_or_withdraw(run, messages, lane, track, given_up))
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
         try:
-            async with asyncio.timeout(PUBLISH_WITHIN_S):
-                await Producer(self._broker, self._ledger).publish(run, source, BATCH_SIZE, lane, track=track)
-        except TimeoutError:
-            announced = (await self._ledger.publication(run)).announced
-            await self._ledger.cut(run)
-            sent_on = await withdraw(self._ledger, run, np.arange(announced))
-            if sent_on.size:
-                raise Problem(
-                    503,
-                    f"the broker went away: {sent_on.size} of {len(messages)} messages of run {run} were taken by"
-                    f" senders before, the others will not be sent: see GET /runs/{run} before you try again",
-                    retry_after_s=RETRY_AFTER_S,
-                ) from None
-            raise unavailable from None
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            given_up.set()
+            self._given_up.add(task)
+            task.add_done_callback(self._forget)
+            raise
         if track:
             self._tracker.tell([_accepted_step(run, message) for message in messages])
+
+    async def _publish_or_withdraw(
+        self, run: str, messages: list[Message], lane: Lane, track: bool, given_up: asyncio.Event
+    ) -> None:
+        try:
+            async with asyncio.timeout(PUBLISH_WITHIN_S):
+                await self._ledger.begin(
+                    run, recipe(BATCHES, len(messages), lane), len(messages), self._gateway
+                )
+                producer = Producer(self._broker, self._ledger)
+                await producer.publish(run, Listed(messages), BATCH_SIZE, lane, track=track)
+            if not given_up.is_set():
+                return
+        except (TimeoutError, SmsimError) as error:
+            log.warning("batch_not_published", extra={"run": run, "reason": str(error) or "not in time"})
+        try:
+            announced = (await self._ledger.publication(run)).announced
+            sent_on = await withdraw(self._ledger, run, np.arange(announced))
+            await self._ledger.cut(run)  # not before: what is cut counts as published
+        except UnknownRun:
+            sent_on = np.arange(0)
+        if sent_on.size:
+            raise Problem(
+                503,
+                f"the broker went away: {sent_on.size} of {len(messages)} messages of run {run} were taken by"
+                f" senders before, the others will not be sent: see GET /runs/{run} before you try again",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        raise Problem(503, NOT_KEPT, retry_after_s=RETRY_AFTER_S)
 
     async def _keep(self, run: str, messages: list[Message], lane: Lane, track: bool) -> None:
         """All texts are kept before any is published, so that a run that breaks off can be finished."""
@@ -251,6 +289,9 @@ async def _read_lines(request: Request) -> tuple[list[BatchItem], bytes]:
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             _add_line(items, line)
+        if len(rest) > SMALL_BYTES:
+            what = f"a line of over {SMALL_BYTES} bytes: end each message with a line end"
+            raise Problem(413, f"body[{len(items)}]: {what}", [Flaw(f"body[{len(items)}]", what)])
     _add_line(items, rest)
     return items, b"".join(read)
 

@@ -17,7 +17,7 @@ import numpy as np
 from common.broker.port import Broker
 from common.errors import PublishFailed, SmsimError
 from common.ledger.port import Ledger
-from common.messages import Batch, Lane, Message
+from common.messages import Batch, Lane, Message, fitting
 from common.tracking.port import Record, Status, Step, Tracker
 from gateway.problems import Problem
 from gateway.session import Session
@@ -49,6 +49,9 @@ class _Item:
     callback_url: str | None
     planned: Planned | None
     accepted: "asyncio.Future[Record]"
+
+
+_Taken = tuple[_Item, Record]
 
 
 class Owing(Protocol):
@@ -116,7 +119,7 @@ class Intake:
         Problem 429 where too many wait, 503 where the broker is away: then it was not sent, and never will be. The
         same if this is cancelled, unless a sender has taken the message already.
         """
-        if self.pending >= MOST_PENDING:
+        if max(self.pending, len(self._waiting)) >= MOST_PENDING:
             raise Problem(429, "too many messages wait for the broker: slow down", retry_after_s=1)
         item = _Item(number, text, lane, callback_url, planned, asyncio.get_running_loop().create_future())
         self._waiting.append(item)
@@ -129,26 +132,41 @@ class Intake:
         finally:
             self.pending -= 1
 
+    async def publish_again(self, record: Record) -> None:
+        """Publishes a message of a gateway that died, with all that belongs to it. Problem 503, and then it stands."""
+        await self._keep([record])
+        if not await self._published([record], record.lane):
+            raise Problem(503, "the broker is away: try again", retry_after_s=RETRY_AFTER_S)
+
     async def _work(self) -> None:
         while True:
             await self._some.wait()
             await self._gather()
             try:
-                async with asyncio.timeout(READY_WITHIN_S):
-                    await self._broker.ready()
-            except TimeoutError:
-                waiting, self._waiting = self._waiting, []
-                for item in waiting:
-                    _fail(item, Problem(503, NOT_KEPT, retry_after_s=RETRY_AFTER_S))
-                self._some.clear()
-                continue
-            session = await self._current()
-            items = [item for item in self._waiting[:LARGEST_GROUP] if not item.accepted.done()]
-            del self._waiting[:LARGEST_GROUP]
-            if not self._waiting:
-                self._some.clear()
-            if items:
-                await self._take_in(session, items)
+                await self._take_some()
+            except Exception as error:  # noqa: BLE001  # whoever waits gets an answer, and the next ones a new try
+                self._refuse(error)
+
+    async def _take_some(self) -> None:
+        try:
+            async with asyncio.timeout(READY_WITHIN_S):
+                await self._broker.ready()
+        except TimeoutError:
+            raise Problem(503, NOT_KEPT, retry_after_s=RETRY_AFTER_S) from None
+        session = await self._current()
+        items = [item for item in self._waiting[:LARGEST_GROUP] if not item.accepted.done()]
+        del self._waiting[:LARGEST_GROUP]
+        if not self._waiting:
+            self._some.clear()
+        if items:
+            await self._take_in(session, items)
+
+    def _refuse(self, error: Exception) -> None:
+        """Answers all who wait with an error."""
+        waiting, self._waiting = self._waiting, []
+        self._some.clear()
+        for item in waiting:
+            _fail(item, error)
 
     async def _gather(self) -> None:
         """Until no group is under way, this one is full, or GATHERING_S have passed."""
@@ -185,20 +203,14 @@ class Intake:
             )
             for k, item in enumerate(items)
         ]
-        jobs: list[Awaitable[None]] = [
-            self._ledger.announce(run, first, len(items)),
-            self._tracker.open(records),
-        ]
-        if called_back := [record for record in records if record.callback_url is not None]:
-            jobs.append(self._owing.owe(called_back))
-        jobs += [item.planned(r) for item, r in zip(items, records, strict=True) if item.planned is not None]
-        # Shielded: what is announced must be published or withdrawn, also when the gateway is stopping.
-        self._start(self._announce_and_publish(jobs, items, records, confirmed, announced := asyncio.Event()))
+        # On its own: what is announced must be published or withdrawn, also when the gateway is stopping.
+        announced = asyncio.Event()
+        self._start(self._announce_and_publish(session, items, records, confirmed, announced))
         await announced.wait()
 
     async def _announce_and_publish(
         self,
-        jobs: list[Awaitable[None]],
+        session: Session,
         items: list[_Item],
         records: list[Record],
         confirmed: asyncio.Event,
@@ -207,7 +219,7 @@ class Intake:
         self._under_way += 1
         try:
             try:
-                await asyncio.gather(*jobs)
+                await self._announce(session, items, records)
             finally:
                 announced.set()
             by_lane: dict[Lane, list[int]] = {}
@@ -231,25 +243,54 @@ class Intake:
             self._under_way -= 1
             self._go.set()
 
+    async def _announce(self, session: Session, items: list[_Item], records: list[Record]) -> None:
+        """Tells the ledger and the tracker of a group, and whoever owes callbacks.
+
+        What is to be answered is written down before there is a record from which another gateway could publish: else
+        a key's message might be sent twice.
+        """
+        plans = [item.planned(r) for item, r in zip(items, records, strict=True) if item.planned is not None]
+        try:
+            announcing = self._ledger.announce(session.run, records[0].seq, len(records))
+            if plans:
+                await asyncio.gather(announcing, *plans)
+                await self._keep(records)
+            else:
+                await asyncio.gather(announcing, self._keep(records))
+        except Exception:
+            session.spoilt = True  # its next announcement would leave a gap
+            raise
+
+    async def _keep(self, records: list[Record]) -> None:
+        called_back = [record for record in records if record.callback_url is not None]
+        if called_back:
+            await asyncio.gather(self._tracker.open(records), self._owing.owe(called_back))
+        else:
+            await self._tracker.open(records)
+
     async def _publish(self, items: list[_Item], records: list[Record], lane: Lane) -> None:
-        """Publishes one lane's part of a group and answers for it."""
-        gone = [item.accepted.done() for item in items]
-        if not any(gone) and await self._published(records, lane):
-            self._answer(items, records)
-            return
-        if any(gone) and not all(gone):
-            # Somebody gave up while this was announced: the others go on without.
-            await self._publish(*_only(items, records, gone, False), lane)
-            items, records = _only(items, records, gone, True)
-        seqs = np.array([record.seq for record in records], np.int64)
-        taken = set((await withdraw(self._ledger, records[0].run, seqs)).tolist())
-        sent_on = [record.seq in taken for record in records]
-        self._answer(*_only(items, records, sent_on, True))
-        lost, lost_records = _only(items, records, sent_on, False)
-        await self._owing.withdraw(lost_records)
-        for item in lost:
+        """Publishes one lane's part of a group and answers for it. Those whose callers have given up are withdrawn."""
+        gone, here = _parted(items, records)
+        kept = bool(here) and await self._published([record for _, record in here], lane)
+        if kept:
+            late, here = _parted(*zip(*here, strict=True))
+            self._answer(here)
+            gone += late
+        else:
+            gone += here
+        if gone:
+            await self._take_back(gone)
+
+    async def _take_back(self, gone: list[_Taken]) -> None:
+        """Withdraws messages; what a sender has taken already is accepted after all."""
+        seqs = np.array([record.seq for _, record in gone], np.int64)
+        taken = set((await withdraw(self._ledger, gone[0][1].run, seqs)).tolist())
+        self._answer([(item, record) for item, record in gone if record.seq in taken])
+        lost = [(item, record) for item, record in gone if record.seq not in taken]
+        await self._owing.withdraw([record for _, record in lost])
+        for item, _ in lost:
             _fail(item, Problem(503, NOT_KEPT, retry_after_s=RETRY_AFTER_S))
-        self._tracker.tell([_step(record, Status.FAILED) for record in lost_records])
+        self._tracker.tell([_step(record, Status.FAILED) for _, record in lost])
 
     async def _published(self, records: list[Record], lane: Lane) -> bool:
         """Publishes until it is confirmed, which gives True, or for TRY_FOR_S."""
@@ -259,7 +300,7 @@ class Intake:
             async with asyncio.timeout(TRY_FOR_S):
                 while True:
                     try:
-                        await self._broker.publish(batch, lane)
+                        await asyncio.gather(*(self._broker.publish(part, lane) for part in fitting(batch)))
                         return True
                     except PublishFailed as error:
                         log.warning("publish_failed", extra={"reason": str(error), "run": batch.run})
@@ -268,9 +309,9 @@ class Intake:
         except TimeoutError:
             return False
 
-    def _answer(self, items: list[_Item], records: list[Record]) -> None:
-        self._tracker.tell([_step(record, Status.QUEUED) for record in records])
-        for item, record in zip(items, records, strict=True):
+    def _answer(self, taken: list[_Taken]) -> None:
+        self._tracker.tell([_step(record, Status.QUEUED) for _, record in taken])
+        for item, record in taken:
             if not item.accepted.done():
                 item.accepted.set_result(record)
 
@@ -280,11 +321,12 @@ class Intake:
         task.add_done_callback(self._tasks.discard)
 
 
-def _only(
-    items: list[_Item], records: list[Record], mask: list[bool], wanted: bool
-) -> tuple[list[_Item], list[Record]]:
-    at = [k for k, flag in enumerate(mask) if flag is wanted]
-    return [items[k] for k in at], [records[k] for k in at]
+def _parted(items: Sequence[_Item], records: Sequence[Record]) -> tuple[list[_Taken], list[_Taken]]:
+    """Those whose callers have given up, and the others."""
+    parts: tuple[list[_Taken], list[_Taken]] = ([], [])
+    for item, record in zip(items, records, strict=True):
+        parts[not item.accepted.done()].append((item, record))
+    return parts
 
 
 def _step(record: Record, status: Status) -> Step:

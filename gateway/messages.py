@@ -1,6 +1,7 @@
 """POST /sms, GET /sms/{uuid} and GET /key/{uuid}: one message, and what became of it."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -8,16 +9,15 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from common.broker.port import Broker
-from common.errors import PublishFailed, UnknownRun
+from common.errors import UnknownRun
 from common.ledger.port import Ledger
-from common.messages import MAX_SEQ, Batch, Lane, Message, State, is_run_id
+from common.messages import MAX_SEQ, Lane, State, is_run_id
 from common.tracking.port import Record, Status, Step, Track, Tracker
 from gateway.bodies import SMALL_BYTES, decoded, media_type, read_body
 from gateway.idempotency.once import PARAMETER as IDEMPOTENCY_KEY
 from gateway.idempotency.once import Plan, once
 from gateway.idempotency.port import Idempotency
-from gateway.intake import NOT_KEPT, RETRY_AFTER_S, Intake
+from gateway.intake import Intake
 from gateway.limits import Limits
 from gateway.numbers import normalise
 from gateway.operations import DEADLINE_S, JSON, Answer, Body, Operation, Parameter, Scope
@@ -60,7 +60,6 @@ class Messages:
     def __init__(
         self,
         intake: Intake,
-        broker: Broker,
         ledger: Ledger,
         tracker: Tracker,
         idempotency: Idempotency,
@@ -69,7 +68,6 @@ class Messages:
         count: Callable[[Lane, int], None],
     ) -> None:
         self._intake = intake
-        self._broker = broker
         self._ledger = ledger
         self._tracker = tracker
         self._idempotency = idempotency
@@ -126,37 +124,50 @@ class Messages:
             flaws.append(Flaw("body.callback_url", flaw))
         if flaws:
             raise Problem(422, "; ".join(f"{flaw.where}: {flaw.what}" for flaw in flaws), flaws)
-        self._limits.take(request.state.caller, 1)
 
         def answer(record: Record) -> bytes:
             return _encode(Accepted(record.uuid, number, sms.text, Status.QUEUED, segments(sms.text)))
 
         async def do(plan: Plan | None) -> bytes:
+            self._limits.take(request.state.caller, 1)
             planned = None if plan is None else lambda record: plan(answer(record))
             record = await self._intake.accept(number, sms.text, sms.priority.lane, sms.callback_url, planned)
             self._count(record.lane, 1)
             return answer(record)
 
         async def finish(plan: bytes) -> bool:
-            return await self._publish_again(_accepted_decoder.decode(plan), sms.priority.lane)
+            return await self._finish(_accepted_decoder.decode(plan), sms)
 
         return await once(self._idempotency, request, body, DEADLINE_S, do, finish)
 
-    async def _publish_again(self, planned: Accepted, lane: Lane) -> bool:
-        """Of a message whose gateway died before it answered; False if it was withdrawn, so that another is due."""
+    async def _finish(self, planned: Accepted, sms: SmsIn) -> bool:
+        """Carries out the plan of a gateway that died: publishes its message again, unless it went its way already.
+
+        False if it was never announced, or was withdrawn, so that another message is due.
+        """
         run, seq = parts_of(planned.uuid)
         try:
             (state,) = await self._ledger.states(run, np.array([seq], np.int64))
+            announced = (await self._ledger.publication(run)).announced
         except UnknownRun:
             return False
         if state == State.FAILED:
+            track = await self._tracker.track(run, seq)
+            return track is not None and any(step.attempt > 0 for step in track.steps)
+        if state != State.QUEUED:
+            return True
+        if seq >= announced:
             return False
-        if state == State.QUEUED:
-            batch = Batch(run=run, track=True, messages=[Message(seq, planned.number, planned.text)])
-            try:
-                await self._broker.publish(batch, lane)
-            except PublishFailed:
-                raise Problem(503, NOT_KEPT, retry_after_s=RETRY_AFTER_S) from None
+        record = Record(
+            run=run,
+            seq=seq,
+            number=planned.number,
+            text=planned.text,
+            accepted_us=time.time_ns() // 1000,
+            lane=sms.priority.lane,
+            callback_url=sms.callback_url,
+        )
+        await self._intake.publish_again(record)
         return True
 
     async def _get(self, request: Request) -> Response:

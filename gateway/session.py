@@ -1,21 +1,27 @@
 """A gateway's run for the messages that are posted one by one: it gives them their seqs."""
 
 import asyncio
+import logging
 import time
 from collections import deque
 from contextlib import AsyncExitStack
 
 import msgspec
 
+from common.errors import SmsimError
 from common.ledger.heard import heard_of
 from common.ledger.port import Ledger
 from common.messages import Lane, new_run_id
 from common.publishing.recipes import Recipe
 
+log = logging.getLogger(__name__)
+
 # A session's run ends after so many messages, or seconds, and another begins: the ledger lets go of runs, not of parts.
 ROTATE_MESSAGES = 10_000_000
 ROTATE_S = 86_400.0
 NOTE_EVERY_S = 0.25
+# Random bytes in the names of a gateway's runs: nobody looks whether they are taken.
+UNIQUE_BYTES = 6
 # What the recipes of a gateway's runs say; nobody makes their messages again but a gateway (gateway/recovery.py).
 SINGLES = "gateway"
 BATCHES = "gateway-batch"
@@ -30,7 +36,8 @@ class Session:
     """One run, open until `close`. Seqs are announced in order, and confirmed in whatever order."""
 
     def __init__(self, ledger: Ledger, gateway: str) -> None:
-        self.run = new_run_id()
+        self.run = new_run_id(UNIQUE_BYTES)
+        self.spoilt = False
         self._ledger = ledger
         self._gateway = gateway
         self._began_s = time.monotonic()
@@ -48,8 +55,8 @@ class Session:
 
     @property
     def old(self) -> bool:
-        """Whether it is time for another."""
-        return self._next >= ROTATE_MESSAGES or time.monotonic() - self._began_s >= ROTATE_S
+        """Whether it is time for another: it is long or old enough, or `spoilt`, since an announcement failed."""
+        return self.spoilt or self._next >= ROTATE_MESSAGES or time.monotonic() - self._began_s >= ROTATE_S
 
     def take(self, messages: int) -> tuple[int, asyncio.Event]:
         """The first of so many new seqs, and an event to be set once they are confirmed or settled.
@@ -82,4 +89,7 @@ class Session:
             self._advance()
             if self._safe > self._noted:
                 self._noted = self._safe
-                await self._ledger.confirm(self.run, self._noted)
+                try:
+                    await self._ledger.confirm(self.run, self._noted)
+                except SmsimError as error:
+                    log.warning("confirm_failed", extra={"run": self.run, "reason": str(error)})

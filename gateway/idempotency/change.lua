@@ -1,4 +1,4 @@
--- KEYS: the entry. ARGV: token, what to do (plan, done, release), answer, time to keep in milliseconds.
+-- KEYS: the entry. ARGV: token, what to do (plan, done, pass_on, release), answer, time to keep in milliseconds.
 -- Only its holder changes an entry; doing so again changes nothing.
 local entry = redis.call('HMGET', KEYS[1], 'token', 'done')
 if entry[1] ~= ARGV[1] or entry[2] then
@@ -6,6 +6,10 @@ if entry[1] ~= ARGV[1] or entry[2] then
 end
 if ARGV[2] == 'release' then
     redis.call('DEL', KEYS[1])
+    return 1
+end
+if ARGV[2] == 'pass_on' then
+    redis.call('HSET', KEYS[1], 'until_ms', 0)
     return 1
 end
 redis.call('HSET', KEYS[1], 'answer', ARGV[3])

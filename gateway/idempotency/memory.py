@@ -57,6 +57,10 @@ class MemoryIdempotency:
         if (entry := self._mine(caller, key, token)) is not None:
             entry.answer, entry.done, entry.until_s = answer, True, self._clock() + KEPT_S
 
+    async def pass_on(self, caller: str, key: str, token: str) -> None:
+        if (entry := self._mine(caller, key, token)) is not None:
+            entry.until_s = self._clock()
+
     async def release(self, caller: str, key: str, token: str) -> None:
         if self._mine(caller, key, token) is not None:
             del self._entries[caller, key]

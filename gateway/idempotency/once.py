@@ -40,7 +40,12 @@ async def once(
 
     Problem 409 while another with the same key is under way, 422 for a key that stands for another request.
     """
-    key = request.headers.get(HEADER)
+    sent = request.headers.getlist(HEADER)
+    key = sent[0] if sent else None
+    if len(sent) > 1:
+        raise Problem(
+            422, f"{HEADER} stands there twice: send one", [Flaw(f"header.{HEADER}", "stands there twice")]
+        )
     if key is None:
         return _accepted(await do(None))
     if not key or len(key) > LONGEST_KEY:
@@ -62,17 +67,23 @@ async def once(
     async def plan(answer: bytes) -> None:
         await record.plan(caller, key, token, answer)
 
+    if found.answer is not None:
+        try:
+            finished = await finish(found.answer)
+        except Exception:
+            await record.pass_on(caller, key, token)  # the plan stands, for the next try
+            raise
+        if finished:
+            await record.done(caller, key, token, found.answer)
+            return _accepted(found.answer, replayed=True)
     try:
-        if found.answer is not None and await finish(found.answer):
-            answer, replayed = found.answer, True
-        else:
-            answer, replayed = await do(plan), False
+        answer = await do(plan)
     except Exception:
         # Not where the request was cancelled: what becomes of it is then open, and its lease must pass.
         await record.release(caller, key, token)
         raise
     await record.done(caller, key, token, answer)
-    return _accepted(answer, replayed)
+    return _accepted(answer)
 
 
 def _accepted(body: bytes, replayed: bool = False) -> Response:

@@ -51,5 +51,8 @@ class Idempotency(Protocol):
     async def done(self, caller: str, key: str, token: str, answer: bytes) -> None:
         """The answer stands."""
 
+    async def pass_on(self, caller: str, key: str, token: str) -> None:
+        """The plan could not be carried out now: the next request may try at once."""
+
     async def release(self, caller: str, key: str, token: str) -> None:
         """Nothing came of it: the key is free again."""

@@ -34,6 +34,9 @@ class RedisIdempotency:
     async def done(self, caller: str, key: str, token: str, answer: bytes) -> None:
         await self._do("done", caller, key, token, answer)
 
+    async def pass_on(self, caller: str, key: str, token: str) -> None:
+        await self._do("pass_on", caller, key, token, b"")
+
     async def release(self, caller: str, key: str, token: str) -> None:
         await self._do("release", caller, key, token, b"")
 
