@@ -20,6 +20,7 @@ from common.ledger.port import Ledger
 from common.settings import Settings
 from common.tracking.port import Tracker
 from common.version import project_version
+from gateway.background import Worker, end, kept_up
 from gateway.batches import Batches
 from gateway.callbacks.dispatcher import Dispatcher
 from gateway.callbacks.port import Callbacks
@@ -60,10 +61,6 @@ class _Part(Protocol):
     def operations(self) -> list[Operation]: ...
 
 
-class _Worker(Protocol):
-    async def run(self) -> None: ...
-
-
 class Gateway:
     """Works, and can be reached, while it is `serving`.
 
@@ -102,7 +99,7 @@ class Gateway:
         self._simulated = SimulatedRuns(broker, ledger, name)
         self._hub = Hub(ledger, broker, tracker)
         events = EventRoutes(self._hub, self.authenticator)
-        self._background: list[_Worker] = [self._hub, dispatcher, recovery]
+        self._background: list[Worker] = [self._hub, dispatcher, recovery]
         self._batches = Batches(
             *(broker, ledger, tracker, stores.idempotency, limits, recovery, name),
             *(self.metrics.accepted, stand_in),
@@ -136,6 +133,8 @@ class Gateway:
             ],
             exception_handlers={HTTPException: not_served},
         )
+        # A redirect would go to whatever host the client named.
+        starlette.router.redirect_slashes = False
         hosts = _listed(settings.gateway_hosts) or (None if settings.gateway_auth else LOOPBACK)
         self._app: ASGIApp = Guard(starlette, hosts, origins)
 
@@ -148,13 +147,11 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def _working(self) -> AsyncIterator[None]:
         await self._intake.open()
-        self._tasks = [asyncio.create_task(part.run()) for part in self._background]
+        self._tasks = [asyncio.create_task(kept_up(part)) for part in self._background]
         try:
             yield
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await end(self._tasks)
             await self._simulated.close()
             await self._batches.close()
             await self._intake.close()

@@ -22,13 +22,13 @@ def media_type(request: Request, *allowed: str) -> str:
 
     A page in a browser can't send these to another origin without asking first, which CORS then refuses.
     """
-    kind, _, parameters = request.headers.get("content-type", "").partition(";")
-    kind = kind.strip().lower()
+    kind, *parameters = (part.strip().lower() for part in request.headers.get("content-type", "").split(";"))
     if kind not in allowed:
         raise Problem(415, f"the body must be {' or '.join(allowed)}: say so in Content-Type")
-    charset = parameters.strip().lower().partition("charset=")[2].strip('"')
-    if charset not in ("", "utf-8", "utf8"):
-        raise Problem(415, "the body must be UTF-8")
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name == "charset" and value.strip('"') not in ("utf-8", "utf8"):
+            raise Problem(415, "the body must be UTF-8")
     return kind
 
 

@@ -76,6 +76,7 @@ class Inbox:
 
     async def run(self) -> None:
         """Takes in what is sent, until cancelled."""
+        self._ended = False
         try:
             async for steps in self._tracker.listen():
                 for step in steps:

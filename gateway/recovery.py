@@ -6,26 +6,32 @@ is settled as failed, so that every run ends.
 
 import asyncio
 import logging
+from collections import Counter
 
 import msgspec
 import numpy as np
 
 from common.broker.port import Broker
-from common.errors import RunBusy, SmsimError, UnknownRun
-from common.ledger.port import PRODUCER_SILENCE_S, Ledger, Resumable
-from common.messages import Lane, Message
-from common.publishing.publish import Producer
+from common.errors import PublishFailed, RunBusy, SmsimError, UnknownRun
+from common.ledger.heard import heard_of
+from common.ledger.port import PRODUCER_SILENCE_S, Ledger, Publication, Resumable
+from common.messages import Batch, Lane, Message, fitting
 from common.publishing.recipes import Recipe, recipe_of
 from common.tracking.port import Tracker
-from gateway.listed import Listed
 from gateway.session import BATCHES, SINGLES
 from gateway.withdraw import withdraw
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = PRODUCER_SILENCE_S
+# A run is taken over once it was silent at so many looks, one after another. One look would not do: after an outage of
+# Redis those who live are silent too, until they have been heard again.
+LOOK_EVERY_S = PRODUCER_SILENCE_S / 3
+SILENT_LOOKS = 4
+# An answer that takes longer means that Redis was away: the looks before count no more.
+PROMPT_S = 2.0
 BATCH_SIZE = 500
 PIECE = 10_000
+PAUSE_S = 0.2
 
 
 class Recovery:
@@ -37,11 +43,16 @@ class Recovery:
         self._tracker = tracker
         self._gateway = gateway
         self._over: set[str] = set()
+        # At how many looks in a row each run was silent.
+        self._silent: Counter[str] = Counter()
 
     async def run(self) -> None:
         """Works until cancelled."""
+        self._silent.clear()
         while True:
+            asked_s = _now_s()
             runs = await self._ledger.runs()
+            self._heard_from_ledger(asked_s)
             self._over &= set(runs)
             for run in runs:
                 if run not in self._over:
@@ -49,23 +60,31 @@ class Recovery:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def finish(self, run: str) -> None:
-        """Finishes a run if it broke off. Raises UnknownRun, or RunBusy while its gateway lives."""
+        """Finishes a run if it broke off. Raises UnknownRun, or RunBusy while its gateway lives.
+
+        Right after an outage of Redis a living one may look dead here: call this only when the request that it served
+        has surely ended.
+        """
         publication = await self._ledger.publication(run)
         made = _recipe(publication.recipe)
-        if made is None or (0 < publication.total <= publication.confirmed):
+        if made is None or _is_over(publication):
             return
         found = await self._ledger.resume(run, self._gateway)
         try:
-            await self._publish_rest(run, made, found)
+            async with heard_of(self._ledger, run):
+                await self._publish_rest(run, made, found)
         except BaseException:
             await self._ledger.leave(run, self._gateway)
             raise
 
     async def _look_at(self, run: str) -> None:
+        asked_s = _now_s()
         try:
             publication = await self._ledger.publication(run)
-            made = _recipe(publication.recipe)
-            if made is not None and not (0 < publication.total <= publication.confirmed):
+            self._heard_from_ledger(asked_s)
+            if _recipe(publication.recipe) is not None and not _is_over(publication):
+                if not self._seems_dead(run, publication):
+                    return
                 await self.finish(run)
         except RunBusy:
             return
@@ -74,39 +93,83 @@ class Recovery:
         except SmsimError as error:
             log.warning("recovery_failed", extra={"run": run, "reason": str(error)})
             return
+        del self._silent[run]
         self._over.add(run)
 
+    def _heard_from_ledger(self, asked_s: float) -> None:
+        if _now_s() - asked_s > PROMPT_S:
+            self._silent.clear()
+
+    def _seems_dead(self, run: str, publication: Publication) -> bool:
+        """Whether nothing was heard of its producer for long enough, while the ledger could hear."""
+        if publication.publishing:
+            del self._silent[run]
+            return False
+        self._silent[run] += 1
+        return self._silent[run] >= SILENT_LOOKS
+
     async def _publish_rest(self, run: str, made: Recipe, found: Resumable) -> None:
-        # A session's total is not known: it ends with what was announced. A batch was to be published whole.
-        beyond = found.announced if made.source == SINGLES else found.total
+        # A session's total is not known: it ends with what was announced. A batch was to be published whole, and is, for
+        # as long as all texts are known; from there on only what was announced counts.
+        announced = found.announced
+        beyond = announced if made.source == SINGLES else found.total
         for first in range(found.confirmed, beyond, PIECE):
             seqs = range(first, min(first + PIECE, beyond))
             known = [m for m in await self._tracker.messages(run, seqs) if m is not None]
             if len(known) < len(seqs):
-                # What is forgotten, or was never kept, is not sent; nor is what was not even announced then.
-                here = np.arange(seqs.start, min(seqs.stop, found.announced))
-                await withdraw(self._ledger, run, np.setdiff1d(here, [m.seq for m in known]))
-                known = [m for m in known if m.seq < found.announced]
-            for (lane, track), messages in (await self._by_way(run, made, known)).items():
-                source = Listed(messages, messages[-1].seq + 1)
-                await Producer(self._broker, self._ledger).publish(
-                    run, source, BATCH_SIZE, lane, messages[0].seq, track=track
+                beyond = announced
+                seqs = range(first, min(seqs.stop, beyond))
+                known = [m for m in known if m.seq in seqs]
+                await withdraw(
+                    self._ledger, run, np.setdiff1d(np.arange(first, seqs.stop), [m.seq for m in known])
                 )
-            if len(known) < len(seqs):
+            elif seqs.stop > announced:
+                await self._ledger.announce(run, announced, seqs.stop - announced)
+                announced = seqs.stop
+            await self._publish(await self._batches(run, made, known))
+            # Only now, with the batches of every way safe in the broker: who goes on after us begins here.
+            await self._ledger.confirm(run, seqs.stop)
+            if seqs.stop >= beyond:
                 break
         await self._ledger.cut(run)
         log.info("run_recovered", extra={"run": run, "messages": max(0, beyond - found.confirmed)})
 
-    async def _by_way(
-        self, run: str, made: Recipe, messages: list[Message]
-    ) -> dict[tuple[Lane, bool], list[Message]]:
-        """The messages by lane, and whether they are tracked."""
+    async def _batches(self, run: str, made: Recipe, messages: list[Message]) -> list[tuple[Batch, Lane]]:
+        """The messages by lane, and by whether they are tracked, in batches that fit a body."""
         by_way: dict[tuple[Lane, bool], list[Message]] = {}
         for message in messages:
             track = await self._tracker.track(run, message.seq)
             way = (made.lane, False) if track is None else (track.record.lane, True)
             by_way.setdefault(way, []).append(message)
-        return by_way
+        return [
+            (part, lane)
+            for (lane, tracked), way in by_way.items()
+            for i in range(0, len(way), BATCH_SIZE)
+            for part in fitting(Batch(run=run, track=tracked, messages=way[i : i + BATCH_SIZE]))
+        ]
+
+    async def _publish(self, batches: list[tuple[Batch, Lane]]) -> None:
+        """Publishes until the broker has confirmed all of them."""
+        while batches:
+            confirms = [self._broker.publish(batch, lane) for batch, lane in batches]
+            results = await asyncio.gather(*confirms, return_exceptions=True)
+            errors = [error for error in results if error is not None]
+            for error in errors:
+                if not isinstance(error, PublishFailed):
+                    raise error
+            batches = [batch for batch, error in zip(batches, results, strict=True) if error is not None]
+            if batches:
+                log.warning("publish_failed", extra={"reason": str(errors[0]), "run": batches[0][0].run})
+                await asyncio.sleep(PAUSE_S)
+                await self._broker.ready()
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _is_over(publication: Publication) -> bool:
+    return 0 < publication.total <= publication.confirmed
 
 
 def _recipe(text: str) -> Recipe | None:

@@ -51,6 +51,9 @@ async def serving(app: ASGIApp, host: str, port: int) -> AsyncIterator[int]:
     try:
         while not server.started and not task.done():
             await asyncio.sleep(0.005)
+        if task.done():
+            await task  # raises what ended it
+            raise Unavailable(f"the server on {host}:{port} ended before it served: see the log")
         yield listener.getsockname()[1]
     finally:
         server.should_exit = True

@@ -1,6 +1,7 @@
 """POST /runs: publishes random messages in the background, to numbers that belong to nobody."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 
@@ -9,11 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.broker.port import Broker
-from common.errors import RunExists, SmsimError
+from common.errors import RunExists, SmsimError, UnknownRun
 from common.ledger.port import Ledger
 from common.messages import new_run_id
 from common.publishing.publish import Producer
 from common.publishing.random_source import RandomSource
+from gateway.background import end
 from gateway.bodies import decoded_body
 from gateway.operations import JSON, Answer, Body, Operation, Scope
 from gateway.problems import Problem
@@ -59,9 +61,7 @@ class SimulatedRuns:
 
     async def close(self) -> None:
         """Stops publishing."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
 
     async def _post(self, request: Request) -> Response:
         asked = await decoded_body(request, _decoder)
@@ -70,26 +70,44 @@ class SimulatedRuns:
                 429, f"{MOST_AT_ONCE} runs are being published: wait for one to end", retry_after_s=5
             )
         run = asked.run or new_run_id()
+        begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Nothing is awaited since the look: its place is taken now.
+        task = asyncio.create_task(self._begin_and_publish(run, asked, begun))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            await begun
+        except RunExists:
+            raise Problem(409, f"run {run} exists already: choose another name") from None
+        return Response(msgspec.json.encode(RunStarted(run, asked.num_messages)), 202, media_type=JSON)
+
+    async def _begin_and_publish(self, run: str, asked: RunIn, begun: "asyncio.Future[None]") -> None:
+        """`begun` is done once the run is open; if it is cancelled by then, nobody waits, and the run goes again."""
         source, lane = RandomSource(asked.num_messages, secrets.randbits(63)), asked.priority.lane
         recipe = msgspec.json.encode(source.recipe(asked.batch_size, lane)).decode()
         producer = f"{self._gateway}-{secrets.token_hex(4)}"  # a second request for this name is another's
         try:
-            await self._ledger.begin(run, recipe, asked.num_messages, producer)
-        except RunExists:
-            raise Problem(409, f"run {run} exists already: choose another name") from None
-        task = asyncio.create_task(self._publish(run, producer, source, asked))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return Response(msgspec.json.encode(RunStarted(run, asked.num_messages)), 202, media_type=JSON)
-
-    async def _publish(self, run: str, producer: str, source: RandomSource, asked: RunIn) -> None:
-        try:
-            await Producer(self._broker, self._ledger).publish(
-                run, source, asked.batch_size, asked.priority.lane
-            )
+            try:
+                await self._ledger.begin(run, recipe, asked.num_messages, producer)
+            except Exception as error:  # noqa: BLE001  # for the request to tell
+                if not begun.done():
+                    begun.set_exception(error)
+                return
+            if begun.cancelled():
+                await self._take_back(run)
+                return
+            begun.set_result(None)
+            await Producer(self._broker, self._ledger).publish(run, source, asked.batch_size, lane)
         except SmsimError as error:
             log.error("run_broke_off", extra={"run": run, "reason": str(error)})
             await self._ledger.leave(run, producer)
         except asyncio.CancelledError:
+            begun.cancel()
             await self._ledger.leave(run, producer)
             raise
+
+    async def _take_back(self, run: str) -> None:
+        """Ends a run that was begun just now, by us, and frees its name."""
+        with contextlib.suppress(UnknownRun):
+            await self._ledger.cut(run)
+            await self._ledger.forget(run)

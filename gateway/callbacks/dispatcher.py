@@ -110,6 +110,9 @@ class Dispatcher:
         if self._secret is None:
             await asyncio.Event().wait()
             return
+        # What an earlier run had in hand and could not finish, it gave back.
+        self._held.clear()
+        self._hosts.clear()
         try:
             allows = (lambda _: True) if self._allow_private else is_public
             async with Poster(self._secret, IN_FLIGHT, allows) as poster, asyncio.TaskGroup() as tasks:

@@ -108,3 +108,13 @@ async def test_memory_is_bounded() -> None:
         await record.reserve("me", str(k), "f", "a", LEASE_S)
     assert (await record.reserve("me", "2", "f", "b", LEASE_S)).found is Found.BUSY
     assert (await record.reserve("me", "0", "f", "b", LEASE_S)).found is Found.NEW
+
+
+async def test_a_plan_that_is_passed_on_is_there_at_once(record: Idempotency) -> None:
+    """Whoever could not carry it out leaves it to the next request, which need not wait for the lease."""
+    await found(record, "a")
+    await record.plan("me", "key", "a", b"planned")
+    await record.pass_on("me", "key", "a")
+    assert await found(record, "b") == Reservation(Found.PLANNED, b"planned")
+    await record.pass_on("me", "key", "a")
+    assert (await found(record, "c")).found is Found.BUSY

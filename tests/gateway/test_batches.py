@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from common.broker.memory import MemoryBroker
-from common.errors import PublishFailed, RunBusy
+from common.errors import PublishFailed, Refused, RunBusy
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Publication
 from common.messages import Batch, Lane, Message, State
 from common.tracking.memory import MemoryTracker
-from gateway import batches, recovery
+from gateway import batches, intake, recovery
+from gateway.idempotency.memory import MemoryIdempotency
 from gateway.recovery import Recovery
 from gateway.session import BATCHES, SINGLES, recipe
 from tests.gateway.running import NUMBER, Running, running
@@ -197,8 +198,11 @@ async def _broken_off(source: str, texts_kept: int, confirmed: int) -> tuple[Mem
         (BATCHES, 35, 30, 0),  # its texts were not all kept: nothing of the rest was published
     ],
 )
-async def test_a_run_that_broke_off_is_finished(source: str, kept: int, published: int, failed: int) -> None:
+async def test_a_run_that_broke_off_is_finished(
+    source: str, kept: int, published: int, failed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another gateway publishes what was never confirmed, and the run ends: nothing queued for good."""
+    monkeypatch.setattr(recovery, "LOOK_EVERY_S", 0.05)
     ledger, tracker = await _broken_off(source, kept, confirmed=10)
     broker = MemoryBroker()
     # What was confirmed was in the queue.
@@ -247,3 +251,72 @@ async def test_a_gateway_leaves_its_own_session_alone(monkeypatch: pytest.Monkey
         assert second["uuid"] == f"{run}.1"
         assert (await ledger.snapshot(run)).total == 0
         assert (await ledger.publication(run)).publishing
+
+
+class Refuses(MemoryBroker):
+    """A broker that refuses the third batch."""
+
+    published = 0
+
+    def publish(self, batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
+        self.published += 1
+        if self.published != 3:
+            return super().publish(batch, lane, after)
+        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        refused.set_exception(Refused("RabbitMQ refuses"))
+        return refused
+
+
+async def test_a_batch_that_is_refused_in_the_middle_is_not_sent_later() -> None:
+    """503; and no gateway finishes the run afterwards."""
+    ledger, broker = MemoryLedger(), Refuses()
+    async with running(broker=broker, ledger=ledger, sends=False) as gateway:
+        assert (await gateway.post("/sms/batch", items(2_000)))[0] == 503
+        (run,) = await ledger.runs()
+        before = broker.published
+        ledger._runs[run].producer_seen_us = 0
+        await Recovery(broker, ledger, gateway.tracker, "another").finish(run)
+        assert broker.published == before
+        assert (await ledger.snapshot(run)).queued == 0
+
+
+async def _left_by_a_dead_gateway(gateway: Running, uuid: str, headers: dict[str, str]) -> None:
+    """Makes the record of a key look as if its gateway had died before it answered, with another message planned."""
+    assert (await gateway.post("/sms", {"number": NUMBER, "text": "hello"}, headers=headers))[0] == 202
+    idempotency = gateway.stores.idempotency
+    assert isinstance(idempotency, MemoryIdempotency)
+    (entry,) = idempotency._entries.values()
+    assert entry.answer is not None
+    entry.answer = json.dumps({**json.loads(entry.answer), "uuid": uuid}).encode()
+    entry.done, entry.until_s = False, 0
+
+
+async def test_a_plan_that_cannot_be_carried_out_now_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway died, then RabbitMQ is away: 503; later the key still gives the planned message, and only that."""
+    monkeypatch.setattr(intake, "TRY_FOR_S", 0.05)
+    broker, headers = Breaking(), {"Idempotency-Key": "one"}
+    broker.confirms = 10
+    async with running(broker=broker) as gateway:
+        await gateway.ledger.begin("dead", recipe(SINGLES, 0), 0, "dead")
+        await gateway.ledger.announce("dead", 0, 1)
+        await _left_by_a_dead_gateway(gateway, "dead.0", headers)
+        broker.confirms = 0
+        body = {"number": NUMBER, "text": "hello"}
+        assert (await gateway.post("/sms", body, headers=headers))[0] == 503
+        broker.confirms = 10
+        status, answer = await gateway.post("/sms", body, headers=headers)
+        assert (status, answer["uuid"]) == (202, "dead.0")
+        assert (await gateway.ends("dead.0"))["status"] == "sent"
+        assert (await gateway.ledger.snapshot()).published == 2
+
+
+async def test_a_plan_that_was_never_announced_is_made_anew() -> None:
+    """The gateway died between the plan and the announcement: the key gives a new message."""
+    headers = {"Idempotency-Key": "one"}
+    async with running() as gateway:
+        await gateway.ledger.begin("dead", recipe(SINGLES, 0), 0, "dead")
+        await _left_by_a_dead_gateway(gateway, "dead.0", headers)
+        status, answer = await gateway.post("/sms", {"number": NUMBER, "text": "hello"}, headers=headers)
+        assert status == 202
+        assert answer["uuid"] != "dead.0"
+        assert (await gateway.ends(answer["uuid"]))["status"] == "sent"

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from common.broker.memory import MemoryBroker
+from common.errors import Refused
 from common.ledger.memory import MemoryLedger
-from common.messages import Batch, Lane
+from common.messages import MAX_TEXT_CHARS, Batch, Lane, decode_batch
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Record
 from gateway import intake
@@ -114,3 +115,74 @@ async def test_a_confirm_that_stays_away_holds_nobody_up(busy: Busy, monkeypatch
     await busy.post(3)
     await eventually(lambda: busy.broker.sizes == [1, 3], 5, "the others go on their own")
     assert not any(confirmed.done() for confirmed in busy.broker.unconfirmed)
+
+
+class Refusing(MemoryLedger):
+    """A ledger that refuses the first call of a method."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self._refused = method
+
+    async def begin(self, run: str, recipe: str, total: int, producer: str) -> None:
+        self._refuse_once("begin")
+        await super().begin(run, recipe, total, producer)
+
+    async def announce(self, run: str, first: int, count: int) -> None:
+        self._refuse_once("announce")
+        await super().announce(run, first, count)
+
+    def _refuse_once(self, method: str) -> None:
+        if self._refused == method:
+            self._refused = ""
+            raise Refused("Redis refuses")
+
+
+@pytest.mark.parametrize("method", ["begin", "announce"])
+async def test_after_a_refusal_the_next_message_is_accepted(method: str) -> None:
+    """Who waited hears of it at once, and neither the worker nor the session is broken for those who come later."""
+    taking = Intake(MemoryBroker(), Refusing(method), MemoryTracker(), NothingOwed(), "gateway-test")
+    await taking.open()
+    with pytest.raises(Refused):
+        await taking.accept(NUMBER, "hello", Lane.BULK)
+    for _ in range(2):
+        assert (await taking.accept(NUMBER, "hello", Lane.BULK)).number == NUMBER
+    await taking.close()
+
+
+class Stuck(MemoryLedger):
+    """A ledger that does not answer."""
+
+    async def announce(self, run: str, first: int, count: int) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_what_was_given_up_does_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While Redis is away callers come and give up: no more of their messages are held than may be pending."""
+    monkeypatch.setattr(intake, "MOST_PENDING", 100)
+    taking = Intake(MemoryBroker(), Stuck(), MemoryTracker(), NothingOwed(), "gateway-test")
+    await taking.open()
+    for _ in range(5):
+        accepts = [asyncio.create_task(taking.accept(NUMBER, "hello", Lane.BULK)) for _ in range(100)]
+        for _ in range(LOOP_TURNS):
+            await asyncio.sleep(0)
+        for accept in accepts:
+            accept.cancel()
+        await asyncio.gather(*accepts, return_exceptions=True)
+        assert len(taking._waiting) <= 100
+    assert taking.pending == 0
+    for task in (*taking._tasks, taking._working):
+        assert task is not None
+        task.cancel()
+
+
+async def test_long_texts_that_come_together_fit_their_bodies() -> None:
+    """256 of the longest texts, in characters of three bytes, are more than a body may be: all are accepted."""
+    broker = MemoryBroker()
+    taking = Intake(broker, MemoryLedger(), MemoryTracker(), NothingOwed(), "gateway-test")
+    await taking.open()
+    text = "警" * MAX_TEXT_CHARS
+    await asyncio.gather(*(taking.accept(NUMBER, text, Lane.BULK) for _ in range(2 * intake.LARGEST_GROUP)))
+    bodies = [held.body for held in broker.queues[Lane.BULK].bodies]
+    assert sum(len(decode_batch(body)[0].messages) for body in bodies) == 2 * intake.LARGEST_GROUP
+    await taking.close()

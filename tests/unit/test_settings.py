@@ -48,6 +48,19 @@ DEFAULTS = {
     "PROVIDER_RATE": None,
     "PROVIDER_URL": None,
     "PROVIDER_TIMEOUT": 10,
+    "GATEWAY_HOST": "127.0.0.1",
+    "GATEWAY_PORT": 8000,
+    "GATEWAY_AUTH": True,
+    "GATEWAY_API_KEY": None,
+    "GATEWAY_RATE": None,
+    "GATEWAY_KEY_RATE": None,
+    "GATEWAY_CORS_ORIGINS": None,
+    "GATEWAY_HOSTS": None,
+    "MESSAGE_TTL": 24,
+    "CALLBACK_SECRET": None,
+    "CALLBACK_ALLOW_PRIVATE": False,
+    "METRICS_HOST": "127.0.0.1",
+    "METRICS_PORT": None,
     "LOG_LEVEL": "INFO",
     "LOG_FILE": None,
 }
@@ -60,7 +73,7 @@ def value_of(settings: Settings, variable: str) -> object:
 
 @pytest.mark.parametrize(("variable", "default"), DEFAULTS.items())
 def test_defaults(variable: str, default: object) -> None:
-    """Each setting's default is the one of DESIGN.md §8's table."""
+    """Each setting's default is the one of DESIGN.md §8's table, or the README's."""
     assert value_of(load_settings(), variable) == default
 
 
@@ -299,3 +312,11 @@ def test_values_within_the_limits_are_taken_as_they_are(batch_size: int, rate: f
         patch.setenv("SEED", str(seed))
         settings = load_settings()
     assert (settings.batch_size, settings.failure_rate, settings.seed) == (batch_size, rate, seed)
+
+
+@pytest.mark.parametrize("variable", ["RABBITMQ_PORT", "MESSAGE_TTL"])
+def test_a_bad_value_is_said(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line names the variable and the value."""
+    monkeypatch.setenv(variable, "much-too-much")
+    with pytest.raises(UsageError, match=f"{variable}=much-too-much"):
+        load_settings()

@@ -1,0 +1,175 @@
+"""What a dead gateway left is finished: wholly, by one who waited long enough, and again if that one dies too."""
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from common.broker.memory import MemoryBroker
+from common.errors import PublishFailed
+from common.ledger.memory import MemoryLedger
+from common.ledger.port import Publication
+from common.messages import Batch, Lane, Message
+from common.tracking.memory import MemoryTracker
+from common.tracking.port import Record
+from gateway import recovery
+from gateway.recovery import Recovery
+from gateway.session import BATCHES, SINGLES, recipe
+from tests.waiting import eventually
+
+RUN = "a-run"
+
+
+class World:
+    """What a gateway that died leaves behind."""
+
+    def __init__(self, ledger: MemoryLedger | None = None, broker: MemoryBroker | None = None) -> None:
+        self.ledger = ledger or MemoryLedger()
+        self.broker = broker or MemoryBroker()
+        self.tracker = MemoryTracker()
+
+    def recovery(self, name: str = "another") -> Recovery:
+        return Recovery(self.broker, self.ledger, self.tracker, name)
+
+    async def batch(self, total: int, announced: int, known: range) -> None:
+        """A batch that broke off."""
+        await self.tracker.keep(RUN, [Message(seq, "+541166587382", "text") for seq in known])
+        await self.ledger.begin(RUN, recipe(BATCHES, total), total, "dead")
+        await self.ledger.announce(RUN, 0, announced)
+        await self.ledger.leave(RUN, "dead")
+
+    async def session(self, lanes: list[Lane]) -> None:
+        """Single messages that were announced, and no more."""
+        await self.ledger.begin(RUN, recipe(SINGLES, 0), 0, "dead")
+        await self.ledger.announce(RUN, 0, len(lanes))
+        await self.tracker.open(
+            [
+                Record(run=RUN, seq=seq, number="+541166587382", text="text", accepted_us=1, lane=lane)
+                for seq, lane in enumerate(lanes)
+            ]
+        )
+        await self.ledger.leave(RUN, "dead")
+
+
+class Recorded(MemoryBroker):
+    """Notes what it is given. `holds` is the lane that it confirms nothing of; `fails` is how often it fails first."""
+
+    def __init__(self, holds: Lane | None = None, fails: int = 0) -> None:
+        super().__init__()
+        self.given: list[tuple[Lane, int]] = []
+        self.holds, self.fails = holds, fails
+
+    def publish(self, batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
+        lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.fails:
+            self.fails -= 1
+            lost.set_exception(PublishFailed("the connection is lost"))
+            return lost
+        self.given += [(lane, message.seq) for message in batch.messages]
+        return lost if lane is self.holds else super().publish(batch, lane, after)
+
+    def seqs(self) -> list[int]:
+        return sorted(seq for _, seq in self.given)
+
+
+async def test_what_comes_after_forgotten_texts_is_published_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forgotten messages fail, the others that were announced are sent; the rest of the batch is left out."""
+    monkeypatch.setattr(recovery, "PIECE", 10)
+    broker = Recorded()
+    world = World(broker=broker)
+    await world.batch(total=50, announced=35, known=range(8, 50))
+
+    await world.recovery().finish(RUN)
+
+    assert broker.seqs() == list(range(8, 35))
+    snapshot = await world.ledger.snapshot(RUN)
+    assert (snapshot.published, snapshot.failed, snapshot.queued, snapshot.total) == (35, 8, 27, 35)
+
+
+async def test_a_batch_goes_on_beyond_what_was_announced_while_it_is_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pieces that are whole are announced and sent; the first that is not ends the run."""
+    monkeypatch.setattr(recovery, "PIECE", 10)
+    broker = Recorded()
+    world = World(broker=broker)
+    await world.batch(total=50, announced=5, known=range(0, 35))
+
+    await world.recovery().finish(RUN)
+
+    assert broker.seqs() == list(range(30))
+    snapshot = await world.ledger.snapshot(RUN)
+    assert (snapshot.published, snapshot.failed, snapshot.total) == (30, 0, 30)
+
+
+async def test_a_lane_that_is_not_safe_yet_is_published_by_the_next_one() -> None:
+    """Recovery dies when one lane is confirmed and the other is not: nothing counts as confirmed, so nothing is lost."""
+    broker = Recorded(holds=Lane.URGENT)
+    world = World(broker=broker)
+    await world.session([Lane.URGENT, Lane.BULK, Lane.URGENT, Lane.BULK])
+
+    first = asyncio.create_task(world.recovery("first").finish(RUN))
+    await eventually(lambda: len(broker.given) == 4)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert (await world.ledger.publication(RUN)).confirmed == 0
+    broker.given, broker.holds = [], None
+    await world.recovery("second").finish(RUN)
+
+    assert broker.seqs() == [0, 1, 2, 3]
+    assert {seq for lane, seq in broker.given if lane is Lane.URGENT} == {0, 2}
+
+
+async def test_a_publish_that_fails_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the broker did not confirm is published again, and only that."""
+    monkeypatch.setattr(recovery, "PAUSE_S", 0)
+    broker = Recorded(fails=3)
+    world = World(broker=broker)
+    await world.session([Lane.URGENT, Lane.BULK])
+
+    await world.recovery().finish(RUN)
+
+    assert broker.seqs() == [0, 1]
+    assert (await world.ledger.publication(RUN)).confirmed == 2
+
+
+class Looked(MemoryLedger):
+    """Counts the looks at runs. At the first ones of these their producers seem dead; `slow_s` is what each takes."""
+
+    def __init__(self, dead_at_first: int, slow_s: float = 0) -> None:
+        super().__init__()
+        self.looks, self._dead_at_first, self._slow_s = 0, dead_at_first, slow_s
+
+    async def publication(self, run: str) -> Publication:
+        self.looks += 1
+        await asyncio.sleep(self._slow_s)
+        found = await super().publication(run)
+        return dataclasses.replace(found, publishing=self.looks > self._dead_at_first)
+
+    async def total(self) -> int:
+        """0 while the run is open."""
+        return (await self.snapshot(RUN)).total
+
+
+@pytest.mark.parametrize(
+    ("ledger", "taken"),
+    [(Looked(1), False), (Looked(1000), True), (Looked(1000, slow_s=0.05), False)],
+    ids=["heard of again", "silent", "silent while Redis comes and goes"],
+)
+async def test_only_who_is_silent_while_redis_answers_is_dead(
+    ledger: Looked, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an outage of Redis a living gateway seems dead at the first look: its run stays its own."""
+    monkeypatch.setattr(recovery, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(recovery, "PROMPT_S", 0.02 if ledger._slow_s else 1.0)
+    world = World(ledger=ledger)
+    await world.session([Lane.BULK])  # as far as the ledger itself goes, it may be resumed at once
+
+    working = asyncio.create_task(world.recovery().run())
+    if taken:
+        await eventually(ledger.total)
+    await eventually(lambda: ledger.looks > recovery.SILENT_LOOKS)
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+
+    assert bool(await ledger.total()) is taken
