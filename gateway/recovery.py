@@ -109,8 +109,8 @@ class Recovery:
         return self._silent[run] >= SILENT_LOOKS
 
     async def _publish_rest(self, run: str, made: Recipe, found: Resumable) -> None:
-        # A session's total is not known: it ends with what was announced. A batch was to be published whole, and is, for
-        # as long as all texts are known; from there on only what was announced counts.
+        # A session's total is not known: it ends with what was announced. A batch was to be published whole, and is, as
+        # long as all texts are known; from there on only what was announced counts.
         announced = found.announced
         beyond = announced if made.source == SINGLES else found.total
         for first in range(found.confirmed, beyond, PIECE):

@@ -6,6 +6,7 @@ from typing import Any
 
 import aiohttp
 import numpy as np
+import pytest
 
 from common.messages import State
 from tests.docker.stack import free_port
@@ -48,6 +49,7 @@ class Gateway:
         return aiohttp.ClientSession(self.url, headers={"Authorization": f"Bearer {KEY}"})
 
 
+@pytest.mark.timeout(240)
 async def test_ten_thousand_messages_while_everything_is_restarted(pipeline: Pipeline) -> None:
     """Sender killed, gateway stopped, gateway killed, in mid-traffic: 10,000 keys give 10,000 messages, each of which
     ends as sent or failed, and every run ends with sent + failed = published.
@@ -100,7 +102,7 @@ async def test_ten_thousand_messages_while_everything_is_restarted(pipeline: Pip
         return True
 
     # What the killed gateway had announced and not published is published by the next one once it has been silent.
-    await eventually(all_over, 40, "every run is over")
+    await eventually(all_over, 75, "every run is over")
     third.signal(signal.SIGTERM)
     assert await third.ended(15) == 0
 

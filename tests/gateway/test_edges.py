@@ -2,16 +2,19 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
 from common.broker.memory import MemoryBroker
 from common.errors import Refused
 from common.ledger.memory import MemoryLedger
+from common.tracking.memory import MemoryTracker
+from common.tracking.port import Step
 from gateway import background, recovery, server, simulated
 from gateway.background import end, kept_up
 from gateway.problems import Problem
@@ -24,13 +27,13 @@ from tests.waiting import eventually
 @pytest.mark.parametrize(("method", "path"), [("POST", "/sms/"), ("GET", "/runs/"), ("GET", "/health/")])
 async def test_no_redirect_to_a_host_that_the_client_named(method: str, path: str) -> None:
     """A slash too many is a path that is not served, and nothing else."""
-    async with running(sends=False, gateway_hosts="127.0.0.1,evil.example") as gateway:
-        async with gateway.http.request(
-            method, path, headers={"Host": "evil.example"}, allow_redirects=False
-        ) as answer:
-            assert answer.status in (404, 405)
-            assert answer.content_type == "application/problem+json"
-            assert "location" not in answer.headers
+    async with (
+        running(sends=False, gateway_hosts="127.0.0.1,evil.example") as gateway,
+        gateway.http.request(method, path, headers={"Host": "evil.example"}, allow_redirects=False) as answer,
+    ):
+        assert answer.status in (404, 405)
+        assert answer.content_type == "application/problem+json"
+        assert "location" not in answer.headers
 
 
 @pytest.mark.parametrize(
@@ -57,11 +60,9 @@ async def test_a_server_that_ends_at_once_is_an_error(monkeypatch: pytest.Monkey
     async def startup(*_: object, **__: object) -> None:
         raise Refused("no")
 
-    async def app(*_: object) -> None: ...
-
     monkeypatch.setattr(server._Server, "startup", startup)
     with pytest.raises(Refused, match="no"):
-        async with server.serving(app, "127.0.0.1", 0):
+        async with server.serving(Starlette(), "127.0.0.1", 0):
             pytest.fail("it does not serve")
 
 
@@ -112,6 +113,29 @@ async def test_the_gateway_recovers_runs_after_redis_refused_once(monkeypatch: p
     await ledger.leave("broken-off", "dead")
     async with running(ledger=ledger, sends=False):
         await eventually(lambda: _total(ledger, "broken-off"))
+
+
+async def test_listeners_go_on_after_the_tracker_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asked when it failed may be told so; later messages come in."""
+
+    class Fails(MemoryTracker):
+        failures = 2  # the hub listens, and the inbox
+
+        def listen(self) -> AsyncIterator[list[Step]]:
+            if self.failures:
+                self.failures -= 1
+                raise Refused("no")
+            return super().listen()
+
+    monkeypatch.setattr(background, "FIRST_PAUSE_S", 0.01)
+    async with running(tracker=Fails(), stand_in=True) as gateway:
+
+        async def came() -> Any:
+            await gateway.send()
+            status, answer = await gateway.get("/inbox/wait", params={"to": NUMBER, "timeout": "1"})
+            return answer if status == 200 else None
+
+        assert (await eventually(came))["to"] == NUMBER
 
 
 async def _total(ledger: MemoryLedger, run: str) -> int:

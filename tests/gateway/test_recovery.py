@@ -93,7 +93,7 @@ async def test_a_batch_goes_on_beyond_what_was_announced_while_it_is_whole(
     monkeypatch.setattr(recovery, "PIECE", 10)
     broker = Recorded()
     world = World(broker=broker)
-    await world.batch(total=50, announced=5, known=range(0, 35))
+    await world.batch(total=50, announced=5, known=range(35))
 
     await world.recovery().finish(RUN)
 
@@ -103,7 +103,7 @@ async def test_a_batch_goes_on_beyond_what_was_announced_while_it_is_whole(
 
 
 async def test_a_lane_that_is_not_safe_yet_is_published_by_the_next_one() -> None:
-    """Recovery dies when one lane is confirmed and the other is not: nothing counts as confirmed, so nothing is lost."""
+    """It dies when one lane is confirmed and the other is not: nothing counts as confirmed, so nothing is lost."""
     broker = Recorded(holds=Lane.URGENT)
     world = World(broker=broker)
     await world.session([Lane.URGENT, Lane.BULK, Lane.URGENT, Lane.BULK])
