@@ -160,20 +160,20 @@ async def test_a_lost_cancellation_is_repeated(monkeypatch: pytest.MonkeyPatch) 
 
 
 class Held(MemoryLedger):
-    """Begins no run before it is told to; notes which it was asked for."""
+    """Begins runs, and answers once it is told to; notes which it was asked for."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.may_begin = asyncio.Event()
+        self.may_answer = asyncio.Event()
         self.asked: list[str] = []
         self.refuses = False
 
     async def begin(self, run: str, recipe: str, total: int, producer: str) -> None:
         self.asked.append(run)
-        await self.may_begin.wait()
         if self.refuses:
             raise Refused("no")
         await super().begin(run, recipe, total, producer)
+        await self.may_answer.wait()
 
 
 class Endless:
@@ -213,7 +213,7 @@ async def test_no_more_runs_at_once_than_there_are_places(handler: Handlers) -> 
     post = handler(ledger)
     asking = asyncio.gather(*(post(request()) for _ in range(20)), return_exceptions=True)
     await eventually(lambda: len(ledger.asked) >= MOST_AT_ONCE)
-    ledger.may_begin.set()
+    ledger.may_answer.set()
     answers = await asking
     assert (
         sum(isinstance(answer, Response) and answer.status_code == 202 for answer in answers) == MOST_AT_ONCE
@@ -226,7 +226,7 @@ async def test_no_more_runs_at_once_than_there_are_places(handler: Handlers) -> 
 async def test_a_run_that_could_not_begin_gives_its_place_back(handler: Handlers) -> None:
     """A ledger that refuses takes no places, and the request hears of it."""
     ledger = Held()
-    ledger.may_begin.set()
+    ledger.may_answer.set()
     ledger.refuses = True
     post = handler(ledger)
     for _ in range(2 * MOST_AT_ONCE):
@@ -248,7 +248,7 @@ async def test_a_request_that_gave_up_leaves_no_run(handler: Handlers) -> None:
     for task in asking:
         task.cancel()
     await asyncio.gather(*asking, return_exceptions=True)
-    ledger.may_begin.set()
+    ledger.may_answer.set()
 
     async def place() -> bool:
         with contextlib.suppress(Problem):
