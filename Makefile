@@ -98,8 +98,8 @@ env: ## write .env with random passwords, for docker-compose (never overwrites)
 servers: ## see to it that redis-server and rabbitmq-server are there (installs them on Debian and Ubuntu)
 	@scripts/install-servers.sh
 
-browser: ## see to it that a Chromium is there for the dashboard's tests (installs it on Debian)
-	@scripts/install-browser.sh
+browser: ## see to it that a Chromium is there for the dashboard's tests, which are skipped without (installs it on Debian)
+	@scripts/install-browser.sh || [ -z "$$CI" ]
 
 clean: ## remove the environments and caches
 	rm -rf $(VENV) .poetry .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
