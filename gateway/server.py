@@ -16,6 +16,8 @@ BACKLOG = 4096
 GRACE_S = 5
 LARGEST_WS_MESSAGE = 4096
 WS_PING_S = 20.0
+# A client's idle connection is kept for longer than proxies keep theirs, which would else reuse one that is just closing.
+KEEP_ALIVE_S = 75
 
 
 class _Server(uvicorn.Server):
@@ -43,6 +45,7 @@ async def serving(app: ASGIApp, host: str, port: int) -> AsyncIterator[int]:
         ws_ping_interval=WS_PING_S,
         ws_ping_timeout=WS_PING_S,
         ws_per_message_deflate=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
         backlog=BACKLOG,
     )

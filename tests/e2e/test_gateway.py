@@ -127,9 +127,9 @@ async def test_the_broker_is_killed_under_the_gateway(mortal_pipeline: Pipeline)
 
     async with gateway.client() as http:
         assert await post(http) == 202
-        mortal_pipeline.rabbit.kill()
+        await asyncio.to_thread(mortal_pipeline.rabbit.kill)
         assert await post(http) == 503
-        mortal_pipeline.rabbit.start()
+        await asyncio.to_thread(mortal_pipeline.rabbit.start)
         await eventually(lambda: _is_accepted(post, http), 30, "messages are accepted again")
         run = accepted[0].partition(".")[0]
 
