@@ -16,7 +16,7 @@ BACKLOG = 4096
 GRACE_S = 5
 LARGEST_WS_MESSAGE = 4096
 WS_PING_S = 20.0
-# A client's idle connection is kept for longer than proxies keep theirs, which would else reuse one that is just closing.
+# An idle connection is kept for longer than proxies keep theirs, which would else reuse one that is just closing.
 KEEP_ALIVE_S = 75
 
 
