@@ -107,7 +107,7 @@ async def answer_of(ask: Callable[[], Awaitable[Any]]) -> Any:
     backoff_s = FIRST_BACKOFF_S
     while True:
         try:
-            answer = await _cancellable(ask)
+            answer = await cancellable(ask)
         except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
             raise Refused(f"Redis refuses: {error}: check REDIS_PASSWORD") from None
         except (ConnectionError, TimeoutError, ResponseError, RuntimeError) as error:
@@ -125,7 +125,7 @@ async def answer_of(ask: Callable[[], Awaitable[Any]]) -> Any:
             return answer
 
 
-async def _cancellable(ask: Callable[[], Awaitable[Any]]) -> Any:
+async def cancellable(ask: Callable[[], Awaitable[Any]]) -> Any:
     """Asks once. The client sends within `asyncio.wait_for`, which before Python 3.12 loses a cancellation that comes
     when it is done (python/cpython#86296): who cancelled would wait for good.
     """

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from common.errors import Refused
 from common.ledger import keys
 from common.messages import Message
-from common.redis_client import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, answer_of
+from common.redis_client import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, answer_of, cancellable
 from common.tracking.listeners import Listeners
 from common.tracking.port import Channel, Record, Step, Track
 from common.tracking.teller import Teller
@@ -77,7 +77,8 @@ class RedisTracker:
         try:
             await answer_of(self._redis.ping)
             # Not repeated, for that might tell steps twice.
-            await self._tell(keys=[keys.message(step.uuid) for step in steps], args=args)
+            lists = [keys.message(step.uuid) for step in steps]
+            await cancellable(partial(self._tell, keys=lists, args=args))
         except (RedisError, OSError, RuntimeError, Refused) as error:
             log.warning("steps_untold", extra={"steps": len(steps), "reason": type(error).__name__})
             await asyncio.sleep(FIRST_BACKOFF_S)
@@ -139,7 +140,7 @@ class RedisTracker:
     async def _hear_on(self, pubsub: PubSub) -> None:
         """Hears what is told until the connection is lost, which raises."""
         loop = asyncio.get_running_loop()
-        await pubsub.subscribe(*Channel)
+        await cancellable(partial(pubsub.subscribe, *Channel))
         assert pubsub.connection is not None
         # Straight from the connection: `pubsub.listen` takes twice as long for a message.
         read = partial(pubsub.connection.read_response, timeout=math.inf, push_request=True)
@@ -187,7 +188,7 @@ async def _ping(pubsub: PubSub) -> None:
     """Asks for a sign of life. An error here is one for who listens as well."""
     while True:
         await asyncio.sleep(PING_S)
-        await pubsub.ping()
+        await cancellable(pubsub.ping)
 
 
 def _parts(things: Sequence[T] | Iterator[T], size: int) -> Iterator[list[T]]:

@@ -130,6 +130,8 @@ class Dispatcher:
                 if step.status in _ENDINGS.values() and step.uuid in self._awaited:
                     del self._awaited[step.uuid]
                     self._heard[step.uuid] = Ending(step.status, step.attempt, step.at_us)
+                    if len(self._heard) > MOST_AWAITED:  # it is found when it is due
+                        del self._heard[next(iter(self._heard))]
             if self._heard:
                 self._some.set()
 
@@ -213,9 +215,13 @@ class Dispatcher:
             if asyncio.get_running_loop().time() > ends_s - SHORTEST_LEASE_S:
                 await self._callbacks.put_off([(owed, 0.0)])
             else:
-                ending = owed.ending or await self._ending(owed, status, heard)
-                answer, why = await poster.post(owed, ending)
-                await self._conclude(owed, ending, answer, why)
+                try:
+                    ending = owed.ending or await self._ending(owed, status, heard)
+                    answer, why = await poster.post(owed, ending)
+                    await self._conclude(owed, ending, answer, why)
+                except Exception as error:  # noqa: BLE001  # one message must not end the deliveries of all others
+                    log.error("callback_failed", extra={"uuid": owed.uuid, "reason": type(error).__name__})
+                    await self._callbacks.put_off([(owed, LONGEST_PAUSE_S)])
         self._held.pop(owed.uuid, None)
         host.held -= 1
         if host.held == 0:
@@ -250,7 +256,8 @@ class Dispatcher:
 
 
 def _host_of(owed: Owed) -> str:
-    return URL(owed.url).host or ""
+    # Not `host`: that decodes xn--…, and raises for what is no valid name.
+    return URL(owed.url).raw_host or ""
 
 
 def _pause_s(age_s: float) -> float:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
 
+import msgspec
+
 from common.tracking.port import Record
 from gateway.callbacks.port import FIRST_LOOK_S, RETRY_ROOM_S, Ending, Owed
 
@@ -40,7 +42,7 @@ class MemoryCallbacks:
         for record in records:
             # The text is not kept: it is in no callback.
             if record.uuid not in self._kept:
-                self._kept[record.uuid] = _Kept(record, now)
+                self._kept[record.uuid] = _Kept(msgspec.structs.replace(record, text=""), now)
                 self._look_at(record.uuid, now + FIRST_LOOK_S)
 
     async def due(self, limit: int) -> list[str]:

@@ -527,6 +527,16 @@ async def test_a_lease_that_is_nearly_over_is_not_begun_on(
         await calls(receiver, 1)
 
 
+async def test_a_host_that_no_name_is_stops_nobody(bench: Bench, receiver: Receiver) -> None:
+    """What looks like an internationalised name and is none is a failed try; the others are told, again and again."""
+    async with bench.running():
+        await bench.sent(await bench.posted("http://xn--a.com/"))
+        for told in range(1, 4):
+            await bench.sent(await bench.posted(receiver.url))
+            await calls(receiver, told)
+    assert len(receiver.calls) == 3
+
+
 async def test_what_was_not_accepted_after_all_is_told_nobody(bench: Bench, receiver: Receiver) -> None:
     """Its publish failed and the caller was told so: what becomes of it is no news."""
     async with bench.running():
