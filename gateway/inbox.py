@@ -10,11 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.tracking.port import Status, Step, Tracker
+from common.tracking.wire import iso
 from gateway.events.protocols import connection_of
 from gateway.numbers import normalise
 from gateway.operations import JSON, Answer, Operation, Parameter, Scope
 from gateway.problems import Flaw, Problem
-from gateway.schemas import NumberText, Time, UuidText, iso, where_of
+from gateway.schemas import NumberText, Time, UuidText, where_of
 
 # The last so many messages are kept.
 MAX_MESSAGES = 10_000

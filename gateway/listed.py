@@ -1,4 +1,4 @@
-"""Messages at hand as a source: those of a batch, or what is left of a run that broke off."""
+"""The messages of a batch, all at hand, as a source."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -9,15 +9,14 @@ from gateway.session import BATCHES
 
 
 class Listed:
-    """Messages with seqs from 0 on; `messages` may begin with a later one, where those before are done with."""
+    """Messages with seqs from 0 on."""
 
-    def __init__(self, messages: Sequence[Message], count: int | None = None) -> None:
+    def __init__(self, messages: Sequence[Message]) -> None:
         self._messages = messages
-        self.count = len(messages) if count is None else count
+        self.count = len(messages)
 
     def recipe(self, batch_size: int, lane: Lane) -> Recipe:
         return Recipe(source=BATCHES, count=self.count, batch_size=batch_size, lane=lane)
 
     def messages(self, first: int) -> Iterator[Message]:
-        skip = first - self._messages[0].seq if self._messages else 0
-        return islice(self._messages, skip, None)
+        return islice(self._messages, first, None)

@@ -13,6 +13,7 @@ from common.errors import UnknownRun
 from common.ledger.port import Ledger
 from common.messages import MAX_SEQ, Lane, State, is_run_id
 from common.tracking.port import Record, Status, Step, Track, Tracker
+from common.tracking.wire import iso
 from gateway.bodies import SMALL_BYTES, decoded, media_type, read_body
 from gateway.idempotency.once import PARAMETER as IDEMPOTENCY_KEY
 from gateway.idempotency.once import Plan, once
@@ -22,7 +23,7 @@ from gateway.limits import Limits
 from gateway.numbers import normalise
 from gateway.operations import DEADLINE_S, JSON, Answer, Body, Operation, Parameter, Scope
 from gateway.problems import Flaw, Problem
-from gateway.schemas import Accepted, MessageView, Priority, SmsIn, StepView, iso
+from gateway.schemas import Accepted, MessageView, Priority, SmsIn, StepView
 from gateway.segments import Segments, segments
 
 _STATUS = {state: Status[state.name] for state in State}

@@ -1,6 +1,5 @@
 """The JSON of the REST API: what requests may say and what answers say."""
 
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
@@ -143,11 +142,6 @@ class Health(msgspec.Struct, frozen=True):
     """Whether the gateway can do its work."""
 
     healthy: bool
-
-
-def iso(at_us: int) -> str:
-    """A Unix time in microseconds as the API says it."""
-    return datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def where_of(error: msgspec.MsgspecError) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from common.broker.memory import MemoryBroker
 from common.errors import PublishFailed
 from common.ledger.memory import MemoryLedger
 from common.messages import Batch, Lane
-from gateway import intake
+from gateway import intake, session
 from gateway.app import Stores
 from gateway.callbacks.memory import MemoryCallbacks
 from gateway.idempotency.memory import MemoryIdempotency
@@ -259,3 +259,38 @@ async def test_a_withdrawn_message_has_no_callback(monkeypatch: pytest.MonkeyPat
         broker.away = False
         assert (await gateway.post("/sms", body))[0] == 202
         assert len(callbacks._kept) == 1
+
+
+async def test_a_long_session_makes_way_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so many messages the next one belongs to a new run; the former ends, with all that it had."""
+    monkeypatch.setattr(session, "ROTATE_MESSAGES", 3)
+    async with running() as gateway:
+        uuids = [(await gateway.send())["uuid"] for _ in range(5)]
+        runs = [uuid.partition(".")[0] for uuid in uuids]
+        assert runs[0] == runs[1] == runs[2] != runs[3] == runs[4]
+        for uuid in uuids:
+            await gateway.ends(uuid)
+
+        async def former_is_over() -> bool:
+            now = await gateway.ledger.snapshot(runs[0])
+            return (now.total, now.published, now.sent) == (3, 3, 3)
+
+        await eventually(former_is_over)
+        assert (await gateway.ledger.publication(runs[3])).publishing
+
+
+@pytest.mark.parametrize("limit", ["gateway_rate", "gateway_key_rate"])
+async def test_over_the_limit_nothing_is_taken_in(limit: str) -> None:
+    """429 with Retry-After, for a message and for a batch; what was within the limit is sent."""
+    total, own = (0.01, None) if limit == "gateway_rate" else (None, 0.01)
+    async with running(gateway_rate=total, gateway_key_rate=own) as gateway:
+        accepted = await gateway.send()
+        for path, body in (
+            ("/sms", {"number": NUMBER, "text": "a"}),
+            ("/sms/batch", [{"number": NUMBER, "text": "a"}]),
+        ):
+            async with gateway.http.post(path, json=body) as answer:
+                assert answer.status == 429
+                assert int(answer.headers["Retry-After"]) >= 1
+        assert (await gateway.ends(accepted["uuid"]))["status"] == "sent"
+        assert (await gateway.ledger.snapshot()).published == 1
