@@ -15,13 +15,8 @@ RUN /opt/poetry/bin/poetry export --format requirements.txt --output requirement
  && find /opt/venv -type d -name tests -path '*/site-packages/*' -prune -exec rm -r {} +
 
 FROM ${PYTHON_IMAGE}
-ARG VERSION=0.0.0 REVISION=unknown
-LABEL org.opencontainers.image.title="SMS alert pipeline simulator" \
-      org.opencontainers.image.description="Producer, sender and monitor over RabbitMQ and Redis" \
-      org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin smsim
+RUN groupadd --system --gid 10001 smsim \
+ && useradd --system --uid 10001 --gid smsim --no-create-home --shell /usr/sbin/nologin smsim
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=/app HEALTH_FILE=/tmp/smsim.alive
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
@@ -32,3 +27,9 @@ STOPSIGNAL SIGTERM
 # Healthy: the service has had an answer from Redis within the last half minute.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=40s --retries=3 CMD ["python", "-m", "common.health"]
 CMD ["python", "-m", "simulation.cli", "--help"]
+ARG VERSION=0.0.0 REVISION=unknown
+LABEL org.opencontainers.image.title="SMS alert pipeline simulator" \
+      org.opencontainers.image.description="Producer, sender, monitor and gateway over RabbitMQ and Redis" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"

@@ -7,7 +7,6 @@ to the last message, else there are no figures. Writes JSON, and prints tables.
 """
 
 import argparse
-import asyncio
 import json
 import sys
 import tempfile
@@ -22,10 +21,11 @@ from benchmarks.gateway_figures import GET, POST, Figures
 from benchmarks.gateway_stack import SENDING, Stack
 from benchmarks.gateway_table import markdown
 from benchmarks.machine import PACKAGES, machine, versions
+from benchmarks.measuring import measured_into
 from benchmarks.meter import Meter
 from benchmarks.processes import BenchmarkFailed
 from benchmarks.servers import Servers
-from common.cli import EXIT_DONE, EXIT_FAILED, Parser, number, whole
+from common.cli import EXIT_DONE, Parser, number, whole
 from common.ledger.redis import RedisLedger
 from tests.servers import RabbitServer, RedisServer
 
@@ -48,13 +48,7 @@ def main() -> int:
     parser.add_argument("--scale", type=number(0.01, 10), default=1.0, help="multiplies times and batches")
     parser.add_argument("--out", type=Path, default=LATEST, help=f"where the JSON goes (default: {LATEST})")
     args = parser.parse_args()
-    try:
-        results = asyncio.run(_measure(args))
-    except BenchmarkFailed as error:
-        print(f"benchmarks.gateway: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(results, indent=2) + "\n")
+    results = measured_into(args.out, parser.prog, _measure(args))
     print(markdown(results))
     return EXIT_DONE
 

@@ -27,9 +27,10 @@ import uvloop
 from redis.asyncio import Redis
 
 from benchmarks.machine import machine, versions
+from benchmarks.measuring import measured_into
 from benchmarks.processes import BenchmarkFailed, Launched
 from benchmarks.stamps import StampedBroker, Stamps, Times, read
-from common.cli import EXIT_DONE, EXIT_FAILED, Parser, number, whole
+from common.cli import EXIT_DONE, Parser, number, whole
 from common.ledger.port import Snapshot
 from common.ledger.redis import RedisLedger
 from common.messages import Batch, Lane, Message
@@ -97,13 +98,7 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, default=LATEST, help=f"where the JSON goes (default: {LATEST})")
     args = parser.parse_args()
-    try:
-        results = uvloop.run(_measure(args))
-    except BenchmarkFailed as error:
-        print(f"benchmarks.lanes: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(results, indent=2) + "\n")
+    results = measured_into(args.out, parser.prog, _measure(args), uvloop.run)
     print(markdown(results))
     return EXIT_DONE
 

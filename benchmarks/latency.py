@@ -10,7 +10,6 @@ add up exactly, else there are no figures. Prints a table; writes JSON, CSV and 
 import argparse
 import asyncio
 import csv
-import json
 import secrets
 import sys
 import tempfile
@@ -29,9 +28,10 @@ from redis.asyncio import Redis
 from benchmarks.audit import audit, queue_names
 from benchmarks.latency_chart import draw
 from benchmarks.machine import machine, versions
+from benchmarks.measuring import measured_into
 from benchmarks.moments import due_s, settled_s
 from benchmarks.processes import BenchmarkFailed, Launched
-from common.cli import EXIT_DONE, EXIT_FAILED, Parser, number, whole
+from common.cli import EXIT_DONE, Parser, number, whole
 from common.ledger.redis import RedisLedger
 from tests.servers import RabbitServer, RedisServer
 
@@ -72,13 +72,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=whole(1), default=1, help="medians are over these (default: 1)")
     parser.add_argument("--out", type=Path, default=OUT, help=f"folder of the results (default: {OUT})")
     args = parser.parse_args()
-    try:
-        results = asyncio.run(_measure(args))
-    except BenchmarkFailed as error:
-        print(f"benchmarks.latency: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "latency.json").write_text(json.dumps(results, indent=2) + "\n")
+    results = measured_into(args.out / "latency.json", parser.prog, _measure(args))
     with (args.out / "latency.csv").open("w", newline="") as file:
         rows = csv.DictWriter(file, list(results["points"][0]))
         rows.writeheader()

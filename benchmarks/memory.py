@@ -6,8 +6,6 @@ exactly, else it fails. Prints tables; writes memory.json into `--out`.
 """
 
 import argparse
-import asyncio
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -16,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import machine, versions
+from benchmarks.measuring import measured_into
 from benchmarks.memory_ledger import ledger_of_size
 from benchmarks.memory_services import Services
-from benchmarks.processes import BenchmarkFailed
-from common.cli import EXIT_DONE, EXIT_FAILED, Parser, number
+from common.cli import EXIT_DONE, Parser, number
 from tests.servers import RabbitServer, RedisServer
 
 OUT = Path(__file__).parent.parent / "docs" / "capacity"
@@ -40,13 +38,7 @@ def main() -> int:
     parser.add_argument("--scale", type=number(0.001, 10), default=1.0, help="multiplies all sizes")
     parser.add_argument("--out", type=Path, default=OUT, help=f"folder of the results (default: {OUT})")
     args = parser.parse_args()
-    try:
-        results = asyncio.run(_measure(args))
-    except BenchmarkFailed as error:
-        print(f"benchmarks.memory: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "memory.json").write_text(json.dumps(results, indent=2) + "\n")
+    results = measured_into(args.out / "memory.json", parser.prog, _measure(args))
     print(markdown(results))
     return EXIT_DONE
 

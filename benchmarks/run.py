@@ -1,8 +1,6 @@
 """`make bench`, `python -m benchmarks.run`: ours and its peers on the same servers; tables, JSON and a chart."""
 
 import argparse
-import asyncio
-import json
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -12,12 +10,12 @@ from typing import Any
 from benchmarks.chart import draw
 from benchmarks.embedded import simulate
 from benchmarks.figures import EMBEDDED, US
+from benchmarks.measuring import measured_into
 from benchmarks.peers.catalogue import PEERS
-from benchmarks.processes import BenchmarkFailed
 from benchmarks.rounds import Scenario
 from benchmarks.session import Session
 from benchmarks.table import compared, markdown
-from common.cli import EXIT_DONE, EXIT_FAILED, Parser, number, whole
+from common.cli import EXIT_DONE, Parser, number, whole
 
 LATEST = Path(__file__).parent / "results" / "latest.json"
 # Messages by batch size, so that each measurement takes some seconds on two cores.
@@ -44,13 +42,7 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, default=LATEST, help=f"where the JSON goes (default: {LATEST})")
     args = parser.parse_args()
-    try:
-        results = asyncio.run(_measure(args))
-    except BenchmarkFailed as error:
-        print(f"benchmarks.run: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(results, indent=2) + "\n")
+    results = measured_into(args.out, parser.prog, _measure(args))
     if compared(results):
         draw(results, args.out.with_suffix(".svg"))
     print(markdown(results))

@@ -7,7 +7,6 @@ quotient says how ours has changed. Beginnings and ends weigh more in a short ru
 add up, or if plain pika can't be measured, for it is the yardstick; not for a timing, which proves nothing by itself.
 """
 
-import asyncio
 import json
 import sys
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import US
+from benchmarks.measuring import measured_into
 from benchmarks.peers.catalogue import PEERS, PLAIN_PIKA
-from benchmarks.processes import BenchmarkFailed
 from benchmarks.run import MESSAGES, ours, scaled
 from benchmarks.session import Session
 from benchmarks.table import RECORDED, as_table
@@ -32,13 +31,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=whole(1), default=3, help="medians are over these (default: 3)")
     parser.add_argument("--scale", type=number(0.001, 100), default=1.0, help="multiplies the message counts")
     args = parser.parse_args()
-    try:
-        results = asyncio.run(_measure(args.rounds, args.scale))
-    except BenchmarkFailed as error:
-        print(f"benchmarks.smoke: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    LATEST.parent.mkdir(parents=True, exist_ok=True)
-    LATEST.write_text(json.dumps(results, indent=2) + "\n")
+    results = measured_into(LATEST, parser.prog, _measure(args.rounds, args.scale))
     recorded = json.loads(RECORDED.read_text()) if RECORDED.exists() else {"figures": []}
     print(as_table(COLUMNS, rows(results, recorded), left=1))
     for peer in results["peers"]:

@@ -6,7 +6,6 @@ Writes samples, charts and volumes.json into `--out`; prints a table. Every run 
 
 import argparse
 import asyncio
-import json
 import sys
 import tempfile
 import time
@@ -19,8 +18,9 @@ from redis.asyncio import Redis
 
 from benchmarks.audit import audit
 from benchmarks.machine import machine, versions
+from benchmarks.measuring import measured_into
 from benchmarks.processes import BenchmarkFailed, Launched
-from common.cli import EXIT_DONE, EXIT_FAILED, Parser, whole
+from common.cli import EXIT_DONE, Parser, whole
 from common.ledger.redis import RedisLedger
 from tests.servers import RabbitServer, RedisServer
 
@@ -51,12 +51,7 @@ def main() -> int:
     args = parser.parse_args()
     if len(set(args.volumes)) < len(args.volumes):
         parser.error("argument --volumes: each only once, for the runs are called by them")
-    try:
-        results = asyncio.run(_measure(args))
-    except BenchmarkFailed as error:
-        print(f"benchmarks.volumes: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    (args.out / "volumes.json").write_text(json.dumps(results, indent=2) + "\n")
+    results = measured_into(args.out / "volumes.json", parser.prog, _measure(args))
     print(markdown(results))
     return EXIT_DONE
 

@@ -5,6 +5,7 @@ import asyncio
 import gc
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -14,7 +15,7 @@ import uvloop
 
 from common.errors import SmsimError, UsageError
 from common.messages import is_run_id
-from common.settings import near_misses
+from common.settings import Settings, near_misses
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,9 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
+# How long a service waits for RabbitMQ and Redis, which may be starting with it; and a command that somebody waits for.
 DEFAULT_CONNECT_TIMEOUT_S = 30.0
+BRIEF_CONNECT_TIMEOUT_S = 5.0
 LAST_WORDS_S = 1.5
 
 
@@ -122,14 +125,41 @@ def warn_of_near_misses() -> None:
         log.warning("unknown_setting", extra={"variable": theirs, "did_you_mean": ours})
 
 
+class _Help(argparse.HelpFormatter):
+    """Says what holds where a flag is left out: its own default, or that of the setting that its help names."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help or ""
+        named = re.search(r"\(([A-Z_]+)\)", text)
+        if named and named[1].lower() in Settings.model_fields:
+            default = Settings.model_fields[named[1].lower()].default
+            return text if default is None else text.replace(named[0], f"({named[1]}, default: {default})")
+        if action.default in (None, False, argparse.SUPPRESS) or "default" in text:
+            return text
+        return f"{text} (default: %(default)s)"
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with one clear line for bad usage, exit code 2, and no abbreviations to break later."""
 
     def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False)
+        super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=_Help)
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"{self.prog}: {message} (--help shows the usage)\n")
+
+
+def add_connect_timeout(
+    parser: argparse.ArgumentParser, default_s: float = DEFAULT_CONNECT_TIMEOUT_S
+) -> None:
+    """The flag --connect-timeout."""
+    parser.add_argument(
+        "--connect-timeout",
+        type=number(0),
+        default=default_s,
+        metavar="SECONDS",
+        help="for RabbitMQ and for Redis to answer (default: %(default)g)",
+    )
 
 
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:

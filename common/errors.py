@@ -7,6 +7,7 @@ SmsimError
 │   ├── RunBusy         another producer is publishing this run: wait for it
 │   └── RunOpen         the run is not over: wait until it is settled
 ├── Unavailable         a server can't be reached or can't serve now: try again later (exit code 1)
+│   └── LedgerLost      the ledger has lost what it was told of a run: it can't go on, another can begin
 ├── Refused             a server answered no, and will again: change the settings (exit code 1)
 ├── PublishFailed       a publish was not confirmed: publishing again is safe
 ├── StaleDelivery       the delivery's connection is gone, so it comes again: drop it
@@ -40,6 +41,10 @@ class RunOpen(UsageError):
 
 class Unavailable(SmsimError):
     """RabbitMQ or Redis can't be reached, or can't serve now."""
+
+
+class LedgerLost(Unavailable):
+    """The ledger no longer has what it was told of this run: Redis has lost writes. Another run may begin at once."""
 
 
 class Refused(SmsimError):

@@ -20,7 +20,9 @@ from common.ledger.port import Ledger
 from common.settings import Settings
 from common.tracking.port import Tracker
 from common.version import project_version
+from gateway.answers import json_answer
 from gateway.background import Worker, end, kept_up
+from gateway.batch_intake import BatchIntake
 from gateway.batches import Batches
 from gateway.callbacks.dispatcher import Dispatcher
 from gateway.callbacks.port import Callbacks
@@ -28,6 +30,7 @@ from gateway.dashboard import Dashboard
 from gateway.events.hub import Hub
 from gateway.events.routes import EventRoutes
 from gateway.guard import Guard
+from gateway.health import Health
 from gateway.idempotency.port import Idempotency
 from gateway.inbox import Inbox
 from gateway.intake import Intake
@@ -37,11 +40,10 @@ from gateway.limits import Limits
 from gateway.messages import Messages
 from gateway.metrics import GatewayMetrics
 from gateway.openapi import document
-from gateway.operations import JSON, Answer, Operation
+from gateway.operations import Answer, Operation
 from gateway.recovery import Recovery
 from gateway.routing import not_served, routes_of
 from gateway.runs import Runs
-from gateway.schemas import Health
 from gateway.server import serving
 from gateway.simulated import SimulatedRuns
 
@@ -93,26 +95,28 @@ class Gateway:
             secret.get_secret_value() if secret else None,
             settings.callback_allow_private,
         )
-        self._intake = Intake(broker, ledger, tracker, dispatcher, name)
+        queue = settings.queue_name
+        self._intake = Intake(broker, ledger, tracker, dispatcher, name, queue)
+        self._batch_intake = BatchIntake(broker, ledger, tracker, dispatcher, name, queue)
         # A name of its own: a run that this very gateway is at is to be as busy to it as any other.
-        recovery = Recovery(broker, ledger, tracker, f"{name}-recovery")
-        self._simulated = SimulatedRuns(broker, ledger, name)
+        recovery = Recovery(broker, ledger, tracker, f"{name}-recovery", queue)
+        self._simulated = SimulatedRuns(broker, ledger, name, queue)
         self._hub = Hub(ledger, broker, tracker)
         events = EventRoutes(self._hub, self.authenticator)
         self._background: list[Worker] = [self._hub, dispatcher, recovery]
-        self._batches = Batches(
-            *(broker, ledger, tracker, stores.idempotency, limits, recovery, name),
-            *(self.metrics.accepted, stand_in),
-        )
         parts: list[_Part] = [
             Messages(
                 *(self._intake, ledger, tracker, stores.idempotency, limits, dispatcher.flaw_of),
                 self.metrics.accepted,
             ),
-            self._batches,
+            Batches(
+                *(self._batch_intake, ledger, stores.idempotency, limits, recovery, dispatcher.flaw_of),
+                *(self.metrics.accepted, stand_in),
+            ),
             Runs(ledger, self._hub),
             self._simulated,
             events,
+            Health(broker, ledger),
             self.metrics,
         ]
         if stand_in:
@@ -152,27 +156,19 @@ class Gateway:
             yield
         finally:
             await end(self._tasks)
-            await self._simulated.close()
-            await self._batches.close()
-            await self._intake.close()
+            # At the same time: what they may take together is limited.
+            await asyncio.gather(self._simulated.close(), self._batch_intake.close(), self._intake.close())
 
     def _own_operations(self) -> list[Operation]:
         return [
-            Operation(
-                *("GET", "/health", self._health, None, "operation", "Whether it works"),
-                {200: Answer("It does", Health, Health(True))},
-            ),
             Operation(
                 *("GET", "/openapi.json", self._openapi, None, "operation", "This document"),
                 {200: Answer("OpenAPI 3.1", dict, {"openapi": "3.1.0"})},
             ),
         ]
 
-    async def _health(self, _: Request) -> Response:
-        return Response(msgspec.json.encode(Health(True)), media_type=JSON)
-
     async def _openapi(self, _: Request) -> Response:
-        return Response(self._document, media_type=JSON)
+        return json_answer(self._document)
 
 
 def _listed(text: str | None) -> frozenset[str]:

@@ -2,16 +2,22 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Protocol, TypeVar
 
-from common.errors import SmsimError
+from common.errors import LedgerLost, Refused, SmsimError, Unavailable
 
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 CANCEL_AGAIN_S = 1.0
+REPEAT_EVERY_S = 1.0
+# What is in hand when the gateway stops may take so much longer: what RabbitMQ and Redis need if they are there. With
+# what the requests had before (gateway/server.py) it is less than the 10 s after which Docker kills.
+LAST_WORDS_S = 2.0
+
+T = TypeVar("T")
 
 
 class Worker(Protocol):
@@ -44,7 +50,7 @@ async def kept_up(part: Worker) -> None:
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
-async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
+async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancels tasks until all are done: a cancellation may be lost in the Redis client (see common/redis_client.py),
     or what a task does last may take too long.
     """
@@ -53,3 +59,25 @@ async def end(tasks: Iterable[asyncio.Task[None]]) -> None:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+
+
+async def ended_soon(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Waits for tasks, but no longer than LAST_WORDS_S; then ends them: another gateway goes on with what they had."""
+    pending = set(tasks)
+    if pending:
+        _, pending = await asyncio.wait(pending, timeout=LAST_WORDS_S)
+    if pending:
+        log.warning("work_left", extra={"tasks": len(pending), "reason": "RabbitMQ or Redis does not answer"})
+        await end(pending)
+
+
+async def persistently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Asks until no server refuses any more."""
+    while True:
+        try:
+            return await ask()
+        except LedgerLost:
+            raise
+        except (Refused, Unavailable) as error:
+            log.warning("asked_again", extra={"reason": str(error)})
+            await asyncio.sleep(REPEAT_EVERY_S)

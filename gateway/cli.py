@@ -6,16 +6,15 @@ import logging
 
 from common.broker.rabbitmq import connect_broker
 from common.cli import (
-    DEFAULT_CONNECT_TIMEOUT_S,
     Parser,
-    number,
+    add_connect_timeout,
     run_command,
     settle_down,
     stop_on_signals,
     warn_of_near_misses,
     whole,
 )
-from common.errors import UsageError
+from common.errors import SmsimError, UsageError
 from common.health import beat
 from common.ledger.port import Ledger
 from common.ledger.redis import RedisLedger
@@ -39,9 +38,7 @@ def main(argv: list[str] | None = None, prog: str = "smsim gateway") -> int:
     parser = Parser(prog, "Serves the REST API, live events and the dashboard.")
     parser.add_argument("--host", help="where it listens (GATEWAY_HOST)")
     parser.add_argument("--port", type=whole(0, 65535), help="(GATEWAY_PORT; 0: any free one)")
-    parser.add_argument(
-        "--connect-timeout", type=number(0), default=DEFAULT_CONNECT_TIMEOUT_S, help="seconds"
-    )
+    add_connect_timeout(parser)
     args = parser.parse_args(argv)
 
     async def run() -> int:
@@ -105,6 +102,10 @@ async def _serve(settings: Settings, connect_timeout_s: float) -> int:
 async def _beat(ledger: Ledger) -> None:
     """For the container's health check: Redis answers."""
     while True:
-        await ledger.snapshot()
-        beat(BEAT_EVERY_S)
+        try:
+            await ledger.snapshot()
+        except SmsimError as error:  # unhealthy for as long as that lasts, and no longer
+            log.warning("heartbeat_failed", extra={"reason": str(error)})
+        else:
+            beat(BEAT_EVERY_S)
         await asyncio.sleep(BEAT_EVERY_S)

@@ -29,7 +29,7 @@ _SECURITY = [
 ]
 _NO_STORE = (b"cache-control", b"no-store")
 _VARY = (b"vary", b"Origin")
-_EXPOSED = (b"access-control-expose-headers", b"Retry-After, Idempotent-Replayed")
+_EXPOSED = (b"access-control-expose-headers", b"Location, Retry-After, Idempotent-Replayed")
 _PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST, DELETE",
     "Access-Control-Allow-Headers": "Authorization, X-API-Key, Idempotency-Key, Content-Type",

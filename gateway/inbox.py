@@ -11,11 +11,13 @@ from starlette.responses import Response
 
 from common.tracking.port import Status, Step, Tracker
 from common.tracking.wire import iso
+from gateway.answers import json_answer
 from gateway.events.protocols import connection_of
+from gateway.flaws import flaws_in, refused
 from gateway.numbers import normalise
-from gateway.operations import JSON, Answer, Operation, Parameter, Scope
+from gateway.operations import Answer, Operation, Parameter, Scope
 from gateway.problems import Flaw, Problem
-from gateway.schemas import NumberText, Time, UuidText, where_of
+from gateway.schemas import NumberText, Time, UuidText
 
 # The last so many messages are kept.
 MAX_MESSAGES = 10_000
@@ -109,7 +111,7 @@ class Inbox:
     async def _list(self, request: Request) -> Response:
         query = _query(request, _Look)
         messages = list(self._to(query.to))
-        return Response(msgspec.json.encode(InboxView(messages[-query.limit :])), media_type=JSON)
+        return json_answer(InboxView(messages[-query.limit :]))
 
     async def _delete(self, request: Request) -> Response:
         for message in list(self._to(_query(request, _Clear).to)):
@@ -121,7 +123,7 @@ class Inbox:
         found = self._first(query) or await self._next(query, request)
         if found is None:
             return Response(status_code=204)
-        return Response(msgspec.json.encode(found), media_type=JSON)
+        return json_answer(found)
 
     def _to(self, number: str | None) -> Iterator[Received]:
         """The messages to a number, or to all; oldest first."""
@@ -150,7 +152,7 @@ class Inbox:
         gone.add_done_callback(lambda _: _settle(waiter, None))
         connection = connection_of(request.scope)
         if connection is not None:
-            connection.on_shutdown = self.close
+            connection.stream(self.close)
         waiters = self._waiters.setdefault(query.to, set())
         waiters.add(waiter)
         self.waiting += 1
@@ -251,26 +253,21 @@ def _query(request: Request, kind: type[Query]) -> Query:
     """What the query says, its number in E.164. Problem 422 for whatever it may not say."""
     try:
         query = msgspec.convert(dict(request.query_params), kind, strict=False)
-    except msgspec.ValidationError as error:
-        where, what = where_of(error)
-        raise _flaw(where.replace("body", "query", 1), what) from None
+    except msgspec.ValidationError:
+        raise refused(flaws_in(dict(request.query_params), kind, "query", strict=False)) from None
     if query.to is not None:
         # In a query a raw + means a space.
         number = query.to.strip()
         try:
             query.to = normalise(f"+{number}" if number[:1].isdigit() else number)
         except ValueError as error:
-            raise _flaw("query.to", str(error)) from None
+            raise refused([Flaw("query.to", str(error))]) from None
     return query
-
-
-def _flaw(where: str, what: str) -> Problem:
-    return Problem(422, f"{where}: {what}", [Flaw(where, what)])
 
 
 EXAMPLE_TO = "+358401234567"
 EXAMPLE = {
-    "uuid": "20261121-072613-9f3a.0",
+    "uuid": "20261121-072613-24a5b446cc10.0",
     "to": EXAMPLE_TO,
     "text": "Your code is 4711",
     "sent_at": "2026-11-21T07:26:13.123456Z",

@@ -1,11 +1,9 @@
-"""The messages of a batch, all at hand, as a source."""
+"""The messages of a batch, all at hand, as a stream."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from common.messages import Lane, Message
-from common.publishing.recipes import Recipe
-from gateway.session import BATCHES
+from common.messages import Message
 
 
 class Listed:
@@ -15,8 +13,6 @@ class Listed:
         self._messages = messages
         self.count = len(messages)
 
-    def recipe(self, batch_size: int, lane: Lane) -> Recipe:
-        return Recipe(source=BATCHES, count=self.count, batch_size=batch_size, lane=lane)
-
     def messages(self, first: int) -> Iterator[Message]:
+        """Those from seq `first` on."""
         return islice(self._messages, first, None)

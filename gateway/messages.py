@@ -14,26 +14,30 @@ from common.ledger.port import Ledger
 from common.messages import MAX_SEQ, Lane, State, is_run_id
 from common.tracking.port import Record, Status, Step, Track, Tracker
 from common.tracking.wire import iso
+from gateway.answers import json_answer
 from gateway.bodies import SMALL_BYTES, decoded, media_type, read_body
+from gateway.flaws import Check, refused
+from gateway.groups import Keyed
+from gateway.idempotency.hold import Hold
 from gateway.idempotency.once import PARAMETER as IDEMPOTENCY_KEY
-from gateway.idempotency.once import Plan, once
+from gateway.idempotency.once import once
 from gateway.idempotency.port import Idempotency
 from gateway.intake import Intake
 from gateway.limits import Limits
-from gateway.numbers import normalise
+from gateway.numbers import flaw_of_number, normalise
 from gateway.operations import DEADLINE_S, JSON, Answer, Body, Operation, Parameter, Scope
 from gateway.problems import Flaw, Problem
 from gateway.schemas import Accepted, MessageView, Priority, SmsIn, StepView
 from gateway.segments import Segments, segments
 
 _STATUS = {state: Status[state.name] for state in State}
-_UUID = Parameter("uuid", "path", "the message id", example="20261121-072613-9f3a.0", required=True)
+_UUID = Parameter("uuid", "path", "the message id", example="20261121-072613-24a5b446cc10.0", required=True)
 _EXAMPLE = Accepted(
-    "20261121-072613-9f3a.0", "+541166587382", "hello", Status.QUEUED, Segments("GSM-7", 1, 5)
+    "20261121-072613-24a5b446cc10.0", "+541166587382", "hello", Status.QUEUED, Segments("GSM-7", 1, 5)
 )
 _VIEW = MessageView(
-    uuid="20261121-072613-9f3a.0",
-    run="20261121-072613-9f3a",
+    uuid="20261121-072613-24a5b446cc10.0",
+    run="20261121-072613-24a5b446cc10",
     number="+541166587382",
     text="hello",
     status=Status.SENT,
@@ -74,6 +78,7 @@ class Messages:
         self._idempotency = idempotency
         self._limits = limits
         self._flaw_of = flaw_of
+        self._checks: dict[str, Check] = {"number": flaw_of_number, "callback_url": flaw_of}
         self._count = count
 
     def operations(self) -> list[Operation]:
@@ -89,7 +94,10 @@ class Messages:
                 "messages",
                 "Send a message",
                 {
-                    202: Answer("Accepted: the broker has confirmed that it keeps it", Accepted, _EXAMPLE),
+                    202: Answer(
+                        *("Accepted: the broker has confirmed that it keeps it", Accepted, _EXAMPLE),
+                        headers={"Location": "what becomes of it: `/sms/{uuid}`"},
+                    ),
                     409: Answer("A request with this Idempotency-Key is under way"),
                 },
                 "Answers 202 once the broker has confirmed the message, never before. 503 means that it is not sent.",
@@ -114,7 +122,7 @@ class Messages:
     async def _post(self, request: Request) -> Response:
         media_type(request, JSON)
         body = await read_body(request, SMALL_BYTES)
-        sms = decoded(body, _decoder)
+        sms = decoded(body, _decoder, checks=self._checks)
         flaws = []
         number = ""
         try:
@@ -124,32 +132,38 @@ class Messages:
         if sms.callback_url is not None and (flaw := self._flaw_of(sms.callback_url)) is not None:
             flaws.append(Flaw("body.callback_url", flaw))
         if flaws:
-            raise Problem(422, "; ".join(f"{flaw.where}: {flaw.what}" for flaw in flaws), flaws)
+            raise refused(flaws)
 
         def answer(record: Record) -> bytes:
             return _encode(Accepted(record.uuid, number, sms.text, Status.QUEUED, segments(sms.text)))
 
-        async def do(plan: Plan | None) -> bytes:
+        async def do(hold: Hold | None) -> bytes:
             self._limits.take(request.state.caller, 1)
-            planned = None if plan is None else lambda record: plan(answer(record))
-            record = await self._intake.accept(number, sms.text, sms.priority.lane, sms.callback_url, planned)
+            keyed = None if hold is None else Keyed(hold, answer)
+            record = await self._intake.accept(number, sms.text, sms.priority.lane, sms.callback_url, keyed)
             self._count(record.lane, 1)
             return answer(record)
 
-        async def finish(plan: bytes) -> bool:
-            return await self._finish(_accepted_decoder.decode(plan), sms)
+        async def finish(plan: bytes, void: bool) -> bool:
+            return await self._finish(_accepted_decoder.decode(plan), sms, void)
 
-        return await once(self._idempotency, request, body, DEADLINE_S, do, finish)
+        response = await once(self._idempotency, request, body, DEADLINE_S, do, finish)
+        response.headers["Location"] = f"/sms/{_accepted_decoder.decode(response.body).uuid}"
+        return response
 
-    async def _finish(self, planned: Accepted, sms: SmsIn) -> bool:
+    async def _finish(self, planned: Accepted, sms: SmsIn, void: bool) -> bool:
         """Carries out the plan of a gateway that died: publishes its message again, unless it went its way already.
 
-        False if it was never announced, or was withdrawn, so that another message is due.
+        False if nothing is sent, and nothing will be, so that another message is due. So what was never announced is
+        withdrawn, as what is void: the gateway that planned it may wake yet, and go on.
         """
         run, seq = parts_of(planned.uuid)
+        this = np.array([seq], np.int64)
         try:
-            (state,) = await self._ledger.states(run, np.array([seq], np.int64))
             announced = (await self._ledger.publication(run)).announced
+            if void or seq >= announced:
+                await self._ledger.withdraw(run, this)
+            (state,) = await self._ledger.states(run, this)
         except UnknownRun:
             return False
         if state == State.FAILED:
@@ -157,8 +171,6 @@ class Messages:
             return track is not None and any(step.attempt > 0 for step in track.steps)
         if state != State.QUEUED:
             return True
-        if seq >= announced:
-            return False
         record = Record(
             run=run,
             seq=seq,
@@ -182,13 +194,13 @@ class Messages:
         except (ValueError, UnknownRun):
             raise unknown from None
         if track is not None:
-            return _view(_tracked(track, _STATUS[State(state)]))
+            return json_answer(_tracked(track, _STATUS[State(state)]))
         if state == State.QUEUED and seq >= (await self._ledger.publication(run)).announced:
             raise unknown
         (message,) = await self._tracker.messages(run, [seq])
         number, text = (message.to, message.text) if message else (None, None)
         status = _STATUS[State(state)]
-        return _view(MessageView(uuid, run, number, text, status, None, None, None, None, None, []))
+        return json_answer(MessageView(uuid, run, number, text, status, None, None, None, None, None, []))
 
 
 def parts_of(uuid: str) -> tuple[str, int]:
@@ -225,7 +237,3 @@ def _tracked(track: Track, status: Status) -> MessageView:
 
 def _first(steps: list[Step], status: Status) -> str | None:
     return next((iso(step.at_us) for step in steps if step.status is status), None)
-
-
-def _view(view: MessageView) -> Response:
-    return Response(_encode(view), media_type=JSON)

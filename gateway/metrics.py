@@ -99,7 +99,7 @@ class GatewayMetrics:
                 return
             try:
                 async with asyncio.timeout(DEPTHS_WITHIN_S):
-                    self._show_depths(await self._broker.depths())
+                    self._show_depths(await self._broker.depths(anew=False))
             except (SmsimError, TimeoutError):
                 self._show_depths(None)
             self._looked_s = time.monotonic()

@@ -53,6 +53,15 @@ def normalise(number: str) -> str:
     return digits if _is_plain(digits) else _by_the_library(digits)
 
 
+def flaw_of_number(number: str) -> str | None:
+    """What is wrong with a number, as `normalise` says it; None: nothing."""
+    try:
+        normalise(number)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _is_plain(number: str) -> bool:
     """Whether it is a valid number in E.164, and parsing leaves it as it stands; False where that is not sure."""
     # Calling codes have one to three digits, and none begins like another.

@@ -100,8 +100,15 @@ def _common(operation: Operation) -> dict[int, Answer]:
     """What an operation may answer besides what it says itself."""
     answers = {
         421: Answer("This host name is not served"),
+        422: Answer(
+            "The request can be read, and says what it must not, or what is not known here: `errors` names what and"
+            " where"
+        ),
         500: Answer("A fault of the gateway, which is in its log"),
-        503: Answer("RabbitMQ or Redis is away: nothing was done, try again", headers=RETRY_AFTER),
+        503: Answer(
+            "RabbitMQ or Redis is away, and nothing was done; or the gateway stops, and what became of it is not known",
+            headers=RETRY_AFTER,
+        ),
     }
     if operation.scope is not None:
         answers[401] = Answer("No API key, or none in force", headers={"WWW-Authenticate": "`Bearer`"})
@@ -113,11 +120,7 @@ def _common(operation: Operation) -> dict[int, Answer]:
     if operation.body is not None:
         answers[400] = Answer("The body is no JSON")
         answers[413] = Answer("The body is too large")
-        answers[415] = Answer("The body is of another media type, or not UTF-8")
-    if operation.body is not None or any(parameter.where != "path" for parameter in operation.parameters):
-        answers[422] = Answer(
-            "The request can be read, and says what it must not: `errors` names what and where"
-        )
+        answers[415] = Answer("The body is of another media type, compressed, or not UTF-8")
     return answers
 
 
@@ -158,8 +161,11 @@ def _body(body: Body, schemas: Schemas) -> Json:
         values = {name: msgspec.to_builtins(example) for name, example in body.examples.items()}
         schema = schemas.of(kind)
         if media_type == NDJSON:
-            about = "one item a line, with neither brackets nor commas"
-            schema = {"type": "array", "items": schema, "minItems": 1, "description": about}
+            # As a whole it is no JSON, so that no schema describes it; generated clients skip an array here.
+            about = (
+                f"one {schema['$ref'].rpartition('/')[2]} a line, as JSON, with neither brackets nor commas"
+            )
+            schema = {"type": "string", "minLength": 1, "description": about}
             values = {name: _lines(value) for name, value in values.items()}
         content[media_type] = {
             "schema": schema,

@@ -6,6 +6,8 @@ from http import HTTPStatus
 import msgspec
 from starlette.responses import Response
 
+from gateway.answers import json_answer
+
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -51,4 +53,4 @@ class Problem(Exception):
     def response(self) -> Response:
         """The answer."""
         body = ProblemBody("about:blank", self.status.phrase, self.status.value, self.detail, self.flaws)
-        return Response(msgspec.json.encode(body), self.status.value, self.headers, MEDIA_TYPE)
+        return json_answer(body, self.status.value, self.headers, MEDIA_TYPE)

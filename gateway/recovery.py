@@ -19,7 +19,6 @@ from common.messages import Batch, Lane, Message, fitting
 from common.publishing.recipes import Recipe, recipe_of
 from common.tracking.port import Tracker
 from gateway.session import BATCHES, SINGLES
-from gateway.withdraw import withdraw
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +34,18 @@ PAUSE_S = 0.2
 
 
 class Recovery:
-    """Looks for runs that broke off, and finishes them."""
+    """Looks for runs that broke off, and finishes them; those that go through another queue than `queue` are left to
+    the gateways of that one.
+    """
 
-    def __init__(self, broker: Broker, ledger: Ledger, tracker: Tracker, gateway: str) -> None:
+    def __init__(
+        self, broker: Broker, ledger: Ledger, tracker: Tracker, gateway: str, queue: str | None = None
+    ) -> None:
         self._broker = broker
         self._ledger = ledger
         self._tracker = tracker
         self._gateway = gateway
+        self._queue = queue
         self._over: set[str] = set()
         # At how many looks in a row each run was silent.
         self._silent: Counter[str] = Counter()
@@ -51,16 +55,20 @@ class Recovery:
         self._silent.clear()
         while True:
             asked_s = _now_s()
-            runs = await self._ledger.runs()
+            runs = await self._ledger.open_runs()
             self._heard_from_ledger(asked_s)
-            self._over &= set(runs)
+            listed = set(runs)
+            self._over &= listed
+            for gone in self._silent.keys() - listed:
+                del self._silent[gone]
             for run in runs:
                 if run not in self._over:
                     await self._look_at(run)
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def finish(self, run: str) -> None:
-        """Finishes a run if it broke off. Raises UnknownRun, or RunBusy while its gateway lives.
+        """Finishes a run if it broke off. Raises UnknownRun; RunBusy while its gateway lives, and where it goes through
+        another queue.
 
         Right after an outage of Redis a living one may look dead here: call this only when the request that it served
         has surely ended.
@@ -69,6 +77,8 @@ class Recovery:
         made = _recipe(publication.recipe)
         if made is None or _is_over(publication):
             return
+        if not self._is_ours(made):
+            raise RunBusy(f"run {run} goes through the queue {made.queue}: a gateway of that one finishes it")
         found = await self._ledger.resume(run, self._gateway)
         try:
             async with heard_of(self._ledger, run):
@@ -82,7 +92,8 @@ class Recovery:
         try:
             publication = await self._ledger.publication(run)
             self._heard_from_ledger(asked_s)
-            if _recipe(publication.recipe) is not None and not _is_over(publication):
+            made = _recipe(publication.recipe)
+            if made is not None and self._is_ours(made) and not _is_over(publication):
                 if not self._seems_dead(run, publication):
                     return
                 await self.finish(run)
@@ -95,6 +106,9 @@ class Recovery:
             return
         del self._silent[run]
         self._over.add(run)
+
+    def _is_ours(self, made: Recipe) -> bool:
+        return made.queue in (None, self._queue) or self._queue is None
 
     def _heard_from_ledger(self, asked_s: float) -> None:
         if _now_s() - asked_s > PROMPT_S:
@@ -120,9 +134,8 @@ class Recovery:
                 beyond = announced
                 seqs = range(first, min(seqs.stop, beyond))
                 known = [m for m in known if m.seq in seqs]
-                await withdraw(
-                    self._ledger, run, np.setdiff1d(np.arange(first, seqs.stop), [m.seq for m in known])
-                )
+                forgotten = np.setdiff1d(np.arange(first, seqs.stop), [m.seq for m in known])
+                await self._ledger.withdraw(run, forgotten)
             elif seqs.stop > announced:
                 await self._ledger.announce(run, announced, seqs.stop - announced)
                 announced = seqs.stop
@@ -137,9 +150,9 @@ class Recovery:
     async def _batches(self, run: str, made: Recipe, messages: list[Message]) -> list[tuple[Batch, Lane]]:
         """The messages by lane, and by whether they are tracked, in batches that fit a body."""
         by_way: dict[tuple[Lane, bool], list[Message]] = {}
-        for message in messages:
-            track = await self._tracker.track(run, message.seq)
-            way = (made.lane, False) if track is None else (track.record.lane, True)
+        records = await self._tracker.records(run, [message.seq for message in messages])
+        for message, record in zip(messages, records, strict=True):
+            way = (made.lane, False) if record is None else (record.lane, True)
             by_way.setdefault(way, []).append(message)
         return [
             (part, lane)

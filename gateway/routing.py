@@ -12,6 +12,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from common.errors import Refused, Unavailable, UnknownRun
+from gateway.events.protocols import connection_of
+from gateway.flaws import refused, unknown
 from gateway.keys.authenticator import Authenticator
 from gateway.operations import Operation
 from gateway.problems import Problem
@@ -19,6 +21,11 @@ from gateway.problems import Problem
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 2.0
+
+_STOPPING = (
+    "the gateway is stopping, and what became of this request is not known: ask again when it is back, with the same"
+    " Idempotency-Key if there was one"
+)
 
 # Hears of each answer: path template, method, status, seconds.
 Observe = Callable[[str, str, int, float], None]
@@ -50,6 +57,8 @@ def _by_method(handlers: dict[str, Handler]) -> Handler:
 
 
 def _endpoint(operation: Operation, authenticator: Authenticator, observe: Observe) -> Handler:
+    known = [parameter.name for parameter in operation.parameters if parameter.where == "query"]
+
     async def endpoint(request: Request) -> Response:
         began_s = time.perf_counter()
         try:
@@ -57,13 +66,29 @@ def _endpoint(operation: Operation, authenticator: Authenticator, observe: Obser
                 if operation.scope is not None:
                     request.state.caller = await authenticator.authenticate(request)
                     authenticator.require(request.state.caller, operation.scope)
+                if request.scope["query_string"] and (flaws := unknown(request.query_params, known, "query")):
+                    raise refused(flaws)
                 response = await operation.handler(request)
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer, and the log the rest
             response = _problem_of(error).response()
+        except asyncio.CancelledError:
+            if not _stopping(request):
+                raise
+            response = Problem(503, _STOPPING, retry_after_s=RETRY_AFTER_S).response()
         observe(operation.path, operation.method, response.status_code, time.perf_counter() - began_s)
         return response
 
     return endpoint
+
+
+def _stopping(request: Request) -> bool:
+    """Whether a cancelled request is one that the server's end has left no time. It may be answered then."""
+    connection = connection_of(request.scope)
+    if connection is None or not connection.stopping:
+        return False
+    if (task := asyncio.current_task()) is not None:
+        task.uncancel()
+    return True
 
 
 async def not_served(request: Request, error: Exception) -> Response:

@@ -3,7 +3,6 @@
 import asyncio
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,14 +10,18 @@ from starlette.responses import Response
 from common.errors import Unavailable, UnknownRun
 from common.ledger.port import Ledger
 from common.messages import is_run_id
+from gateway.answers import json_answer
 from gateway.events.hub import Hub
 from gateway.events.watch import PATIENCE_S
-from gateway.operations import JSON, Answer, Operation, Parameter, Scope
+from gateway.flaws import must_be, refused
+from gateway.operations import Answer, Operation, Parameter, Scope
 from gateway.problems import Flaw, Problem
 from gateway.views import Run, RunList, RunView, StatsView, run_view
 
 MOST_RUNS = 1000
 RUNS_UNLESS_SAID = 100
+
+Limit = Annotated[int, Meta(ge=1, le=MOST_RUNS)]
 
 _FIGURES = {
     "published": 1000,
@@ -38,13 +41,13 @@ _FIGURES = {
     "elapsed_s": 14.2,
     "eta_s": 6.0,
 }
-_RUN = {**_FIGURES, "run": "20261121-072613-9f3a", "total": 1000, "progress": 0.7, "over": False}
+_RUN = {**_FIGURES, "run": "20261121-072613-24a5b446cc10", "total": 1000, "progress": 0.7, "over": False}
 _SHARE = {"sender": "sender-1", "slots": 100, "in_flight": 100, "sent": 630, "failed": 70, "share": 1.0}
 _STATS = {**_FIGURES, "depths": {"sms_queue": 12, "sms_queue.urgent": 0}, "shares": [_SHARE]}
 
 
 class Runs:
-    """What the ledger says. The list and the statistics are up to a second old, and cost Redis nothing more."""
+    """What the ledger says now. However many ask for the list and the statistics, it is asked a few times a second."""
 
     def __init__(self, ledger: Ledger, hub: Hub) -> None:
         self._ledger = ledger
@@ -60,17 +63,16 @@ class Runs:
                 scope=Scope.READ,
                 tag="runs",
                 summary="Runs and their progress, newest first",
-                description="Up to a second old.",
+                description="As of now: whatever was accepted before you asked is in it.",
                 parameters=(
                     Parameter(
                         *("limit", "query", f"how many, 1 to {MOST_RUNS}; {RUNS_UNLESS_SAID} unless given"),
-                        kind=Annotated[int, Meta(ge=1, le=MOST_RUNS)],
+                        kind=Limit,
                         example=10,
                     ),
                 ),
                 answers={
                     200: Answer("runs", RunList, {"runs": [_RUN]}),
-                    422: Answer("the limit is no number from 1 to 1000"),
                 },
             ),
             Operation(
@@ -80,7 +82,9 @@ class Runs:
                 scope=Scope.READ,
                 tag="runs",
                 summary="One run and its progress",
-                parameters=(Parameter("run", "path", "the run's name", Run, "20261121-072613-9f3a", True),),
+                parameters=(
+                    Parameter("run", "path", "the run's name", Run, "20261121-072613-24a5b446cc10", True),
+                ),
                 answers={200: Answer("the run", RunView, _RUN), 404: Answer("no such run")},
             ),
             Operation(
@@ -90,14 +94,14 @@ class Runs:
                 scope=Scope.READ,
                 tag="runs",
                 summary="The statistics of all runs, queue depths and the senders' shares",
-                description="The monitor's fields, and more. Up to a second old.",
+                description="The monitor's fields, and more. As of now; `in_flight`, up to a second old.",
                 answers={200: Answer("the statistics", StatsView, _STATS)},
             ),
         ]
 
     async def _list(self, request: Request) -> Response:
         runs = await self._watch.runs(_limit(request))
-        return _json(RunList(runs))
+        return json_answer(RunList(runs))
 
     async def _one(self, request: Request) -> Response:
         run = request.path_params["run"]
@@ -109,11 +113,11 @@ class Runs:
         except TimeoutError:
             raise Unavailable("the ledger does not answer") from None
         except UnknownRun:
-            raise Problem(404, "There is no such run, or it was forgotten. GET /runs lists them.") from None
-        return _json(run_view(run, now, self._watch.earlier(run)))
+            raise Problem(404, "there is no such run, or it was forgotten: GET /runs lists them") from None
+        return json_answer(run_view(run, now, self._watch.earlier(run)))
 
     async def _stats(self, _: Request) -> Response:
-        return _json(await self._watch.stats())
+        return json_answer(await self._watch.stats())
 
 
 def _limit(request: Request) -> int:
@@ -123,10 +127,6 @@ def _limit(request: Request) -> int:
     # Digits alone: int() takes underscores and spaces too; five of them at most, since more is out of range anyway.
     limit = int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else 0
     if not 1 <= limit <= MOST_RUNS:
-        flaw = Flaw("query.limit", f"not a whole number from 1 to {MOST_RUNS}")
-        raise Problem(422, "The limit can't be used.", [flaw])
+        flaw = Flaw("query.limit", must_be(Limit))
+        raise refused([flaw])
     return limit
-
-
-def _json(body: msgspec.Struct) -> Response:
-    return Response(msgspec.json.encode(body), media_type=JSON)

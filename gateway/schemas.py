@@ -8,18 +8,25 @@ from msgspec import Meta
 
 from common.messages import MAX_BATCH_MESSAGES, MAX_TEXT_CHARS, RUN_PATTERN, Lane
 from common.tracking.port import Status
+from gateway.callbacks.address import LONGEST_URL
 from gateway.segments import Segments
 
 MAX_BATCH_ITEMS = 100_000
 MAX_TRACKED_ITEMS = 1_000
 MAX_RUN_MESSAGES = 10_000_000
 LONGEST_NUMBER = 40
-LONGEST_URL = 2_000
 
 UuidText = Annotated[
-    str, Meta(description="`<run>.<seq>`, the message id", examples=["20261121-072613-9f3a.0"])
+    str, Meta(description="`<run>.<seq>`, the message id", examples=["20261121-072613-24a5b446cc10.0"])
 ]
-RunName = Annotated[str, Meta(pattern=RUN_PATTERN, examples=["20261121-072613-9f3a"])]
+RunName = Annotated[
+    str,
+    Meta(
+        pattern=RUN_PATTERN,
+        examples=["20261121-072613-24a5b446cc10"],
+        extra={"words": "1 to 40 small letters, digits and hyphens"},
+    ),
+]
 Time = Annotated[
     str, Meta(description="UTC, ISO 8601, to the microsecond", examples=["2026-11-21T07:26:13.123456Z"])
 ]
@@ -34,6 +41,10 @@ NumberIn = Annotated[
 ]
 NumberText = Annotated[str, Meta(description="in E.164 form", examples=["+541166587382"])]
 Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS, examples=["hello"])]
+CallbackUrl = Annotated[
+    str,
+    Meta(max_length=LONGEST_URL, description="is told, by a signed POST, once the message is sent or failed"),
+]
 
 
 class Priority(StrEnum):
@@ -59,16 +70,7 @@ class SmsIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     number: NumberIn
     text: Text
     priority: Priority = Priority.NORMAL
-    callback_url: (
-        Annotated[
-            str,
-            Meta(
-                max_length=LONGEST_URL,
-                description="is told, by a signed POST, once the message is sent or failed",
-            ),
-        ]
-        | None
-    ) = None
+    callback_url: CallbackUrl | None = None
 
 
 class BatchItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -76,6 +78,7 @@ class BatchItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fals
 
     number: NumberIn
     text: Text
+    callback_url: CallbackUrl | None = None
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -136,15 +139,3 @@ class RunStarted(msgspec.Struct, frozen=True):
 
     run: RunName
     num_messages: int
-
-
-class Health(msgspec.Struct, frozen=True):
-    """Whether the gateway can do its work."""
-
-    healthy: bool
-
-
-def where_of(error: msgspec.MsgspecError) -> tuple[str, str]:
-    """Where in the body msgspec found fault, and with what: `$[17].number` becomes `body[17].number`."""
-    what, _, path = str(error).partition(" - at `")
-    return path.rstrip("`").replace("$", "body", 1) or "body", what

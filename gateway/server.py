@@ -14,6 +14,8 @@ from gateway.events.protocols import EventHttp, EventWebSocket
 BACKLOG = 4096
 # What open requests may take once it is told to stop; streams end at once. Docker kills 10 s after SIGTERM.
 GRACE_S = 5
+# What requests may take to say that their time is over.
+_LAST_WORDS_S = 1.0
 LARGEST_WS_MESSAGE = 4096
 WS_PING_S = 20.0
 # An idle connection is kept for longer than proxies keep theirs, which would else reuse one that is just closing.
@@ -61,6 +63,8 @@ async def serving(app: ASGIApp, host: str, port: int) -> AsyncIterator[int]:
     finally:
         server.should_exit = True
         await asyncio.wait({task})
+        if cancelled := set(server.server_state.tasks):
+            await asyncio.wait(cancelled, timeout=_LAST_WORDS_S)
         listener.close()
 
 

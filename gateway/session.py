@@ -1,6 +1,7 @@
 """A gateway's run for the messages that are posted one by one: it gives them their seqs."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -8,7 +9,7 @@ from contextlib import AsyncExitStack
 
 import msgspec
 
-from common.errors import SmsimError
+from common.errors import SmsimError, UnknownRun
 from common.ledger.heard import heard_of
 from common.ledger.port import Ledger
 from common.messages import Lane, new_run_id
@@ -27,19 +28,22 @@ SINGLES = "gateway"
 BATCHES = "gateway-batch"
 
 
-def recipe(source: str, count: int, lane: Lane = Lane.BULK) -> str:
-    """The recipe of a gateway's run, in the form that all recipes have."""
-    return msgspec.json.encode(Recipe(source=source, count=count, batch_size=1, lane=lane)).decode()
+def recipe(source: str, count: int, lane: Lane = Lane.BULK, queue: str | None = None) -> str:
+    """The recipe of a gateway's run, in the form that all recipes have. `queue` is where its messages go."""
+    return msgspec.json.encode(
+        Recipe(source=source, count=count, batch_size=1, lane=lane, queue=queue)
+    ).decode()
 
 
 class Session:
     """One run, open until `close`. Seqs are announced in order, and confirmed in whatever order."""
 
-    def __init__(self, ledger: Ledger, gateway: str) -> None:
+    def __init__(self, ledger: Ledger, gateway: str, queue: str | None = None) -> None:
         self.run = new_run_id(UNIQUE_BYTES)
         self.spoilt = False
         self._ledger = ledger
         self._gateway = gateway
+        self._queue = queue
         self._began_s = time.monotonic()
         self._next = 0
         self._open: deque[tuple[int, asyncio.Event]] = deque()
@@ -49,7 +53,7 @@ class Session:
 
     async def begin(self) -> None:
         """Opens the run."""
-        await self._ledger.begin(self.run, recipe(SINGLES, 0), 0, self._gateway)
+        await self._ledger.begin(self.run, recipe(SINGLES, 0, queue=self._queue), 0, self._gateway)
         await self._heard.enter_async_context(heard_of(self._ledger, self.run))
         self._noting = asyncio.create_task(self._note_now_and_then())
 
@@ -77,7 +81,8 @@ class Session:
             self._noting.cancel()
         await self._heard.aclose()
         await self._ledger.confirm(self.run, self._safe)
-        await self._ledger.cut(self.run)
+        with contextlib.suppress(UnknownRun):  # Redis may have lost it
+            await self._ledger.cut(self.run)
 
     def _advance(self) -> None:
         while self._open and self._open[0][1].is_set():

@@ -15,6 +15,7 @@ from common.ledger.port import Ledger
 from common.messages import new_run_id
 from common.publishing.publish import Producer
 from common.publishing.random_source import RandomSource
+from gateway.answers import json_answer
 from gateway.background import end
 from gateway.bodies import decoded_body
 from gateway.operations import JSON, Answer, Body, Operation, Scope
@@ -32,10 +33,11 @@ _decoder = msgspec.json.Decoder(RunIn)
 class SimulatedRuns:
     """Publishes simulated runs; `close` leaves those that are not finished to `producer.py --resume`."""
 
-    def __init__(self, broker: Broker, ledger: Ledger, gateway: str) -> None:
+    def __init__(self, broker: Broker, ledger: Ledger, gateway: str, queue: str | None = None) -> None:
         self._broker = broker
         self._ledger = ledger
         self._gateway = gateway
+        self._queue = queue
         self._tasks: set[asyncio.Task[None]] = set()
 
     def operations(self) -> list[Operation]:
@@ -50,7 +52,10 @@ class SimulatedRuns:
                 "Start a simulated run",
                 {
                     202: Answer(
-                        "It is being published", RunStarted, RunStarted("20261121-072613-9f3a", 1000)
+                        "It is being published",
+                        RunStarted,
+                        RunStarted("20261121-072613-9f3a", 1000),
+                        headers={"Location": "where its progress is: `/runs/{run}`"},
                     ),
                     409: Answer("A run of this name exists"),
                 },
@@ -79,12 +84,13 @@ class SimulatedRuns:
             await begun
         except RunExists:
             raise Problem(409, f"run {run} exists already: choose another name") from None
-        return Response(msgspec.json.encode(RunStarted(run, asked.num_messages)), 202, media_type=JSON)
+        return json_answer(RunStarted(run, asked.num_messages), 202, {"Location": f"/runs/{run}"})
 
     async def _begin_and_publish(self, run: str, asked: RunIn, begun: "asyncio.Future[None]") -> None:
         """`begun` is done once the run is open; if it is cancelled by then, nobody waits, and the run goes again."""
         source, lane = RandomSource(asked.num_messages, secrets.randbits(63)), asked.priority.lane
-        recipe = msgspec.json.encode(source.recipe(asked.batch_size, lane)).decode()
+        made = msgspec.structs.replace(source.recipe(asked.batch_size, lane), queue=self._queue)
+        recipe = msgspec.json.encode(made).decode()
         producer = f"{self._gateway}-{secrets.token_hex(4)}"  # a second request for this name is another's
         try:
             try:

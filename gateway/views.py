@@ -16,7 +16,7 @@ SHARES_SHOWN = 100
 
 Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(description="seconds")]
-Run = Annotated[str, Meta(pattern=RUN_PATTERN, examples=["20261121-072613-9f3a"])]
+Run = Annotated[str, Meta(pattern=RUN_PATTERN, examples=["20261121-072613-24a5b446cc10"])]
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,8 +46,10 @@ class RunView(Figures, frozen=True, kw_only=True):
     """A run and its progress."""
 
     run: Run
-    total: Annotated[int, Meta(ge=0, description="how many messages it will have; 0 where nobody said")]
-    progress: Annotated[float, Meta(ge=0, le=1, description="share that is sent or failed")]
+    total: Annotated[int | None, Meta(description="how many messages it will have; null while nobody knows")]
+    progress: Annotated[
+        float | None, Meta(description="share that is sent or failed, 0 to 1; null while `total` is")
+    ]
     over: Annotated[bool, Meta(description="whether all of it is sent or failed, and no more will come")]
 
 
@@ -56,7 +58,7 @@ class Share(msgspec.Struct, frozen=True):
 
     sender: str
     slots: Annotated[int, Meta(ge=0, description="how many messages it can send at once")]
-    in_flight: Count
+    in_flight: Annotated[int, Meta(ge=0, description="as it last said: up to a second old")]
     sent: Count
     failed: Count
     share: Annotated[float, Meta(ge=0, le=1)]
@@ -90,7 +92,7 @@ class MessageEvent(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="t
     """Something happened to a tracked message. Steps may come in another order than they happened."""
 
     run: Run
-    uuid: Annotated[str, Meta(description="the message id", examples=["20261121-072613-9f3a.0"])]
+    uuid: Annotated[str, Meta(description="the message id", examples=["20261121-072613-24a5b446cc10.0"])]
     status: Status
     attempt: Annotated[int, Meta(ge=0, description="0 for the acceptance, else from 1")]
     at: Annotated[
@@ -106,12 +108,11 @@ Event = MessageEvent | RunEvent | StatisticsEvent
 
 def run_view(run: str, now: Snapshot, before: Snapshot | None = None) -> RunView:
     """How a run stands. The rate is that since `before`; of a run that is over, the mean of it all."""
-    whole = max(now.total, now.published)
     over = 0 < now.total <= now.settled and now.settled >= now.published
     return RunView(
         run=run,
-        total=now.total,
-        progress=min(1.0, now.settled / whole) if whole else 0.0,
+        total=now.total or None,
+        progress=min(1.0, now.settled / max(now.total, now.published)) if now.total else None,
         over=over,
         **statistics(now, None if over else before).as_json(),
     )
@@ -145,7 +146,7 @@ def _shares(now: Snapshot) -> list[Share]:
         Share(
             sender=name,
             slots=now.senders[name].slots,
-            in_flight=now.senders[name].in_flight,
+            in_flight=min(now.senders[name].in_flight, now.sending),
             sent=now.senders[name].sent,
             failed=now.senders[name].failed,
             share=round(settled[name] / whole, 4) if whole else 0.0,

@@ -5,8 +5,8 @@ import json
 import sys
 
 from common.cli import (
-    DEFAULT_CONNECT_TIMEOUT_S,
     Parser,
+    add_connect_timeout,
     end_soon_after,
     number,
     run_command,
@@ -34,9 +34,7 @@ def main(argv: list[str] | None = None, prog: str = "monitor.py") -> int:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--once", action="store_true", help="print one snapshot as JSON on stdout and exit")
     how.add_argument("--live", action="store_true", help="a view on the terminal that redraws")
-    parser.add_argument(
-        "--connect-timeout", type=number(0), default=DEFAULT_CONNECT_TIMEOUT_S, help="seconds"
-    )
+    add_connect_timeout(parser)
     args = parser.parse_args(argv)
 
     async def run() -> int:

@@ -18,9 +18,9 @@ import msgspec
 from common.broker.port import Broker
 from common.broker.rabbitmq import connect_broker
 from common.cli import (
-    DEFAULT_CONNECT_TIMEOUT_S,
     LAST_WORDS_S,
     Parser,
+    add_connect_timeout,
     number,
     run_command,
     run_id,
@@ -79,8 +79,10 @@ def main(argv: list[str] | None = None, prog: str = "producer.py") -> int:
     return run_command(prog, run)
 
 
-def add_source_arguments(parser: argparse.ArgumentParser, resume: bool) -> None:
-    """The arguments that say which messages to publish."""
+def add_source_arguments(
+    parser: argparse.ArgumentParser, resume: bool, batch_size: str = "(BATCH_SIZE)"
+) -> None:
+    """The arguments that say which messages to publish; `batch_size` says what holds without that flag."""
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--num-messages", type=whole(1), metavar="N", help="publish N random messages")
     which.add_argument(
@@ -93,10 +95,14 @@ def add_source_arguments(parser: argparse.ArgumentParser, resume: bool) -> None:
         "--strict", action="store_true", help="a bad row in the CSV file stops before publishing"
     )
     parser.add_argument(
-        "--batch-size", type=whole(1, MAX_BATCH_MESSAGES), help="messages a batch (BATCH_SIZE)"
+        "--batch-size", type=whole(1, MAX_BATCH_MESSAGES), metavar="B", help=f"messages a batch {batch_size}"
     )
     parser.add_argument("--run", metavar="NAME", type=run_id, help="the run's name; generated unless given")
-    parser.add_argument("--urgent", action="store_true", help="publish to the urgent lane")
+    parser.add_argument(
+        "--urgent",
+        action="store_true",
+        help="before all bulk messages, in every slot that they leave or free",
+    )
 
 
 def open_source(args: argparse.Namespace, settings: Settings) -> Source:
@@ -125,9 +131,7 @@ def _parser(prog: str) -> Parser:
     parser.add_argument(
         "--wait", action="store_true", help="follow the run until every message is sent or failed"
     )
-    parser.add_argument(
-        "--connect-timeout", type=number(0), default=DEFAULT_CONNECT_TIMEOUT_S, help="seconds"
-    )
+    add_connect_timeout(parser)
     return parser
 
 

@@ -4,6 +4,7 @@ set -eu
 [ $# = 1 ] || { echo "usage: scripts/backup.sh FILE" >&2; exit 2; }
 cd "$(dirname "$0")/.."
 . scripts/volumes.sh
+refuse_other_volumes
 refuse_while_running
 out=$(realpath "$1")
 [ ! -e "$out" ] || { echo "$1 exists already: choose another name" >&2; exit 2; }

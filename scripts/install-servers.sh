@@ -6,8 +6,9 @@ set -euo pipefail
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/lib/rabbitmq/bin
 POLICY=/usr/sbin/policy-rc.d
-
-say() { echo "install-servers: $*" >&2; }
+REMEDY="install redis-server and rabbitmq-server (or start a Docker engine), then try again"
+# shellcheck source=scripts/apt.sh
+. "$(dirname "$0")/apt.sh"
 
 missing() {
     local program
@@ -24,15 +25,6 @@ docker_has_images() {
     done
 }
 
-give_up() {
-    say "$1; install redis-server and rabbitmq-server (or start a Docker engine), then try again"
-    exit 1
-}
-
-apt() {
-    "${AS_ROOT[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >/dev/null
-}
-
 # Debian starts a service as it installs it, unless policy-rc.d says 101 ("not allowed").
 forbid_service_starts() {
     [ ! -e "$POLICY" ] || return 0
@@ -43,24 +35,9 @@ forbid_service_starts() {
     "${AS_ROOT[@]}" sh -c 'printf "#!/bin/sh\nexit 101\n" >"$1" && chmod 755 "$1"' sh "$POLICY"
 }
 
-mapfile -t wanted < <(missing)
-if [ ${#wanted[@]} -eq 0 ] || { [ "${SMSIM_TEST_SERVERS:-}" != local ] && docker_has_images; }; then
+if [ -z "$(missing)" ] || { [ "${SMSIM_TEST_SERVERS:-}" != local ] && docker_has_images; }; then
     exit 0
 fi
-
-command -v apt-get >/dev/null || give_up "not a Debian or Ubuntu machine"
-if [ "$(id -u)" = 0 ]; then
-    AS_ROOT=()
-elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
-    AS_ROOT=(sudo -n)
-else
-    give_up "neither root nor password-less sudo"
-fi
-
-say "installing ${wanted[*]}"
+become_root
 forbid_service_starts
-refresh() { apt -o APT::Update::Error-Mode=any update; }   # without this, apt calls a failed download a success
-refresh || { sleep 3; refresh; } || say "apt-get update failed; trying with the package lists there are"
-apt install --yes --no-install-recommends "${wanted[@]}" || give_up "apt-get install ${wanted[*]} failed"
-mapfile -t wanted < <(missing)
-[ ${#wanted[@]} -eq 0 ] || give_up "still missing after the installation: ${wanted[*]}"
+install_missing

@@ -5,6 +5,7 @@ set -eu
 file=$(realpath "$1")
 cd "$(dirname "$0")/.."
 . scripts/volumes.sh
+refuse_other_volumes
 refuse_while_running
 tar -t -f "$file" >/dev/null || { echo "$1 is no backup: nothing was changed" >&2; exit 1; }
 on_volumes sh -c 'find /volumes -mindepth 2 -delete && tar -C /volumes -x' <"$file"

@@ -1,6 +1,22 @@
+# shellcheck shell=sh
 # Sourced by backup.sh and restore.sh: the stack's volumes, as docker-compose names them.
-project=${COMPOSE_PROJECT_NAME:-$(basename "$PWD" | tr '[:upper:]' '[:lower:]' | tr -cd 'a-z0-9_-')}
-image=${REDIS_IMAGE:-$(sed -n 's/^REDIS_IMAGE=//p' .env 2>/dev/null)}
+from_env() { sed -n "s/^$1=//p" .env 2>/dev/null | tail -n 1; }
+
+project=${COMPOSE_PROJECT_NAME:-$(from_env COMPOSE_PROJECT_NAME)}
+project=${project:-$(basename "$PWD" | tr '[:upper:]' '[:lower:]' | tr -cd 'a-z0-9_-')}
+image=${REDIS_IMAGE:-$(from_env REDIS_IMAGE)}
+
+# Docker would make a volume that is not there, empty.
+refuse_other_volumes() {
+    for volume in "${project}_rabbitmq-data" "${project}_redis-data"; do
+        docker volume inspect "$volume" >/dev/null 2>&1 || {
+            echo "no volume $volume: is COMPOSE_PROJECT_NAME right? Where there was no stack yet: docker-compose up --no-start" >&2
+            exit 1
+        }
+    done
+    ! docker volume inspect "${project}_rabbitmq2-data" >/dev/null 2>&1 ||
+        { echo "this is a cluster, with more volumes: only a single node is backed up so" >&2; exit 1; }
+}
 
 refuse_while_running() {
     running=$(docker ps --quiet --filter "label=com.docker.compose.project=$project")

@@ -6,8 +6,8 @@ import socket
 
 from common.broker.rabbitmq import connect_broker
 from common.cli import (
-    DEFAULT_CONNECT_TIMEOUT_S,
     Parser,
+    add_connect_timeout,
     number,
     run_command,
     settle_down,
@@ -42,9 +42,7 @@ def main(argv: list[str] | None = None, prog: str = "sender.py") -> int:
     parser.add_argument(
         "--profile", help="a profile's name or YAML file, in place of those (PROVIDER_PROFILE)"
     )
-    parser.add_argument(
-        "--connect-timeout", type=number(0), default=DEFAULT_CONNECT_TIMEOUT_S, help="seconds"
-    )
+    add_connect_timeout(parser)
     args = parser.parse_args(argv)
 
     async def run() -> int:

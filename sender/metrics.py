@@ -36,7 +36,7 @@ class SenderMetrics:
         slots = GaugeMetricFamily("smsim_sender_slots", "Sends in flight at most.", labels=["lane"])
         in_flight = GaugeMetricFamily("smsim_sender_in_flight", "Sends in flight.", labels=["lane"])
         for lane in self._sender.lanes:
-            slots.add_metric([lane.lane], lane.slots)
+            slots.add_metric([lane.lane], self._sender.slots.most(lane.lane))
             in_flight.add_metric([lane.lane], lane.in_flight)
         yield slots
         yield in_flight

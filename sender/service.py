@@ -10,9 +10,10 @@ from common.ledger.port import Ledger
 from common.messages import Lane
 from common.rate.port import RateLimit
 from common.tracking.port import Tracker
-from sender.lane import LaneWorker, urgent_slots
+from sender.lane import LaneWorker
 from sender.providers.port import Provider
 from sender.recorder import Recorder
+from sender.slots import Slots
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,8 @@ LAST_WORDS_S = 1.5
 
 
 class Sender:
-    """Sends until told to stop. `slots` sends are in flight at most, and a tenth of that again for urgent ones.
+    """Sends until told to stop. `slots` bulk sends are in flight at most, and urgent ones besides: a tenth of that
+    again, and any slot that bulk ones leave free.
 
     With a `tracker` it tells the steps of tracked messages; whoever made the tracker closes it.
     """
@@ -48,9 +50,10 @@ class Sender:
         self._recorder = Recorder(ledger, broker, name, max_attempts, retry_backoff_s, keep_failed, tracker)
         self.counts = self._recorder.counts
         self.heard_s = 0.0  # when the ledger last answered a heartbeat, in Unix time
+        self.slots = Slots(slots)
         self.lanes = [
-            LaneWorker(lane, of_lane, broker, ledger, provider, self._recorder, limit, tracker)
-            for lane, of_lane in ((Lane.BULK, slots), (Lane.URGENT, urgent_slots(slots)))
+            LaneWorker(lane, self.slots, broker, ledger, provider, self._recorder, limit, tracker)
+            for lane in (Lane.BULK, Lane.URGENT)
         ]
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -59,7 +62,8 @@ class Sender:
             async with asyncio.TaskGroup() as tasks:
                 work = [tasks.create_task(lane.run()) for lane in self.lanes]
                 work += [tasks.create_task(self._recorder.run()), tasks.create_task(self._heartbeat())]
-                log.info("sender_started", extra={"sender": self.name, "slots": self.lanes[0].slots})
+                slots = self.slots.most(Lane.BULK)
+                log.info("sender_started", extra={"sender": self.name, "slots": slots})
                 await stop.wait()
                 await self._end()
                 for task in work:
@@ -90,9 +94,8 @@ class Sender:
         return sum(lane.in_flight for lane in self.lanes)
 
     async def _heartbeat(self) -> None:
-        slots = sum(lane.slots for lane in self.lanes)
         while True:
-            await self._ledger.heartbeat(self.name, slots, self._in_flight)
+            await self._ledger.heartbeat(self.name, self.slots.total, self._in_flight)
             self.heard_s = time.time()
             beat(HEARTBEAT_S)
             await asyncio.sleep(HEARTBEAT_S)

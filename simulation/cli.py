@@ -4,6 +4,8 @@ import importlib
 import signal
 import sys
 
+from common.version import project_version
+
 # name: (function that does it, given argv and prog; what it does)
 COMMANDS = {
     "simulate": ("simulation.simulate:main", "run the whole pipeline in this process, with no server"),
@@ -34,6 +36,9 @@ def main() -> int:
     )
     if name in ("-h", "--help"):
         print(usage)
+        return 0
+    if name == "--version":
+        print(f"smsim {project_version()}")
         return 0
     print(f"smsim: no command {name!r}\n{usage}" if name else usage, file=sys.stderr)
     return 2

@@ -18,6 +18,7 @@ from common.settings import Settings
 from monitor.service import show_live
 from sender.providers.factory import provider_of
 from sender.service import Sender
+from sender.slots import Slots
 
 SENDER = "embedded"
 FOLLOW_EVERY_S = 0.02
@@ -30,7 +31,7 @@ AHEAD = 65_536
 
 @dataclass(frozen=True)
 class Simulation:
-    """One embedded run. `senders` is the number of slots."""
+    """One embedded run. `senders` is the number of slots for bulk messages."""
 
     run: str
     source: Source
@@ -38,6 +39,11 @@ class Simulation:
     batch_size: int
     lane: Lane
     settings: Settings
+
+    @property
+    def in_flight(self) -> int:
+        """Sends in flight at most: urgent ones may have the slots that are there for them besides."""
+        return Slots(self.senders).most(self.lane)
 
 
 def fitting_batch_size(senders: int) -> int:

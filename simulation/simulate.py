@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
 
 from common.cli import EXIT_FAILED, Parser, number, run_command, stop_on_signals, warn_of_near_misses, whole
 from common.errors import UsageError
@@ -19,8 +20,13 @@ from simulation.pipeline import Simulation, fitting_batch_size, simulate
 def main(argv: list[str] | None = None, prog: str = "smsim simulate") -> int:
     """Reads the arguments, runs the pipeline in this process, and prints a summary."""
     parser = Parser(prog, "Runs producer, senders and monitor in one process, with no server.")
-    add_source_arguments(parser, resume=False)
-    parser.add_argument("--senders", type=whole(1, 10_000_000), default=1_000, help="sends in flight at most")
+    add_source_arguments(parser, resume=False, batch_size="(default: what suits so many senders)")
+    parser.add_argument(
+        "--senders",
+        type=whole(1, 10_000_000),
+        default=1_000,
+        help="sends in flight at most; with --urgent a tenth more",
+    )
     parser.add_argument(
         "--mean-processing-time", type=number(0, 86_400), help="seconds (MEAN_PROCESSING_TIME)"
     )
@@ -29,7 +35,9 @@ def main(argv: list[str] | None = None, prog: str = "smsim simulate") -> int:
     parser.add_argument(
         "--profile", help="a profile's name or YAML file, in place of those (PROVIDER_PROFILE)"
     )
-    parser.add_argument("--max-attempts", type=whole(1, 1000), help="tries before a message is failed")
+    parser.add_argument(
+        "--max-attempts", type=whole(1, 1000), help="tries before a message is failed (MAX_ATTEMPTS)"
+    )
     parser.add_argument("--seed", type=whole(0, 2**63 - 1), help="makes the run repeat exactly (SEED)")
     parser.add_argument(
         "--json", action="store_true", help="the summary as one JSON object on stdout, no view"
@@ -73,7 +81,8 @@ async def _simulate(args: argparse.Namespace, settings: Settings) -> int:
     )
     live = not args.json and sys.stdout.isatty()
     snapshot = await simulate(simulation, stop_on_signals(), live)
-    stats = statistics(snapshot)
+    # The one sender of the pipeline has ended; what `--senders` counts are its slots.
+    stats = replace(statistics(snapshot), senders=simulation.in_flight)
     if args.json:
         print(json.dumps({"run": simulation.run, **stats.as_json()}), flush=True)
     else:
@@ -97,7 +106,7 @@ def summary(simulation: Simulation, stats: Statistics) -> str:
         if value is not None
     )
     return (
-        f"run {simulation.run}: {stats.published:,} messages through {simulation.senders:,} senders"
+        f"run {simulation.run}: {stats.published:,} messages through {stats.senders:,} senders"
         f" in {stats.elapsed_s:.2f} s ({stats.rate_per_s:,.0f} messages/s)\n"
         f"  sent {stats.sent:,}, failed {stats.failed:,}: {verdict}\n"
         f"  processing time: {percentiles}"

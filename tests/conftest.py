@@ -1,5 +1,6 @@
 """What all tests share: the real servers, started when first asked for, and the hypothesis profiles."""
 
+import importlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -13,6 +14,10 @@ from common.settings import Settings
 from tests.runners import ServersUnavailableError, docker_answers
 from tests.servers import RabbitServer, RedisServer, Server
 
+# So that the asserts of helpers speak. Named here, before any is imported: tests use those of other folders, too.
+for helpers in ("chaos", "docker", "e2e", "gateway", "metrics", "model"):
+    pytest.register_assert_rewrite(f"tests.{helpers}")
+
 S = TypeVar("S", bound=Server)
 
 ON_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
@@ -24,7 +29,8 @@ hypothesis.settings.load_profile("ci" if ON_CI else "default")
 
 def pytest_configure() -> None:
     """End in good order, fixtures and all, when somebody ends the test run, e.g. `timeout`."""
-    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("ended by SIGTERM", returncode=143))
+    # As Ctrl-C does, of which asyncio takes care: what is raised in the middle of a task group is wrapped or lost.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,6 +62,12 @@ def _running(kind: Callable[[], S]) -> Iterator[S]:
         pytest.skip(str(error))
     with server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def font_cache() -> None:
+    """Matplotlib's, which takes long when it is made, the first time ever, and then says so on stderr."""
+    importlib.import_module("matplotlib.font_manager")
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def scrape(port: int, key: str | None = None) -> Samples:
     """A scrape, with an API key or none. Blocks."""
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers=headers)
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         return Samples(answer.read().decode())
 

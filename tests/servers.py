@@ -29,7 +29,7 @@ from redis.retry import Retry
 
 from tests.runners import Container, Process, Runner, choose, find_program, free_port, temporary_folder
 
-_START_DEADLINE_S = 60.0
+_START_DEADLINE_S = 120.0
 
 
 class Server(ABC):
@@ -134,7 +134,7 @@ class RedisServer(Server):
     def _client(self) -> redis.Redis:
         # Without redis-py's own retries, which wait a second and more between attempts.
         once = Retry(NoBackoff(), 0)
-        return redis.Redis(self.host, self.port, password=self.password, socket_timeout=5, retry=once)
+        return redis.Redis(self.host, self.port, password=self.password, socket_timeout=60, retry=once)
 
 
 class RabbitServer(Server):
@@ -191,7 +191,7 @@ class RabbitServer(Server):
     def _answers(self) -> bool:
         # Half a handshake, by hand: pika logs an error for every attempt at a server that is not up yet.
         try:
-            with socket.create_connection((self.host, self.port), timeout=5) as probe:
+            with socket.create_connection((self.host, self.port), timeout=60) as probe:
                 probe.sendall(b"AMQP\x00\x00\x09\x01")
                 return probe.recv(1) == b"\x01"
         except OSError:

@@ -54,7 +54,7 @@ async def test_rabbit_keeps_its_data(rabbit_server: RabbitServer, end: str) -> N
 
     assert rabbit_server.port == port != 5672
     assert rabbit_server.pid not in (None, pid)
-    await eventually(lambda: rabbit_server.queue_depths(queue) == {queue: 1}, 30)
+    await eventually(lambda: rabbit_server.queue_depths(queue) == {queue: 1})
     assert queue in rabbit_server.queue_depths()
     rabbit_server.delete_queues(queue)
     assert rabbit_server.queue_depths(queue) == {}

@@ -10,7 +10,7 @@ _POLL_S = 0.02
 
 
 async def eventually(
-    condition: Callable[[], Any], deadline_s: float = 10, describe: str | None = None
+    condition: Callable[[], Any], deadline_s: float = 60, describe: str | None = None
 ) -> Any:
     """Poll `condition` until its result is true, and return that result.
 

@@ -50,7 +50,7 @@ class RunAudit:
     """What the audit says of a run.
 
     `differences`: counter -> (what the ledger's counter says, what was counted). `missing`: messages that are neither
-    sent nor failed, and in no queue. `unfinished`: its producer ended before all was published, and can be resumed.
+    sent nor failed, and in no queue. `unfinished`: its producer ended before all was published, and another can go on.
     `queue`: the one that it goes through, if somebody said.
     """
 
@@ -239,7 +239,9 @@ class _Comparison:
         self._publications[found.run] = publication
         found.queue = recipe.get("queue")
         resumable = recipe.get("source") not in (None, SOURCE)
-        found.unfinished = resumable and publication.confirmed < publication.total
+        # Of a gateway's session nobody knows how many messages it will have.
+        coming = publication.total or publication.announced
+        found.unfinished = resumable and publication.confirmed < coming
         await self._count(found)
 
     async def _count(self, found: RunAudit) -> None:

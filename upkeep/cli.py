@@ -1,6 +1,5 @@
 """`smsim replay`, `smsim audit`, `smsim forget`: what an operator does about runs, on RabbitMQ and Redis."""
 
-import argparse
 import json
 import os
 import secrets
@@ -13,11 +12,11 @@ from common.broker.port import Broker, Shelf
 from common.broker.rabbitmq import RabbitBroker, connect_broker
 from common.broker.topology import Topology
 from common.cli import (
-    DEFAULT_CONNECT_TIMEOUT_S,
+    BRIEF_CONNECT_TIMEOUT_S,
     EXIT_DONE,
     EXIT_FAILED,
     Parser,
-    number,
+    add_connect_timeout,
     run_command,
     run_id,
     warn_of_near_misses,
@@ -49,7 +48,7 @@ def replay_main(argv: list[str] | None = None, prog: str = "smsim replay") -> in
     parser.add_argument("--run", type=run_id, metavar="RUN", help="only the messages of this run")
     parser.add_argument("--limit", type=whole(1), metavar="N", help="no more messages than this")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    _add_timeout(parser)
+    add_connect_timeout(parser, BRIEF_CONNECT_TIMEOUT_S)
     args = parser.parse_args(argv)
 
     async def run() -> int:
@@ -93,7 +92,7 @@ def audit_main(argv: list[str] | None = None, prog: str = "smsim audit") -> int:
         help="settle as failed what is in no queue; with --run also what a producer could still publish",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    _add_timeout(parser)
+    add_connect_timeout(parser, BRIEF_CONNECT_TIMEOUT_S)
     args = parser.parse_args(argv)
 
     async def run() -> int:
@@ -114,7 +113,7 @@ def forget_main(argv: list[str] | None = None, prog: str = "smsim forget") -> in
     """Removes settled runs from the ledger; the totals of all runs stay."""
     parser = Parser(prog, "Removes runs that are over from the ledger. The totals of all runs stay.")
     parser.add_argument("runs", nargs="+", type=run_id, metavar="RUN")
-    _add_timeout(parser)
+    add_connect_timeout(parser, BRIEF_CONNECT_TIMEOUT_S)
     args = parser.parse_args(argv)
 
     async def run() -> int:
@@ -130,12 +129,6 @@ def forget_main(argv: list[str] | None = None, prog: str = "smsim forget") -> in
         return EXIT_DONE
 
     return run_command(prog, run)
-
-
-def _add_timeout(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--connect-timeout", type=number(0), default=DEFAULT_CONNECT_TIMEOUT_S, help="seconds"
-    )
 
 
 def _prepare() -> Settings:
@@ -220,7 +213,7 @@ def _of_run(run: RunAudit) -> str:
         words.append(f"{run.missing:,} ARE IN NO QUEUE ({how} settles them as failed)")
     if run.unfinished:
         words.append(
-            f"its producer ended early: go on with producer.py --resume {run.run},"
+            f"its producer ended early: go on with producer.py --resume {run.run} (gateways finish their own),"
             f" or give it up with smsim audit --repair --run {run.run}"
         )
     return "; ".join(words)

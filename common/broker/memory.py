@@ -242,7 +242,7 @@ class MemoryBroker:
     async def consumers(self) -> int:
         return sum(isinstance(s.source, Lane) and not s.closed for s in self._subscriptions)
 
-    async def depths(self) -> dict[str, int]:
+    async def depths(self, anew: bool = True) -> dict[str, int]:
         depths = {self._topology.of(name).name: len(queue.bodies) for name, queue in self.queues.items()}
         return depths | Counter(name for name, _ in self._retries.values())
 

@@ -48,15 +48,12 @@ class Topology:
     @property
     def rejected(self) -> Queue:
         """Where bodies go that are no batch."""
-        return Queue(f"{self.name}.rejected", {"x-queue-type": self.queue_type})
+        return self._kept("rejected")
 
     @property
     def failed(self) -> Queue:
         """Where batches of failed messages are kept, if they are."""
-        arguments: dict[str, Any] = {"x-queue-type": self.queue_type}
-        if self.queue_type != "classic":
-            arguments["x-delivery-limit"] = DELIVERY_LIMIT
-        return Queue(f"{self.name}.failed", arguments)
+        return self._kept("failed")
 
     def shelf(self, shelf: Shelf) -> Queue:
         """The queue of a shelf."""
@@ -65,6 +62,13 @@ class Topology:
     def of(self, queue: Lane | Shelf) -> Queue:
         """The queue of a lane or a shelf."""
         return self.lane(queue) if isinstance(queue, Lane) else self.shelf(queue)
+
+    def _kept(self, what: str) -> Queue:
+        """Looking through it hands every body back, which counts as a delivery: that must never drop one."""
+        arguments: dict[str, Any] = {"x-queue-type": self.queue_type}
+        if self.queue_type != "classic":
+            arguments["x-delivery-limit"] = DELIVERY_LIMIT
+        return Queue(f"{self.name}.{what}", arguments)
 
     @property
     def standing(self) -> list[Queue]:

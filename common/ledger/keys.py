@@ -5,6 +5,7 @@ PREFIX = "sms:"
 STATS = "sms:stats"  # hash: the counters of all runs together
 LATENCY = "sms:latency"  # hash: histogram bucket -> count, all runs
 RUNS = "sms:runs"  # sorted set: run -> when it began, Unix time in microseconds
+OPEN_RUNS = "sms:runs:open"  # the same, of the runs that are not over
 SENDERS = "sms:senders"  # sorted set: sender -> its last heartbeat, Unix time in microseconds
 
 

@@ -72,6 +72,18 @@ def unpack(words: bytes) -> Pairs:
     return np.stack([quads & 3, quads >> 2 & 3, quads >> 4 & 3, quads >> 6], axis=1).reshape(-1)
 
 
+def pairs_at(offsets: Seqs, parts: list[Segment], answers: list[bytes]) -> Pairs:
+    """The pair of each offset, read from the words that were given for each segment; 0 where there are none."""
+    pairs = np.zeros(offsets.size, np.uint8)
+    for part, words in zip(parts, answers, strict=True):
+        if words:
+            first = part.first_word * WORD_MESSAGES
+            found = unpack(words)
+            inside = (offsets >= first) & (offsets < first + found.size)
+            pairs[inside] = found[offsets[inside] - first]
+    return pairs
+
+
 def _pack(at: Seqs, column: Pairs, words: int) -> NDArray[np.uint32]:
     pairs = np.zeros(words * WORD_MESSAGES, np.uint8)
     pairs[at] = column

@@ -1,19 +1,19 @@
 """The ledger in memory, for embedded runs and tests: the same promises, within one process. One byte a message."""
 
 import time
-from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import RunBusy, RunExists, RunOpen, UnknownRun
+from common.errors import LedgerLost, RunBusy, RunExists, RunOpen, UnknownRun
 from common.ledger.latency import histogram
 from common.ledger.masks import PIECE_MESSAGES
+from common.ledger.memory_run import MemoryRun, Tally
 from common.ledger.port import (
+    LOST,
     NEVER_BEGUN,
-    PRODUCER_SILENCE_S,
     SENDER_SILENCE_S,
     Outcomes,
     Publication,
@@ -25,55 +25,6 @@ from common.ledger.port import (
 from common.messages import Seqs, State
 
 
-@dataclass
-class _Tally:
-    """The counters of one run, or of all."""
-
-    published: int = 0
-    sending: int = 0
-    sent: int = 0
-    failed: int = 0
-    retried: int = 0
-    ambiguous: int = 0
-    rejected: int = 0
-    total_time_us: int = 0
-    last_settled_us: int = 0
-    latency: Counter[int] = field(default_factory=Counter)
-
-
-@dataclass
-class _Run:
-    """One run: its counters, a state for each seq, and which seqs were counted without an announcement."""
-
-    tally: _Tally = field(default_factory=_Tally)
-    recipe: str = ""
-    total: int = 0
-    producer: str = ""
-    producer_seen_us: int = 0
-    announced: int = 0
-    confirmed: int = 0
-    started_us: int = 0
-    states: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(1024, np.uint8))
-    unannounced: set[int] = field(default_factory=set)
-    replayed: set[int] = field(default_factory=set)
-
-    @property
-    def publishing(self) -> bool:
-        """Whether a producer was at it a moment ago, and is not done."""
-        open_still = self.total == 0 or self.confirmed < self.total
-        return open_still and _now_us() - self.producer_seen_us < PRODUCER_SILENCE_S * 1e6
-
-    def hold(self, last_seq: int) -> None:
-        """Makes room for the state of a seq."""
-        if last_seq >= self.states.size:
-            size = max(last_seq + 1, 2 * self.states.size)
-            self.states = np.concatenate([self.states, np.zeros(size - self.states.size, np.uint8)])
-
-    def beyond_announced(self) -> Seqs:
-        """The seqs that were counted though nobody has announced them yet, ascending."""
-        return np.array(sorted(seq for seq in self.unannounced if seq >= self.announced), np.int64)
-
-
 def _now_us() -> int:
     return time.time_ns() // 1000
 
@@ -82,8 +33,8 @@ class MemoryLedger:
     """Runs in memory."""
 
     def __init__(self) -> None:
-        self._all = _Tally()
-        self._runs: dict[str, _Run] = {}
+        self._all = Tally()
+        self._runs: dict[str, MemoryRun] = {}
         self._forgotten: set[str] = set()
         self._senders: dict[str, tuple[SenderStatus, int]] = {}
         self._began_us = _now_us()
@@ -97,13 +48,13 @@ class MemoryLedger:
         if known is None:
             now = _now_us()
             self._forgotten.discard(run)
-            self._runs[run] = _Run(
+            self._runs[run] = MemoryRun(
                 recipe=recipe, total=total, producer=producer, producer_seen_us=now, started_us=now
             )
 
     async def resume(self, run: str, producer: str) -> Resumable:
         known = self._known(run)
-        if known.producer != producer and known.publishing:
+        if known.producer != producer and known.publishing(_now_us()):
             raise RunBusy(f"run {run} is being published by {known.producer}: wait until it has ended")
         known.producer, known.producer_seen_us = producer, _now_us()
         return Resumable(known.recipe, known.total, known.announced, known.confirmed)
@@ -114,11 +65,12 @@ class MemoryLedger:
             known.producer_seen_us = 0
 
     async def announce(self, run: str, first: int, count: int) -> None:
+        announced = self._runs[run].announced if run in self._runs else 0
+        if first > announced and run not in self._forgotten:
+            raise LedgerLost(LOST.format(announced, first - 1, run))
         known = self._opened(run)
         if known is None:
             return
-        if first > known.announced:
-            raise ValueError(f"seqs {known.announced} to {first - 1} of run {run} were not announced")
         upto = first + count
         if upto > known.announced:
             counted = sum(known.announced <= seq < upto for seq in known.unannounced)
@@ -135,6 +87,7 @@ class MemoryLedger:
     async def cut(self, run: str) -> None:
         known = self._known(run)
         known.total = known.confirmed = known.announced
+        known.cut = True
 
     async def forget(self, run: str) -> None:
         known = self._known(run)
@@ -153,12 +106,18 @@ class MemoryLedger:
         known = self._opened(run)
         return max(0, _now_us() - known.started_us) / 1e6 if known is not None else 0.0
 
-    async def runs(self) -> list[str]:
-        return list(self._runs)
+    async def runs(self, newest: int | None = None) -> list[str]:
+        names = list(self._runs)
+        return names if newest is None else names[max(0, len(names) - newest) :]
+
+    async def open_runs(self) -> list[str]:
+        return [name for name, known in self._runs.items() if not known.over]
 
     async def publication(self, run: str) -> Publication:
         known = self._known(run)
-        return Publication(known.recipe, known.total, known.announced, known.confirmed, known.publishing)
+        return Publication(
+            known.recipe, known.total, known.announced, known.confirmed, known.publishing(_now_us())
+        )
 
     async def replayed(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
         marked = self._runs[run].replayed if run in self._runs else set()
@@ -255,6 +214,22 @@ class MemoryLedger:
             tally.sending -= held.size
             tally.ambiguous += held.size if again else 0
 
+    async def withdraw(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
+        known = self._opened(run)
+        if known is None:
+            return np.zeros(seqs.size, np.bool_)
+        known.hold(int(seqs.max(initial=0)))
+        withdrawn: NDArray[np.bool_] = known.states[seqs] == State.QUEUED
+        self._publish_unannounced(known, seqs[withdrawn])
+        known.states[seqs[withdrawn]] = State.FAILED
+        if failed := int(np.count_nonzero(withdrawn)):
+            now = _now_us()
+            for tally in (self._all, known.tally):
+                tally.failed += failed
+                tally.latency[0] += failed
+                tally.last_settled_us = now
+        return withdrawn
+
     async def reject(self, bodies: int) -> None:
         self._all.rejected += bodies
 
@@ -295,26 +270,26 @@ class MemoryLedger:
     async def close(self) -> None:
         return
 
-    def _known(self, run: str) -> _Run:
+    def _known(self, run: str) -> MemoryRun:
         try:
             return self._runs[run]
         except KeyError:
             raise UnknownRun(f"no run {run} in the ledger") from None
 
-    def _opened(self, run: str) -> _Run | None:
+    def _opened(self, run: str) -> MemoryRun | None:
         """The run, opened here and now if somebody publishes without a word to the ledger. None if it was forgotten."""
         if run in self._forgotten:
             return None
         if run not in self._runs:
-            self._runs[run] = _Run(started_us=_now_us())
+            self._runs[run] = MemoryRun(started_us=_now_us())
         return self._runs[run]
 
-    def _publish_unannounced(self, known: _Run, seqs: Seqs) -> None:
+    def _publish_unannounced(self, known: MemoryRun, seqs: Seqs) -> None:
         """Counts seqs that somebody sends though nobody announced them, each once."""
         fresh = set(seqs[seqs >= known.announced].tolist()) - known.unannounced
         known.unannounced |= fresh
         self._publish(known, len(fresh))
 
-    def _publish(self, known: _Run, count: int) -> None:
+    def _publish(self, known: MemoryRun, count: int) -> None:
         self._all.published += count
         known.tally.published += count

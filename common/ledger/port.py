@@ -147,7 +147,8 @@ class Ledger(Protocol):
     async def announce(self, run: str, first: int, count: int) -> None:
         """Before publishing: adds seqs `first` to `first + count - 1` to `published`.
 
-        `first` is at most what was announced so far; what was announced before is not counted again.
+        `first` is at most what was announced so far; what was announced before is not counted again. Raises LedgerLost
+        where there is a gap: the ledger has lost what it was told before.
         """
 
     async def confirm(self, run: str, upto: int) -> None:
@@ -172,8 +173,16 @@ class Ledger(Protocol):
         A run that nobody began begins now. A forgotten one gives 0.
         """
 
-    async def runs(self) -> list[str]:
-        """The runs in the ledger, oldest first."""
+    async def runs(self, newest: int | None = None) -> list[str]:
+        """The runs in the ledger, oldest first; with `newest`, no more than so many of the newest, at a cost of that.
+
+        All of them may be hundreds of thousands: ask for these seldom.
+        """
+
+    async def open_runs(self) -> list[str]:
+        """The runs that are not over, oldest first: some message is not settled, or its producer has not announced all
+        of its messages. A run that nobody began is over whenever all that is known of it is settled.
+        """
 
     async def publication(self, run: str) -> Publication:
         """How far a run is published; changes nothing. Raises UnknownRun."""
@@ -210,6 +219,14 @@ class Ledger(Protocol):
     async def release(self, run: str, seqs: Seqs, again: bool = False) -> None:
         """Gives back what was claimed and not begun: sending to queued, nothing else changes. `again` as for settle."""
 
+    async def withdraw(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
+        """Settles as failed, in no time, what nobody has taken: queued to failed; all else stays as it is.
+
+        Gives which messages were failed by this, in the order of `seqs`: whoever meets one of them finds it settled, so
+        that it will not be sent. If the answer was lost and the ledger asked again, what it then finds failed counts as
+        failed by this. A seq that nobody announced is added to `published`.
+        """
+
     async def reject(self, bodies: int) -> None:
         """Counts bodies that are no batch. Not part of the identity, and counted at least once."""
 
@@ -235,6 +252,10 @@ class Ledger(Protocol):
 NEVER_BEGUN = (
     "nobody said how many messages run {} has, so that more may come:"
     " it goes by itself when RUN_TTL has passed since its last one"
+)
+LOST = (
+    "the ledger no longer knows of seqs {} to {} of run {}, which were announced: Redis has lost writes,"
+    " by a failover, a FLUSHALL or a crash without appendfsync always"
 )
 SENDER_SILENCE_S = 10.0
 PRODUCER_SILENCE_S = 15.0

@@ -15,7 +15,7 @@ from common.ledger.heard import heard_of
 from common.ledger.port import Ledger
 from common.messages import Batch, Lane, fitting
 from common.publishing.pace import Pace
-from common.publishing.recipes import Source
+from common.publishing.recipes import Stream
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Producer:
     async def publish(
         self,
         run: str,
-        source: Source,
+        source: Stream,
         batch_size: int,
         lane: Lane,
         first: int = 0,
@@ -76,7 +76,7 @@ class Producer:
     async def _publish(
         self,
         run: str,
-        source: Source,
+        source: Stream,
         batch_size: int,
         lane: Lane,
         first: int,
@@ -167,7 +167,7 @@ class Producer:
                 unconfirmed.confirm = self._broker.publish(unconfirmed.batch, lane)
 
 
-def _batches(run: str, source: Source, batch_size: int, first: int, track: bool) -> Iterator[Batch]:
+def _batches(run: str, source: Stream, batch_size: int, first: int, track: bool) -> Iterator[Batch]:
     """The messages in batches, smaller than asked for where long texts would not fit a body."""
     messages = source.messages(first)
     while block := list(islice(messages, batch_size)):

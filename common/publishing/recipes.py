@@ -23,18 +23,22 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     text: str | None = None
 
 
-class Source(Protocol):
-    """A sequence of messages with seqs 0 to `count - 1`, streamed."""
+class Stream(Protocol):
+    """A sequence of messages with seqs 0 to `count - 1`."""
 
     @property
     def count(self) -> int:
         """How many messages it has."""
 
-    def recipe(self, batch_size: int, lane: Lane) -> Recipe:
-        """How to make it again."""
-
     def messages(self, first: int) -> Iterator[Message]:
         """The messages from seq `first` on, the same at every call."""
+
+
+class Source(Stream, Protocol):
+    """A stream that can be made again."""
+
+    def recipe(self, batch_size: int, lane: Lane) -> Recipe:
+        """How to make it again."""
 
 
 def recipe_of(text: str) -> Recipe:

@@ -56,6 +56,10 @@ class MemoryTracker:
         track = self._tracks.get((run, seq))
         return track and Track(record=track.record, steps=sorted(track.steps, key=lambda step: step.at_us))
 
+    async def records(self, run: str, seqs: Sequence[int]) -> list[Record | None]:
+        tracks = [self._tracks.get((run, seq)) for seq in seqs]
+        return [None if track is None else track.record for track in tracks]
+
     async def messages(self, run: str, seqs: Sequence[int]) -> list[Message | None]:
         found = {message.seq: message for message in self._known(run, set(seqs))}
         return [found.get(seq) for seq in seqs]

@@ -114,6 +114,9 @@ class Tracker(Protocol):
     async def track(self, run: str, seq: int) -> Track | None:
         """The record and steps of a message; None where it was not opened, or is forgotten."""
 
+    async def records(self, run: str, seqs: Sequence[int]) -> list[Record | None]:
+        """The records of messages, in the order of `seqs`; None for those that were not opened, or are forgotten."""
+
     async def messages(self, run: str, seqs: Sequence[int]) -> list[Message | None]:
         """Number and text of messages, opened or kept, in the order of `seqs`; None for those not known."""
 

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 RECORDS_A_CALL = 500
 # Each holds up the event loop for about a millisecond while it is packed or unpacked.
 CHUNKS_A_CALL = 8
+# What can't be read is told of so often at most: whoever can publish may publish much.
+LOG_EVERY_S = 10.0
 # A connection that was silent for twice this long is given up: Redis answers a ping.
 PING_S = 10.0
 
@@ -56,6 +58,8 @@ class RedisTracker:
         self._listeners = Listeners(most_waiting)
         self._hearing: asyncio.Task[None] | None = None
         self._fresh: list[Step] = []
+        self._unread = 0
+        self._logs_again_s = 0.0
 
     async def open(self, records: Sequence[Record]) -> None:
         for part in _parts(records, RECORDS_A_CALL):
@@ -91,20 +95,25 @@ class RedisTracker:
         steps = [of_brief(data, run, seq, record.number, record.text) for data in found[1:]]
         return Track(record=record, steps=sorted(steps, key=lambda step: step.at_us))
 
+    async def records(self, run: str, seqs: Sequence[int]) -> list[Record | None]:
+        found: list[Record | None] = []
+        for part in _parts(seqs, RECORDS_A_CALL):
+            kept = await self._first_of_each(run, part)
+            found += [None if data is None else _record(data) for data in kept]
+        return found
+
     async def messages(self, run: str, seqs: Sequence[int]) -> list[Message | None]:
         wanted, found = set(seqs), dict[int, Message]()
         for chunks in _parts(sorted({chunk_of(seq) for seq in wanted}), CHUNKS_A_CALL):
             for pieces in await answer_of(partial(self._redis.hmget, keys.texts(run), chunks)):
                 found.update((m.seq, m) for m in unpacked(pieces or b"") if m.seq in wanted)
-        for part in _parts(sorted(wanted - found.keys()), RECORDS_A_CALL):
-            for seq, data in zip(part, await self._first_of_each(run, part), strict=True):
-                if data is not None:
-                    record = _record(data)
-                    found[seq] = Message(seq, record.number, record.text)
+        for record in await self.records(run, sorted(wanted - found.keys())):
+            if record is not None:
+                found[record.seq] = Message(record.seq, record.number, record.text)
         return [found.get(seq) for seq in seqs]
 
     async def _first_of_each(self, run: str, seqs: list[int]) -> list[bytes | None]:
-        """The records of some messages."""
+        """The records of some messages, as they are kept."""
 
         async def read() -> list[bytes | None]:
             pipe = self._redis.pipeline(transaction=False)
@@ -116,7 +125,7 @@ class RedisTracker:
         return found
 
     def listen(self) -> AsyncIterator[list[Step]]:
-        if self._hearing is None:
+        if self._hearing is None or self._hearing.done():
             self._hearing = asyncio.create_task(self._hear())
         return self._listeners.listen()
 
@@ -129,11 +138,13 @@ class RedisTracker:
             try:
                 async with self._redis.pubsub(push_handler_func=_as_it_is) as pubsub:
                     await self._hear_on(pubsub)
-            except (RedisError, OSError, RuntimeError) as error:  # a TimeoutError is an OSError
+            except Exception as error:  # noqa: BLE001  # nobody else would see it, and all who listen hear nothing more
                 if loop.time() - began_s > LONGEST_BACKOFF_S:
                     backoff_s = 0.0
                 if backoff_s == 0.0:
-                    log.warning("steps_unheard", extra={"reason": str(error) or type(error).__name__})
+                    known = isinstance(error, RedisError | OSError | RuntimeError)  # with a TimeoutError
+                    reason = str(error) if known else ""
+                    log.warning("steps_unheard", extra={"reason": reason or type(error).__name__})
                 backoff_s = min(max(2 * backoff_s, FIRST_BACKOFF_S), LONGEST_BACKOFF_S)
                 await asyncio.sleep(backoff_s)
 
@@ -158,14 +169,19 @@ class RedisTracker:
             await asyncio.gather(pinging, return_exceptions=True)
 
     def _heard(self, channel: bytes, data: bytes) -> None:
+        loop = asyncio.get_running_loop()
         try:
             step = heard(data)
-        except (msgspec.MsgspecError, ValueError):
-            log.warning("step_unreadable", extra={"channel": channel.decode(), "bytes": len(data)})
+        except (msgspec.MsgspecError, ValueError, ArithmeticError):  # whatever its numbers are
+            self._unread += 1
+            if loop.time() >= self._logs_again_s:
+                about = {"channel": channel.decode(), "bytes": len(data), "count": self._unread}
+                log.warning("step_unreadable", extra=about)
+                self._unread, self._logs_again_s = 0, loop.time() + LOG_EVERY_S
             return
         if not self._fresh:
             # What has arrived together is read in one turn of the loop, and told at the next.
-            asyncio.get_running_loop().call_soon(self._tell_fresh)
+            loop.call_soon(self._tell_fresh)
         self._fresh.append(step)
 
     def _tell_fresh(self) -> None:

@@ -1,14 +1,20 @@
 """Steps as JSON: as they are told on Pub/Sub, to be read in any language, and in brief, as they are kept."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
 import msgspec
 
+from common.messages import MAX_SEQ
 from common.tracking.port import Status, Step
 
 _EPOCH = datetime(1970, 1, 1)
 _EPOCH_UTC = _EPOCH.replace(tzinfo=UTC)
 _US = timedelta(microseconds=1)
+_LATEST_US = (datetime.max - _EPOCH) // _US
+# More than any step of ours says, and little enough to be told further.
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
 class _Told(msgspec.Struct, omit_defaults=True):
@@ -26,11 +32,11 @@ class _Heard(msgspec.Struct):
     run: str
     uuid: str
     status: Status
-    attempt: int
+    attempt: _Count
     at: datetime
     number: str
     text: str
-    time_s: float | None = None
+    time_s: _Seconds | None = None
 
 
 class _Brief(msgspec.Struct, array_like=True):
@@ -61,17 +67,22 @@ def told(step: Step) -> bytes:
 
 
 def heard(data: bytes) -> Step:
-    """The step that was told. Raises ValueError for anything else."""
+    """The step that was told. Raises ValueError for anything else: whoever can reach Redis may say what he likes."""
     it = _heard(data)
     run, _, seq = it.uuid.rpartition(".")
-    if run != it.run or it.at.tzinfo is None:
-        raise ValueError("no uuid of this run, or a time without a zone")
+    if run != it.run or f"{int(seq)}" != seq or not 0 <= int(seq) < MAX_SEQ:
+        raise ValueError("no uuid of this run")
+    if it.at.tzinfo is None:
+        raise ValueError("a time without a zone")
+    at_us = (it.at - _EPOCH_UTC) // _US
+    if not 0 <= at_us <= _LATEST_US:
+        raise ValueError("a time that has no date in UTC, or is before Unix's")
     return Step(
         run=run,
         seq=int(seq),
         status=it.status,
         attempt=it.attempt,
-        at_us=(it.at - _EPOCH_UTC) // _US,
+        at_us=at_us,
         number=it.number,
         text=it.text,
         time_us=None if it.time_s is None else round(it.time_s * 1e6),

@@ -10,7 +10,6 @@ import logging
 import random
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
@@ -23,13 +22,11 @@ from common.tracking.port import Record, Status, Tracker
 from gateway.callbacks.address import flaw_of, is_public
 from gateway.callbacks.port import Callbacks, Ending, Owed
 from gateway.callbacks.posting import TIME_LIMIT_S, Answer, Poster
+from gateway.callbacks.turns import MOST_UNDER_WAY, Standing, Turn, Turns
 
 log = logging.getLogger(__name__)
 
-IN_FLIGHT = 64
-IN_FLIGHT_A_HOST = 8
-# What waits in this process for its turn: of one host, so that a slow one can't take all the room; and in all.
-MOST_WAITING_A_HOST = 1_024
+# What waits in this process for its turn, or is under way; of one host, see `Standing`.
 MOST_HELD = 16_384
 # Ids of messages whose end is listened for. What is beyond waits for a look.
 MOST_AWAITED = 100_000
@@ -53,12 +50,6 @@ LAST_WORDS_S = 1.0
 _ENDINGS = {State.SENT: Status.SENT, State.FAILED: Status.FAILED}
 
 
-@dataclass(slots=True)
-class _Host:
-    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(IN_FLIGHT_A_HOST))
-    held: int = 0
-
-
 class Dispatcher:
     """Owes callbacks and delivers them. No `secret`: callbacks are off."""
 
@@ -78,8 +69,7 @@ class Dispatcher:
         self._awaited: dict[str, None] = {}
         self._heard: dict[str, Ending] = {}
         self._held: dict[str, Owed] = {}
-        self._hosts: dict[str, _Host] = {}
-        self._slots = asyncio.Semaphore(IN_FLIGHT)
+        self._turns = Turns()
         self._some = asyncio.Event()
 
     def flaw_of(self, url: str) -> str | None:
@@ -112,10 +102,10 @@ class Dispatcher:
             return
         # What an earlier run had in hand and could not finish, it gave back.
         self._held.clear()
-        self._hosts.clear()
+        self._turns = Turns()
         try:
             allows = (lambda _: True) if self._allow_private else is_public
-            async with Poster(self._secret, IN_FLIGHT, allows) as poster, asyncio.TaskGroup() as tasks:
+            async with Poster(self._secret, MOST_UNDER_WAY, allows) as poster, asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._listen())
                 await self._look_forever(poster, tasks)
         finally:
@@ -169,9 +159,15 @@ class Dispatcher:
                 if owed.age_s > longest_s:
                     hopeless.append(owed.uuid)
                     continue
-            elif self._begins(owed):
+            elif (turn := self._turns.join(_host_of(owed))) is not None:
+                self._held[owed.uuid] = owed
+                self._awaited.pop(owed.uuid, None)
                 status = owed.ending.status if owed.ending else _ENDINGS[State(states[owed.uuid])]
-                tasks.create_task(self._deliver(owed, status, heard.get(owed.uuid), ends_s, poster))
+                tasks.create_task(self._deliver(owed, turn, status, heard.get(owed.uuid), ends_s, poster))
+                continue
+            elif self._turns.standing(_host_of(owed)) is Standing.NEW:
+                # There is more room for it as soon as it has answered.
+                later.append((owed, _pause_s(0)))
                 continue
             later.append((owed, _pause_s(owed.age_s)))
         if hopeless:
@@ -196,36 +192,27 @@ class Dispatcher:
         await asyncio.gather(*(ask(run, messages) for run, messages in by_run.items()))
         return found
 
-    def _begins(self, owed: Owed) -> bool:
-        """Takes a place in the queue of its host, if there is one."""
-        host = self._hosts.setdefault(_host_of(owed), _Host())
-        if host.held >= MOST_WAITING_A_HOST:
-            return False
-        host.held += 1
-        self._held[owed.uuid] = owed
-        self._awaited.pop(owed.uuid, None)
-        return True
-
     async def _deliver(
-        self, owed: Owed, status: Status, heard: Ending | None, ends_s: float, poster: Poster
+        self, owed: Owed, turn: Turn, status: Status, heard: Ending | None, ends_s: float, poster: Poster
     ) -> None:
         """Waits for its turn and tries once. If cancelled, it stays among those held, to be given back."""
-        host = self._hosts[_host_of(owed)]
-        async with host.slots, self._slots:
-            if asyncio.get_running_loop().time() > ends_s - SHORTEST_LEASE_S:
-                await self._callbacks.put_off([(owed, 0.0)])
-            else:
-                try:
-                    ending = owed.ending or await self._ending(owed, status, heard)
-                    answer, why = await poster.post(owed, ending)
-                    await self._conclude(owed, ending, answer, why)
-                except Exception as error:  # noqa: BLE001  # one message must not end the deliveries of all others
-                    log.error("callback_failed", extra={"uuid": owed.uuid, "reason": type(error).__name__})
-                    await self._callbacks.put_off([(owed, LONGEST_PAUSE_S)])
+        if not await turn.comes():
+            await self._callbacks.put_off([(owed, _pause_s(owed.age_s))])
+        elif asyncio.get_running_loop().time() > ends_s - SHORTEST_LEASE_S:
+            turn.end(None)
+            await self._callbacks.put_off([(owed, 0.0)])
+        else:
+            answer = None
+            try:
+                ending = owed.ending or await self._ending(owed, status, heard)
+                answer, why = await poster.post(owed, ending)
+                await self._conclude(owed, ending, answer, why)
+            except Exception as error:  # noqa: BLE001  # one message must not end the deliveries of all others
+                log.error("callback_failed", extra={"uuid": owed.uuid, "reason": type(error).__name__})
+                await self._callbacks.put_off([(owed, LONGEST_PAUSE_S)])
+            finally:
+                turn.end(None if answer is None else answer is not Answer.FAILED)
         self._held.pop(owed.uuid, None)
-        host.held -= 1
-        if host.held == 0:
-            del self._hosts[_host_of(owed)]
         if len(self._held) == MOST_HELD - 2 * CHUNK:
             self._some.set()
 

@@ -19,6 +19,8 @@ from gateway.callbacks.names import Names
 from gateway.callbacks.port import Ending, Owed
 
 TIME_LIMIT_S = 10.0
+# Of these for name, connection and TLS: who listens takes part of a second, who does not by then never will.
+CONNECT_LIMIT_S = 3.0
 # So much of an answer is read, for the connection to be of use again; what it says does not matter.
 ANSWER_BYTES = 16 * 1024
 GONE = 410
@@ -81,7 +83,7 @@ class Poster:
                 use_dns_cache=False,
                 socket_factory=guarded_socket(self._allows),
             ),
-            timeout=aiohttp.ClientTimeout(total=TIME_LIMIT_S),
+            timeout=aiohttp.ClientTimeout(total=TIME_LIMIT_S, connect=CONNECT_LIMIT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,

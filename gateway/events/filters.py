@@ -7,8 +7,10 @@ from starlette.datastructures import QueryParams
 
 from common.messages import MAX_SEQ, is_run_id
 from common.tracking.port import Status, Step
-from gateway.problems import Flaw, Problem
+from gateway.flaws import refused, unknown
+from gateway.problems import Flaw
 
+NAMES = ("run", "uuid", "status")
 _SEQ = re.compile(r"0|[1-9][0-9]{0,12}")
 _STATUSES = ", ".join(Status)
 
@@ -38,7 +40,7 @@ def filters_of(query: QueryParams) -> Filters:
 
     Raises Problem: 422, with a flaw for each bad value.
     """
-    flaws: list[Flaw] = []
+    flaws = unknown(query, NAMES, "query")
     run = _once(query, "run", flaws)
     if run is not None and not is_run_id(run):
         flaws.append(Flaw("query.run", "no run's name: use a-z, 0-9 and -, up to 40"))
@@ -54,7 +56,7 @@ def filters_of(query: QueryParams) -> Filters:
     if wanted - set(Status):
         flaws.append(Flaw("query.status", f"not a status: use {_STATUSES}, separated by commas"))
     if flaws:
-        raise Problem(422, "The filters can't be used.", flaws)
+        raise refused(flaws)
     statuses = frozenset(Status(word) for word in wanted)
     return Filters(run, uuid, frozenset() if len(statuses) == len(Status) else statuses)
 

@@ -42,8 +42,8 @@ StatusFilter = Annotated[str, Meta(pattern=f"^({_STATUS}(,{_STATUS})*)?$")]
 _POLICY, _TRY_LATER = 1008, 1013
 _LONGEST_REASON_BYTES = 123
 _EXAMPLE = (
-    'event: message\ndata: {"type":"message","run":"20261121-072613-9f3a","uuid":"20261121-072613-9f3a.0",'
-    '"status":"sent","attempt":1,"at":"2026-11-21T07:26:15.123456Z","number":"+541166587382","text":"hello",'
+    'event: message\ndata: {"type":"message","run":"20261121-072613-24a5b446cc10",'
+    '"uuid":"20261121-072613-24a5b446cc10.0","status":"sent","attempt":1,"at":"2026-11-21T07:26:15.123456Z","number":"+541166587382","text":"hello",'
     '"time_s":2.01}\n\n'
 )
 
@@ -77,12 +77,12 @@ class EventRoutes:
                     Parameter(
                         *("run", "query", "only messages and progress of this run"),
                         kind=RunFilter,
-                        example="20261121-072613-9f3a",
+                        example="20261121-072613-24a5b446cc10",
                     ),
                     Parameter(
                         *("uuid", "query", "only this message, and its run's progress"),
                         kind=UuidFilter,
-                        example="20261121-072613-9f3a.0",
+                        example="20261121-072613-24a5b446cc10.0",
                     ),
                     Parameter(
                         *("status", "query", "only messages that come to one of these, separated by commas"),

@@ -187,7 +187,7 @@ class _Progress:
 
 def _prepare(connection: Connection, subscriber: Subscriber) -> None:
     """Lets the server end it; lets the kernel keep little for it, and give up on what is not acknowledged for long."""
-    connection.on_shutdown = lambda: subscriber.end(GOING_AWAY)
+    connection.stream(lambda: subscriber.end(GOING_AWAY))
     its_socket: socket.socket | None = connection.transport.get_extra_info("socket")
     if its_socket is not None:
         with contextlib.suppress(OSError):

@@ -17,6 +17,7 @@ class _Entry:
     until_s: float
     answer: bytes | None = None
     done: bool = False
+    void: bool = False
 
 
 class MemoryIdempotency:
@@ -47,15 +48,22 @@ class MemoryIdempotency:
         if entry.until_s > now:
             return Reservation(Found.BUSY)
         entry.token, entry.until_s = token, now + lease_s
-        return Reservation(Found.PLANNED, entry.answer)
+        is_void = entry.void and entry.answer is not None
+        return Reservation(Found.VOID if is_void else Found.PLANNED, entry.answer)
 
     async def plan(self, caller: str, key: str, token: str, answer: bytes) -> None:
         if (entry := self._mine(caller, key, token)) is not None:
-            entry.answer = answer
+            entry.answer, entry.void = answer, False
 
     async def done(self, caller: str, key: str, token: str, answer: bytes) -> None:
         if (entry := self._mine(caller, key, token)) is not None:
             entry.answer, entry.done, entry.until_s = answer, True, self._clock() + KEPT_S
+
+    async def void(self, caller: str, key: str, token: str, lease_s: float) -> bool:
+        if (entry := self._mine(caller, key, token)) is None:
+            return False
+        entry.void, entry.until_s = True, self._clock() + lease_s
+        return True
 
     async def pass_on(self, caller: str, key: str, token: str) -> None:
         if (entry := self._mine(caller, key, token)) is not None:

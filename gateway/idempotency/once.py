@@ -8,8 +8,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.answers import json_answer
+from gateway.flaws import refused
+from gateway.idempotency.hold import Hold
 from gateway.idempotency.port import Found, Idempotency
-from gateway.operations import JSON, Parameter
+from gateway.operations import Parameter
 from gateway.problems import Flaw, Problem
 
 HEADER = "Idempotency-Key"
@@ -26,11 +29,11 @@ PARAMETER = Parameter(
     example="8e03978e-40d5-43dd-bc93-6894a57f9324",
 )
 
-Plan = Callable[[bytes], Awaitable[None]]
-# Does the work and gives the answer's body; calls `plan`, if there is one, with that body before anything is published.
-Do = Callable[[Plan | None], Awaitable[bytes]]
-# Carries out a plan that somebody else left; False if it came to nothing, so that the work is to be done anew.
-Finish = Callable[[bytes], Awaitable[bool]]
+# Does the work and gives the answer's body; plans that body, if there is a hold, before anything is published.
+Do = Callable[[Hold | None], Awaitable[bytes]]
+# Carries out a plan that somebody else left; or, where it is void, takes it back. False if nothing came of it, and
+# nothing will, so that the work is to be done anew.
+Finish = Callable[[bytes, bool], Awaitable[bool]]
 
 
 async def once(
@@ -43,49 +46,45 @@ async def once(
     sent = request.headers.getlist(HEADER)
     key = sent[0] if sent else None
     if len(sent) > 1:
-        raise Problem(
-            422, f"{HEADER} stands there twice: send one", [Flaw(f"header.{HEADER}", "stands there twice")]
-        )
+        raise refused([Flaw(f"header.{HEADER}", "stands there twice: send one")])
     if key is None:
         return _accepted(await do(None))
     if not key or len(key) > LONGEST_KEY:
-        flaw = Flaw(f"header.{HEADER}", f"1 to {LONGEST_KEY} characters")
-        raise Problem(422, f"{HEADER} must have 1 to {LONGEST_KEY} characters", [flaw])
+        raise refused([Flaw(f"header.{HEADER}", f"must have 1 to {LONGEST_KEY} characters")])
     caller: str = request.state.caller.id
     token = secrets.token_hex(8)
     told = hashlib.sha256(b"%b\n%b\n%b" % (request.method.encode(), str(request.url.query).encode(), body))
     told.update(request.url.path.encode())
-    found = await record.reserve(caller, key, told.hexdigest(), token, deadline_s + SPARE_S)
+    lease_s = deadline_s + SPARE_S
+    found = await record.reserve(caller, key, told.hexdigest(), token, lease_s)
     if found.found is Found.OTHER:
-        flaw = Flaw(f"header.{HEADER}", "came with another request before")
-        raise Problem(422, f"this {HEADER} came with another request before: use a new one", [flaw])
+        raise refused([Flaw(f"header.{HEADER}", "came with another request before: use a new one")])
     if found.found is Found.BUSY:
         raise Problem(409, f"a request with this {HEADER} is under way", retry_after_s=BUSY_RETRY_AFTER_S)
     if found.found is Found.DONE and found.answer is not None:
         return _accepted(found.answer, replayed=True)
 
-    async def plan(answer: bytes) -> None:
-        await record.plan(caller, key, token, answer)
-
+    hold = Hold(record, caller, key, token, lease_s)
     if found.answer is not None:
         try:
-            finished = await finish(found.answer)
+            finished = await finish(found.answer, found.found is Found.VOID)
         except Exception:
             await record.pass_on(caller, key, token)  # the plan stands, for the next try
             raise
         if finished:
-            await record.done(caller, key, token, found.answer)
+            await hold.done(found.answer)
             return _accepted(found.answer, replayed=True)
     try:
-        answer = await do(plan)
+        answer = await do(hold)
     except Exception:
-        # Not where the request was cancelled: what becomes of it is then open, and its lease must pass.
-        await record.release(caller, key, token)
+        # Not where the request was cancelled: what becomes of it is then open. Whoever has it in hand still says so, or
+        # else its lease must pass.
+        await hold.leave()
         raise
-    await record.done(caller, key, token, answer)
+    await hold.done(answer)
     return _accepted(answer)
 
 
 def _accepted(body: bytes, replayed: bool = False) -> Response:
     headers: dict[str, Any] = {"Idempotent-Replayed": "true"} if replayed else {}
-    return Response(body, 202, headers, JSON)
+    return json_answer(body, 202, headers)

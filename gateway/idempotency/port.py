@@ -4,6 +4,9 @@ A key is reserved before anything is done, then planned: what will be answered, 
 anything is published; then done. Whoever finds a key that is planned and whose holder is gone carries the plan out:
 publishing the same messages again is safe, so the key's message is sent, and counted, once.
 
+Before a holder takes back what it planned, it makes the plan void. That fails once somebody else holds the key, who may
+have carried the plan out: then nothing is taken back. Whoever finds a void plan takes it back first, then begins anew.
+
 Every call gives the same result when repeated with the same token.
 """
 
@@ -23,6 +26,7 @@ class Found(StrEnum):
     PLANNED = (
         "planned"  # its holder is gone; it is ours: carry the plan out, or begin anew where there is none
     )
+    VOID = "void"  # as planned, but its holder was taking it back: do that, then begin anew
     BUSY = "busy"  # another request with this key is under way
     OTHER = "other"  # the key came with another request before
 
@@ -50,6 +54,11 @@ class Idempotency(Protocol):
 
     async def done(self, caller: str, key: str, token: str, answer: bytes) -> None:
         """The answer stands."""
+
+    async def void(self, caller: str, key: str, token: str, lease_s: float) -> bool:
+        """The plan is being taken back: nobody may carry it out any more. False, and nothing has changed, if it is not
+        this holder's any more. The lease begins again; another plan may follow.
+        """
 
     async def pass_on(self, caller: str, key: str, token: str) -> None:
         """The plan could not be carried out now: the next request may try at once."""

@@ -34,15 +34,21 @@ class RedisIdempotency:
     async def done(self, caller: str, key: str, token: str, answer: bytes) -> None:
         await self._do("done", caller, key, token, answer)
 
+    async def void(self, caller: str, key: str, token: str, lease_s: float) -> bool:
+        return await self._do("void", caller, key, token, b"", lease_s)
+
     async def pass_on(self, caller: str, key: str, token: str) -> None:
         await self._do("pass_on", caller, key, token, b"")
 
     async def release(self, caller: str, key: str, token: str) -> None:
         await self._do("release", caller, key, token, b"")
 
-    async def _do(self, what: str, caller: str, key: str, token: str, answer: bytes) -> None:
-        args: list[Any] = [token, what, answer, _KEPT_MS]
-        await answer_of(lambda: self._change(keys=[_entry(caller, key)], args=args))
+    async def _do(
+        self, what: str, caller: str, key: str, token: str, answer: bytes, lease_s: float = 0
+    ) -> bool:
+        """Whether the entry was still its holder's."""
+        args: list[Any] = [token, what, answer, _KEPT_MS, int(lease_s * 1000)]
+        return bool(await answer_of(lambda: self._change(keys=[_entry(caller, key)], args=args)))
 
 
 def _entry(caller: str, key: str) -> str:

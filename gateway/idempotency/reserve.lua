@@ -1,6 +1,6 @@
 -- KEYS: the entry. ARGV: fingerprint, token, lease and time to keep in milliseconds.
 -- The lease is a field, by Redis's clock: the entry itself outlives it, so that a plan can be carried out.
-local entry = redis.call('HMGET', KEYS[1], 'fingerprint', 'token', 'until_ms', 'done', 'answer')
+local entry = redis.call('HMGET', KEYS[1], 'fingerprint', 'token', 'until_ms', 'done', 'answer', 'void')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function take()
@@ -20,4 +20,4 @@ elseif tonumber(entry[3]) > now then
     return {'busy', ''}
 end
 take()
-return {'planned', entry[5] or ''}
+return {entry[5] and entry[6] and 'void' or 'planned', entry[5] or ''}

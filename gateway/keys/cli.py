@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 import msgspec
 
 from common.cli import (
-    DEFAULT_CONNECT_TIMEOUT_S,
+    BRIEF_CONNECT_TIMEOUT_S,
     EXIT_DONE,
     Parser,
-    number,
+    add_connect_timeout,
     run_command,
     warn_of_near_misses,
 )
@@ -70,9 +70,7 @@ def _parser(prog: str) -> Parser:
     revoke.add_argument("id", metavar="ID", help="as in list")
     revoke.set_defaults(job=_revoke)
     for job in (create, list_, revoke):
-        job.add_argument(
-            "--connect-timeout", type=number(0), default=DEFAULT_CONNECT_TIMEOUT_S, help="seconds"
-        )
+        add_connect_timeout(job, BRIEF_CONNECT_TIMEOUT_S)
     return parser
 
 

@@ -11,10 +11,10 @@ from typing import ClassVar
 
 from common.messages import Lane
 from tests.chaos.plan import FLAKY, OUTAGES, STEADY, Wishes
-from tests.chaos.proxy import LostAnswers
+from tests.chaos.proxy import LostAnswers, Proxy
 from tests.chaos.servers import ClockedRedis, RabbitCluster, SmallDiskRedis
 from tests.chaos.stage import LOOK_S, Stage
-from tests.servers import RabbitServer, RedisServer
+from tests.servers import RabbitServer, RedisServer, Server
 from tests.waiting import eventually
 
 
@@ -148,43 +148,34 @@ class KilledProducer(Fault):
         return run if counters else "", counters.get("confirmed", 0), counters.get("total", 0)
 
 
-class KilledRabbit(Fault):
-    name = "rabbitmq-killed"
-    description = "SIGKILL of RabbitMQ, which is started again"
-    touches = frozenset({"rabbitmq"})
-
-    async def begin(self) -> None:
-        await asyncio.to_thread(self.stage.rabbit.kill)
-
-    async def end(self) -> None:
-        await asyncio.to_thread(self.stage.rabbit.start)
-
-
-class KilledRedis(Fault):
-    name = "redis-killed"
-    description = "SIGKILL of Redis (append-only file, fsync always), which is started again"
-    touches = frozenset({"redis"})
-    wishes = Wishes(strikes=4)
-
-    async def begin(self) -> None:
-        await asyncio.to_thread(self.stage.redis_server.kill)
-
-    async def end(self) -> None:
-        await asyncio.to_thread(self.stage.redis_server.start)
-
-
 class KilledServers(Fault):
     name = "both-killed"
     description = "SIGKILL of RabbitMQ and Redis together, which are started again"
     touches = frozenset({"rabbitmq", "redis"})
 
     async def begin(self) -> None:
-        servers = (self.stage.rabbit, self.stage.redis_server)
-        await asyncio.gather(*(asyncio.to_thread(server.kill) for server in servers))
+        await asyncio.gather(*(asyncio.to_thread(server.kill) for server in self._servers))
 
     async def end(self) -> None:
-        servers = (self.stage.rabbit, self.stage.redis_server)
-        await asyncio.gather(*(asyncio.to_thread(server.start) for server in servers))
+        await asyncio.gather(*(asyncio.to_thread(server.start) for server in self._servers))
+
+    @property
+    def _servers(self) -> list[Server]:
+        servers = {"rabbitmq": self.stage.rabbit, "redis": self.stage.redis_server}
+        return [server for name, server in servers.items() if name in self.touches]
+
+
+class KilledRabbit(KilledServers):
+    name = "rabbitmq-killed"
+    description = "SIGKILL of RabbitMQ, which is started again"
+    touches = frozenset({"rabbitmq"})
+
+
+class KilledRedis(KilledServers):
+    name = "redis-killed"
+    description = "SIGKILL of Redis (append-only file, fsync always), which is started again"
+    touches = frozenset({"redis"})
+    wishes = Wishes(strikes=4)
 
 
 class CutConnections(Fault):
@@ -206,39 +197,42 @@ class CutConnections(Fault):
             proxy.refusing = False
 
 
-class SlowConnections(Fault):
-    name = "connections-slow"
-    description = "all connections to RabbitMQ and Redis are slowed: 50 to 300 ms either way, 20 to 200 KB/s"
+class BadConnections(Fault):
+    """The connections to RabbitMQ and Redis stand, but are of little use."""
+
     touches = frozenset({"network"})
-    wishes = Wishes(strikes=2, hold_s=(4, 8))
     proxied = True
 
+    async def end(self) -> None:
+        for proxy in self.proxies:
+            proxy.mend()
+
+    @property
+    def proxies(self) -> tuple[Proxy, Proxy]:
+        return self.stage.amqp, self.stage.resp
+
+
+class SlowConnections(BadConnections):
+    name = "connections-slow"
+    description = "all connections to RabbitMQ and Redis are slowed: 50 to 300 ms either way, 20 to 200 KB/s"
+    wishes = Wishes(strikes=2, hold_s=(4, 8))
+
     async def begin(self) -> None:
-        for proxy in (self.stage.amqp, self.stage.resp):
+        for proxy in self.proxies:
             proxy.delay_s = self.random.uniform(0.05, 0.3)
             proxy.bytes_per_s = self.random.randint(20_000, 200_000)
 
-    async def end(self) -> None:
-        for proxy in (self.stage.amqp, self.stage.resp):
-            proxy.mend()
 
-
-class SilentConnections(Fault):
+class SilentConnections(BadConnections):
     name = "connections-silent"
     description = (
         "nothing passes to or from RabbitMQ and Redis, for longer than an answer of Redis is waited for"
     )
-    touches = frozenset({"network"})
     wishes = Wishes(strikes=2, hold_s=(11, 14))
-    proxied = True
 
     async def begin(self) -> None:
-        for proxy in (self.stage.amqp, self.stage.resp):
+        for proxy in self.proxies:
             proxy.silence()
-
-    async def end(self) -> None:
-        for proxy in (self.stage.amqp, self.stage.resp):
-            proxy.mend()
 
 
 class MemoryAlarm(Fault):
@@ -312,7 +306,7 @@ class FullDisk(Fault):
         self.stage.notes["disk"] = self._server.full_by
 
     async def end(self) -> None:
-        await eventually(lambda: self._server.pid is None, 20, "Redis ends for want of room")
+        await eventually(lambda: self._server.pid is None, describe="Redis ends for want of room")
         self._server.free()
         await asyncio.to_thread(self._server.start)
 

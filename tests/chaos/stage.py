@@ -174,7 +174,7 @@ class Stage(Pipeline):
     async def replace_sender(self, name: str) -> None:
         """Ends a sender gracefully, and starts it again."""
         self.signal_sender(name, SIGTERM)
-        await self.senders[name].ended(20)
+        await self.senders[name].ended()
         self.start_sender(name)
 
     async def stop_senders(self) -> None:
@@ -186,7 +186,7 @@ class Stage(Pipeline):
                 self.signal_sender(name, SIGTERM)
         for name, sender in self.senders.items():
             try:
-                code = await sender.ended(20)
+                code = await sender.ended()
             except TimeoutError as error:
                 self.troubles.append(str(error))
                 continue

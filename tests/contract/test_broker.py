@@ -41,7 +41,7 @@ def first_seq(delivery: Delivery) -> int:
 
 async def take(subscription: Subscription, count: int) -> list[Delivery]:
     taken: list[Delivery] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(taken) < count:
             taken += await subscription.take()
     return taken
@@ -49,7 +49,7 @@ async def take(subscription: Subscription, count: int) -> list[Delivery]:
 
 async def peeked(bench: BrokerBench) -> Counter[tuple[str, int]]:
     """The queue and first seq of each body that a peek shows."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         return Counter(
             [(name, decode_batch(body)[0].messages[0].seq) async for name, body in bench.broker.peek()]
         )

@@ -118,3 +118,42 @@ async def test_a_plan_that_is_passed_on_is_there_at_once(record: Idempotency) ->
     assert await found(record, "b") == Reservation(Found.PLANNED, b"planned")
     await record.pass_on("me", "key", "a")
     assert (await found(record, "c")).found is Found.BUSY
+
+
+async def test_a_plan_that_is_taken_back_is_void(record: Idempotency) -> None:
+    """Its holder says so before it takes anything back; if it dies then, the next one finds it void, until it plans
+    anew.
+    """
+    await found(record, "a")
+    await record.plan("me", "key", "a", b"planned")
+    assert await record.void("me", "key", "a", LEASE_S)
+    assert await record.void("me", "key", "a", LEASE_S)
+    assert (await found(record, "b")).found is Found.BUSY
+    await record.pass_on("me", "key", "a")
+    assert await found(record, "b") == Reservation(Found.VOID, b"planned")
+    await record.pass_on("me", "key", "b")
+    assert await found(record, "c") == Reservation(Found.VOID, b"planned")
+    await record.plan("me", "key", "c", b"another")
+    await record.pass_on("me", "key", "c")
+    assert await found(record, "d") == Reservation(Found.PLANNED, b"another")
+
+
+async def test_a_plan_that_another_holds_or_that_is_done_is_not_taken_back(record: Idempotency) -> None:
+    """A holder that slept past its lease changes nothing: the next one may have carried the plan out."""
+    await found(record, "a")
+    await record.plan("me", "key", "a", b"planned")
+    await record.pass_on("me", "key", "a")
+    await found(record, "b")
+    assert not await record.void("me", "key", "a", LEASE_S)
+    await record.pass_on("me", "key", "b")
+    assert await found(record, "c") == Reservation(Found.PLANNED, b"planned")
+    await record.done("me", "key", "c", b"answer")
+    assert not await record.void("me", "key", "c", LEASE_S)
+    assert await found(record, "d") == Reservation(Found.DONE, b"answer")
+
+
+async def test_making_void_begins_the_lease_again(record: Idempotency) -> None:
+    """However late it is: while it is taken back nobody else gets the key."""
+    await record.reserve("me", "key", "f", "a", PASSED_S)
+    assert await record.void("me", "key", "a", LEASE_S)
+    assert (await found(record, "b")).found is Found.BUSY

@@ -1,11 +1,12 @@
 """The ledger's promises (common/ledger/port.py), held by the memory ledger and by Redis."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from common.errors import RunBusy, RunExists, RunOpen, UnknownRun
+from common.errors import LedgerLost, RunBusy, RunExists, RunOpen, UnknownRun
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Ledger, Outcomes, Publication, Snapshot, Standing
 from common.messages import Outcome, State
@@ -93,12 +94,15 @@ async def test_an_announced_range_counts_once(ledger: Ledger) -> None:
 
 
 async def test_an_announcement_leaves_no_gap(ledger: Ledger) -> None:
-    """Seqs that nobody announced can't be skipped: that is a bug of the caller's, and changes nothing."""
+    """Seqs that the ledger knows nothing of can't be skipped: it has lost them. Nothing changes, and no run opens."""
     await ledger.begin(RUN, "", 100, "p")
     await ledger.announce(RUN, 0, 10)
-    with pytest.raises(ValueError, match="10 to 11"):
+    with pytest.raises(LedgerLost, match="10 to 11"):
         await ledger.announce(RUN, 12, 5)
     assert (await ledger.snapshot(RUN)).published == 10
+    with pytest.raises(LedgerLost, match="0 to 4 of run lost"):
+        await ledger.announce("lost", 5, 5)
+    assert await ledger.runs() == [RUN]
 
 
 async def test_a_claim_tells_what_each_message_is(ledger: Ledger) -> None:
@@ -282,8 +286,101 @@ async def test_a_call_about_no_message_changes_nothing(ledger: Ledger) -> None:
     await ledger.settle(RUN, outcomes({}))
     await ledger.settle(RUN, outcomes({}, ambiguous=[]))
     await ledger.release(RUN, seqs())
+    assert (await ledger.withdraw(RUN, seqs())).tolist() == []
     assert (await ledger.states(RUN, seqs())).tolist() == []
     assert counters(await ledger.snapshot(RUN)) == (2, 2, 0, 0, 0)
+
+
+async def test_a_withdrawal_fails_what_nobody_has_taken(ledger: Ledger) -> None:
+    """Queued to failed, and it says which, in the order it was asked in; what is sending, sent or failed stays."""
+    await begun(ledger, 7)
+    await ledger.claim(RUN, seqs(1, 2, 3, 5), False)
+    await ledger.settle(RUN, outcomes({1: SENT, 2: FAILED, 5: RETRY}))
+    assert (await ledger.withdraw(RUN, seqs(3, 5, 2, 0, 1))).tolist() == [False, True, False, True, False]
+    states = [State.FAILED, State.SENT, State.FAILED, State.SENDING, State.QUEUED, State.FAILED, State.QUEUED]
+    assert (await ledger.states(RUN, np.arange(7))).tolist() == states
+    assert await ledger.recount(RUN) == {"published": 7, "sending": 1, "sent": 1, "failed": 3}
+    for run in (RUN, None):
+        now = await ledger.snapshot(run)
+        assert counters(now) == (7, 2, 1, 1, 3)
+        assert (now.retried, now.ambiguous) == (1, 0)
+
+
+async def test_what_was_withdrawn_counts_as_settled_and_took_no_time(ledger: Ledger) -> None:
+    """The histogram has each settled message; the sum of the times is of those that were sent or tried."""
+    await begun(ledger, 4)
+    await ledger.claim(RUN, seqs(0), False)
+    await ledger.settle(RUN, outcomes({0: SENT}, 2000), "s")
+    await ledger.heartbeat("s", 1, 0)
+    before = await ledger.snapshot(RUN)
+    assert (await ledger.withdraw(RUN, seqs(1, 2))).all()
+    for run in (RUN, None):
+        now = await ledger.snapshot(run)
+        assert (sum(now.latency.values()), now.latency[0], now.total_time_us) == (3, 2, 2000)
+        assert now.last_settled_us >= before.last_settled_us > 0
+        assert (now.senders["s"].sent, now.senders["s"].failed) == (1, 0)
+
+
+async def test_a_withdrawal_of_nothing_that_is_queued_changes_nothing(ledger: Ledger) -> None:
+    """Not even the moment at which the last message was settled."""
+    await begun(ledger, 2)
+    await ledger.claim(RUN, seqs(0, 1), False)
+    await ledger.settle(RUN, outcomes({0: FAILED}))
+    before = await ledger.snapshot(RUN)
+    assert not (await ledger.withdraw(RUN, seqs(1, 0))).any()
+    assert replace(await ledger.snapshot(RUN), now_us=before.now_us) == before
+
+
+async def test_who_meets_a_withdrawn_message_finds_it_settled(ledger: Ledger) -> None:
+    """Whether it comes for the first time or again, and whatever is said of it: it is counted once, as failed."""
+    await begun(ledger, 3)
+    assert (await ledger.withdraw(RUN, seqs(0, 1))).all()
+    for redelivered in (False, True):
+        assert (await ledger.claim(RUN, seqs(1, 0), redelivered)).tolist() == [SETTLED] * 2
+    await ledger.settle(RUN, outcomes({0: SENT, 1: RETRY}))
+    await ledger.release(RUN, seqs(0, 1))
+    assert not (await ledger.withdraw(RUN, seqs(0, 1))).any(), "it was withdrawn before"
+    assert counters(await ledger.snapshot(RUN)) == (3, 1, 0, 0, 2)
+
+
+async def test_a_withdrawal_of_what_nobody_announced_publishes_it(ledger: Ledger) -> None:
+    """Each such seq is counted once, also when it is announced later; of a run, too, that nobody began."""
+    assert (await ledger.withdraw("foreign", seqs(5, 7))).all()
+    assert counters(await ledger.snapshot("foreign")) == (2, 0, 0, 0, 2)
+    await ledger.announce("foreign", 0, 6)
+    assert counters(await ledger.snapshot("foreign")) == (7, 5, 0, 0, 2)
+    assert (await ledger.withdraw("foreign", seqs(4, 5, 6, 7))).tolist() == [True, False, True, False]
+    assert counters(await ledger.snapshot("foreign")) == (8, 4, 0, 0, 4)
+    assert await ledger.recount("foreign") == {"published": 8, "sending": 0, "sent": 0, "failed": 4}
+    assert await ledger.runs() == ["foreign"]
+
+
+async def test_a_withdrawal_reaches_over_pieces(ledger: Ledger) -> None:
+    """Scattered seqs of several pieces, in any order, and in between them what others have taken."""
+    border = 1 << 17
+    await begun(ledger, 3 * border)
+    await ledger.claim(RUN, seqs(border, 2 * border + 9, 15), False)
+    some = seqs(2 * border + 9, border - 1, 15, border, 16, 2 * border + 900, 0)
+    assert (await ledger.withdraw(RUN, some)).tolist() == [False, True, False, False, True, True, True]
+    assert await ledger.recount(RUN) == {"published": 3 * border, "sending": 3, "sent": 0, "failed": 4}
+    withdrawn = await ledger.withdraw(RUN, np.arange(border + 100))
+    assert np.flatnonzero(~withdrawn).tolist() == [0, 15, 16, border - 1, border]
+    assert (await ledger.snapshot(RUN)).failed == (await ledger.recount(RUN))["failed"] == border + 99
+    assert (await ledger.snapshot(RUN)).sending == 3
+
+
+async def test_a_run_that_was_withdrawn_whole_is_over(ledger: Ledger) -> None:
+    """Nothing of it is unsettled, and it can be forgotten once it is cut."""
+    await begun(ledger, 40)
+    assert (await ledger.snapshot(RUN)).last_settled_us == 0
+    await ledger.withdraw(RUN, np.arange(30))
+    assert (await ledger.snapshot(RUN)).last_settled_us > 0
+    assert await unsettled(ledger) == [list(range(30, 40))]
+    await ledger.withdraw(RUN, np.arange(30, 40))
+    assert await unsettled(ledger) == []
+    await ledger.cut(RUN)
+    await ledger.forget(RUN)
+    assert counters(await ledger.snapshot()) == (40, 0, 0, 0, 40)
 
 
 async def test_runs_do_not_mix(ledger: Ledger) -> None:
@@ -353,6 +450,84 @@ async def test_runs_are_listed_oldest_first(ledger: Ledger) -> None:
     await ledger.claim("a", seqs(1), False)
     await ledger.announce("c", 0, 5)
     assert await ledger.runs() == ["c", "b", "a"]
+
+
+async def test_the_newest_runs_are_listed_oldest_first(ledger: Ledger) -> None:
+    """No more than were asked for, whatever has become of them; all if there are fewer."""
+    assert await ledger.runs(3) == []
+    for run in ("d", "c", "b"):
+        await begun(ledger, 1, run)
+    await settled(ledger, 1, "a")
+    for newest, listed in ((0, []), (1, ["a"]), (3, ["c", "b", "a"]), (4, ["d", "c", "b", "a"])):
+        assert await ledger.runs(newest) == listed
+    assert await ledger.runs(1000) == await ledger.runs() == ["d", "c", "b", "a"]
+    await ledger.forget("a")
+    assert await ledger.runs(2) == ["c", "b"]
+
+
+async def test_a_run_is_open_until_it_is_settled_and_wholly_published(ledger: Ledger) -> None:
+    """Both it must be, in whichever order it comes; a session, whose total is not known, until it is cut."""
+    assert await ledger.open_runs() == []
+    await ledger.begin("session", "{}", 0, "p")
+    await ledger.begin("whole", "{}", 4, "p")
+    for run in ("session", "whole"):
+        await ledger.announce(run, 0, 2)
+        await ledger.claim(run, seqs(0, 1), False)
+        await ledger.settle(run, outcomes({0: SENT, 1: FAILED}))
+    assert await ledger.open_runs() == ["session", "whole"]
+    await ledger.announce("whole", 2, 2)
+    await ledger.claim("whole", seqs(2, 3), False)
+    await ledger.settle("whole", outcomes({2: SENT, 3: RETRY}))
+    assert await ledger.open_runs() == ["session", "whole"]
+    await ledger.withdraw("whole", seqs(3))
+    assert await ledger.open_runs() == ["session"]
+    await ledger.announce("session", 2, 1)
+    await ledger.cut("session")
+    assert await ledger.open_runs() == ["session"]
+    await ledger.settle("session", outcomes({2: SENT}))
+    assert await ledger.open_runs() == []
+    assert await ledger.runs() == ["session", "whole"]
+
+
+async def test_a_run_that_goes_on_is_open_again(ledger: Ledger) -> None:
+    """More is announced, or comes unannounced; announcing again what was announced before opens nothing."""
+    await settled(ledger, 2)
+    await ledger.announce(RUN, 0, 2)
+    assert await ledger.open_runs() == []
+    await ledger.announce(RUN, 2, 1)
+    assert await ledger.open_runs() == [RUN]
+    await ledger.withdraw(RUN, seqs(2, 3))
+    assert await ledger.open_runs() == []
+    await ledger.claim(RUN, seqs(4), False)
+    assert await ledger.open_runs() == [RUN]
+
+
+async def test_a_run_that_is_cut_before_anything_is_published_is_over(ledger: Ledger) -> None:
+    """A batch that could not be published, or a session that nobody sent by: nobody need look at it again."""
+    await ledger.begin(RUN, "{}", 4, "p")
+    assert await ledger.open_runs() == [RUN]
+    await ledger.cut(RUN)
+    assert await ledger.open_runs() == []
+    await ledger.forget(RUN)
+    await ledger.begin(RUN, "{}", 4, "p")
+    assert await ledger.open_runs() == [RUN]
+
+
+async def test_a_run_that_nobody_began_is_open_while_it_is_unsettled(ledger: Ledger) -> None:
+    """More may come of it, and is noticed; once a producer has taken it over, it must say when it is done."""
+    await ledger.claim("foreign", seqs(0, 1), False)
+    assert await ledger.open_runs() == ["foreign"]
+    await ledger.settle("foreign", outcomes({0: SENT, 1: SENT}))
+    assert await ledger.open_runs() == []
+    await ledger.claim("foreign", seqs(2), False)
+    await ledger.settle("foreign", outcomes({2: RETRY}))
+    assert await ledger.open_runs() == ["foreign"]
+    await ledger.withdraw("foreign", seqs(2))
+    assert await ledger.open_runs() == []
+    await ledger.resume("foreign", "p")
+    assert await ledger.open_runs() == ["foreign"]
+    await ledger.cut("foreign")
+    assert await ledger.open_runs() == []
 
 
 async def test_the_publication_tells_how_far_a_run_got(ledger: Ledger) -> None:
@@ -484,6 +659,7 @@ async def test_a_late_copy_of_a_forgotten_runs_message_counts_nowhere(ledger: Le
     said = {0: SENT, 1: FAILED, 2: RETRY, border: SENT}
     await ledger.settle(RUN, outcomes(said, ambiguous=[True] * 4))
     await ledger.release(RUN, seqs(0, 1))
+    assert (await ledger.withdraw(RUN, seqs(2, border, 0, 3 * border))).tolist() == [False] * 4
     await ledger.announce(RUN, 3, 5)
     await ledger.confirm(RUN, 8)
     assert await ledger.age_s(RUN) == 0.0

@@ -44,6 +44,7 @@ class ModelRun:
         self.unannounced = np.zeros(BEYOND, np.bool_)
         self.announced = self.confirmed = 0
         self.total = TOTAL
+        self.cut = False
         self.retried = self.ambiguous = self.total_time_us = 0
 
     def published(self) -> Seqs:
@@ -68,6 +69,9 @@ class ModelRun:
 
     def is_over(self) -> bool:
         return self.unsettled().size == 0 and self.total <= self.published().size
+
+    def is_open(self) -> bool:
+        return self.unsettled().size > 0 or not (self.cut or self.total <= self.published().size)
 
     def move(self, seq: int, outcome: Outcome, ambiguous: bool) -> None:
         """Settles one message."""
@@ -164,6 +168,18 @@ class LedgerMachine(RuleBasedStateMachine):
             held = [seq for seq in seqs if self.run.states[seq] == State.SENDING]
             self.run.states[held] = State.QUEUED
 
+    @rule(seqs=some_seqs, twice=st.booleans())
+    def withdraw(self, seqs: list[int], twice: bool) -> None:
+        queued = [self.run is not None and self.run.states[seq] == State.QUEUED for seq in seqs]
+        assert self.call(self.ledger.withdraw(RUN, np.array(seqs))).tolist() == queued
+        if twice:
+            assert not self.call(self.ledger.withdraw(RUN, np.array(seqs))).any()
+        if self.run:
+            for seq, withdrawn in zip(seqs, queued, strict=True):
+                if withdrawn:
+                    self.run.unannounced[seq] |= seq >= self.run.announced
+                    self.run.states[seq] = State.FAILED
+
     @rule(twice=st.booleans())
     def cut(self, twice: bool) -> None:
         for _ in range(1 + twice):
@@ -174,6 +190,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.call(self.ledger.cut(RUN))
         if self.run:
             self.run.total = self.run.confirmed = self.run.announced
+            self.run.cut = True
 
     @precondition(lambda self: self.run)
     @rule()
@@ -219,7 +236,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_run_is_as_the_model_has_it(self) -> None:
-        assert self.call(self.ledger.runs()) == [RUN] * (self.run is not None)
+        for listed in (self.ledger.runs(), self.ledger.runs(5)):
+            assert self.call(listed) == [RUN] * (self.run is not None)
+        is_open = self.run is not None and self.run.is_open()
+        assert self.call(self.ledger.open_runs()) == [RUN] * is_open
         if self.run is None:
             for call in (self.ledger.snapshot, self.ledger.recount, self.ledger.publication):
                 with pytest.raises(UnknownRun):

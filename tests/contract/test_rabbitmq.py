@@ -128,7 +128,7 @@ async def test_a_queue_that_was_deleted_is_declared_and_consumed_again(rabbit_se
         return True
 
     await eventually(published)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         (delivery, *_) = await subscription.take()
     delivery.ack()
     await broker.close()
@@ -154,11 +154,11 @@ async def test_a_body_that_rabbitmq_dead_lettered_says_why(rabbit_server: Rabbit
         await broker.publish(BATCH, Lane.BULK, after=0.1)
         with rabbit_server._connection() as connection:
             channel = connection.channel()
-            for method, _, _ in channel.consume(topology.name, inactivity_timeout=10):
+            for method, _, _ in channel.consume(topology.name, inactivity_timeout=60):
                 channel.basic_reject(method.delivery_tag, requeue=False)
                 break
             channel.cancel()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             (delivery,) = await (await broker.subscribe(Shelf.REJECTED, 10)).take()
         assert (delivery.reason, delivery.lane) == ("rejected", Lane.BULK)
 
@@ -172,12 +172,12 @@ async def test_a_body_over_the_delivery_limit_says_so(rabbit_server: RabbitServe
             channel = connection.channel()
             channel.queue_declare(strict.name, durable=True, arguments=strict.arguments)
             channel.basic_publish("", strict.name, b"again and again")
-            for method, _, _ in channel.consume(strict.name, inactivity_timeout=10):
+            for method, _, _ in channel.consume(strict.name, inactivity_timeout=60):
                 channel.basic_reject(method.delivery_tag, requeue=True)
                 if method.redelivered:
                     break
             channel.cancel()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             (delivery,) = await (await broker.subscribe(Shelf.REJECTED, 10)).take()
         assert (delivery.body, delivery.reason) == (b"again and again", "delivery limit")
 
@@ -194,7 +194,7 @@ async def test_headers_of_strangers_are_no_danger(rabbit_server: RabbitServer) -
         without = {name: value for name, value in strange.items() if name != "x-reason"}
         await broker._publisher.publish(topology.rejected.name, b"", BasicProperties(headers=without))
         reasons = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             for shelf, count in ((Shelf.FAILED, 1), (Shelf.REJECTED, 2)):
                 subscription = await broker.subscribe(shelf, 10)
                 while count:
@@ -214,7 +214,7 @@ async def test_a_prefetch_may_be_more_than_one_consumer_can_have(
         await asyncio.gather(*(broker.keep(BATCH, Lane.BULK) for _ in range(40)))
         subscription = await broker.subscribe(Shelf.FAILED, 25)
         taken: list[Delivery] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(taken) < 25:
                 taken += await subscription.take()
             await eventually(
@@ -259,3 +259,26 @@ async def test_a_peek_trusts_no_count(rabbit_server: RabbitServer, monkeypatch: 
         monkeypatch.setattr("common.broker.rabbitmq.peek.look_at", said_to_be_empty)
         shown = Counter([name async for name, _ in broker.peek()])
         assert shown == {topology.name: 3, f"{topology.name}.urgent": 3}
+
+
+async def test_queues_that_are_not_there_are_looked_for_only_anew(
+    rabbit_server: RabbitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Depths that are asked for every second don't fill RabbitMQ's log: what was missing is left alone until told."""
+    async with fresh_broker(rabbit_server, "depths") as (broker, topology):
+        asked: list[str] = []
+        look_at = broker._publisher.look_at
+
+        async def noting(queues: list[Queue]) -> dict[str, QueueStatus]:
+            asked.extend(queue.name for queue in queues)
+            return await look_at(queues)
+
+        monkeypatch.setattr(broker._publisher, "look_at", noting)
+        standing = {queue.name for queue in topology.standing}
+        await broker.keep(BATCH, Lane.BULK)
+        assert await broker.depths(anew=False) == dict.fromkeys([*standing, topology.failed.name], 0)
+        assert set(asked) == standing
+        assert (await broker.depths())[topology.failed.name] == 1
+        asked.clear()
+        assert (await broker.depths(anew=False))[topology.failed.name] == 1
+        assert set(asked) == {*standing, topology.failed.name}

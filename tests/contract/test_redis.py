@@ -14,6 +14,7 @@ from common.ledger import keys
 from common.ledger.masks import PIECE_MESSAGES
 from common.ledger.port import PRODUCER_SILENCE_S, Outcomes, Standing
 from common.ledger.redis import RedisLedger
+from common.ledger.redis.runs import NAMES_A_CALL, NAMES_ASIDE
 from common.messages import Outcome, Seqs
 from common.redis_client import answer_of, connect_redis
 from common.settings import load_settings
@@ -68,6 +69,12 @@ async def _opened_by_its_age(ledger: RedisLedger) -> list[str]:
     return await ledger.runs()
 
 
+async def _withdrawn(ledger: RedisLedger) -> list[bool]:
+    """Of four messages the first two are sending."""
+    withdrawn: list[bool] = (await ledger.withdraw(RUN, SEQS)).tolist()
+    return withdrawn
+
+
 CALLS: dict[str, Callable[[RedisLedger], Awaitable[Any]]] = {
     "begin": lambda ledger: ledger.begin("another", "", 5, "p"),
     "leave": lambda ledger: ledger.leave(RUN, "p"),
@@ -77,8 +84,10 @@ CALLS: dict[str, Callable[[RedisLedger], Awaitable[Any]]] = {
     "cut": lambda ledger: ledger.cut(RUN),
     "age": lambda ledger: _opened_by_its_age(ledger),
     "runs": lambda ledger: ledger.runs(),
+    "newest": lambda ledger: ledger.runs(5),
     "settle": lambda ledger: ledger.settle(RUN, SETTLE, "s"),
     "release": lambda ledger: ledger.release(RUN, SEQS[:2]),
+    "withdraw": lambda ledger: _withdrawn(ledger),
     "heartbeat": lambda ledger: ledger.heartbeat("s", 1, 1),
 }
 
@@ -119,6 +128,20 @@ async def test_a_flag_whose_settles_answer_was_lost_counts_once(ledger: RedisLed
     await ledger.settle(RUN, replace(SETTLE, ambiguous=np.array([True, True])))
     now = await ledger.snapshot(RUN)
     assert (now.sent, now.retried, now.ambiguous) == (1, 1, 2)
+
+
+async def test_a_withdrawal_whose_answer_was_lost_is_still_one(ledger: RedisLedger) -> None:
+    """What its repeat finds failed was failed by it, and counts once; what a sender took before is not withdrawn."""
+    await ledger.settle(RUN, replace(SETTLE, outcomes=np.full(2, Outcome.SENT, np.uint8)))
+    await ledger.claim(RUN, SEQS[2:3], False)
+    border = np.array([PIECE_MESSAGES - 1, PIECE_MESSAGES])
+    lose_the_first_answer(ledger, "withdraw")
+    withdrawn = await ledger.withdraw(RUN, np.concatenate([SEQS, border]))
+    assert withdrawn.tolist() == [False, False, False, True, True, True]
+    now = await ledger.snapshot(RUN)
+    assert (now.published, now.sending, now.sent, now.failed, now.ambiguous) == (12, 1, 2, 3, 0)
+    assert sum(now.latency.values()) == 5
+    assert await ledger.recount(RUN) == {"published": 12, "sending": 1, "sent": 2, "failed": 3}
 
 
 async def test_a_forget_whose_answer_was_lost_is_done(redis_server: RedisServer) -> None:
@@ -211,6 +234,44 @@ async def test_a_settled_run_is_forgotten_in_time_and_one_that_goes_on_is_not(
     assert await ledger._redis.zcard(keys.RUNS) == 1
     assert (await ledger.snapshot()).sent == 4
     assert (await ledger.snapshot("goes-on")).queued == 1
+    await ledger.close()
+
+
+async def test_an_announcement_that_is_repeated_late_wakes_no_run(redis_server: RedisServer) -> None:
+    """Its answer was lost, and all of it is settled meanwhile: the run still expires."""
+    ledger = await redis_ledger(redis_server, run_ttl_s=500)
+    await ledger.begin(RUN, "", 4, "p")
+    await ledger.announce(RUN, 0, 4)
+    await settled(ledger, RUN)
+    await ledger.announce(RUN, 0, 4)
+    assert 0 < await ledger._redis.ttl(keys.run(RUN)) <= 500
+    await ledger.announce(RUN, 4, 1)
+    assert await ledger._redis.ttl(keys.run(RUN)) == -1
+    await ledger.close()
+
+
+async def test_a_run_that_ends_by_a_withdrawal_is_forgotten_in_time(redis_server: RedisServer) -> None:
+    """All its keys expire, in any piece, also those that a late withdrawal adds; one with a message left stays."""
+    ledger = await redis_ledger(redis_server, run_ttl_s=500)
+
+    async def lives_for_s() -> set[int]:
+        return {await ledger._redis.ttl(key) for key in await ledger._redis.keys(f"{keys.run(RUN)}*")}
+
+    border = PIECE_MESSAGES
+    await ledger.begin(RUN, "", 0, "p")
+    await ledger.announce(RUN, 0, 3)
+    await ledger.claim(RUN, SEQS[:1], False)
+    await ledger.withdraw(RUN, SEQS[1:3])
+    assert await lives_for_s() == {-1}
+    await ledger.settle(RUN, Outcomes(SEQS[:1], np.full(1, Outcome.SENT, np.uint8), np.full(1, 5)))
+    assert all(0 < ttl <= 500 for ttl in await lives_for_s())
+    await ledger.withdraw(RUN, np.array([3 * border, border]))
+    assert len(await ledger._redis.keys(f"{keys.run(RUN)}:*")) == 2 + 3 + 2, (
+        "histogram, pieces, states, unannounced"
+    )
+    assert all(0 < ttl <= 500 for ttl in await lives_for_s())
+    assert not (await ledger.withdraw(RUN, np.array([0, border]))).any()
+    assert all(0 < ttl <= 500 for ttl in await lives_for_s())
     await ledger.close()
 
 
@@ -323,3 +384,71 @@ async def test_a_connection_that_was_reset_is_a_lost_answer() -> None:
     said.append(RuntimeError("a bug"))
     with pytest.raises(RuntimeError, match="a bug"):
         await answer_of(once_reset)
+
+
+async def many_runs(ledger: RedisLedger, runs: int) -> list[str]:
+    """So many runs, oldest first, that began at the same moment by tens; nothing is known of them but that."""
+    names = [f"run-{number:06}" for number in range(runs)]
+    pipe = ledger._redis.pipeline(transaction=False)
+    for number, name in enumerate(names):
+        pipe.hset(keys.run(name), mapping={"started_us": number // 10, "producer": "p", "total": 1})
+        pipe.zadd(keys.RUNS, {name: number // 10})
+    await pipe.execute()
+    return names
+
+
+async def calls_of(ledger: RedisLedger, ask: Awaitable[Any]) -> dict[str, int]:
+    """How many of each command Redis carried out meanwhile, those of scripts too."""
+    await ledger._redis.config_resetstat()
+    await ask
+    calls = await ledger._redis.info("commandstats")
+    return {name.removeprefix("cmdstat_"): stats["calls"] for name, stats in calls.items()}
+
+
+async def test_the_newest_of_many_runs_cost_what_they_are_and_no_more(redis_server: RedisServer) -> None:
+    """One name looked at for each that was asked for, and a few aside, however many runs there are."""
+    ledger = await redis_ledger(redis_server)
+    names = await many_runs(ledger, 5_000)
+    for newest in (1, 50):
+        assert await ledger.runs(newest) == names[-newest:]
+        calls = await calls_of(ledger, ledger.runs(newest))
+        assert newest < calls["exists"] <= newest + 2 * NAMES_ASIDE
+        assert calls["zrevrangebyscore"] == calls["zscan"] == 1
+    await ledger.close()
+
+
+async def test_no_call_looks_at_all_of_many_runs(redis_server: RedisServer) -> None:
+    """They are listed in pages, each by a call of its own; all of them, in their order, once each."""
+    ledger = await redis_ledger(redis_server)
+    names = await many_runs(ledger, 5_000)
+    assert await ledger.runs() == names
+    calls = await calls_of(ledger, ledger.runs())
+    assert calls["evalsha"] == calls["zscan"] >= 5_000 // (2 * NAMES_A_CALL)
+    await ledger.close()
+
+
+async def test_open_runs_cost_nothing_for_those_that_are_over(redis_server: RedisServer) -> None:
+    """Only the names of those that are not over are looked at; that of an expired one is then gone."""
+    ledger = await redis_ledger(redis_server)
+    await many_runs(ledger, 500)
+    for run in ("open", "gone"):
+        await ledger.begin(run, "", 1, "p")
+    await ledger._redis.delete(keys.run("gone"))
+    assert (await calls_of(ledger, ledger.open_runs()))["exists"] == 2
+    assert await ledger.open_runs() == ["open"]
+    assert await ledger._redis.zrange(keys.OPEN_RUNS, 0, -1) == [b"open"]
+    await ledger.close()
+
+
+@pytest.mark.parametrize("survivors", [0, 10])
+async def test_names_of_expired_runs_go_by_and_by(redis_server: RedisServer, survivors: int) -> None:
+    """Who asks for the newest, again and again, finds them all, wherever they stand among those that live on."""
+    ledger = await redis_ledger(redis_server)
+    names = await many_runs(ledger, 2_000)
+    kept = names[:: 2_000 // survivors] if survivors else []
+    await ledger._redis.delete(*(keys.run(name) for name in set(names) - set(kept)))
+    assert await ledger.runs(3) == kept[-3:]
+    for _ in range(2 * 2_000 // NAMES_ASIDE):
+        await ledger.runs(1)
+    assert await ledger._redis.zcard(keys.RUNS) == survivors
+    await ledger.close()

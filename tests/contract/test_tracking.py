@@ -146,6 +146,19 @@ async def test_more_records_than_go_in_one_call_are_all_kept(tracker: Tracker) -
         assert await tracker.track(RUN, seq) == Track(record=record(seq), steps=[])
 
 
+async def test_records_are_found_many_at_a_time(tracker: Tracker) -> None:
+    """In the order that they are asked for, more than go in one call, with gaps; kept texts are no records."""
+    await tracker.open([record(seq) for seq in range(0, 1_600, 2)])
+    await tracker.keep(RUN, texts(1_600, 1_610))
+    tracker.tell(STORY)
+    await tracked(tracker, 0, len(STORY))
+    asked = [*range(1_609, -1, -1), 4, 3]
+    expected = [record(seq) if seq < 1_600 and seq % 2 == 0 else None for seq in asked]
+    assert await tracker.records(RUN, asked) == expected
+    assert await tracker.records("another", [0]) == [None]
+    assert await tracker.records(RUN, []) == []
+
+
 async def test_steps_are_kept_oldest_first_whatever_came_first(tracker: Tracker) -> None:
     """Services tell steps of one message apart, so that a later one may arrive before an earlier one."""
     await tracker.open([record(0)])

@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import re
 import signal
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,7 +37,7 @@ async def test_five_senders_share_a_run_that_the_host_published(stack: Stack) ->
         last = monitor_lines(stack)[-1]
         return (last["published"], last["queued"], last["sending"]) == (1000, 0, 0)
 
-    await eventually(logged, 30)
+    await eventually(logged)
     last = monitor_lines(stack)[-1]
     assert int(str(last["sent"])) + int(str(last["failed"])) == 1000
     redis: Any = stack.redis()
@@ -124,6 +127,26 @@ async def test_every_container_is_healthy(stack: Stack) -> None:
     await eventually(all_are, 90)
 
 
+async def test_nobody_looks_each_second_for_queues_that_are_not_there(stack: Stack) -> None:
+    """Each look in vain leaves two lines in RabbitMQ's log, among which its real errors would not be found."""
+    logged = stack.compose("logs", "--no-color", "rabbitmq")
+    in_vain = Counter(re.findall(r"no queue '([^']+)'", logged))
+    minutes = 1 + len(monitor_lines(stack)) / 60  # a line each second
+    assert max(in_vain.values(), default=0) <= 4 * minutes + 4
+
+
+async def test_full_memory_is_refused_before_the_kernel_ends_anybody(stack: Stack) -> None:
+    """Both servers know of a limit that is below their container's."""
+    limit = stack.redis().config_get("maxmemory")["maxmemory"] or 0
+    (redis,) = stack.containers("redis")
+    assert 0 < int(limit) < 0.7 * redis["HostConfig"]["Memory"]
+    said = stack.compose(
+        "exec", "-T", "rabbitmq", "rabbitmqctl", "--quiet", "eval", "vm_memory_monitor:get_memory_limit()."
+    )
+    (rabbitmq,) = stack.containers("rabbitmq")
+    assert 0 < int(said.strip()) < 0.7 * rabbitmq["HostConfig"]["Memory"]
+
+
 async def test_a_backlog_and_the_totals_survive_down_and_up(stack: Stack) -> None:
     """Nobody is killed by `down`: each service ends by itself on SIGTERM; what was queued is sent after `up`."""
     stack.up(0, "--no-recreate")
@@ -142,10 +165,35 @@ async def test_a_backlog_and_the_totals_survive_down_and_up(stack: Stack) -> Non
     await eventually(lambda: stack.settled(report["run"], 500), 120)
 
 
+async def test_a_backup_brings_queue_and_ledger_back(stack: Stack, tmp_path: Path) -> None:
+    """Not of a stack that runs, nor of a project that is not there; and what was deleted is sent after the restore."""
+    stack.up(0, "--no-recreate")
+    report = stack.publish("--num-messages", 500)
+    before = stack.redis().hgetall("sms:stats")
+    env = {**stack.env, "COMPOSE_PROJECT_NAME": stack.project}
+    file = tmp_path / "backup.tar"
+    refused = run("scripts/backup.sh", str(file), env=env, check=False)
+    assert (refused.returncode, "the stack runs" in refused.stderr) == (1, True)
+    stack.compose("stop")
+    refused = run(
+        "scripts/backup.sh", str(file), env={**env, "COMPOSE_PROJECT_NAME": "smsim-nobodys"}, check=False
+    )
+    assert (refused.returncode, "no volume smsim-nobodys_" in refused.stderr) == (1, True)
+    assert list(tmp_path.iterdir()) == []
+    run("scripts/backup.sh", str(file), env=env)
+    stack.down("--volumes")
+    stack.compose("up", "--no-start")
+    run("scripts/restore.sh", str(file), env=env)
+    stack.up(0)
+    assert stack.redis().hgetall("sms:stats") == before
+    stack.up(2)
+    await eventually(lambda: stack.settled(report["run"], 500), 120)
+
+
 async def test_senders_stop_gracefully(stack: Stack) -> None:
     """SIGTERM through the engine: exit code 0, well before it would kill."""
     stack.up(2, "--no-recreate")
-    await eventually(lambda: len(stack.containers("sender")) == 2, 30)
+    await eventually(lambda: len(stack.containers("sender")) == 2)
     senders = [c["Id"] for c in stack.containers("sender")]
     stack.compose("stop", "sender")
     codes = [json.loads(run("docker", "inspect", c).stdout)[0]["State"]["ExitCode"] for c in senders]

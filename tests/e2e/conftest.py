@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-pytest.register_assert_rewrite("tests.e2e.pipeline", "tests.e2e.processes")
-
-from tests.e2e.pipeline import Pipeline  # noqa: E402  # after the rewrite that makes its asserts speak
-from tests.servers import RabbitServer, RedisServer  # noqa: E402
+from tests.e2e.pipeline import Pipeline
+from tests.servers import RabbitServer, RedisServer
 
 # It warns of each queue that is looked for and not there.
 logging.getLogger("pika").setLevel(logging.CRITICAL)

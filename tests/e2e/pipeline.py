@@ -74,7 +74,7 @@ class Pipeline(Launcher):
         hashes = {key.removeprefix("sms:sender:"): self.hash(key) for key in keys}
         return {name: values.get("sent", 0) + values.get("failed", 0) for name, values in hashes.items()}
 
-    async def settled(self, run: str, messages: int, deadline_s: float = 60) -> Snapshot:
+    async def settled(self, run: str, messages: int, deadline_s: float = 120) -> Snapshot:
         """The run's counters once all its messages are sent or failed."""
 
         async def over() -> Snapshot:
@@ -85,24 +85,24 @@ class Pipeline(Launcher):
         snapshot: Snapshot = await eventually(over, deadline_s, f"{messages} of {run} are settled")
         return snapshot
 
-    async def progress(self, run: str, at_least: int, deadline_s: float = 30) -> Snapshot:
+    async def progress(self, run: str, at_least: int, deadline_s: float = 60) -> Snapshot:
         """The run's counters once so many messages are settled: the middle of a run."""
         await eventually(lambda: self.redis.exists(f"sms:run:{run}"), deadline_s, f"{run} begins")
         return await self.settled(run, at_least, deadline_s)
 
     async def assert_exact(
-        self, run: str, messages: int, senders: Sequence[Launched], deadline_s: float = 60
+        self, run: str, messages: int, senders: Sequence[Launched], deadline_s: float = 120
     ) -> Snapshot:
         """A run is over, and the books are right: the identity, every state bit, nothing in any queue or in hand.
 
         Ends the senders, gracefully: what one of them had in hand without an ack would then be in its queue again.
         """
         await self.settled(run, messages, deadline_s)
-        await eventually(self._at_rest, 20, "the queues are empty and nothing is in flight")
+        await eventually(self._at_rest, describe="the queues are empty and nothing is in flight")
         for sender in senders:
             sender.signal(signal.SIGTERM)
         for sender in senders:
-            assert await sender.ended(15) == 0, sender.stderr
+            assert await sender.ended() == 0, sender.stderr
             assert sender.stderr == ""
         assert set(self.depths().values()) == {0}
         now = await self.ledger.snapshot(run)

@@ -13,7 +13,7 @@ from common.settings import Settings
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parent.parent.parent
-END_DEADLINE_S = 90.0
+END_DEADLINE_S = 180.0
 
 Env = Mapping[str, object]
 

@@ -40,8 +40,7 @@ class Gateway:
         )
         await eventually(
             lambda: self.process.logged("gateway_listening") or not self.process.runs,
-            30,
-            "the gateway listens",
+            describe="the gateway listens",
         )
         assert self.process.runs, self.process.stderr
 
@@ -49,7 +48,7 @@ class Gateway:
         return aiohttp.ClientSession(self.url, headers={"Authorization": f"Bearer {KEY}"})
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_ten_thousand_messages_while_everything_is_restarted(pipeline: Pipeline) -> None:
     """Sender killed, gateway stopped, gateway killed, in mid-traffic: 10,000 keys give 10,000 messages, each of which
     ends as sent or failed, and every run ends with sent + failed = published.
@@ -60,7 +59,7 @@ async def test_ten_thousand_messages_while_everything_is_restarted(pipeline: Pip
     uuids: dict[int, str] = {}
 
     async def reached(share: float) -> None:
-        await eventually(lambda: len(uuids) >= share * MESSAGES, 60, f"{share:.0%} are accepted")
+        await eventually(lambda: len(uuids) >= share * MESSAGES, 120, f"{share:.0%} are accepted")
 
     async with gateway.client() as http, asyncio.TaskGroup() as tasks:
         tasks.create_task(post_all(http, MESSAGES, WORKERS, uuids))
@@ -69,11 +68,11 @@ async def test_ten_thousand_messages_while_everything_is_restarted(pipeline: Pip
         third = pipeline.sender(**QUICK)
         await reached(0.3)
         gateway.process.signal(signal.SIGTERM)
-        assert await gateway.process.ended(15) == 0, gateway.process.stderr
+        assert await gateway.process.ended() == 0, gateway.process.stderr
         await gateway.start()
         await reached(0.5)
         second.signal(signal.SIGTERM)
-        assert await second.ended(15) == 0
+        assert await second.ended() == 0
         await reached(0.6)
         gateway.process.signal(signal.SIGKILL)
         await gateway.start()
@@ -91,7 +90,7 @@ async def test_ten_thousand_messages_while_everything_is_restarted(pipeline: Pip
             assert bool((states >= State.SENT).all()), (run, np.bincount(states))
         return True
 
-    await eventually(all_settled, 60, "every message that was accepted is sent or failed")
+    await eventually(all_settled, 120, "every message that was accepted is sent or failed")
 
     async def over(runs: list[str]) -> bool:
         for run in runs:
@@ -102,12 +101,12 @@ async def test_ten_thousand_messages_while_everything_is_restarted(pipeline: Pip
     # What the killed gateway had announced and not published is published by the next one once it has been silent.
     # The last one's own session stays open until it stops.
     *former, last = sorted(by_run)
-    await eventually(lambda: over(former), 75, "the runs of those that stopped and died are over")
+    await eventually(lambda: over(former), 120, "the runs of those that stopped and died are over")
     gateway.process.signal(signal.SIGTERM)
-    assert await gateway.process.ended(15) == 0
-    await eventually(lambda: over([last]), 10, "the last run is over")
+    assert await gateway.process.ended() == 0
+    await eventually(lambda: over([last]), describe="the last run is over")
     third.signal(signal.SIGTERM)
-    assert await third.ended(15) == 0
+    assert await third.ended() == 0
 
 
 async def test_the_broker_is_killed_under_the_gateway(mortal_pipeline: Pipeline) -> None:
@@ -133,7 +132,7 @@ async def test_the_broker_is_killed_under_the_gateway(mortal_pipeline: Pipeline)
         await asyncio.to_thread(mortal_pipeline.rabbit.kill)
         assert await post(http) == 503
         await asyncio.to_thread(mortal_pipeline.rabbit.start)
-        await eventually(lambda: _is_accepted(post, http), 30, "messages are accepted again")
+        await eventually(lambda: _is_accepted(post, http), describe="messages are accepted again")
         run = accepted[0].partition(".")[0]
 
         async def over() -> bool:
@@ -144,12 +143,12 @@ async def test_the_broker_is_killed_under_the_gateway(mortal_pipeline: Pipeline)
             assert (now.queued, now.sending) == (0, 0), now
             return True
 
-        await eventually(over, 30, "all is settled")
+        await eventually(over, describe="all is settled")
     assert all(problem["status"] == 503 for problem in refused)
     gateway.process.signal(signal.SIGTERM)
-    assert await gateway.process.ended(15) == 0
+    assert await gateway.process.ended() == 0
     sender.signal(signal.SIGTERM)
-    assert await sender.ended(15) == 0
+    assert await sender.ended() == 0
 
 
 async def _is_accepted(post: Any, http: aiohttp.ClientSession) -> bool:
@@ -164,6 +163,6 @@ async def test_mistakes_are_one_line(pipeline: Pipeline) -> None:
         ({"GATEWAY_PORT": pipeline.redis_server.port, "GATEWAY_HOST": "127.0.0.1"}, 1, "can't listen"),
     ):
         process = pipeline.start("smsim", "gateway", **{"GATEWAY_API_KEY": KEY, **env})
-        assert await process.ended(30) == code, process.stderr
+        assert await process.ended() == code, process.stderr
         (line,) = process.stderr.strip().splitlines()
         assert says in line

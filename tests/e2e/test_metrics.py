@@ -23,7 +23,7 @@ async def metrics_port(service: Launched, event: str = "metrics_served") -> int:
     def port() -> int:
         return next((int(e["port"]) for e in service.events if e.get("event") == event), 0)
 
-    found: int = await eventually(port, 30, f"{service.name} logs {event}")
+    found: int = await eventually(port, describe=f"{service.name} logs {event}")
     return found
 
 
@@ -106,7 +106,7 @@ async def test_a_monitor_of_one_run_serves_none(pipeline: Pipeline) -> None:
     """Metrics are of all runs: what is of one run only would be taken for the whole."""
     run = (await pipeline.published("--num-messages", 1))["run"]
     monitor = pipeline.monitor("--run", run, "--update-interval", 0.1, METRICS_PORT=0)
-    await eventually(lambda: monitor.logged("statistics"), 30)
+    await eventually(lambda: monitor.logged("statistics"))
     assert not monitor.logged("metrics_served")
 
 
@@ -138,9 +138,9 @@ async def test_a_lost_broker_shows(mortal_pipeline: Pipeline) -> None:
         of_sender, of_gateway = await scraped([sender, gateway])
         return [of_sender("smsim_sender_broker_connected"), of_gateway("smsim_gateway_broker_connected")]
 
-    await eventually(lambda: _is(connected, [1, 1]), 30)
+    await eventually(lambda: _is(connected, [1, 1]))
     pipeline.rabbit.kill()
-    await eventually(lambda: _is(connected, [0, 0]), 30)
+    await eventually(lambda: _is(connected, [0, 0]))
     pipeline.rabbit.start()
     await eventually(lambda: _is(connected, [1, 1]), 60)
 

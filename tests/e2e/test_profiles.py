@@ -34,7 +34,7 @@ async def test_a_profile_plays_the_same_everywhere(pipeline: Pipeline) -> None:
 
     port = free_port()
     provider = pipeline.start("smsim", "provider", "--port", port, "--record", "record.txt")
-    await eventually(lambda: provider.logged("provider_listening"), 30)
+    await eventually(lambda: provider.logged("provider_listening"))
     sender = pipeline.sender(
         PROVIDER="http", PROVIDER_URL=f"http://127.0.0.1:{port}/sms", PROVIDER_PROFILE=""
     )

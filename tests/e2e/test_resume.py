@@ -36,7 +36,7 @@ async def test_a_killed_producer_is_resumed(pipeline: Pipeline) -> None:
         again = pipeline.producer("--resume", "broken-off")
         return again if await again.ended() == 0 else None
 
-    again = await eventually(resumed, 40, "the former producer counts as gone")
+    again = await eventually(resumed, 120, "the former producer counts as gone")
     assert again is not None
     assert again.events[-1]["published"] == total - confirmed
     await pipeline.assert_exact("broken-off", total, [sender])

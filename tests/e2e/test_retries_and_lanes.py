@@ -23,23 +23,23 @@ async def test_retries_through_the_retry_queues(pipeline: Pipeline) -> None:
 
 
 async def test_urgent_messages_pass_the_bulk_ones(pipeline: Pipeline) -> None:
-    """50 urgent messages, published while 5,000 bulk ones wait for one slow sender, are sent before most of them."""
+    """50 urgent messages, published while 20,000 bulk ones wait for one slow sender, are sent before most of them."""
     pipeline.use(MEAN_PROCESSING_TIME=0.2, FAILURE_RATE=0)
     pipeline.sender(SENDER_CONCURRENCY=20)
-    await pipeline.published("--num-messages", 5000, "--run", "bulk")
+    await pipeline.published("--num-messages", 20_000, "--run", "bulk")
     await pipeline.progress("bulk", 20)
 
     await pipeline.published("--num-messages", 50, "--run", "urgent", "--urgent", "--wait")
 
     assert (await pipeline.ledger.snapshot("urgent")).sent == 50
-    assert 20 <= (await pipeline.ledger.snapshot("bulk")).settled < 2500
+    assert 20 <= (await pipeline.ledger.snapshot("bulk")).settled < 10_000
 
 
 async def test_five_senders_share_the_work(pipeline: Pipeline) -> None:
     """Each of five equal senders does a fair share: prefetch leaves none idle while another hoards."""
     pipeline.use(MEAN_PROCESSING_TIME=0.5, SENDER_CONCURRENCY=20)
     senders = [pipeline.sender("--name", f"sender-{k}") for k in range(5)]
-    await eventually(lambda: all(sender.logged("sender_started") for sender in senders), 30)
+    await eventually(lambda: all(sender.logged("sender_started") for sender in senders))
 
     run = (await pipeline.published("--num-messages", 1000))["run"]
     await pipeline.assert_exact(run, 1000, senders)
@@ -47,7 +47,7 @@ async def test_five_senders_share_the_work(pipeline: Pipeline) -> None:
     shares = pipeline.shares()
     assert len(shares) == 5
     assert sum(shares.values()) == 1000
-    assert all(100 <= share <= 350 for share in shares.values()), shares
+    assert all(50 <= share <= 500 for share in shares.values()), shares
 
 
 async def test_scale_sender_with_real_senders(pipeline: Pipeline) -> None:
@@ -66,20 +66,20 @@ async def test_scale_sender_with_real_senders(pipeline: Pipeline) -> None:
     logs = [place / "sender_logs" / f"sender_instance_{k}.log" for k in (1, 2)]
     try:
         scale(2)
-        await eventually(lambda: only(*names), 20)
-        await pipeline.published("--num-messages", 400, "--run", "scaled")
-        await pipeline.settled("scaled", 400)
+        await eventually(lambda: only(*names))
+        await pipeline.published("--num-messages", 2000, "--run", "scaled")
+        await pipeline.settled("scaled", 2000)
         assert set(pipeline.shares()) == set(names)
 
         scale(1)
         assert "sender_stopped" in logs[1].read_text()
         assert "sender_stopped" not in logs[0].read_text()
-        await eventually(lambda: only(names[0]), 20)
+        await eventually(lambda: only(names[0]))
     finally:
         scale(0)
     assert "sender_stopped" in logs[0].read_text()
     assert not list(place.glob("sender_logs/*.pid"))
-    await pipeline.assert_exact("scaled", 400, [])
+    await pipeline.assert_exact("scaled", 2000, [])
 
 
 def _checkout(folder: Path) -> Path:

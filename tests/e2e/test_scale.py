@@ -17,6 +17,8 @@ from tests.e2e.pipeline import Pipeline
 from tests.e2e.processes import ROOT, Launched, Launcher, run_to_end
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("font_cache")
+
 QUICK = ("--mean-processing-time", 0.01, "--failure-rate", 0.5)
 
 
@@ -77,7 +79,7 @@ async def test_ctrl_c_leaves_what_is_measured(launcher: Launcher) -> None:
     study = launcher.start("smsim", "scale", *arguments, "--mean-processing-time", 0.001)
     points = launcher.folder / "scaling" / "points.csv"
     await eventually(lambda: rows(points), 60)
-    child = await eventually(lambda: _child_of(study), 30)
+    child = await eventually(lambda: _child_of(study))
     study.signal(signal.SIGINT)
     assert await study.ended() == 130
     assert [row["senders"] for row in rows(points)] == ["10"]
@@ -128,6 +130,15 @@ async def test_runs_of_others_are_warned_of(pipeline: Pipeline) -> None:
     assert await pipeline.ledger.runs() == ["theirs"]
 
 
+@pytest.fixture
+def hangups_end_programs() -> Iterator[None]:
+    """Also where the tests themselves run under nohup, which every program that they start would inherit."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangups_end_programs")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 143)])
 async def test_a_sweep_on_servers_that_is_stopped_leaves_nothing_behind_either(
     pipeline: Pipeline, number: signal.Signals, code: int
@@ -143,7 +154,7 @@ async def test_a_sweep_on_servers_that_is_stopped_leaves_nothing_behind_either(
     async def in_hand() -> bool:
         return (await pipeline.ledger.snapshot()).sending == 100
 
-    await eventually(in_hand, 30)
+    await eventually(in_hand)
     children = psutil.Process(study.pid).children()
     study.signal(number)
     assert await study.ended() == code, study.stderr

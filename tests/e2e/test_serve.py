@@ -58,7 +58,7 @@ class StandIn:
             _, message = await self.ask("GET", f"/sms/{uuid}")
             return message["settled_at"] and message
 
-        message: dict[str, Any] = await eventually(is_settled, 30)
+        message: dict[str, Any] = await eventually(is_settled)
         return message
 
 
@@ -72,7 +72,7 @@ def launcher(tmp_path: Path) -> Iterator[Launcher]:
 async def ready(process: Launched) -> str:
     """The address that it says it listens at."""
     found: re.Match[str] = await eventually(
-        lambda: READY.search(process.stderr) or process.runs is False, 20, "it says that it is ready"
+        lambda: READY.search(process.stderr) or process.runs is False, describe="it says that it is ready"
     )
     assert process.runs, process.stderr
     return found[1]
@@ -88,7 +88,7 @@ async def stand_in(launcher: Launcher) -> AsyncIterator[StandIn]:
 
 async def test_what_is_sent_comes_to_the_inbox(stand_in: StandIn) -> None:
     """Singly, urgently and in a batch; who waits for a number gets its message, whatever others come."""
-    waiting = asyncio.create_task(stand_in.ask("GET", f"/inbox/wait?to={ANNA}&timeout=30"))
+    waiting = asyncio.create_task(stand_in.ask("GET", f"/inbox/wait?to={ANNA}&timeout=60"))
     await stand_in.send(BERT, "not for Anna")
     uuid = await stand_in.send(ANNA, "your code is 4711")
     status, message = await waiting
@@ -118,7 +118,7 @@ async def test_a_simulated_run_goes_to_its_end_and_leaves_the_inbox_alone(stand_
         _, run = await stand_in.ask("GET", f"/runs/{started['run']}")
         return run["over"] and run
 
-    run = await eventually(over, 30)
+    run = await eventually(over)
     assert (run["progress"], run["sent"], run["failed"]) == (1, 20_000, 0)
     assert await stand_in.ask("GET", "/inbox") == (200, {"messages": []})
 
@@ -220,7 +220,7 @@ async def test_it_ends_in_order_whoever_listens(stand_in: StandIn, number: signa
     await stream.content.readline()
     await socket_.receive()
     stand_in.process.signal(number)
-    assert await stand_in.process.ended(20) == 0
+    assert await stand_in.process.ended() == 0
     assert (await waiting)[0] == 503
     while not stream.content.at_eof():
         await stream.content.readline()
@@ -236,7 +236,7 @@ async def test_a_port_in_use(launcher: Launcher) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process = launcher.start("smsim", "serve", "--port", port)
-        assert await process.ended(20) == 1
+        assert await process.ended() == 1
     assert process.stderr.startswith(f"smsim serve: can't listen on 127.0.0.1:{port}: ")
     assert process.stderr.count("\n") == 1
 
@@ -244,7 +244,7 @@ async def test_a_port_in_use(launcher: Launcher) -> None:
 async def test_others_come_in_with_a_key_only(launcher: Launcher) -> None:
     """Not on loopback, it needs a key to begin, exit 2 in one line; and then everybody needs it."""
     process = launcher.start("smsim", "serve", "--port", 0, "--host", "0.0.0.0")
-    assert await process.ended(20) == 2
+    assert await process.ended() == 2
     assert "GATEWAY_API_KEY" in process.stderr
     assert process.stderr.count("\n") == 1
     process = launcher.start("smsim", "serve", "--port", 0, "--host", "0.0.0.0", GATEWAY_API_KEY=KEY)
@@ -254,7 +254,7 @@ async def test_others_come_in_with_a_key_only(launcher: Launcher) -> None:
         assert (await stand_in.ask("GET", "/inbox"))[0] == 401
         assert (await stand_in.ask("GET", "/inbox", Authorization=f"Bearer {KEY}"))[0] == 200
     process.signal(signal.SIGTERM)
-    assert await process.ended(20) == 0
+    assert await process.ended() == 0
     assert KEY not in process.stderr
 
 

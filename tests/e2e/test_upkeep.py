@@ -24,7 +24,7 @@ async def stop(*senders: Launched) -> None:
     for sender in senders:
         sender.signal(signal.SIGTERM)
     for sender in senders:
-        assert await sender.ended(15) == 0, sender.stderr
+        assert await sender.ended() == 0, sender.stderr
 
 
 async def test_replay_audit_and_forget(pipeline: Pipeline) -> None:
@@ -183,7 +183,7 @@ async def test_the_rate_limit_holds_over_all_senders(pipeline: Pipeline, senders
     rate = 200
     pipeline.use(PROVIDER_RATE=rate, MEAN_PROCESSING_TIME=0.01, FAILURE_RATE=0, SENDER_CONCURRENCY=1000)
     launched = [pipeline.sender() for _ in range(senders)]
-    await eventually(lambda: all(sender.logged("sender_started") for sender in launched), 30)
+    await eventually(lambda: all(sender.logged("sender_started") for sender in launched))
     await pipeline.published("--num-messages", 1000, "--run", "limited")
 
     first = await pipeline.progress("limited", 100)

@@ -26,7 +26,7 @@ ARGUMENTS = [
 ]
 DESKTOP = (1360, 900)
 PHONE = (360, 780)
-WAIT_S = 15
+WAIT_S = 60
 
 _REFUSED = re.compile(r"Failed to load resource: the server responded with a status of (\d+)")
 
@@ -97,6 +97,11 @@ class Visit:
         """How wide the page is, in CSS pixels; more than the window if it has to be scrolled sideways."""
         width: int = await self.page.evaluate("document.documentElement.scrollWidth")
         return width
+
+    async def height(self) -> int:
+        """How long the page is, in CSS pixels."""
+        height: int = await self.page.evaluate("document.documentElement.scrollHeight")
+        return height
 
 
 class Cut:

@@ -1,7 +1,8 @@
-"""A crowd of WebSocket clients in a process of its own: `python -m tests.gateway.crowd PORT CLIENTS EVENTS`.
+"""A crowd of WebSocket clients in a process of its own: `python -m tests.gateway.crowd PORT CLIENTS EVENTS PORTION`.
 
 Raw sockets, so that the crowd is no slower than it must be; it checks each frame. Prints a line once all are connected,
-and one JSON line at the end: what each client heard, and what was wrong.
+one each time that all have heard another portion of the message events, and at the end one of JSON: what each client
+heard, and what was wrong.
 """
 
 import asyncio
@@ -25,6 +26,8 @@ class _Event(msgspec.Struct):
     status: str = ""
 
 
+WHOLE_TEXT, PING, PONG = 0x81, 0x89, 0x8A
+
 _decode = msgspec.json.Decoder(list[_Event]).decode
 
 
@@ -35,11 +38,13 @@ class Ear(asyncio.Protocol):
         self._crowd = crowd
         self._data = b""
         self._open = False
+        self._transport: asyncio.WriteTransport | None = None
         self.heard: set[tuple[str, str]] = set()
         self.messages = self.statistics = self.frames = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast(asyncio.WriteTransport, transport).write(REQUEST)
+        self._transport = cast(asyncio.WriteTransport, transport)
+        self._transport.write(REQUEST)
 
     def data_received(self, data: bytes) -> None:
         self._data += data
@@ -70,7 +75,12 @@ class Ear(asyncio.Protocol):
         self._data = data[at:]
 
     def _take(self, first: int, payload: bytes) -> None:
-        if first != 0x81:
+        if first == PING:
+            # What a client sends is masked; with a mask of zeros it stays as it is.
+            assert self._transport is not None
+            self._transport.write(bytes((PONG, 0x80 | len(payload), 0, 0, 0, 0)) + payload)
+            return
+        if first != WHOLE_TEXT:
             self._crowd.wrong[f"frame {first:#x}: {payload[2:].decode(errors='replace')}"] += 1
             return
         self.frames += 1
@@ -78,6 +88,8 @@ class Ear(asyncio.Protocol):
             if event.type == "message":
                 self.messages += 1
                 self.heard.add((event.uuid, event.status))
+                if self.messages % self._crowd.portion == 0:
+                    self._crowd.heard_portion(self.messages)
             elif event.type == "statistics":
                 self.statistics += 1
                 if self.messages >= self._crowd.events:
@@ -92,18 +104,23 @@ class Ear(asyncio.Protocol):
 class Crowd:
     """All clients."""
 
-    def __init__(self, clients: int, events: int) -> None:
-        self.clients, self.events = clients, events
+    def __init__(self, clients: int, events: int, portion: int) -> None:
+        self.clients, self.events, self.portion = clients, events, portion
         self.wrong: Counter[str] = Counter()
         self.over = asyncio.Event()
         self._opened = 0
+        self._heard: Counter[int] = Counter()
         self._done: set[Ear] = set()
 
     def opened(self) -> None:
         self._opened += 1
         if self._opened == self.clients:
-            sys.stdout.write("connected\n")
-            sys.stdout.flush()
+            _say("connected")
+
+    def heard_portion(self, messages: int) -> None:
+        self._heard[messages] += 1
+        if self._heard[messages] == self.clients:
+            _say(f"heard {messages}")
 
     def done(self, ear: Ear) -> None:
         self._done.add(ear)
@@ -125,12 +142,17 @@ class Crowd:
             "frames": sum(e.frames for e in ears),
             "wrong": self.wrong,
         }
-        sys.stdout.write(json.dumps(report))
+        _say(json.dumps(report))
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 async def main() -> None:
-    port, clients, events = map(int, sys.argv[1:])
-    await Crowd(clients, events).listen(port)
+    port, clients, events, portion = map(int, sys.argv[1:])
+    await Crowd(clients, events, portion).listen(port)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class Running:
             assert seen["status"] in ("sent", "failed"), seen
             return seen if seen["settled_at"] or not seen["steps"] else None
 
-        ended: dict[str, Any] = await eventually(view, 20, f"{uuid} is settled")
+        ended: dict[str, Any] = await eventually(view, describe=f"{uuid} is settled")
         return ended
 
 

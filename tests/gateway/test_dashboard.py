@@ -7,7 +7,6 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, expect
 
-from gateway.segments import segments
 from tests.gateway.browser import PHONE, Cut, Visit, launched, visiting
 from tests.gateway.running import KEY, NUMBER, running
 
@@ -76,6 +75,8 @@ async def test_a_simulated_run_reaches_its_end(browser: Browser) -> None:
         await expect(row.locator(".percent")).to_have_text("100 %")
         await expect(row.locator(".eta")).to_contain_text("done in")
         assert await row.locator("progress").evaluate("(bar) => bar.value") == 1
+        outcome = "watched is over: 1,500 sent, 0 failed."
+        await expect(visit.one("#simulate .outcome")).to_have_text(outcome)
         await expect(row.locator("small")).to_have_text("1,500 of 1,500")
         await expect(visit.one("#f-sent")).to_have_text("1,500")
         await expect(visit.one("#f-p99")).to_contain_text("ms")
@@ -168,8 +169,13 @@ async def test_a_key_is_asked_for_where_one_is_needed(browser: Browser) -> None:
         dialog = visit.one("#key")
         await expect(dialog).to_be_visible()
         await visit.page.keyboard.press("Escape")
-        await expect(visit.one("#offline")).to_contain_text("needs an API key")
+        await expect(visit.one("#offline p")).to_have_text("Locked. This gateway asks for an API key.")
+        await expect(visit.one("#connection")).to_have_text("Locked")
+        for empty in ("#runs-unknown", "#log-empty"):
+            await expect(visit.one(empty)).to_have_text("Shown once a key is given.")
+        await expect(visit.one("#runs-empty")).to_be_hidden()
         await expect(dialog).to_be_hidden()
+        await expect(visit.one("#try-now")).to_have_text("Enter key")
         await visit.one("#try-now").click()
         await expect(dialog).to_be_visible()
         await visit.one("#key-value").fill("no-such-key-at-all")
@@ -268,33 +274,6 @@ async def test_a_lost_connection_is_seen_and_made_again(browser: Browser) -> Non
         await expect(visit.one("#log > li[data-status=sent]")).to_have_count(2)
 
 
-async def test_steps_in_any_order_come_to_the_same(browser: Browser) -> None:
-    """The model of the log: a step that comes late takes nothing back, a retry does; 500 are kept."""
-    async with running() as gateway, visiting(browser, gateway.url) as visit:
-        assert await visit.page.evaluate(ORDERS) == ["sent"] * 24 + ["queued", "sending", 500, True, False]
-
-
-async def test_segments_are_counted_as_the_gateway_counts_them(browser: Browser) -> None:
-    """What is shown while one types is what the answer will say."""
-    texts = ["", "hello", "a" * 160, "a" * 161, "€" * 80, "€" * 81, "a" * 152 + "€" * 10, "ä" * 400]
-    texts += [
-        "п" * 70,
-        "п" * 71,
-        "😀" * 35,
-        "a" + "😀" * 33,
-        "a" * 66 + "😀" * 40,
-        "~^{}[]\\|" * 30,
-        "`",
-        "ç\n",
-    ]
-    async with running() as gateway, visiting(browser, gateway.url) as visit:
-        load = "const { segments } = await import('/assets/segments.js');"
-        shown = await visit.page.evaluate(f"async (texts) => {{ {load} return texts.map(segments); }}", texts)
-        assert [(s["encoding"], s["segments"], s["units"]) for s in shown] == [
-            (s.encoding, s.segments, s.units) for s in map(segments, texts)
-        ]
-
-
 async def test_its_files_are_served_and_nothing_else_is() -> None:
     """With their types, to be asked for again by tag; HEAD answers alike; no path leads out of the folder."""
     async with running(gateway_auth=True) as gateway:
@@ -312,23 +291,3 @@ async def test_its_files_are_served_and_nothing_else_is() -> None:
         for path in ("/assets/", "/assets/none.js", "/assets/..%2f__init__.py", "/assets/%2e%2e/__init__.py"):
             status, problem = await gateway.get(path)
             assert (status, problem["status"]) == (404, 404)
-
-
-ORDERS = """async () => {
-  const { Messages } = await import("/assets/messages.js");
-  const step = (status, attempt, uuid = "r.0") =>
-    ({ uuid, run: "r", status, attempt, at: `2026-11-21T07:26:1${attempt}.000000Z`, number: "+1", text: "t" });
-  const orders = (all) => all.length < 2 ? [all] : all.flatMap((one, k) =>
-    orders([...all.slice(0, k), ...all.slice(k + 1)]).map((rest) => [one, ...rest]));
-  const after = (steps, log = new Messages()) => steps.map((step) => log.take(step)).at(-1).status;
-  const kept = new Messages();
-  kept.take(step("queued", 0, "r.0"));
-  kept.pin("r.0", true);
-  for (let seq = 1; seq < 700; seq++) kept.take(step("queued", 0, `r.${seq}`));
-  return [
-    ...orders([step("queued", 0), step("sending", 1), step("queued", 1), step("sent", 2)]).map((steps) => after(steps)),
-    after([step("queued", 1), step("queued", 0), step("sending", 1)]),
-    after([step("sending", 2), step("sending", 1), step("queued", 1)]),
-    kept.size, Boolean(kept.find("r.0")), Boolean(kept.find("r.1")),
-  ];
-}"""

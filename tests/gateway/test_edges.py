@@ -99,11 +99,11 @@ async def test_the_gateway_recovers_runs_after_redis_refused_once(monkeypatch: p
     class Refusing(MemoryLedger):
         refusals = 1
 
-        async def runs(self) -> list[str]:
+        async def open_runs(self) -> list[str]:
             if self.refusals:
                 self.refusals -= 1
                 raise Refused("Redis refuses: NOPERM")
-            return await super().runs()
+            return await super().open_runs()
 
     monkeypatch.setattr(background, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(recovery, "LOOK_EVERY_S", 0.01)
@@ -154,7 +154,7 @@ async def test_a_lost_cancellation_is_repeated(monkeypatch: pytest.MonkeyPatch) 
 
     task = asyncio.create_task(deaf())
     await asyncio.sleep(0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await end([task])
     assert task.cancelled()
 

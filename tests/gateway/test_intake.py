@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from common.broker.memory import MemoryBroker
 from common.errors import Refused
 from common.ledger.memory import MemoryLedger
-from common.messages import MAX_TEXT_CHARS, Batch, Lane, decode_batch
+from common.messages import MAX_TEXT_CHARS, Batch, Lane, Message, Seqs, decode_batch
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Record
-from gateway import intake
+from gateway import background, groups, intake
+from gateway.batch_intake import BatchIntake, BatchRun
 from gateway.intake import Intake
 from tests.gateway.running import NUMBER
 from tests.waiting import eventually
@@ -62,7 +65,7 @@ class Busy:
             self.broker.confirm()
             return all(accept.done() for accept in self._accepts)
 
-        await eventually(done, 10, "all are accepted")
+        await eventually(done, describe="all are accepted")
         return [(await accept).seq for accept in self._accepts]
 
 
@@ -83,7 +86,7 @@ async def busy() -> AsyncIterator[Busy]:
     await taking.open()
     busy = Busy(broker, taking)
     await busy.post(1)
-    await eventually(lambda: broker.sizes == [1], 5, "the first one is under way")
+    await eventually(lambda: broker.sizes == [1], describe="the first one is under way")
     yield busy
     await busy.accepted()
     await taking.close()
@@ -96,7 +99,7 @@ async def test_what_comes_meanwhile_goes_together(busy: Busy, monkeypatch: pytes
         await busy.post(5)
     assert busy.broker.sizes == [1]
     busy.broker.confirm()
-    await eventually(lambda: busy.broker.sizes == [1, 20], 5, "the others follow together")
+    await eventually(lambda: busy.broker.sizes == [1, 20], describe="the others follow together")
     assert await busy.accepted() == list(range(21))
 
 
@@ -113,7 +116,7 @@ async def test_a_confirm_that_stays_away_holds_nobody_up(busy: Busy, monkeypatch
     """A group that is neither full nor has a turn goes after GATHERING_S."""
     monkeypatch.setattr(intake, "GATHERING_S", 0.01)
     await busy.post(3)
-    await eventually(lambda: busy.broker.sizes == [1, 3], 5, "the others go on their own")
+    await eventually(lambda: busy.broker.sizes == [1, 3], describe="the others go on their own")
     assert not any(confirmed.done() for confirmed in busy.broker.unconfirmed)
 
 
@@ -186,3 +189,61 @@ async def test_long_texts_that_come_together_fit_their_bodies() -> None:
     bodies = [held.body for held in broker.queues[Lane.BULK].bodies]
     assert sum(len(decode_batch(body)[0].messages) for body in bodies) == 2 * intake.LARGEST_GROUP
     await taking.close()
+
+
+class Silent(MemoryLedger):
+    """A ledger that from some time on does not answer."""
+
+    silent = False
+
+    async def confirm(self, run: str, upto: int) -> None:
+        await self._answered()
+        await super().confirm(run, upto)
+
+    async def withdraw(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
+        await self._answered()
+        return await super().withdraw(run, seqs)
+
+    async def _answered(self) -> None:
+        if self.silent:
+            await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("broker", [MemoryBroker, Held])
+async def test_it_ends_though_redis_is_away(
+    broker: type[MemoryBroker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is waited for in vain as it closes, be its messages confirmed or to be withdrawn; and it does not end the
+    run, which is for another gateway to finish.
+    """
+    monkeypatch.setattr(background, "LAST_WORDS_S", 0.05)
+    monkeypatch.setattr(groups, "TRY_FOR_S", 0.01)
+    ledger = Silent()
+    taking = Intake(broker(), ledger, MemoryTracker(), NothingOwed(), "gateway-test")
+    await taking.open()
+    accept = asyncio.create_task(taking.accept(NUMBER, "hello", Lane.BULK))
+    await eventually(
+        lambda: taking._session is not None and taking._session._next == 1, describe="it is taken in"
+    )
+    ledger.silent = True
+    await taking.close()
+    assert not taking._tasks
+    (run,) = await ledger.runs()
+    assert (await ledger.publication(run)).total == 0
+    accept.cancel()
+    await asyncio.gather(accept, return_exceptions=True)
+
+
+async def test_a_batch_holds_nobody_up_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Redis and RabbitMQ away, closing ends all the same."""
+    monkeypatch.setattr(background, "LAST_WORDS_S", 0.05)
+    broker, ledger = Held(), Silent()
+    taking = BatchIntake(broker, ledger, MemoryTracker(), NothingOwed(), "gateway-test")
+    batch = BatchRun("a-batch", [Message(0, NUMBER, "hello")], Lane.BULK, track=False)
+    accept = asyncio.create_task(taking.accept(batch))
+    await eventually(lambda: broker.sizes == [1], describe="it is being published")
+    ledger.silent = True
+    accept.cancel()
+    await asyncio.gather(accept, return_exceptions=True)
+    await taking.close()
+    assert taking.given_up == 0

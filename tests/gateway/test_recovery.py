@@ -2,16 +2,18 @@
 
 import asyncio
 import dataclasses
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from common.broker.memory import MemoryBroker
-from common.errors import PublishFailed
+from common.errors import PublishFailed, RunBusy
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Publication
-from common.messages import Batch, Lane, Message
+from common.messages import Batch, Lane, Message, decode_batch
 from common.tracking.memory import MemoryTracker
-from common.tracking.port import Record
+from common.tracking.port import Record, Track
 from gateway import recovery
 from gateway.recovery import Recovery
 from gateway.session import BATCHES, SINGLES, recipe
@@ -23,18 +25,23 @@ RUN = "a-run"
 class World:
     """What a gateway that died leaves behind."""
 
-    def __init__(self, ledger: MemoryLedger | None = None, broker: MemoryBroker | None = None) -> None:
+    def __init__(
+        self,
+        ledger: MemoryLedger | None = None,
+        broker: MemoryBroker | None = None,
+        tracker: MemoryTracker | None = None,
+    ) -> None:
         self.ledger = ledger or MemoryLedger()
         self.broker = broker or MemoryBroker()
-        self.tracker = MemoryTracker()
+        self.tracker = tracker or MemoryTracker()
 
-    def recovery(self, name: str = "another") -> Recovery:
-        return Recovery(self.broker, self.ledger, self.tracker, name)
+    def recovery(self, name: str = "another", queue: str | None = None) -> Recovery:
+        return Recovery(self.broker, self.ledger, self.tracker, name, queue)
 
-    async def batch(self, total: int, announced: int, known: range) -> None:
+    async def batch(self, total: int, announced: int, known: range, queue: str | None = None) -> None:
         """A batch that broke off."""
         await self.tracker.keep(RUN, [Message(seq, "+541166587382", "text") for seq in known])
-        await self.ledger.begin(RUN, recipe(BATCHES, total), total, "dead")
+        await self.ledger.begin(RUN, recipe(BATCHES, total, queue=queue), total, "dead")
         await self.ledger.announce(RUN, 0, announced)
         await self.ledger.leave(RUN, "dead")
 
@@ -173,3 +180,68 @@ async def test_only_who_is_silent_while_redis_answers_is_dead(
     await asyncio.gather(working, return_exceptions=True)
 
     assert bool(await ledger.total()) is taken
+
+
+async def test_runs_of_another_queue_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two QUEUE_NAMEs on one Redis: whose senders would send it, that gateway finishes it, and says so to who asks."""
+    monkeypatch.setattr(recovery, "LOOK_EVERY_S", 0.01)
+    ledger, broker = Looked(1000), Recorded()
+    world = World(ledger=ledger, broker=broker)
+    await world.batch(total=10, announced=5, known=range(10), queue="theirs")
+    with pytest.raises(RunBusy, match="theirs"):
+        await world.recovery(queue="ours").finish(RUN)
+    ledger.looks = 0
+    ours = asyncio.create_task(world.recovery(queue="ours").run())
+    await eventually(lambda: ledger.looks)
+    theirs = asyncio.create_task(world.recovery(queue="theirs").run())
+    await eventually(lambda: broker.seqs() == list(range(10)))
+    for working in (ours, theirs):
+        working.cancel()
+    await asyncio.gather(ours, theirs, return_exceptions=True)
+
+    assert ledger.looks == 1 + recovery.SILENT_LOOKS + 1  # the last one is that of who finishes it
+
+
+async def test_what_is_over_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that starts again asks of the runs that are open, not of a week's batches."""
+    monkeypatch.setattr(recovery, "LOOK_EVERY_S", 0.01)
+    ledger = Looked(1000)
+    world = World(ledger=ledger)
+    for number in range(100):
+        await ledger.begin(f"over-{number}", recipe(BATCHES, 1), 1, "dead")
+        await ledger.withdraw(f"over-{number}", np.arange(1))
+    await world.batch(total=10, announced=5, known=range(10))
+    working = asyncio.create_task(world.recovery().run())
+    await eventually(lambda: ledger.looks >= recovery.SILENT_LOOKS)
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    assert ledger.looks <= recovery.SILENT_LOOKS + 1
+
+
+class AskedTracker(MemoryTracker):
+    """Counts the calls for records."""
+
+    asked = 0
+
+    async def records(self, run: str, seqs: Sequence[int]) -> list[Record | None]:
+        self.asked += 1
+        return await super().records(run, seqs)
+
+    async def track(self, run: str, seq: int) -> Track | None:
+        raise AssertionError("one call a message")
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+async def test_records_are_read_a_piece_at_a_time(tracked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of many messages takes a few calls of the tracker, tracked or not."""
+    monkeypatch.setattr(recovery, "PIECE", 10)
+    tracker = AskedTracker()
+    world = World(tracker=tracker)
+    if tracked:
+        await world.session([Lane.BULK] * 30)
+    else:
+        await world.batch(total=30, announced=30, known=range(30))
+    await world.recovery().finish(RUN)
+    assert tracker.asked == 3
+    bodies = [decode_batch(held.body)[0] for held in world.broker.queues[Lane.BULK].bodies]
+    assert [(batch.track, len(batch.messages)) for batch in bodies] == [(tracked, 10)] * 3

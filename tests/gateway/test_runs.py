@@ -5,15 +5,19 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from common.broker.memory import MemoryBroker
+from common.errors import Unavailable
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Snapshot
+from common.ledger.port import Outcomes, Snapshot
+from common.messages import Outcome
 from gateway.events import hub as hub_module
 from gateway.events import watch as watch_module
 from gateway.events.watch import Watch
 from gateway.views import RunView
+from tests.gateway.running import running
 from tests.gateway.streaming import Streaming, publish, streaming
 from tests.waiting import eventually
 
@@ -24,10 +28,20 @@ class CountingLedger(MemoryLedger):
     def __init__(self) -> None:
         super().__init__()
         self.looked: Counter[str | None] = Counter()
+        # How often it was asked for so many of the newest runs, or for those that go on.
+        self.asked: Counter[int | str | None] = Counter()
 
     async def snapshot(self, run: str | None = None) -> Snapshot:
         self.looked[run] += 1
         return await super().snapshot(run)
+
+    async def runs(self, newest: int | None = None) -> list[str]:
+        self.asked[newest] += 1
+        return await super().runs(newest)
+
+    async def open_runs(self) -> list[str]:
+        self.asked["open"] += 1
+        return await super().open_runs()
 
 
 @pytest.fixture
@@ -79,7 +93,7 @@ async def test_a_run_of_unknown_length_is_never_over(it: Streaming) -> None:
 
     run = (await it.get("/runs/session"))[1]
 
-    assert (run["total"], run["progress"], run["over"]) == (0, 1.0, False)
+    assert (run["total"], run["progress"], run["over"]) == (None, None, False)
 
 
 @pytest.mark.parametrize("name", ["no-such-run", "NOT-A-NAME", "a" * 41, "%00", "a%0A"])
@@ -121,27 +135,30 @@ async def test_statistics_as_the_monitor_has_them(it: Streaming) -> None:
     ]
 
 
-async def test_readers_cost_the_ledger_nothing(
-    it: Streaming, ledger: CountingLedger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However many ask for the list and the statistics, the ledger is asked once an interval."""
+async def test_readers_cost_the_ledger_nothing(ledger: CountingLedger) -> None:
+    """However many ask for the list and the statistics, the ledger is asked for one of them all, and the next ones."""
     await publish(ledger, "a", 10, 4)
-    await it.hub.watch.stats()
-    monkeypatch.setattr(hub_module, "LOOK_EVERY_S", 1000.0)
-    await eventually(lambda: ledger.looked["a"] > 0)
-    before = None
-    while before != ledger.looked:
-        before = Counter(ledger.looked)
-        await it.get("/stats")
-    answers = await asyncio.gather(*(it.get(path) for path in ("/stats", "/runs") for _ in range(50)))
+    watch = Watch(ledger, MemoryBroker())
+    seen = await asyncio.gather(*(watch.stats() for _ in range(1000)), *(watch.runs(9) for _ in range(1000)))
 
-    assert {status for status, _ in answers} == {200}
-    assert ledger.looked == before
+    assert len(seen) == 2000
+    assert ledger.looked == {None: 1, "a": 1}
+
+
+async def test_accepted_and_at_once_in_the_list_and_the_statistics() -> None:
+    """Whoever was answered 202 finds it there, whatever the last look saw."""
+    async with running(sends=False) as gateway:
+        for k in range(1, 4):
+            uuid = (await gateway.send())["uuid"]
+            _, stats = await gateway.get("/stats")
+            _, runs = await gateway.get("/runs")
+            assert stats["published"] == k
+            assert [(run["run"], run["published"]) for run in runs["runs"]] == [(uuid.partition(".")[0], k)]
 
 
 async def test_old_runs_are_looked_at_once(ledger: CountingLedger) -> None:
     """A ledger full of runs that are over costs one look each, a bounded number at a time; open ones come first."""
-    for number in range(1000):
+    for number in range(999):
         await publish(ledger, f"old-{number}", 1, 1)
     await publish(ledger, "open", 10, 1)
     watch = Watch(ledger, MemoryBroker())
@@ -155,7 +172,7 @@ async def test_old_runs_are_looked_at_once(ledger: CountingLedger) -> None:
         moved += more
 
     assert {name for name in ledger.looked if ledger.looked[name] > 1} == {None, "open"}
-    assert len(ledger.looked) == 1002
+    assert len(ledger.looked) == 1001
     assert {view.run for view in moved} == {"open"}
     assert len(await watch.runs(1000)) == 1000
 
@@ -182,6 +199,73 @@ async def test_many_open_runs_all_get_their_turn(
     assert max(ledger.looked[f"open-{number}"] for number in range(100)) <= 2
 
 
+async def test_runs_that_go_on_are_seen_beside_any_number_of_newer_ones(
+    ledger: CountingLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the others no more than the newest are asked for. Those that go on are asked for once: then they are known."""
+    monkeypatch.setattr(watch_module, "RUNS_KEPT", 5)
+    await publish(ledger, "before-us", 10, 0)
+    for number in range(20):
+        await publish(ledger, f"old-{number}", 1, 1)
+    ledger.asked.clear()
+    watch = Watch(ledger, MemoryBroker())
+    await watch.look()
+    await publish(ledger, "known", 10, 0)
+    await watch.look()
+    for number in range(20):
+        await publish(ledger, f"new-{number}", 1, 1)
+    await publish(ledger, "known", 10, 3)
+    await publish(ledger, "before-us", 10, 10)
+    ledger.looked.clear()
+    asked_for_all = ledger.asked[None]  # by `publish`
+    _, moved = await watch.look()
+
+    newest = {f"new-{number}" for number in range(15, 20)}
+    assert {view.run: view.sent for view in moved if view.run not in newest} == {"known": 3, "before-us": 10}
+    assert set(ledger.looked) == {None, "known", "before-us", *newest}
+    await ledger.forget("before-us")
+    ledger.looked.clear()
+    await watch.look()
+    assert set(ledger.looked) == {None, "known"}
+    assert {view.run for view in await watch.runs(10)} == newest
+    assert (ledger.asked[None], ledger.asked["open"]) == (asked_for_all, 1)
+
+
+async def test_a_run_that_nobody_saw_when_it_was_new_is_found_later(
+    ledger: CountingLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis was away while more came than a look asks for: those of them that go on are asked for now and then."""
+    monkeypatch.setattr(watch_module, "RUNS_KEPT", 5)
+    for number in range(10):
+        await publish(ledger, f"old-{number}", 1, 1)
+    watch = Watch(ledger, MemoryBroker())
+    await watch.look()
+    await publish(ledger, "missed", 10, 3)
+    for number in range(10):
+        await publish(ledger, f"new-{number}", 1, 1)
+    _, moved = await watch.look()
+    assert "missed" not in {view.run for view in moved}
+    monkeypatch.setattr(watch_module, "ASK_FOR_OPEN_EVERY_S", 0.0)
+    _, moved = await watch.look()
+    assert [view.run for view in moved] == ["missed"]
+
+
+async def test_an_open_run_that_is_gone_is_not_asked_for_again(
+    ledger: CountingLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that fell behind the newest is known to be there only by a look at it."""
+    monkeypatch.setattr(watch_module, "RUNS_KEPT", 2)
+    for run in ("open", "new", "newest"):
+        await publish(ledger, run, 10, 0)
+    watch = Watch(ledger, MemoryBroker())
+    await watch.look()
+    del ledger._runs["open"]
+    await watch.look()
+    ledger.looked.clear()
+    await watch.look()
+    assert set(ledger.looked) == {None, "new", "newest"}
+
+
 async def test_a_forgotten_run_is_gone(it: Streaming) -> None:
     """What was forgotten is neither listed nor found; its name begun again is a new run."""
     await publish(it.ledger, "a", 1, 1)
@@ -202,3 +286,43 @@ async def test_a_forgotten_run_is_gone(it: Streaming) -> None:
     await publish(it.ledger, "a", 2, 1)
     await eventually(listed)
     assert (await it.get("/runs"))[1]["runs"][0]["total"] == 2
+
+
+class AskedBroker(MemoryBroker):
+    """Notes how its depths are asked for; does not answer the first time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anew: list[bool] = []
+
+    async def depths(self, anew: bool = True) -> dict[str, int]:
+        self.anew.append(anew)
+        if len(self.anew) == 1:
+            raise Unavailable("RabbitMQ is gone")
+        return await super().depths(anew)
+
+
+async def test_queues_are_looked_for_anew_where_there_may_be_new_ones(
+    ledger: CountingLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the broker has once answered, and then after a retry or a failure: not each second, in vain."""
+    broker = AskedBroker()
+    watch = Watch(ledger, broker)
+    for _ in range(4):
+        await watch.look()
+    assert broker.anew == [True, True, False, False]
+
+    await ledger.begin("run", "", 2, "p")
+    await ledger.announce("run", 0, 2)
+    seqs = np.arange(2)
+    await ledger.claim("run", seqs, redelivered=False)
+    retries = np.full(2, Outcome.RETRY, np.uint8)
+    await ledger.settle("run", Outcomes(seqs, retries, np.zeros(2, np.int64)))
+    broker.anew.clear()
+    for _ in range(2):
+        await watch.look()
+    assert broker.anew == [False, False], "QUEUES_ANEW_S have not passed"
+    monkeypatch.setattr(watch_module, "QUEUES_ANEW_S", -1.0)
+    for _ in range(2):
+        await watch.look()
+    assert broker.anew[2:] == [True, False]

@@ -67,6 +67,9 @@ class PipelineMachine(RuleBasedStateMachine):
         self.counts: dict[str, int] = {}
         self.known: set[MessageId] = set()
         self.settled: dict[MessageId, State] = {}
+        # By a withdrawal; and those of them that no sender had asked for before.
+        self.withdrawn: set[MessageId] = set()
+        self.untouched: set[MessageId] = set()
         self.poison = 0
         self.started = 0
         self.max_attempts = 1
@@ -157,6 +160,17 @@ class PipelineMachine(RuleBasedStateMachine):
             await self.world.broker.publish(batch, lane, after)
 
         self.loop.do(publish())
+
+    @rule(run=st.sampled_from(RUNS), first=st.integers(0, LONGEST_RUN - 1), count=st.integers(1, 4))
+    def withdraw(self, run: str, first: int, count: int) -> None:
+        """Some messages are taken back, wherever their copies are, and whatever copies come later."""
+        seqs = np.arange(first, min(first + count, self.counts.get(run, 0)))
+        if seqs.size:
+            taken_back = at_once(self.world.ledger.withdraw(run, seqs))
+            withdrawn = {(run, seq) for seq in seqs[taken_back].tolist()}
+            self.withdrawn |= withdrawn
+            self.untouched |= withdrawn - self.world.asked_for
+            self.world.may_be_failed |= withdrawn
 
     @rule()
     def publish_poison(self) -> None:
@@ -267,6 +281,7 @@ class PipelineMachine(RuleBasedStateMachine):
             everything.ambiguous,
         ] == total.tolist()
         assert sum(self.world.went_out.values()) - len(self.world.went_out) <= everything.ambiguous
+        assert not self.untouched & self.world.went_out.keys()
         self.sound = True
 
     def _check(self, run: str, count: int) -> list[int]:
@@ -350,7 +365,7 @@ class PipelineMachine(RuleBasedStateMachine):
         assert now.rejected >= self.poison <= len(self.world.broker.rejected)
         if self.keep_failed:
             failed = {m for m, state in self.settled.items() if state == State.FAILED}
-            assert failed <= self.loop.do(self._kept())
+            assert failed - self.withdrawn <= self.loop.do(self._kept())
         assert self.loop.complaints == []
 
     async def _kept(self) -> set[MessageId]:

@@ -166,6 +166,7 @@ class World:
         self.confirms: deque[Confirm] = deque()
         self.went_out: Counter[MessageId] = Counter()
         self.may_be_failed: set[MessageId] = set()
+        self.asked_for: set[MessageId] = set()  # by a claim, whatever became of it
 
     def calm(self) -> None:
         """From now on all goes well."""
@@ -186,6 +187,7 @@ class LedgerClient:
         await self._call("confirm", lambda _: self._world.ledger.confirm(run, upto))
 
     async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> NDArray[np.uint8]:
+        self._world.asked_for |= {(run, seq) for seq in seqs.tolist()}
         return await self._call(
             "claim", lambda again: self._world.ledger.claim(run, seqs, redelivered or again)
         )

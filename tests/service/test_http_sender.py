@@ -64,7 +64,7 @@ async def test_totals_are_exact_and_agree_with_the_record(tmp_path: Path) -> Non
         )
     mock = MockProvider(profile, SEED, record)
     async with serving(mock) as port:
-        end = await all_sent(port, timeout_s=30)
+        end = await all_sent(port, timeout_s=60)
     accepted = Counter(line.split()[0] for line in record.read_text().splitlines())
     assert (end.published, end.sent, end.failed) == (COUNT, len(expected_sent), COUNT - len(expected_sent))
     assert (end.retried, end.ambiguous) == (retried, 0)

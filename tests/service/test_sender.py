@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from common.broker.memory import MemoryBroker
+from common.broker.port import Delivery
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Snapshot
 from common.messages import MAX_BODY_BYTES, Batch, Lane, Message, Outcome, State, decode_batch
 from common.rate.memory import MemoryRateLimit
-from common.rate.port import Grant
+from common.rate.port import Grant, bucket_of
 from common.settings import Distribution
-from sender.lane import DELIVERY_BYTES, LARGEST_STRETCH
+from sender.prefetch import DELIVERY_BYTES, LARGEST_STRETCH
 from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
 from sender.service import Sender
@@ -74,7 +75,7 @@ class Pipeline:
             now = await self.snapshot()
             return now if now.settled == count else None
 
-        found: Snapshot = await eventually(enough, 30)
+        found: Snapshot = await eventually(enough)
         return found
 
     @asynccontextmanager
@@ -105,7 +106,13 @@ async def test_what_comes_soon_after_a_claim_is_gathered_for_the_next(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a send takes long, a claim waits for a hundredth of that, and then takes all that has come."""
-    monkeypatch.setattr("sender.lane.LONGEST_GATHERING_S", 0.5)
+    monkeypatch.setattr("sender.lane.LONGEST_GATHERING_S", 1000.0)
+    gathered, sleep = asyncio.Event(), asyncio.sleep
+
+    async def gathers(seconds: float) -> None:
+        await (gathered.wait() if 30 < seconds <= 36 else sleep(seconds))
+
+    monkeypatch.setattr("sender.lane.asyncio.sleep", gathers)
     gate = Gate()
     async with pipeline.sender(gate, 100) as sender:
         sender._recorder.mean_time_s = 3600.0
@@ -113,7 +120,9 @@ async def test_what_comes_soon_after_a_claim_is_gathered_for_the_next(
         await eventually(lambda: gate.in_flight == [0])
         for seq in range(1, 6):
             await pipeline.publish(seq, 1)
-            await asyncio.sleep(0)
+        await eventually(lambda: len(sender.lanes[0]._waiting) == 5)
+        assert gate.in_flight == [0]
+        gathered.set()
         await eventually(lambda: gate.in_flight == [0, 1, 2, 3, 4, 5])
         assert [sends.seqs.size for sends in gate.begun] == [1, 5]
         gate.end_all()
@@ -150,14 +159,19 @@ async def test_only_what_a_free_slot_takes_is_claimed(pipeline: Pipeline) -> Non
 async def test_a_graceful_stop_finishes_what_is_in_flight_and_hands_back_the_rest(pipeline: Pipeline) -> None:
     """Nothing is sending and nothing ambiguous afterwards; another sender goes on with the rest."""
     await pipeline.publish_many(30, 3)
-    async with pipeline.sender(
-        SimulatedProvider(Profile(mean_s=0.2, distribution=Distribution.CONSTANT)), 10
-    ):
+    gate = Gate()
+    async with pipeline.sender(gate, 10, grace_s=60) as sender:
 
         async def ten_are_sending() -> bool:
-            return (await pipeline.snapshot()).sending == 10
+            return len(gate.in_flight) == (await pipeline.snapshot()).sending == 10
+
+        async def end_what_is_in_flight() -> None:
+            await eventually(lambda: sender.lanes[0]._stopping)
+            gate.end_all()
 
         await eventually(ten_are_sending)
+        ending = asyncio.create_task(end_what_is_in_flight())
+    await ending
     now = await pipeline.snapshot()
     assert (now.sending, now.sent, now.queued) == (0, 10, 20)
     async with pipeline.sender(at_once(), 10):
@@ -267,17 +281,21 @@ async def test_what_would_take_too_long_is_published_again_in_smaller_batches(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch that could not be finished in time is split and acked, long before the consumer timeout."""
-    monkeypatch.setattr("sender.lane.LATEST_S", 1.0)
+    monkeypatch.setattr("sender.overdue.LATEST_S", 1.0)
     await pipeline.publish(0, 200)
+    pieces: list[int] = []
+    publish = pipeline.broker.publish
+
+    def noted(batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
+        pieces.append(len(batch.messages))
+        return publish(batch, lane, after)
+
+    monkeypatch.setattr(pipeline.broker, "publish", noted)
     async with pipeline.sender(
         SimulatedProvider(Profile(mean_s=0.05, distribution=Distribution.CONSTANT)), 2
     ):
-
-        async def is_split() -> bool:
-            bodies = pipeline.broker.queues[Lane.BULK].bodies
-            return len(bodies) > 10 and max(body.messages for body in bodies) < 20
-
-        await eventually(is_split)
+        await eventually(lambda: len(pieces) > 10)
+    assert max(pieces) < 20
     async with pipeline.sender(at_once(), 50):
         now = await pipeline.settled(200)
     assert (now.published, now.sent, now.ambiguous) == (200, 200, 0)
@@ -349,7 +367,7 @@ async def test_splitting_goes_on_while_the_producer_waits_for_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A full broker takes in the copies of what it delivered before: else sender and producer wait for each other."""
-    monkeypatch.setattr("sender.lane.LATEST_S", 0.2)
+    monkeypatch.setattr("sender.overdue.LATEST_S", 0.2)
     pipeline = Pipeline()
     pipeline.broker = MemoryBroker(capacity=120)
     await pipeline.ledger.announce(RUN, 0, 500)
@@ -366,7 +384,7 @@ async def test_a_batch_of_a_dead_sender_can_be_split(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The smaller batches are fresh to the broker, yet what the dead one had claimed is no duplicate of them."""
-    monkeypatch.setattr("sender.lane.LATEST_S", 1.0)
+    monkeypatch.setattr("sender.overdue.LATEST_S", 1.0)
     await pipeline.publish(0, 20)
     dead = await pipeline.broker.subscribe(Lane.BULK, 1)
     await dead.take()
@@ -470,14 +488,24 @@ async def test_a_sender_holds_little_ahead_of_the_rate_limit(pipeline: Pipeline)
 
 
 async def test_a_rate_limit_is_kept_by_all_senders_together(pipeline: Pipeline) -> None:
-    """Five senders share one limit: the number begun never exceeds what the time allows, and all are sent."""
-    limit = MemoryRateLimit(400.0)
-    begun: list[float] = []
+    """Five senders share one limit: it grants no more than the time allows, no more are begun, and all are sent."""
+    grants: list[tuple[float, int]] = []
+    begun: list[int] = []
+    ahead: list[int] = []
+
+    class NotedLimit(MemoryRateLimit):
+        async def take(self, lane: Lane, wanted: int) -> Grant:
+            grant = await super().take(lane, wanted)
+            grants.append((self._at, grant.granted))
+            return grant
 
     class Noted(SimulatedProvider):
         def start(self, sends: Sends) -> None:
-            begun.extend([asyncio.get_running_loop().time()] * sends.seqs.size)
+            begun.append(sends.seqs.size)
+            ahead.append(sum(begun) - sum(granted for _, granted in grants))
             super().start(sends)
+
+    limit = NotedLimit(400.0)
 
     await pipeline.publish_many(400, 10)
     async with AsyncExitStack() as stack:
@@ -486,9 +514,10 @@ async def test_a_rate_limit_is_kept_by_all_senders_together(pipeline: Pipeline) 
             await stack.enter_async_context(pipeline.sender(provider, 100, limit=limit))
         now = await pipeline.settled(400)
     assert now.sent == 400
-    for k, at in enumerate(begun):
-        # The few milliseconds are what may pass between a grant and its send.
-        assert sum(t <= at + 0.25 for t in begun[k:]) <= 400 * (0.25 + 0.1) + 1 + 20
+    assert max(ahead) <= 0
+    for k, (at_s, _) in enumerate(grants):
+        within = sum(granted for t_s, granted in grants[k:] if t_s <= at_s + 0.25)
+        assert within <= 400 * 0.25 + bucket_of(400)
 
 
 class StuckBroker(MemoryBroker):
@@ -517,11 +546,14 @@ class StuckBroker(MemoryBroker):
 
 
 @pytest.mark.parametrize(("max_attempts", "keep_failed"), [(3, False), (1, True), (2, True)])
-async def test_a_lane_drains_though_no_publish_is_confirmed(max_attempts: int, keep_failed: bool) -> None:
+async def test_a_lane_drains_though_no_publish_is_confirmed(
+    max_attempts: int, keep_failed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Under a memory alarm copies of retries and kept failures wait, and yet whatever is sent goes on being sent."""
+    monkeypatch.setattr("sender.lane.REVIEW_S", 0.02)
     pipeline = Pipeline()
     broker = pipeline.broker = StuckBroker()
-    await pipeline.publish_many(300, 1)
+    await pipeline.publish_many(150, 1)
     broker.stuck = True
     provider = SimulatedProvider(Profile(mean_s=0, retry=0.5), seed=1)
     more = {"max_attempts": max_attempts, "retry_backoff_s": 0.01, "keep_failed": keep_failed}
@@ -529,12 +561,12 @@ async def test_a_lane_drains_though_no_publish_is_confirmed(max_attempts: int, k
 
         async def drained() -> bool:
             now = await pipeline.snapshot()
-            return not broker.queues[Lane.BULK].bodies and now.sent > 100
+            return not broker.queues[Lane.BULK].bodies and now.sent > 50
 
-        await eventually(drained, 30)
+        await eventually(drained)
         broker.free.set()
-        now = await pipeline.settled(300)
-    assert (now.published, now.sent + now.failed) == (300, 300)
+        now = await pipeline.settled(150)
+    assert (now.published, now.sent + now.failed) == (150, 150)
     assert len(broker.failed) == (now.failed if keep_failed else 0)
 
 
@@ -631,7 +663,7 @@ async def test_a_name_used_again_has_an_age_of_its_own(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sender does not go on with the beginning of a run that was forgotten since."""
-    monkeypatch.setattr("sender.lane.REMEMBERED_S", -1)
+    monkeypatch.setattr("sender.beginnings.REMEMBERED_S", -1)
     gate, ages = Gate(), []
     async with pipeline.sender(gate, 5):
         for older_s in (1000, 0):
@@ -652,7 +684,7 @@ async def test_what_a_rate_limit_holds_back_for_long_goes_to_the_end_of_the_queu
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its delivery is acked long before the consumer timeout; its messages are there once, for whoever is next."""
-    monkeypatch.setattr("sender.lane.LATEST_S", 0.1)
+    monkeypatch.setattr("sender.overdue.LATEST_S", 0.1)
     await pipeline.publish_many(15, 5)
     limit = CountedLimit()
     limit.rate = 0.1  # so little that a single batch is held ahead of it
@@ -661,7 +693,7 @@ async def test_what_a_rate_limit_holds_back_for_long_goes_to_the_end_of_the_queu
 
     def noted(batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
         copies.append(batch)
-        monkeypatch.setattr("sender.lane.LATEST_S", math.inf)  # once is enough
+        monkeypatch.setattr("sender.overdue.LATEST_S", math.inf)  # once is enough
         return publish(batch, lane, after)
 
     monkeypatch.setattr(pipeline.broker, "publish", noted)
@@ -688,7 +720,7 @@ async def test_what_a_rate_limit_holds_back_for_long_goes_to_the_end_of_the_queu
 async def test_what_waits_for_confirms_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under a memory alarm a lane drains only so far: each small delivery takes more memory than its body."""
     copying = 20
-    monkeypatch.setattr("sender.lane.COPYING_BYTES", copying * (DELIVERY_BYTES + 100))
+    monkeypatch.setattr("sender.prefetch.COPYING_BYTES", copying * (DELIVERY_BYTES + 100))
     monkeypatch.setattr("sender.lane.REVIEW_S", 0.005)
     pipeline = Pipeline()
     broker = pipeline.broker = StuckBroker()
@@ -698,7 +730,7 @@ async def test_what_waits_for_confirms_is_bounded(monkeypatch: pytest.MonkeyPatc
         lane, reviews = sender.lanes[0], 0
         only_copying = lane._only_copying
 
-        def counted() -> int:
+        def counted() -> list[Delivery]:
             nonlocal reviews
             reviews += 1
             return only_copying()
@@ -706,6 +738,6 @@ async def test_what_waits_for_confirms_is_bounded(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(lane, "_only_copying", counted)
         await eventually(lambda: len(lane._held) > copying)
         before = reviews
-        await eventually(lambda: reviews > before + 200, 30)
+        await eventually(lambda: reviews > before + 200)
         assert len(lane._held) <= LARGEST_STRETCH * (5 + 1 + copying) + 1
         broker.free.set()

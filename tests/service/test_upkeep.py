@@ -28,6 +28,7 @@ from common.messages import (
     decode_batch,
     encode_batch,
 )
+from gateway.session import SINGLES, recipe
 from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
 from sender.service import Sender
@@ -349,6 +350,27 @@ async def test_a_run_to_be_resumed_is_given_up_only_by_name(bench: Bench) -> Non
     assert (now.published, now.total, now.sent, now.failed) == (30, 30, 20, 10)
 
 
+@pytest.mark.parametrize(("confirmed", "repaired"), [(20, 0), (30, 10)])
+async def test_a_gateways_session_is_repaired_where_no_gateway_can_finish_it(
+    bench: Bench, confirmed: int, repaired: int
+) -> None:
+    """Its recipe names the queue, so its messages can be placed; what was never confirmed waits for a gateway."""
+    await bench.ledger.begin("session", recipe(SINGLES, 0, queue="sms_queue"), 0, "g")
+    await bench.ledger.begin("elsewhere", recipe(SINGLES, 0, queue="theirs"), 0, "g")
+    for run in ("session", "elsewhere"):
+        await bench.ledger.announce(run, 0, 30)
+        await bench.ledger.confirm(run, confirmed)
+        await bench.ledger.leave(run, "g")
+    await bench.broker.publish(batch_of("session", range(20)), Lane.BULK)
+
+    result = await eventually_audited(bench, repair=True)
+    session, elsewhere = result.runs
+    assert (session.queue, session.unfinished, session.repaired) == ("sms_queue", confirmed < 30, repaired)
+    assert (elsewhere.queue, elsewhere.repaired) == ("theirs", 0)
+    assert (await bench.ledger.snapshot("session")).failed == repaired
+    assert (await bench.ledger.snapshot("elsewhere")).queued == 30
+
+
 async def test_a_replay_that_broke_off_is_closed_by_repair(bench: Bench) -> None:
     """What can't be made again is settled failed, so that every run ends."""
     recipe = '{"source":"replay","of":"old","shelf":"failed","count":50,"queue":"sms_queue"}'
@@ -516,7 +538,7 @@ async def test_what_is_replayed_fits_a_body(bench: Bench) -> None:
     full = [Message(k, "+9991234", "x" * (each + (k < more))) for k in range(1000)]
     await bench.broker.keep(Batch(run="a", messages=full), Lane.BULK)
     assert len(bench.broker.failed[-1][0]) == MAX_BODY_BYTES
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         (new,) = await bench.replay(Shelf.FAILED)
     assert new.messages == 2000
     assert bench.published_texts == [f"text {k}" for k in range(1000, 2000)] + [m.text for m in full]

@@ -33,7 +33,7 @@ RUN_TTL_DAYS = 0.001
 SETTLED_WITHIN_S = 300.0
 AT_REST_WITHIN_S = 60.0
 START_DEADLINE_S = 60.0
-END_DEADLINE_S = 20.0
+END_DEADLINE_S = 60.0
 LOOK_EVERY_S = 0.5
 # Senders have twice the slots that the load needs: one of three is always missing for a while.
 SPARE = 2.0

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from common.cli import Parser, number, run_command, whole
+from common.cli import Parser, add_connect_timeout, number, run_command, whole
 from common.errors import PublishFailed, Refused, RunExists, SmsimError, Unavailable, UsageError
+from common.version import project_version
+from simulation.cli import main as smsim
 
 ROOT = Path(__file__).parents[2]
 
@@ -152,7 +154,7 @@ def test_a_reader_that_has_gone_is_no_reason_for_a_traceback() -> None:
             stdout=writer,
             stderr=subprocess.PIPE,
             cwd=ROOT,
-            timeout=30,
+            timeout=60,
             check=False,
         )
     finally:
@@ -164,8 +166,8 @@ A_PROGRAM_WHOSE_TERMINAL_IS_CLOSED = """
 import asyncio, signal, sys
 from common.cli import run_command, stop_on_signals
 
-if "nohup" in sys.argv:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+# Whether or not the tests themselves run under nohup.
+signal.signal(signal.SIGHUP, signal.SIG_IGN if "nohup" in sys.argv else signal.SIG_DFL)
 
 async def main():
     later = asyncio.Event()
@@ -192,7 +194,7 @@ raise SystemExit(run_command("prog", main))
 def test_a_closed_terminal_ends_a_command_as_sigterm_does(how: list[str], code: int) -> None:
     """With its cleaning up done, however often it is told; a service ends itself; under nohup both go on."""
     program = [sys.executable, "-c", A_PROGRAM_WHOSE_TERMINAL_IS_CLOSED, *how]
-    ended = subprocess.run(program, capture_output=True, text=True, cwd=ROOT, timeout=30, check=False)
+    ended = subprocess.run(program, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, "in good order\n", "")
 
 
@@ -212,3 +214,34 @@ def test_bugs_show_themselves(error: Exception, capsys: pytest.CaptureFixture[st
         run_command("prog", raising(error))  # type: ignore[arg-type]
     assert caught.value is error
     assert capsys.readouterr().err == ""
+
+
+def test_help_says_what_holds_without_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own default, or that of the setting that it stands for; nothing where there is none."""
+    parser = Parser("prog", "Does something.")
+    parser.add_argument("--own", default=3, help="its own")
+    parser.add_argument("--batch-size", help="as set (BATCH_SIZE)")
+    parser.add_argument("--seed", help="no default (SEED)")
+    parser.add_argument("--flag", action="store_true", help="off")
+    add_connect_timeout(parser, 5)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert "its own (default: 3)" in words
+    assert "as set (BATCH_SIZE, default: 1)" in words
+    assert "no default (SEED)" in words
+    assert words.count("default:") == 3
+    assert "for RabbitMQ and for Redis to answer (default: 5)" in words
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "says"),
+    [(["--version"], 0, f"smsim {project_version()}\n"), (["--help"], 0, "usage: smsim")],
+)
+def test_what_smsim_says_of_itself(
+    argv: list[str], code: int, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its version and its usage go to stdout."""
+    monkeypatch.setattr(sys, "argv", ["smsim", *argv])
+    assert smsim() == code
+    assert capsys.readouterr().out.startswith(says)

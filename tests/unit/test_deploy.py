@@ -169,7 +169,7 @@ def test_grafana_refuses_to_start_without_a_password(tmp_path: Path) -> None:
         env={"GF_SECURITY_ADMIN_PASSWORD": ""},
         text=True,
         capture_output=True,
-        timeout=10,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 1
@@ -178,7 +178,7 @@ def test_grafana_refuses_to_start_without_a_password(tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts/make-env.sh", tmp_path / "scripts")
     shutil.copy(ROOT / ".env.example", tmp_path)
-    subprocess.run([tmp_path / "scripts/make-env.sh"], capture_output=True, timeout=10, check=True)
+    subprocess.run([tmp_path / "scripts/make-env.sh"], capture_output=True, timeout=60, check=True)
     assert re.search(r"^GRAFANA_PASSWORD=[0-9a-f]{48}$", (tmp_path / ".env").read_text(), re.MULTILINE)
 
 

@@ -23,6 +23,25 @@ TEXT = "Water is rising"
 AT_ONCE = Profile(mean_s=0)
 
 
+class Sleeps:
+    """In place of the mock's sleeps: how long each was to be; they end when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked_s: list[float] = []
+        self.over = asyncio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        self.asked_s.append(seconds)
+        await self.over.wait()
+
+
+@pytest.fixture
+def sleeps(monkeypatch: pytest.MonkeyPatch) -> Sleeps:
+    sleeps = Sleeps()
+    monkeypatch.setattr("simulation.provider.asyncio", sleeps)  # it uses nothing else of it
+    return sleeps
+
+
 class Client:
     """Talks to a mock as a sender would."""
 
@@ -96,21 +115,19 @@ async def test_other_refusals_name_no_time() -> None:
     assert "Retry-After" not in headers
 
 
-async def test_answers_take_as_long_as_the_profile_says() -> None:
-    """Answers come in the order of the drawn times, whatever the order of the requests."""
+async def test_answers_take_as_long_as_the_profile_says(sleeps: Sleeps) -> None:
+    """Each message its drawn time, and no answer comes before that is over."""
     profile = Profile(mean_s=0.4, distribution=Distribution.EXPONENTIAL)
     times_us = profile.play(1, np.arange(BLOCK), 1, 0).times_us
-    # Messages whose times lie a tenth of a second apart.
-    chosen = [int(np.argmin(np.abs(times_us - at_us))) for at_us in range(100_000, 600_000, 100_000)]
-    answered: list[int] = []
+    chosen = range(3, 8)
     async with client_of(profile) as client:
-
-        async def send(seq: int) -> None:
-            await client.send(f"r.{seq}")
-            answered.append(seq)
-
-        await asyncio.gather(*(send(seq) for seq in reversed(chosen)))
-    assert answered == chosen
+        sending = [asyncio.create_task(client.send(f"r.{seq}")) for seq in chosen]
+        await eventually(lambda: len(sleeps.asked_s) == len(chosen))
+        assert sorted(sleeps.asked_s) == sorted((times_us[chosen] / 1e6).tolist())
+        assert (await client.stats())["accepted"] == 0
+        assert not any(task.done() for task in sending)
+        sleeps.over.set()
+        assert {status for status, _, _ in await asyncio.gather(*sending)} == {200}
 
 
 async def test_the_age_of_a_run_counts_from_its_first_message() -> None:
@@ -228,18 +245,17 @@ async def test_what_cannot_be_recorded_is_not_accepted() -> None:
         }  # fmt: skip
 
 
-async def test_a_client_that_gave_up_is_accepted_all_the_same(tmp_path: Path) -> None:
+async def test_a_client_that_gave_up_is_accepted_all_the_same(tmp_path: Path, sleeps: Sleeps) -> None:
     """This is what makes a timeout ambiguous: the message goes out, and nobody hears of it."""
     record = tmp_path / "record"
     profile = Profile(mean_s=0.3, distribution=Distribution.CONSTANT)
     async with client_of(profile, record=record) as client:
         sending = asyncio.create_task(client.send("r.0"))
 
-        async def in_hand() -> bool:
-            return (await client.stats())["requests"] == 1
-
-        await eventually(in_hand)
+        await eventually(lambda: sleeps.asked_s == [0.3])
         sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        sleeps.over.set()
         await eventually(lambda: record.read_text() == "r.0 1\n")
         assert (await client.stats())["accepted"] == 1
 
@@ -260,7 +276,8 @@ async def test_it_says_that_it_is_well() -> None:
         (["--profile", "nonsense"], 2, "PROVIDER_PROFILE=nonsense: neither"),
         (["--record", "/nowhere/record"], 2, "--record /nowhere/record: can't be opened: No such file"),
         (["--port", "65536"], 2, "'65536' is not a whole number from 0 to 65535"),
-        (["--host", "smsim.invalid"], 1, "can't listen on smsim.invalid:8025: "),
+        # An address of nobody (RFC 5737), for which no name server is asked.
+        (["--host", "192.0.2.1"], 1, "can't listen on 192.0.2.1:8025: "),
     ],
 )
 @pytest.mark.usefixtures("process_as_before", "bare_environment")
@@ -287,7 +304,7 @@ def launcher(tmp_path: Path) -> Iterator[Launcher]:
 
 async def listening(mock: Launched) -> int:
     """The port of a mock that was launched."""
-    await eventually(lambda: mock.logged("provider_listening"), 30)
+    await eventually(lambda: mock.logged("provider_listening"))
     return next(int(event["port"]) for event in mock.events if event["event"] == "provider_listening")
 
 

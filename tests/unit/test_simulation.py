@@ -36,7 +36,7 @@ async def simulated(
     simulation = Simulation(
         "a-run", source or RandomSource(COUNT, 1), SENDERS, batch_size, Lane.BULK, load_settings(**chosen)
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         return await simulate(simulation, stop or asyncio.Event(), live=False)
 
 
@@ -173,6 +173,7 @@ def test_simulate_prints_one_json_object(smsim: Smsim) -> None:
     assert (code, err) == (0, "")
     result = json.loads(out)
     assert (result["run"], result["published"], result["sent"], result["failed"]) == ("a-run", 500, 500, 0)
+    assert result["senders"] == 50
     assert {
         "queued",
         "sending",
@@ -189,7 +190,7 @@ def test_simulate_ends_with_a_summary(smsim: Smsim) -> None:
     """For people: how many, how fast, and that nothing was lost."""
     code, out, _ = smsim("simulate", "--num-messages", "500", "--mean-processing-time", "0", "--urgent")
     assert code == 0
-    assert "500 messages" in out
+    assert "500 messages through 1,100 senders" in out, "1,000 and the tenth for urgent ones"
     assert "every message accounted for" in out
 
 

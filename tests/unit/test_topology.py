@@ -37,14 +37,11 @@ def test_a_classic_lane_has_no_quorum_arguments(lane: Lane) -> None:
     assert CLASSIC.lane(lane).arguments == {"x-queue-type": "classic"}
 
 
-def test_arguments_of_the_shelves() -> None:
-    """Looking through the failed shelf twenty times drops nothing on 4.x. The rejected one is as it always was: queues
-    of that name stand, and RabbitMQ refuses other arguments.
-    """
-    assert QUORUM.failed.arguments == {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}
-    assert CLASSIC.failed.arguments == {"x-queue-type": "classic"}
-    assert QUORUM.rejected.arguments == {"x-queue-type": "quorum"}
-    assert CLASSIC.rejected.arguments == {"x-queue-type": "classic"}
+@pytest.mark.parametrize("shelf", Shelf)
+def test_arguments_of_the_shelves(shelf: Shelf) -> None:
+    """Looking through a shelf twenty times drops nothing on 4.x."""
+    assert QUORUM.shelf(shelf).arguments == {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}
+    assert CLASSIC.shelf(shelf).arguments == {"x-queue-type": "classic"}
 
 
 def test_each_lane_and_shelf_has_its_queue() -> None:

@@ -7,7 +7,7 @@ have published, acks included, so that with one for both the backlog that raised
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Set
 
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.spec import BasicProperties
@@ -42,6 +42,8 @@ class RabbitBroker:
         )
         self._consuming = False
         self._subscriptions: list[RabbitSubscription] = []
+        # The queues that were there when their depths were last asked for.
+        self._found: Set[str] = frozenset()
 
     @property
     def connected(self) -> bool:
@@ -109,10 +111,14 @@ class RabbitBroker:
         found = await self._publisher.look_at([self._topology.lane(lane) for lane in Lane])
         return sum(status.consumers for status in found.values())
 
-    async def depths(self) -> dict[str, int]:
-        always = [*self._topology.standing, self._topology.failed]
-        found = await self._publisher.look_at([*always, *self._topology.retries()])
-        depths = dict.fromkeys((queue.name for queue in always), 0)
+    async def depths(self, anew: bool = True) -> dict[str, int]:
+        standing, failed = self._topology.standing, self._topology.failed
+        made_when_used = [failed, *self._topology.retries()]
+        if not anew:
+            made_when_used = [queue for queue in made_when_used if queue.name in self._found]
+        found = await self._publisher.look_at([*standing, *made_when_used])
+        self._found = found.keys()
+        depths = dict.fromkeys((queue.name for queue in [*standing, failed]), 0)
         return depths | {name: status.waiting for name, status in found.items()}
 
     async def delete_queues(self) -> None:

@@ -6,7 +6,6 @@ if is_forgotten(KEYS[2]) then return -1 end
 local announced = tonumber(redis.call('HGET', KEYS[2], 'announced') or 0)
 if first > announced then return announced end
 open_run(KEYS[1], KEYS[2], KEYS[3], ARGV[1])
-wake(KEYS[2])
 if upto > announced then
   local counted = 0
   for piece = math.floor(announced / size), math.floor((upto - 1) / size) do
@@ -18,8 +17,10 @@ if upto > announced then
     end
   end
   redis.call('HSET', KEYS[2], 'announced', upto)
-  add(KEYS[2], 'published', upto - announced - counted)
-  add(KEYS[1], 'published', upto - announced - counted)
+  local fresh = upto - announced - counted
+  if fresh > 0 then wake(KEYS[2]) end
+  add(KEYS[2], 'published', fresh)
+  add(KEYS[1], 'published', fresh)
 end
 redis.call('HSET', KEYS[2], 'producer_seen_us', now_us())
 return -1

@@ -4,39 +4,12 @@
 --       then for each segment: its first word, its messages, its mask (the low bit of each pair to claim)
 -- Returns for each segment '' if all its messages were queued, else the words of states as they were;
 -- of a forgotten run, all sent.
-if not open_run(KEYS[1], KEYS[2], KEYS[3], ARGV[1]) then
-  local settled = {}
-  for a = 9, #ARGV, 3 do settled[#settled + 1] = all_sent(ARGV[a]) end
-  return settled
-end
+if not open_run(KEYS[1], KEYS[2], KEYS[3], ARGV[1]) then return all_sent_of(7) end
 if redis.call('EXISTS', KEYS[4]) == 0 then redis.call('SADD', KEYS[5], ARGV[2]) end
 
-local run = redis.call('HMGET', KEYS[2], 'announced', 'total')
-local announced = tonumber(run[1] or 0)
-local base, count_unannounced = tonumber(ARGV[3]), tonumber(ARGV[4]) >= announced
+local announced, wanted = room_to_come(KEYS[2], ARGV[3], ARGV[6])
+local count_unannounced = tonumber(ARGV[4]) >= announced
 local new, ambiguous, published, answer = 0, 0, 0, {}
-
-local function publish_unannounced(first_word, mask)  -- each seq that nobody announced counts once
-  for i, m in ipairs(mask) do
-    for k = 0, 15 do
-      local offset = (first_word + i - 1) * 16 + k
-      if band(m, 2 ^ (2 * k)) ~= 0 and base + offset >= announced then
-        published = published + 1 - redis.call('SETBIT', KEYS[6], offset, 1)
-      end
-    end
-  end
-end
-
--- Redis gives a string that grows twice the room it needs, so the room for all that is known to come is made at once.
-local expected = math.min(math.max(announced, tonumber(run[2] or 0)) - base, tonumber(ARGV[6]))
-local wanted = math.ceil(expected / 16) * 4
-local function make_room(key, bytes)
-  local room = redis.call('STRLEN', key)
-  if room < bytes and room < wanted then
-    local now = redis.call('GET', key) or ''
-    redis.call('SET', key, now .. string.rep('\0', wanted - room), 'KEEPTTL')
-  end
-end
 
 for a = 7, #ARGV, 3 do
   local first_word, messages, packed = tonumber(ARGV[a]), tonumber(ARGV[a + 1]), ARGV[a + 2]
@@ -54,11 +27,10 @@ for a = 7, #ARGV, 3 do
       old[i] = bor(o, free)
     end
   end
-  if messages > 0 then
-    make_room(KEYS[4], first_word * 4 + #packed)
-    redis.call('SETRANGE', KEYS[4], first_word * 4, string_of(old))
+  if messages > 0 then write_words(KEYS[4], first_word, old, wanted) end
+  if count_unannounced then
+    published = published + publish_unannounced(KEYS[6], tonumber(ARGV[3]), announced, first_word, mask)
   end
-  if count_unannounced then publish_unannounced(first_word, mask) end
   new = new + messages
   answer[#answer + 1] = overlap and was or ''
 end

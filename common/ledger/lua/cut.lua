@@ -3,6 +3,6 @@
 -- Returns 0 if there is no such run.
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 local announced = redis.call('HGET', KEYS[1], 'announced') or 0
-redis.call('HSET', KEYS[1], 'total', announced, 'confirmed', announced)
+redis.call('HSET', KEYS[1], 'total', announced, 'confirmed', announced, 'cut', 1)
 expire_if_settled(KEYS[1], ARGV[1])
 return 1

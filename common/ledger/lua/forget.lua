@@ -13,5 +13,6 @@ local published, settled, total = tonumber(r[1] or 0), (r[2] or 0) + (r[3] or 0)
 if published > settled or total > published then return {published, settled, total} end
 for _, key in ipairs(keys_of(KEYS[1])) do redis.call('UNLINK', key) end
 redis.call('ZREM', KEYS[2], ARGV[1])
+list_as_over(KEYS[1])
 redis.call('SET', KEYS[3], ARGV[3], 'EX', ARGV[2])
 return {}

@@ -1,4 +1,5 @@
--- Put before every script: words, states, the clock, and the life of a run's keys.
+-- Put before every script: words, states, the clock, and the life of a run's keys. Before it stand RUN_KEY, what a run's
+-- hash is called before its name, and OPEN_RUNS, the sorted set of the runs that are not over.
 -- A state is two bits: 0 queued, 1 sending, 2 sent, 3 failed. LOW has the lower bit of each pair of a word.
 local band, bor, bnot, bxor, rshift = bit.band, bit.bor, bit.bnot, bit.bxor, bit.rshift
 local LOW = 0x55555555
@@ -43,6 +44,38 @@ local function read_words(key, first_word, bytes)
   return s
 end
 
+-- Redis gives a string that grows twice the room it needs, so the room for all that is known to come is made at once.
+local function write_words(key, first_word, words, wanted)
+  local room = redis.call('STRLEN', key)
+  if room < (first_word + #words) * 4 and room < wanted then
+    local now = redis.call('GET', key) or ''
+    redis.call('SET', key, now .. string.rep('\0', wanted - room), 'KEEPTTL')
+  end
+  redis.call('SETRANGE', key, first_word * 4, string_of(words))
+end
+
+-- How far a run is announced, and how many bytes a piece of it will take, as far as is known.
+local function room_to_come(run_key, base, piece_messages)
+  local r = redis.call('HMGET', run_key, 'announced', 'total')
+  local announced = tonumber(r[1] or 0)
+  local expected = math.min(math.max(announced, tonumber(r[2] or 0)) - base, tonumber(piece_messages))
+  return announced, math.ceil(expected / 16) * 4
+end
+
+-- Each seq that nobody announced counts as published once: how many of a mask count now.
+local function publish_unannounced(key, base, announced, first_word, mask)
+  local published = 0
+  for i, m in ipairs(mask) do
+    for k = 0, 15 do
+      local offset = (first_word + i - 1) * 16 + k
+      if band(m, 2 ^ (2 * k)) ~= 0 and base + offset >= announced then
+        published = published + 1 - redis.call('SETBIT', key, offset, 1)
+      end
+    end
+  end
+  return published
+end
+
 local function add(key, field, n)
   -- As text: some versions write large whole numbers as 1e+09, which HINCRBY refuses.
   if n ~= 0 then redis.call('HINCRBY', key, field, string.format('%.0f', n)) end
@@ -54,11 +87,29 @@ local function show_all_counters(key)  -- so that a reader of the hash finds eac
   for _, field in ipairs(COUNTERS) do redis.call('HSETNX', key, field, 0) end
 end
 
+-- A run is over when all of it is settled and no more will come, as far as its producer said, if it has one.
+local function is_over(run_key)
+  local r = redis.call('HMGET', run_key, 'published', 'sent', 'failed', 'total', 'producer', 'cut')
+  local published, total = tonumber(r[1] or 0), tonumber(r[4] or 0)
+  if published > (r[2] or 0) + (r[3] or 0) then return false end
+  if not r[5] then return published > 0 end
+  return r[6] or (total > 0 and total <= published)
+end
+
+local function list_as_open(run_key)
+  redis.call('ZADD', OPEN_RUNS, redis.call('HGET', run_key, 'started_us'), string.sub(run_key, #RUN_KEY + 1))
+end
+
+local function list_as_over(run_key)
+  redis.call('ZREM', OPEN_RUNS, string.sub(run_key, #RUN_KEY + 1))
+end
+
 -- Enters a run that begins now.
 local function enter_run(stats_key, run_key, runs_key, name)
   local now = now_us()
   redis.call('HSET', run_key, 'started_us', now)
   redis.call('ZADD', runs_key, now, name)
+  list_as_open(run_key)
   show_all_counters(stats_key)
   show_all_counters(run_key)
   -- When the totals began stays known when the run that began then is gone.
@@ -84,6 +135,13 @@ local function all_sent(mask)
   return string.rep('\170', #mask)
 end
 
+-- The same for each segment of a claim or a withdrawal, the first of which begins at ARGV[first].
+local function all_sent_of(first)
+  local words = {}
+  for a = first + 2, #ARGV, 3 do words[#words + 1] = all_sent(ARGV[a]) end
+  return words
+end
+
 local function keys_of(run_key)
   local keys = {run_key, run_key .. ':latency', run_key .. ':pieces'}
   for _, piece in ipairs(redis.call('SMEMBERS', run_key .. ':pieces')) do
@@ -102,11 +160,15 @@ local function live_for(run_key, ttl)
 end
 
 local function wake(run_key)
-  if redis.call('TTL', run_key) >= 0 then live_for(run_key, 0) end
+  if redis.call('TTL', run_key) < 0 then return end
+  live_for(run_key, 0)
+  list_as_open(run_key)
 end
 
 local function expire_if_settled(run_key, ttl)
   local r = redis.call('HMGET', run_key, 'published', 'sent', 'failed')
-  if tonumber(r[1] or 0) <= (r[2] or 0) + (r[3] or 0) then live_for(run_key, tonumber(ttl)) end
+  if tonumber(r[1] or 0) > (r[2] or 0) + (r[3] or 0) then return end
+  live_for(run_key, tonumber(ttl))
+  if is_over(run_key) then list_as_over(run_key) end
 end
 

@@ -1,11 +1,14 @@
--- runs(): the names of the runs, oldest first; those that have expired are taken off the list.
--- KEYS: 1 sms:runs        ARGV: 1 what a run's hash is called before its name
-local alive = {}
-for _, name in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-  if redis.call('EXISTS', ARGV[1] .. name) == 1 then
-    alive[#alive + 1] = name
+-- runs(): some of the names in a sorted set of runs, with when they began; those that have expired are taken out of it.
+-- KEYS: 1 the sorted set        ARGV: 1 where this page begins: 0, or what the page before gave, 2 about how many names
+-- Returns where the next page begins, 0 after the last one, and {name, when, name, when, ...}. Any order; one that goes
+-- on standing there is in some page.
+local page, alive = redis.call('ZSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2]), {}
+for i = 1, #page[2], 2 do
+  if redis.call('EXISTS', RUN_KEY .. page[2][i]) == 1 then
+    alive[#alive + 1] = page[2][i]
+    alive[#alive + 1] = page[2][i + 1]
   else
-    redis.call('ZREM', KEYS[1], name)
+    redis.call('ZREM', KEYS[1], page[2][i])
   end
 end
-return alive
+return {page[1], alive}

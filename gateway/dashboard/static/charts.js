@@ -1,20 +1,21 @@
 // The three charts, drawn by uPlot. Their colours are those of the style sheet, read off the legend's swatches.
 
 import { byId, make, say } from "./dom.js";
-import { clock, compact, count, rate, took } from "./format.js";
+import { clock, count, rate, tick, took } from "./format.js";
 
 const { uPlot } = globalThis;
 const LEAST_S = 60;
 const MOST_S = 300;
+// Of what is counted there are no fractions.
+const WHOLE = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8].flatMap((n) => [n, 2 * n, 5 * n]);
 
 const CHARTS = [
-  { id: "chart-rate", columns: [1, 2], least: 1, axis: compact, value: rate, series: [
+  { id: "chart-rate", columns: [1, 2], least: 1, steps: WHOLE, axis: count, value: rate, series: [
     { name: "settled", fill: true }, { name: "failed" }] },
-  { id: "chart-depth", columns: [3, 4, 5], least: 1, axis: compact, value: count, series: [
+  { id: "chart-depth", columns: [3, 4], least: 1, steps: WHOLE, axis: count, value: count, series: [
     { name: "queued", fill: true, title: "messages that wait for a sender" },
-    { name: "sending", title: "messages in flight" },
-    { name: "batches", title: "AMQP messages in the queues, each with a batch of messages", dash: [4, 3] }] },
-  { id: "chart-latency", columns: [6, 7, 8], least: 0.01, axis: compact, value: took, series: [
+    { name: "sending", title: "messages in flight" }] },
+  { id: "chart-latency", columns: [5, 6, 7], least: 0.01, axis: tick, value: took, series: [
     { name: "p50" }, { name: "p95" }, { name: "p99" }] },
 ];
 
@@ -84,17 +85,18 @@ class Chart {
       },
       axes: [
         { ...axis, size: 24, gap: 4, space: 70, values: times },
-        { ...axis, size: 44, gap: 6, space: 34, values: (_plot, ticks) => ticks.map(this.#plan.axis) },
+        { ...axis, size: room, gap: 6, space: 34, values: (_plot, ticks) => ticks.map(this.#plan.axis),
+          ...(this.#plan.steps && { incrs: this.#plan.steps }) },
       ],
       series: [{}, ...this.#plan.series.map((series, k) => this.#series(series, k))],
       hooks: { setCursor: [() => this.#legend()] },
     };
   }
 
-  #series({ fill, dash }, k) {
+  #series({ fill }, k) {
     const colour = () => getComputedStyle(this.#swatches[k]).color;
     return {
-      stroke: colour, width: 1.5, dash, points: { show: false },
+      stroke: colour, width: 1.5, points: { show: false },
       ...(fill && { fill: () => colour().replace("rgb(", "rgba(").replace(")", ", 0.14)") }),
     };
   }
@@ -114,6 +116,11 @@ class Chart {
 function span(times) {
   const now = times.at(-1) ?? Date.now() / 1000;
   return [now - Math.min(MOST_S, Math.max(LEAST_S, now - (times[0] ?? now))), now];
+}
+
+// How wide an axis has to be for its labels.
+function room(_plot, labels) {
+  return 14 + 7 * Math.max(3, ...(labels ?? []).map((label) => label.length));
 }
 
 // Times of day along the axis, but for one that would be cut off at its end.

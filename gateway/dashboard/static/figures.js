@@ -7,7 +7,7 @@ const STATES = ["sent", "failed", "sending", "queued"];
 
 export function drawFigures(now) {
   const settled = now.sent + now.failed;
-  say(byId("f-rate"), `${now.rate_per_s < 10_000 ? rate(now.rate_per_s) : compact(now.rate_per_s)}/s`);
+  say(byId("f-rate"), `${rate(now.rate_per_s)}/s`);
   for (const name of ["published", "queued", "sending", "sent", "failed"]) {
     const figure = byId(`f-${name}`);
     say(figure, compact(now[name]));
@@ -17,6 +17,10 @@ export function drawFigures(now) {
   for (const name of ["p50", "p95", "p99"]) say(byId(`f-${name}`), took(now[`${name}_s`]));
 
   const balance = byId("balance");
-  for (const name of STATES) balance.querySelector(`.${name}`).style.flexGrow = now[name];
+  for (const name of STATES) {
+    const part = balance.querySelector(`.${name}`);
+    part.hidden = !now[name];
+    part.style.flexGrow = now[name];
+  }
   balance.setAttribute("aria-label", `${count(now.published)} published: ` + STATES.map((name) => `${count(now[name])} ${name}`).join(", "));
 }

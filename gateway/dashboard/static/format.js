@@ -6,14 +6,16 @@ const whole = new Intl.NumberFormat("en");
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 
 export const count = (n) => (n == null ? DASH : whole.format(n));
-export const compact = (n) => (n == null ? DASH : Math.abs(n) < 10_000 ? whole.format(Math.round(n * 10) / 10) : short.format(n));
+// Exact for as long as there is room.
+export const compact = (n) => (n == null ? DASH : n < 10_000_000 ? whole.format(n) : short.format(n));
 
 // A rate is worth a decimal only while it is small.
 export const rate = (perS) => (perS == null ? DASH : whole.format(perS < 10 ? Math.round(perS * 10) / 10 : Math.round(perS)));
 
-// Rounded down: 100 % is said only of what is wholly done.
+// Rounded down: 100 % is said only of what is wholly done, and 0 % only where there is nothing.
 export function percent(share) {
   if (share == null) return DASH;
+  if (share > 0 && share < 0.001) return "<0.1 %";
   const tenths = Math.floor(share * 1000 + 1e-9) / 10;
   return `${tenths >= 10 || tenths === 0 ? Math.floor(tenths) : tenths} %`;
 }
@@ -25,6 +27,9 @@ export function took(s) {
   if (s < 1) return `${+(s * 1000).toPrecision(3)} ms`;
   return `${s.toFixed(s < 100 ? 2 : 0)} s`;
 }
+
+// The same along an axis: as short as it can be said.
+export const tick = (s) => (s === 0 ? "0" : s < 1 ? took(s) : `${+s.toFixed(2)} s`);
 
 // How long something lasts or will last.
 export function lasting(s) {

@@ -1,18 +1,26 @@
-// The two forms. What the gateway finds wrong is shown at the field it names, else at the form.
+// The two forms: to send a message, and to start a simulated run. Each goes on to say what became of it.
 
 import { post } from "./api.js";
 import { byId, make, say } from "./dom.js";
-import { count, took } from "./format.js";
+import { Form } from "./form.js";
+import { count, percent, took } from "./format.js";
 import { segments } from "./segments.js";
 
-export function startForms(messages, accepted) {
+// `accepted(answer)`: a message was accepted. Returns `drawSent` and `drawStarted`, to be called when messages or runs
+// have moved, and `reconnected`.
+export function startForms(messages, runs, accepted) {
   const send = new Form("send");
   const simulate = new Form("simulate");
   // One key for what is in the form: pressing Send again after a lost answer sends nothing twice.
   let sendingKey = null;
-  let last = null;
+  let sent = null;
+  let started = null;
+  let seen = false;
 
   send.form.addEventListener("input", () => { sendingKey = null; });
+  // What became of the last one is no news any more once another is tried.
+  send.form.addEventListener("submit", () => { if (sent) messages.pin(sent, false); sent = null; });
+  simulate.form.addEventListener("submit", () => { started = null; });
   byId("send-text").addEventListener("input", () => drawSegments(byId("send-text").value));
   drawSegments(byId("send-text").value);
 
@@ -22,112 +30,42 @@ export function startForms(messages, accepted) {
     sendingKey ??= randomKey();
     const answer = await post("sms", body, { "Idempotency-Key": sendingKey });
     sendingKey = null;
-    if (last) messages.pin(last, false);
-    messages.pin((last = answer.uuid), true);
+    messages.pin((sent = answer.uuid), true);
     accepted(answer);
   });
 
   simulate.onSubmit(async () => {
     const { num_messages, batch_size, run, urgent } = simulate.values();
-    const body = { num_messages: asNumber(num_messages), ...(batch_size && { batch_size: asNumber(batch_size) }) };
-    const answer = await post("runs", { ...body, ...(run && { run }), ...(urgent && { priority: "urgent" }) });
-    simulate.outcome(`${answer.run} is being published: ${count(answer.num_messages)} messages.`);
+    const body = { num_messages: Number(num_messages), ...(batch_size && { batch_size: Number(batch_size) }) };
+    started = await post("runs", { ...body, ...(run && { run }), ...(urgent && { priority: "urgent" }) });
+    seen = false;
+    drawStarted();
   });
 
   // How the message sent last stands, as the events tell of it.
-  return () => {
-    const message = last && messages.find(last);
+  function drawSent() {
+    const message = sent && messages.find(sent);
     if (!message) return;
     const time = message.took == null ? "" : ` in ${took(message.took)}`;
     send.outcome(make("span", { class: `status ${message.status}` }, message.status), `${time} `, make("code", {}, message.uuid));
-  };
+  }
+
+  function drawStarted() {
+    if (!started) return;
+    const run = runs.find(started.run);
+    // Forgotten by the gateway: there is nothing more to say of it.
+    if (seen && !run) simulate.outcome("");
+    else simulate.outcome(make("code", {}, started.run), ` ${stage(started.num_messages, run)}`);
+    seen ||= run !== undefined;
+  }
+
+  return { drawSent, drawStarted, reconnected: () => { send.reconnected(); simulate.reconnected(); } };
 }
 
-class Form {
-  #outcome;
-  #said = "";
-  #busy = false;
-
-  constructor(id) {
-    this.form = byId(id);
-    this.#outcome = this.form.querySelector(".outcome");
-    for (const field of this.form.querySelectorAll(".field input, .field textarea")) {
-      const problem = make("span", { class: "problem", id: `${field.id}-problem` });
-      field.after(problem);
-      field.setAttribute("aria-describedby", problem.id);
-      field.addEventListener("input", () => mark(field, ""));
-    }
-  }
-
-  values() {
-    return Object.fromEntries([...new FormData(this.form)].map(([name, value]) => [name, value]));
-  }
-
-  onSubmit(submit) {
-    this.form.addEventListener("submit", async (event) => {
-      event.preventDefault();
-      if (this.#busy) return;
-      this.#busy = true;
-      this.form.setAttribute("aria-busy", "true");
-      this.#clear();
-      try {
-        this.#complete();
-        await submit();
-      } catch (error) {
-        this.#fail(error);
-      }
-      this.#busy = false;
-      this.form.removeAttribute("aria-busy");
-    });
-  }
-
-  outcome(...parts) {
-    const says = parts.map((part) => part.textContent ?? part).join("");
-    if (says === this.#said) return;
-    this.#said = says;
-    this.#outcome.classList.remove("problem");
-    this.#outcome.replaceChildren(...parts);
-  }
-
-  #clear() {
-    for (const field of this.form.querySelectorAll("[aria-invalid=true]")) mark(field, "");
-    this.outcome("");
-  }
-
-  #complete() {
-    const missing = [...this.form.elements].filter((field) => field.required && !field.value);
-    if (missing.length) throw Object.assign(new Error(), { flaws: missing.map(({ name }) => ({ where: name, what: "This is needed." })) });
-  }
-
-  #fail(error) {
-    const rest = [];
-    let first = null;
-    for (const { where, what } of error.flaws ?? []) {
-      const field = this.form.elements.namedItem(where.replace(/^body\.?/, ""));
-      if (field) { mark(field, what); first ??= field; }
-      else rest.push(where === "body" ? what : `${where}: ${what}`);
-    }
-    if (first) {
-      const folded = first.closest("details");
-      if (folded) folded.open = true;
-      first.focus();
-    }
-    if (rest.length || !first) {
-      this.outcome([rest.length && first ? "" : error.message, ...rest].filter(Boolean).join(" "));
-      this.#outcome.classList.add("problem");
-    }
-  }
-}
-
-function mark(field, problem) {
-  field.setAttribute("aria-invalid", String(problem !== ""));
-  say(byId(`${field.id}-problem`), problem);
-}
-
-// What is no number goes as it is: the gateway says what is wrong with it.
-function asNumber(text) {
-  const number = Number(text);
-  return text.trim() === "" || Number.isNaN(number) ? text : number;
+function stage(all, run) {
+  if (run?.over) return `is over: ${count(run.sent)} sent, ${count(run.failed)} failed.`;
+  if (run && run.published >= all) return `is published, ${percent(run.progress)} of it sent or failed.`;
+  return `is being published: ${count(all)} messages.`;
 }
 
 function randomKey() {
@@ -137,5 +75,6 @@ function randomKey() {
 function drawSegments(text) {
   const { encoding, units, segments: made, alone, joined } = segments(text);
   const room = made === 1 ? alone : made * joined;
-  say(byId("send-segments"), `${count(made)} ${made === 1 ? "segment" : "segments"} · ${encoding} · ${count(units)} of ${count(room)}`);
+  const all = text ? made : 0;
+  say(byId("send-segments"), `${count(all)} ${all === 1 ? "segment" : "segments"} · ${encoding} · ${count(units)} of ${count(room)}`);
 }

@@ -3,22 +3,21 @@
 const MOST = 300;
 
 export class History {
-  // Columns: seconds since 1970, then settled/s, failed/s, queued, sending, bodies in the queues, p50, p95, p99.
-  columns = Array.from({ length: 9 }, () => []);
+  // Columns: seconds since 1970, then settled/s, failed/s, queued, sending, p50, p95, p99.
+  columns = Array.from({ length: 8 }, () => []);
   #before = null;
 
   take(now) {
     const [sent, failed] = this.#before ? [now.sent - this.#before.sent, now.failed - this.#before.failed] : [0, 0];
     const failing = sent + failed > 0 ? (now.rate_per_s * failed) / (sent + failed) : 0;
     this.#before = now;
-    const bodies = now.depths && Object.values(now.depths).reduce((sum, depth) => sum + depth, 0);
-    this.#add([now.rate_per_s, failing, now.queued, now.sending, bodies, now.p50_s, now.p95_s, now.p99_s]);
+    this.#add([now.rate_per_s, failing, now.queued, now.sending, now.p50_s, now.p95_s, now.p99_s]);
   }
 
   // The connection was lost: the lines break off.
   gap() {
     this.#before = null;
-    if (this.columns[0].length) this.#add(Array(8).fill(null));
+    if (this.columns[0].length) this.#add(Array(7).fill(null));
   }
 
   #add(values) {

@@ -30,6 +30,12 @@ export function startKeys(changed) {
   });
 }
 
+// Where keys come from. Those that `smsim keys` makes are kept in Redis, and a stand-in has none.
+export function tellOfKeys(standIn) {
+  byId("key-made").hidden = standIn;
+  byId("key-given").hidden = !standIn;
+}
+
 async function ask(problem) {
   const dialog = byId("key");
   const input = byId("key-value");

@@ -8,7 +8,8 @@ const LONGEST_WAIT_MS = 15_000;
 const SILENCE_MS = 8_000;
 
 // `check`: throws where the REST API can't be used (a browser isn't told why a WebSocket was refused).
-// `opened`: a connection is there. `take(events)`: some have come. `tell({state, why, retryAt})`: how it stands.
+// `opened`: a connection is there. `take(events)`: some have come. `tell({state, why, retryAt})`: how it
+// stands; "locked" where the gateway wants a key, or another one.
 // Returns what ends the present wait or connection: `again(reason)`.
 export function follow({ check, opened, take, tell }) {
   let wake = () => {};
@@ -27,13 +28,13 @@ export function follow({ check, opened, take, tell }) {
           opened();
         });
       } catch (error) {
-        why = error.message;
+        why = error.status === 401 ? "This gateway asks for an API key." : error.message;
         refused = error.status === 401 || error.status === 403;
       }
       socket = null;
       // Spread, so that all pages don't come back at the same moment. Without a good key only the user can help.
       const pause = wait * (0.75 + Math.random() / 2);
-      tell({ state: "offline", why, retryAt: refused ? null : Date.now() + pause });
+      tell({ state: refused ? "locked" : "offline", why, retryAt: refused ? null : Date.now() + pause });
       await new Promise((done) => { wake = done; if (!refused) setTimeout(done, pause); });
       tell({ state: "connecting" });
     }

@@ -3,29 +3,42 @@
 import { get } from "./api.js";
 import { arrange, byId, make, say } from "./dom.js";
 import { clock, count, took } from "./format.js";
-import { matcher } from "./messages.js";
+import { matcher, ofRun } from "./messages.js";
 import { painter } from "./paint.js";
+import { roving } from "./roving.js";
 import { details } from "./timeline.js";
 
+export const COUNTED = "Messages of large runs are counted, and not listed singly.";
 const MESSAGE_ID = /^[a-z0-9-]{1,40}\.\d{1,13}$/;
-const STEPS = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -Infinity, End: Infinity };
 
 export class Log {
   #messages;
   #rows = new Map();
   #frozen = null;
   #list = byId("log");
+  #rove = roving(this.#list, "summary");
+  #whyEmpty;
 
-  constructor(messages) {
+  // `whyEmpty()`: what to say while there is no message here at all.
+  constructor(messages, whyEmpty) {
     this.#messages = messages;
+    this.#whyEmpty = whyEmpty;
     this.paint = painter(() => this.#draw());
     byId("log-search").addEventListener("input", () => { say(byId("log-problem"), ""); this.paint(); });
     byId("log-search").addEventListener("keydown", (event) => { if (event.key === "Enter") this.#lookUp(); });
     byId("log-status").addEventListener("change", this.paint);
     byId("log-pause").addEventListener("click", () => this.#pause());
-    this.#list.addEventListener("keydown", (event) => this.#walk(event));
-    this.#list.addEventListener("focusin", (event) => this.#rove(event.target.closest("summary")));
     this.paint();
+  }
+
+  // Shows the messages of one run.
+  showRun(run) {
+    byId("log-search").value = ofRun(run);
+    byId("log-status").value = "";
+    say(byId("log-problem"), "");
+    this.#draw();
+    byId("log-title").focus();
+    byId("log-title").scrollIntoView({ block: "nearest" });
   }
 
   #draw() {
@@ -34,11 +47,11 @@ export class Log {
     const rows = shown.map((message) => this.#row(message));
     arrange(this.#list, rows.map((row) => row.item));
     for (const [uuid, row] of this.#rows) if (!row.item.isConnected) { this.#rows.delete(uuid); this.#messages.pin(uuid, false); }
-    if (!this.#list.querySelector('summary[tabindex="0"]')) this.#rove(this.#list.querySelector("summary"));
+    this.#rove();
     say(byId("log-count"), all.length ? (shown.length < all.length ? `${count(shown.length)} of ${count(all.length)}` : count(all.length)) : "");
     say(byId("log-empty"), shown.length ? "" : all.length
-      ? "No message here matches. Enter looks a message id up."
-      : "No messages yet: send one here, or with POST /sms. Messages of large runs are counted, and not listed singly.");
+      ? `No message here matches. Enter looks a message id up. ${COUNTED}`
+      : this.#whyEmpty());
   }
 
   #row(message) {
@@ -104,21 +117,5 @@ export class Log {
     this.#frozen = this.#frozen ? null : this.#messages.newestFirst();
     byId("log-pause").setAttribute("aria-pressed", String(this.#frozen !== null));
     this.paint();
-  }
-
-  // One row at a time is in the order of Tab, so that 500 rows are no 500 stops.
-  #rove(summary) {
-    if (!summary) return;
-    for (const other of this.#list.querySelectorAll('summary[tabindex="0"]')) if (other !== summary) other.tabIndex = -1;
-    summary.tabIndex = 0;
-  }
-
-  #walk(event) {
-    const step = STEPS[event.key];
-    if (step === undefined || event.target.tagName !== "SUMMARY") return;
-    event.preventDefault();
-    const all = [...this.#list.querySelectorAll("summary")];
-    const to = all.indexOf(event.target) + step;
-    all[Math.min(Math.max(to, 0), all.length - 1)].focus();
   }
 }

@@ -1,6 +1,7 @@
 // The messages of the log: the newest 500, each as far on as anything has told of it.
 
 const MOST = 500;
+const MOST_DROPPED = 20_000;
 const FIRST_CHECK_MS = 5_000;
 const LONGEST_CHECK_MS = 300_000;
 
@@ -16,9 +17,12 @@ export function place(status, attempt) {
 export class Messages {
   #all = new Map();
   #pinned = new Set();
+  // Of messages that were dropped for newer ones, later steps are none of the log's: they would come back as new.
+  #dropped = new Set();
 
-  // A step, as WS /events tells it.
+  // A step, as WS /events tells it. Null where the message was dropped.
   take({ uuid, run, status, attempt, at, number, text, time_s }) {
+    if (this.#dropped.has(uuid)) return null;
     const message = this.#of(uuid, run);
     message.number ??= number;
     message.text ??= text;
@@ -30,11 +34,12 @@ export class Messages {
 
   // The answer of GET /sms/{uuid}: the truth at that moment, which may be past by now.
   learn(view) {
+    this.#dropped.delete(view.uuid);
     const message = this.#of(view.uuid, view.run);
     Object.assign(message, { number: view.number, text: view.text, priority: view.priority });
     message.at = view.accepted_at ?? message.at;
     for (const step of view.steps) message.steps.set(`${step.status} ${step.attempt}`, step);
-    this.#move(message, view.status, view.attempts, view.steps.at(-1)?.time_s);
+    this.#move(message, view.status, view.attempts, view.steps.findLast((step) => step.status === view.status)?.time_s);
     return message;
   }
 
@@ -86,23 +91,34 @@ export class Messages {
   #move(message, status, attempt, time_s) {
     const to = place(status, attempt);
     if (to < message.place) return;
-    Object.assign(message, { status, attempt, place: to, took: time_s ?? (settled(status) ? message.took : null) });
+    // A send that failed and is followed by another took a while, too, but the message isn't through.
+    Object.assign(message, { status, attempt, place: to, took: settled(status) ? (time_s ?? message.took) : null });
   }
 
   #drop() {
     for (const uuid of this.#all.keys()) {
       if (this.#pinned.has(uuid)) continue;
       this.#all.delete(uuid);
+      this.#dropped.add(uuid);
+      if (this.#dropped.size > MOST_DROPPED) this.#dropped.delete(this.#dropped.values().next().value);
       return;
     }
   }
 }
 
-// Whether every word is found in a message, in any case.
+const OF_RUN = "run:";
+
+// What to search for to find the messages of a run.
+export const ofRun = (run) => OF_RUN + run;
+
+// Whether every word is found in a message, in any case. The word run:NAME is found in those of this run.
 export function matcher(query, status) {
-  const words = query.toLowerCase().split(/\s+/).filter(Boolean);
+  const all = query.toLowerCase().split(/\s+/).filter(Boolean);
+  const runs = all.filter((word) => word.startsWith(OF_RUN)).map((word) => word.slice(OF_RUN.length));
+  const words = all.filter((word) => !word.startsWith(OF_RUN));
   return (message) => {
     if (status && message.status !== status) return false;
+    if (!runs.every((run) => message.run === run)) return false;
     if (!words.length) return true;
     message.words ??= `${message.uuid} ${message.number ?? ""} ${message.text ?? ""}`.toLowerCase();
     return words.every((word) => message.words.includes(word));

@@ -8,7 +8,7 @@ const LABELS = { queued: "Queued", sending: "Sending", sent: "Sent", failed: "Fa
 
 export function details(message) {
   const facts = make("dl", { class: "facts" });
-  const fact = (name, value) => value != null && facts.append(make("dt", {}, name), make("dd", {}, String(value)));
+  const fact = (name, value) => value != null && facts.append(make("div", {}, make("dt", {}, name), make("dd", {}, String(value))));
   fact("Message id", message.uuid);
   fact("Number", message.number);
   fact("Priority", message.priority);

@@ -1,0 +1,76 @@
+"""The ledger in Redis: hashes for counters, strings of two bits a message for states, one Lua call a change."""
+
+from typing import Any, cast
+
+from common.ledger import keys
+from common.ledger.port import SENDER_SILENCE_S, SenderStatus, Snapshot
+from common.ledger.redis.calls import unknown
+from common.ledger.redis.messages import RedisMessages
+from common.ledger.redis.runs import RedisRuns
+from common.redis_client import answer_of
+
+_COUNTERS = (
+    *("published", "sending", "sent", "failed", "retried", "ambiguous", "rejected"),
+    *("total_time_us", "total", "started_us", "last_settled_us"),
+)
+
+
+class RedisLedger(RedisRuns, RedisMessages):
+    """Runs, their messages, and the senders, in Redis.
+
+    What must belong together is read by one command. A transaction would do as well, but Redis refuses to begin one
+    when it is out of memory, and that is when somebody must be able to look.
+    """
+
+    async def reject(self, bodies: int) -> None:
+        await answer_of(lambda: self._redis.hincrby(keys.STATS, "rejected", bodies))
+
+    async def heartbeat(self, sender: str, slots: int, in_flight: int) -> None:
+        await self._call(
+            "heartbeat", [keys.SENDERS, keys.sender(sender)], [sender, slots, in_flight, self._ttl_s]
+        )
+
+    async def goodbye(self, sender: str) -> None:
+        await answer_of(lambda: self._redis.zrem(keys.SENDERS, sender))
+
+    async def snapshot(self, run: str | None = None) -> Snapshot:
+        counters_key = keys.STATS if run is None else keys.run(run)
+        latency_key = keys.LATENCY if run is None else keys.latency(run)
+
+        async def read() -> list[Any]:
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.hgetall(counters_key)
+            pipe.hgetall(latency_key)
+            pipe.zrangebyscore(keys.SENDERS, "-inf", "+inf", withscores=True)
+            pipe.time()
+            return await pipe.execute()
+
+        counters, latency, senders, (seconds, micros) = await answer_of(read)
+        if run is not None and b"started_us" not in counters:
+            raise unknown(run)
+        now_us = seconds * 1_000_000 + micros
+        values = {name: int(counters.get(name.encode(), 0)) for name in _COUNTERS}
+        alive = [name.decode() for name, seen in senders if now_us - seen < SENDER_SILENCE_S * 1e6]
+        return Snapshot(
+            **values,
+            now_us=now_us,
+            latency={int(bucket): int(count) for bucket, count in latency.items()},
+            senders=await self._senders(alive),
+        )
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def _senders(self, names: list[str]) -> dict[str, SenderStatus]:
+        async def read() -> list[dict[bytes, bytes]]:
+            pipe = self._redis.pipeline(transaction=False)
+            for name in names:
+                pipe.hgetall(keys.sender(name))
+            return cast(list[dict[bytes, bytes]], await pipe.execute())
+
+        hashes = await answer_of(read) if names else []
+        fields = SenderStatus.__dataclass_fields__
+        return {
+            name: SenderStatus(**{f: int(values.get(f.encode(), 0)) for f in fields})
+            for name, values in zip(names, hashes, strict=True)
+        }

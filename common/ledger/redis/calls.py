@@ -1,0 +1,52 @@
+"""What the sides of the ledger in Redis share: the client, its scripts, and calls that are repeated until answered."""
+
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
+
+from common.errors import UnknownRun
+from common.ledger import keys
+from common.redis_client import answer_of
+
+_SCRIPTS = (
+    *("begin", "resume", "leave", "announce", "confirm", "cut", "forget", "age", "runs", "newest"),
+    *("claim", "settle", "release", "withdraw", "mark", "heartbeat"),
+)
+
+
+class RedisCalls:
+    """Calls of the scripts in lua/. `run_ttl_s` is how long a settled run is kept."""
+
+    def __init__(self, client: Redis, run_ttl_s: float = 7 * 86_400) -> None:
+        self._redis = client
+        self._ttl_s = max(1, int(run_ttl_s))
+        lua = files("common.ledger") / "lua"
+        names = f"local RUN_KEY, OPEN_RUNS = '{keys.run('')}', '{keys.OPEN_RUNS}'\n"
+        prelude = names + (lua / "prelude.lua").read_text()
+        self._scripts: dict[str, AsyncScript] = {
+            name: client.register_script(prelude + (lua / f"{name}.lua").read_text()) for name in _SCRIPTS
+        }
+
+    async def _call(self, script: str, script_keys: Sequence[str], args: Sequence[Any]) -> Any:
+        return (await self._call_noting_loss(script, script_keys, lambda _: args))[0]
+
+    async def _call_noting_loss(
+        self, script: str, script_keys: Sequence[str], args: Callable[[bool], Sequence[Any]]
+    ) -> tuple[Any, bool]:
+        """The script's answer, and whether an earlier try may have been carried out without one."""
+        tries = 0
+
+        async def once() -> Any:
+            nonlocal tries
+            tries += 1
+            return await self._scripts[script](keys=script_keys, args=args(tries > 1))
+
+        return await answer_of(once), tries > 1
+
+
+def unknown(run: str) -> UnknownRun:
+    """The error for a run that is not there."""
+    return UnknownRun(f"no run {run} in the ledger")

@@ -1,0 +1,218 @@
+"""The ledger in Redis, the side of the messages: two bits of state each, in pieces, one Lua call a change."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.ledger import keys
+from common.ledger.latency import histogram
+from common.ledger.masks import PIECE_MESSAGES, Pairs, Segment, by_piece, pairs_at, segments, unpack
+from common.ledger.port import Outcomes, Standing
+from common.ledger.redis.calls import RedisCalls, unknown
+from common.messages import Outcome, Seqs, State
+from common.redis_client import answer_of
+
+
+class RedisMessages(RedisCalls):
+    """Messages, and what becomes of them."""
+
+    async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> NDArray[np.uint8]:
+        standing = np.zeros(seqs.size, np.uint8)
+        await asyncio.gather(
+            *(self._claim(run, piece, seqs, at, redelivered, standing) for piece, at in by_piece(seqs))
+        )
+        return standing
+
+    async def settle(self, run: str, outcomes: Outcomes, sender: str = "", again: bool = False) -> None:
+        await asyncio.gather(
+            *(
+                self._settle(run, piece, outcomes.where(at), sender, again)
+                for piece, at in by_piece(outcomes.seqs)
+            )
+        )
+
+    async def release(self, run: str, seqs: Seqs, again: bool = False) -> None:
+        for piece, at in by_piece(seqs):
+            await self._release(run, piece, seqs[at] - piece * PIECE_MESSAGES, again)
+
+    async def withdraw(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
+        withdrawn = np.zeros(seqs.size, np.bool_)
+        for piece, at in by_piece(seqs):
+            withdrawn[at] = await self._withdraw(run, piece, seqs[at])
+        return withdrawn
+
+    async def states(self, run: str, seqs: Seqs) -> NDArray[np.uint8]:
+        # Four messages to a byte; of each piece, the bytes that its seqs fall into.
+        parts = [(piece, at, seqs[at] - piece * PIECE_MESSAGES) for piece, at in by_piece(seqs)]
+
+        async def read() -> list[Any]:
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.exists(keys.run(run))
+            for piece, _, offsets in parts:
+                pipe.getrange(f"{keys.states(run)}{piece}", int(offsets.min()) >> 2, int(offsets.max()) >> 2)
+            return await pipe.execute()
+
+        known, *found = await answer_of(read)
+        if not known:
+            raise unknown(run)
+        states = np.zeros(seqs.size, np.uint8)
+        for (_, at, offsets), quads in zip(parts, found, strict=True):
+            first = int(offsets.min()) >> 2
+            pairs = unpack(quads.ljust((int(offsets.max()) >> 2) - first + 1, b"\0"))
+            states[at] = pairs[offsets - (first << 2)]
+        return states
+
+    async def unsettled(self, run: str) -> AsyncIterator[Seqs]:
+        announced = await self._announced(run)
+        for piece in sorted({*range(-(-announced // PIECE_MESSAGES)), *await self._pieces(run)}):
+            base = piece * PIECE_MESSAGES
+            seqs = np.arange(base, min(base + PIECE_MESSAGES, announced))
+            seqs = np.concatenate([seqs, await self._unannounced(run, piece, announced)])
+            seqs = seqs[await self.states(run, seqs) < State.SENT]
+            if seqs.size:
+                yield seqs
+
+    async def recount(self, run: str) -> dict[str, int]:
+        published = announced = await self._announced(run)
+        counts = np.zeros(4, np.int64)
+        for piece in await self._pieces(run):
+            words = await answer_of(partial(self._redis.get, f"{keys.states(run)}{piece}"))
+            counts += np.bincount(unpack(words or b""), minlength=4)
+            published += (await self._unannounced(run, piece, announced)).size
+        by_state = {s.name.lower(): int(counts[s]) for s in (State.SENDING, State.SENT, State.FAILED)}
+        return {"published": published, **by_state}
+
+    async def _claim(
+        self,
+        run: str,
+        piece: int,
+        seqs: Seqs,
+        at: NDArray[np.intp] | slice,
+        redelivered: bool,
+        standing: NDArray[np.uint8],
+    ) -> None:
+        # A claim whose answer was lost may have been carried out: what it then finds sending is ours.
+        states, lost = await self._take(
+            "claim", run, piece, seqs[at], [], lambda lost: int(redelivered or lost)
+        )
+        if states is None:
+            return
+        found = np.full(states.size, Standing.SETTLED, np.uint8)
+        found[states == State.QUEUED] = Standing.NEW
+        found[states == State.SENDING] = Standing.AMBIGUOUS if redelivered or lost else Standing.DUPLICATE
+        standing[at] = found
+
+    async def _withdraw(self, run: str, piece: int, seqs: Seqs) -> NDArray[np.bool_]:
+        more_keys = [keys.LATENCY, keys.latency(run)]
+        states, lost = await self._take("withdraw", run, piece, seqs, more_keys, lambda _: self._ttl_s)
+        if states is None:
+            return np.ones(seqs.size, np.bool_)
+        withdrawn: NDArray[np.bool_] = states == State.QUEUED
+        if lost:
+            # It may have been carried out: what it then finds failed was failed by it.
+            withdrawn |= states == State.FAILED
+        return withdrawn
+
+    async def _take(
+        self,
+        script: str,
+        run: str,
+        piece: int,
+        seqs: Seqs,
+        more_keys: list[str],
+        own: Callable[[bool], int],
+    ) -> tuple[Pairs | None, bool]:
+        """What messages of one piece were before a script took those that were queued, None if all were.
+
+        And whether an earlier try may have been carried out. `own` is the one argument that each script has its own of.
+        """
+        base = piece * PIECE_MESSAGES
+        offsets = seqs - base
+        parts = segments(offsets, [np.ones(offsets.size, np.uint8)])
+        take_keys = [
+            *(keys.STATS, keys.run(run), keys.RUNS, f"{keys.states(run)}{piece}"),
+            *(keys.pieces(run), f"{keys.unannounced(run)}{piece}", *more_keys),
+        ]
+        tail: list[Any] = []
+        for part in parts:
+            tail += [part.first_word, part.messages, *part.columns]
+        upto = int(seqs.max())
+        answers, lost = await self._call_noting_loss(
+            script, take_keys, lambda lost: [run, piece, base, upto, own(lost), PIECE_MESSAGES, *tail]
+        )
+        return pairs_at(offsets, parts, answers) if any(answers) else None, lost
+
+    async def _settle(self, run: str, piece: int, outcomes: Outcomes, sender: str, again: bool) -> None:
+        """Settles one piece: all at once if all is sending, as it nearly always is; else sorts that out first."""
+        settle_keys = [
+            *(keys.STATS, keys.run(run), f"{keys.states(run)}{piece}"),
+            *(keys.LATENCY, keys.latency(run), keys.sender(sender)),
+        ]
+        while outcomes.seqs.size:
+            offsets = outcomes.seqs - piece * PIECE_MESSAGES
+            mask = np.ones(offsets.size, np.uint8)
+            parts = segments(offsets, [mask, outcomes.outcomes ^ np.uint8(State.SENDING)])
+            was, again = await self._try_to_settle(settle_keys, outcomes, parts, sender, again)
+            if not was:
+                return
+            states = pairs_at(offsets, parts, was)
+            open_still = (states < State.SENT) & (states != outcomes.outcomes)
+            outcomes, states = outcomes.where(open_still), states[open_still]
+            given_back = outcomes.seqs[states == State.QUEUED]
+            if given_back.size:
+                # Somebody gave them back, and yet they were sent: they are ours again, to settle them.
+                await self.claim(run, given_back, redelivered=True)
+
+    async def _try_to_settle(
+        self, settle_keys: list[str], outcomes: Outcomes, parts: list[Segment], sender: str, again: bool
+    ) -> tuple[list[bytes], bool]:
+        """The script's answer, and whether the next try is one of those that may have been carried out before."""
+        args = self._settle_args(outcomes, sender)
+        for part in parts:
+            args += [part.first_word, *part.columns]
+        was, lost = await self._call_noting_loss(
+            "settle", settle_keys, lambda lost: [outcomes.ambiguous_count(again or lost), *args]
+        )
+        return was, again or lost
+
+    def _settle_args(self, outcomes: Outcomes, sender: str) -> list[Any]:
+        final = outcomes.times_us[outcomes.outcomes >= Outcome.SENT]
+        buckets = histogram(final)
+        args: list[Any] = [*outcomes.counts(), int(final.sum()), self._ttl_s, int(bool(sender)), len(buckets)]
+        for bucket, count in buckets.items():
+            args += [bucket, count]
+        return args
+
+    async def _release(self, run: str, piece: int, offsets: Seqs, again: bool) -> None:
+        """Releases messages of one piece."""
+        args: list[Any] = []
+        for part in segments(offsets, [np.ones(offsets.size, np.uint8)]):
+            args += [part.first_word, *part.columns]
+        release_keys = [keys.STATS, keys.run(run), f"{keys.states(run)}{piece}"]
+        await self._call_noting_loss("release", release_keys, lambda lost: [int(again or lost), *args])
+
+    async def _announced(self, run: str) -> int:
+        """How far a run is announced. Raises UnknownRun."""
+        started, announced = await answer_of(
+            lambda: self._redis.hmget(keys.run(run), ["started_us", "announced"])
+        )
+        if started is None:
+            raise unknown(run)
+        return int(announced or 0)
+
+    async def _pieces(self, run: str) -> list[int]:
+        """The pieces of which a message was ever claimed."""
+        return sorted(int(piece) for piece in await answer_of(lambda: self._redis.smembers(keys.pieces(run))))
+
+    async def _unannounced(self, run: str, piece: int, announced: int) -> Seqs:
+        """The seqs of a piece, at or above `announced`, that were counted with no announcement; ascending."""
+        base = piece * PIECE_MESSAGES
+        if base + PIECE_MESSAGES <= announced:
+            return np.zeros(0, np.int64)
+        bits = await answer_of(lambda: self._redis.get(f"{keys.unannounced(run)}{piece}"))
+        counted = base + np.flatnonzero(np.unpackbits(np.frombuffer(bits or b"", np.uint8)))
+        return counted[counted >= announced]

@@ -1,0 +1,144 @@
+"""The ledger in Redis, the side of the runs: how they begin, how far they are published, and how they end."""
+
+import secrets
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import LedgerLost, RunBusy, RunExists, RunOpen
+from common.ledger import keys
+from common.ledger.masks import PIECE_MESSAGES, by_piece
+from common.ledger.port import LOST, NEVER_BEGUN, PRODUCER_SILENCE_S, Publication, Resumable
+from common.ledger.redis.calls import RedisCalls, unknown
+from common.messages import Seqs
+from common.redis_client import answer_of
+
+MARKS_A_CALL = 5_000
+# Names of runs that are looked at in one call, so that no call holds Redis for long; and those among which each look at
+# the newest ones finds some that have expired, wherever they stand.
+NAMES_A_CALL = 1_000
+NAMES_ASIDE = 100
+
+
+class RedisRuns(RedisCalls):
+    """Runs, and what a producer and an operator do with them."""
+
+    # Where the look for expired runs, some at a time, goes on.
+    _aside = 0
+
+    async def begin(self, run: str, recipe: str, total: int, producer: str) -> None:
+        begin_keys = [keys.run(run), keys.RUNS, keys.STATS, keys.forgotten(run)]
+        if not await self._call("begin", begin_keys, [run, recipe, total, producer]):
+            raise RunExists(
+                f"run {run} exists already: choose another name, or go on with it by --resume {run}"
+            )
+
+    async def resume(self, run: str, producer: str) -> Resumable:
+        answer = await self._call("resume", [keys.run(run)], [producer, int(PRODUCER_SILENCE_S * 1e6)])
+        if not answer:
+            raise unknown(run)
+        if len(answer) == 1:
+            raise RunBusy(f"run {run} is being published by {answer[0].decode()}: wait until it has ended")
+        recipe, total, announced, confirmed = answer
+        return Resumable(recipe.decode(), total, announced, confirmed)
+
+    async def leave(self, run: str, producer: str) -> None:
+        await self._call("leave", [keys.run(run)], [producer])
+
+    async def announce(self, run: str, first: int, count: int) -> None:
+        answer = await self._call(
+            "announce", [keys.STATS, keys.run(run), keys.RUNS], [run, first, count, PIECE_MESSAGES]
+        )
+        if answer >= 0:
+            raise LedgerLost(LOST.format(answer, first - 1, run))
+
+    async def confirm(self, run: str, upto: int) -> None:
+        await self._call("confirm", [keys.run(run)], [upto])
+
+    async def cut(self, run: str) -> None:
+        if not await self._call("cut", [keys.run(run)], [self._ttl_s]):
+            raise unknown(run)
+
+    async def forget(self, run: str) -> None:
+        forget_keys = [keys.run(run), keys.RUNS, keys.forgotten(run)]
+        # The token tells a repeat of this call, whose first answer was lost, from a second call.
+        args = [run, self._ttl_s, secrets.token_hex(8)]
+        match await self._call("forget", forget_keys, args):
+            case [-2]:
+                raise RunOpen(NEVER_BEGUN.format(run))
+            case [published, settled, total]:
+                raise RunOpen(
+                    f"run {run} is not over: {max(total, published)} messages, {published} published,"
+                    f" {settled} settled"
+                )
+            case [_]:
+                raise unknown(run)
+
+    async def age_s(self, run: str) -> float:
+        age_us: int = await self._call("age", [keys.STATS, keys.run(run), keys.RUNS], [run])
+        return age_us / 1e6
+
+    async def runs(self, newest: int | None = None) -> list[str]:
+        if newest is None:
+            return await self._listed(keys.RUNS)
+        self._aside, _ = await self._page(keys.RUNS, self._aside, NAMES_ASIDE)
+        while True:
+            found, expired = await self._call("newest", [keys.RUNS], [newest])
+            if not expired:
+                return [name.decode() for name in reversed(found)]
+
+    async def open_runs(self) -> list[str]:
+        return await self._listed(keys.OPEN_RUNS)
+
+    async def _listed(self, key: str) -> list[str]:
+        """The runs of a sorted set, in its order, read a page at a time."""
+        began, at = dict[str, float](), 0
+        while True:
+            at, page = await self._page(key, at, NAMES_A_CALL)
+            began.update(page)
+            if at == 0:
+                return sorted(began, key=lambda name: (began[name], name))
+
+    async def _page(self, key: str, at: int, names: int) -> tuple[int, dict[str, float]]:
+        """Where the next page begins, 0 after the last one; and the runs of this one, with when they began."""
+        beyond, found = await self._call("runs", [key], [at, names])
+        return int(beyond), {
+            name.decode(): float(began) for name, began in zip(found[::2], found[1::2], strict=True)
+        }
+
+    async def publication(self, run: str) -> Publication:
+        async def read() -> list[Any]:
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.hgetall(keys.run(run))
+            pipe.time()
+            return await pipe.execute()
+
+        values, (seconds, micros) = await answer_of(read)
+        if not values:
+            raise unknown(run)
+        silent_us = seconds * 1_000_000 + micros - int(values.get(b"producer_seen_us", 0))
+        total, announced, confirmed = (
+            int(values.get(name, 0)) for name in (b"total", b"announced", b"confirmed")
+        )
+        publishing = silent_us < PRODUCER_SILENCE_S * 1e6 and (total == 0 or confirmed < total)
+        return Publication(values.get(b"recipe", b"").decode(), total, announced, confirmed, publishing)
+
+    async def replayed(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
+        marked = np.zeros(seqs.size, np.bool_)
+        for piece, at in by_piece(seqs):
+            bits = await answer_of(partial(self._redis.get, f"{keys.replayed(run)}{piece}"))
+            # SETBIT counts from the highest bit of each byte.
+            standing = np.unpackbits(np.frombuffer(bits or b"", np.uint8))
+            offsets = seqs[at] - piece * PIECE_MESSAGES
+            inside = offsets < standing.size
+            marked[at] = inside & (standing[np.where(inside, offsets, 0)] == 1) if standing.size else False
+        return marked
+
+    async def mark_replayed(self, run: str, seqs: Seqs) -> None:
+        for piece, at in by_piece(seqs):
+            offsets = (seqs[at] - piece * PIECE_MESSAGES).tolist()
+            mark_keys = [keys.run(run), f"{keys.replayed(run)}{piece}"]
+            for i in range(0, len(offsets), MARKS_A_CALL):
+                await self._call("mark", mark_keys, offsets[i : i + MARKS_A_CALL])

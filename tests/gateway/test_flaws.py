@@ -1,0 +1,212 @@
+"""What a client is told of its mistakes: all of them, each with its place, in words, and no number or text repeated."""
+
+import json
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from gateway import array_items
+from gateway.array_items import items_of
+from gateway.flaws import MOST_FLAWS
+from tests.gateway.running import NUMBER, running
+
+GOOD = {"number": NUMBER, "text": "hello"}
+JSON = {"Content-Type": "application/json"}
+NDJSON = {"Content-Type": "application/x-ndjson"}
+LENGTH = "must be a string of 1 to 1,600 characters"
+
+
+def told(problem: Any) -> list[tuple[str, str]]:
+    return [(flaw["where"], flaw["what"]) for flaw in problem["errors"]]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "flaws"),
+    [
+        ("/sms", [], [("body", "must be an object")]),
+        ("/sms", {}, [("body.number", "is missing"), ("body.text", "is missing")]),
+        (
+            "/sms",
+            {"number": "+1234", "text": "", "priority": "high", "callback_url": 5, "txt": "a"},
+            [
+                ("body.number", "too short for its country"),
+                ("body.text", LENGTH),
+                ("body.priority", "must be normal or urgent"),
+                ("body.callback_url", "must be a string of up to 2,000 characters"),
+                ("body.txt", "is not known here, only number, text, priority, callback_url"),
+            ],
+        ),
+        (
+            "/sms",
+            {**GOOD, NUMBER: "hello"},
+            [("body", "a name that is not known here, only number, text, priority, callback_url")],
+        ),
+        (
+            "/runs",
+            {"num_messages": 0, "batch_size": "1", "run": "NO"},
+            [
+                ("body.num_messages", "must be a whole number from 1 to 10,000,000"),
+                ("body.batch_size", "must be a whole number from 1 to 10,000"),
+                ("body.run", "must be 1 to 40 small letters, digits and hyphens"),
+            ],
+        ),
+        (
+            "/sms/batch",
+            [
+                GOOD,
+                {"number": "+1234", "text": 7},
+                {**GOOD, "number": "12"},
+                None,
+                {**GOOD, "priority": "urgent"},
+            ],
+            [
+                ("body[1].number", "too short for its country"),
+                ("body[1].text", LENGTH),
+                ("body[2].number", "not in international form: begin with + and the country code"),
+                ("body[3]", "must be an object"),
+                ("body[4].priority", "is not known here, only number, text, callback_url"),
+            ],
+        ),
+        ("/sms/batch", {}, [("body", "must be an array of messages")]),
+        ("/sms/batch", [], [("body", "has no messages")]),
+    ],
+)
+async def test_all_that_is_wrong_is_told(path: str, body: Any, flaws: list[tuple[str, str]]) -> None:
+    """Each flaw with its place; nothing is accepted, and what was sent is not repeated."""
+    async with running(sends=False) as gateway:
+        status, problem = await gateway.post(path, body)
+        assert (status, told(problem)) == (422, flaws)
+        assert problem["detail"].startswith(": ".join(flaws[0]))
+        assert NUMBER not in json.dumps(problem)
+        assert (await gateway.ledger.snapshot()).published == 0
+        if path == "/sms/batch" and body and isinstance(body, list):
+            lines = "".join(json.dumps(item) + "\n" for item in body)
+            status, problem = await gateway.post(path, data=lines.encode(), headers=NDJSON)
+            assert (status, told(problem)) == (422, flaws)
+
+
+async def test_so_many_flaws_and_no_more() -> None:
+    """Of a batch that is all wrong, the first hundred."""
+    async with running(sends=False) as gateway:
+        for text, times in (("", 2 * MOST_FLAWS), ("", 20_000)):
+            status, problem = await gateway.post("/sms/batch", [{**GOOD, "text": text}] * times)
+            assert (status, len(problem["errors"])) == (422, MOST_FLAWS)
+            assert problem["errors"][-1]["where"] == f"body[{MOST_FLAWS - 1}].text"
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (b"", "it is empty"),
+        (b" \n", "it is empty"),
+        (b'{"number": ', "it ends too early"),
+        (b'{"number"! ', "expected ':'"),
+        (b'{"number": "\xff"}', "it is not UTF-8"),
+        (b'{"number": 1} {', "trailing characters"),
+    ],
+)
+async def test_why_it_is_no_json(body: bytes, what: str) -> None:
+    """In words of ours, or of the parser's without its prefix."""
+    async with running(sends=False) as gateway:
+        status, problem = await gateway.post("/sms", data=body, headers=JSON)
+        assert status == 400
+        assert what in problem["detail"]
+        assert problem["detail"] == f"body {problem['errors'][0]['what']}"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "known"),
+    [
+        ("GET", "/events?{}", "only run, uuid, status"),
+        ("GET", "/runs?{}", "only limit"),
+        ("GET", "/stats?{}", "leave it out"),
+        ("GET", "/health?{}", "leave it out"),
+        ("GET", "/inbox?{}", "only to, limit"),
+        ("POST", "/sms?{}", "leave it out"),
+        ("POST", "/sms/batch?{}", "only priority, track"),
+    ],
+)
+async def test_unknown_query_parameters(method: str, path: str, known: str) -> None:
+    """Refused everywhere, by name and with what is known; a typing error changes nothing in silence."""
+    async with running(stand_in=True, sends=False) as gateway:
+        path = path.format("trak=true")
+        async with gateway.http.request(method, path, json=[GOOD] if method == "POST" else None) as answer:
+            problem = await answer.json(content_type=None)
+        assert (answer.status, [flaw["where"] for flaw in problem["errors"]]) == (422, ["query.trak"])
+        assert problem["errors"][0]["what"].endswith(known)
+        assert (await gateway.ledger.snapshot()).published == 0
+
+
+async def test_unknown_query_parameters_of_a_websocket() -> None:
+    """It is closed with the reason."""
+    async with (
+        running(sends=False) as gateway,
+        connect(f"ws://127.0.0.1:{gateway.port}/events?foo=1") as socket,
+    ):
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()
+        assert socket.close_code == 1008
+        assert socket.close_reason == "query.foo: is not known here, only run, uuid, status"
+
+
+async def test_json_ends_with_a_line_end_and_says_where_to_look() -> None:
+    """Answers and problems alike, each on a line of its own; 202 has a Location that leads to what was accepted."""
+    async with running(stand_in=True, gateway_cors_origins="https://a.example") as gateway:
+        asked: list[tuple[str, str, Any]] = [
+            ("POST", "/sms", GOOD),
+            ("POST", "/sms/batch", [GOOD]),
+            ("POST", "/runs", {"num_messages": 1}),
+            *(
+                ("GET", path, None)
+                for path in ("/stats", "/runs", "/inbox", "/health", "/ready", "/openapi.json")
+            ),
+            ("GET", "/nowhere", None),
+        ]
+        for method, path, body in asked:
+            async with gateway.http.request(method, path, json=body) as answer:
+                said = await answer.read()
+            assert said.endswith(b"}\n"), path
+            assert said.count(b"\n") == 1
+            if method == "POST":
+                assert answer.status == 202
+                place = answer.headers["Location"]
+                key = "uuid" if path == "/sms" else "run"
+                assert place.endswith("/" + json.loads(said)[key])
+                assert (await gateway.get(place))[0] == 200
+
+
+async def test_a_tracked_batch_was_accepted_before_it_was_sent() -> None:
+    """Its first step is the acceptance, at the time that `accepted_at` says."""
+    async with running() as gateway:
+        status, answer = await gateway.post("/sms/batch?track=true", [GOOD] * 20)
+        assert status == 202
+        for uuid in answer["ids"]:
+            seen = await gateway.ends(uuid)
+            assert seen["steps"][0]["status"] == "queued"
+            assert seen["steps"][0]["at"] == seen["accepted_at"] <= seen["sending_at"]
+
+
+@pytest.mark.parametrize("window", [64, 256, 100_000])
+def test_an_array_is_cut_into_its_items(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever a window ends: between items, in the middle of a number, of a text, of a character."""
+    monkeypatch.setattr(array_items, "WINDOW_BYTES", window)
+    items = [
+        *(k * 1.5 for k in range(40)),
+        *('ä,]"\\' * k for k in range(6)),
+        {"a": [{}, "]"]},
+        None,
+        True,
+        -1e30,
+    ] * 5
+    for indent in (None, 1):
+        body = json.dumps(items, ensure_ascii=False, indent=indent).encode()
+        assert [json.loads(item) for item in items_of(body)] == items
+
+
+@pytest.mark.parametrize("body", [b"", b" ", b"{}", b"[", b"[]", b"null", b"[" * 100_000])
+def test_no_items(body: bytes) -> None:
+    """Of what is no array, or has none, or is broken."""
+    assert list(items_of(body)) == []
+    assert list(items_of(b'[1, {"a": 2}, ' + body)) == [b"1", b'{"a": 2}']

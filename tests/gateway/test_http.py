@@ -1,0 +1,328 @@
+"""HTTP/1.1 at its edges, on real sockets: pipelining, heads without end, early answers, clients that go."""
+
+import asyncio
+import contextlib
+import gzip
+import json
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway import routing, server
+from gateway.bodies import read_body
+from gateway.events import hub as hub_module
+from gateway.events import protocols
+from gateway.events.protocols import LARGEST_HEAD_BYTES
+from gateway.keys.authenticator import Authenticator
+from gateway.keys.memory import MemoryApiKeys
+from gateway.operations import Answer, Operation
+from gateway.routing import routes_of
+from gateway.server import serving
+from tests.gateway.running import NUMBER, running
+from tests.gateway.streaming import streaming
+from tests.waiting import eventually
+
+GET = b"GET %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n"
+POST = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n%b\r\n"
+LIMIT_BYTES = 100_000
+
+
+class Talk:
+    """A client of one connection, in bytes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self.writer = reader, writer
+
+    async def say(self, *said: bytes) -> "Talk":
+        self.writer.write(b"".join(said))
+        await self.writer.drain()
+        return self
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body of the next answer."""
+        async with asyncio.timeout(60):
+            first, *lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+            body = await self._reader.readexactly(int(headers.get("content-length", "0")))
+        return int(first.split()[1]), headers, body
+
+    async def at_end(self) -> bool:
+        """Whether the server has ended the connection and no more answers come."""
+        async with asyncio.timeout(60):
+            return await self._reader.read() == b""
+
+    async def says_until_cut_off(self, said: bytes) -> None:
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(60):
+                while True:
+                    await self.say(said)
+                    await asyncio.sleep(0)
+
+    async def heard(self, some: bytes) -> None:
+        async with asyncio.timeout(60):
+            await self._reader.readuntil(some)
+
+
+async def talk(port: int) -> Talk:
+    return Talk(*await asyncio.open_connection("127.0.0.1", port))
+
+
+class Served:
+    """An application under test: /echo, /unread, and /held, which answers once it is let."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.let = asyncio.Event()
+        self.held = 0
+
+    async def echo(self, request: Request) -> Response:
+        return Response(await read_body(request, LIMIT_BYTES))
+
+    async def unread(self, _: Request) -> Response:
+        return Response(b"no", 401)
+
+    async def hold(self, _: Request) -> Response:
+        self.held += 1
+        await self.let.wait()
+        return Response(b"at last")
+
+    def app(self) -> Starlette:
+        handlers = {"/echo": self.echo, "/unread": self.unread, "/held": self.hold}
+        operations = [
+            Operation(method, path, handler, None, "test", "test", {200: Answer("it")})
+            for path, handler in handlers.items()
+            for method in ("GET", "POST")
+        ]
+        return Starlette(
+            routes=routes_of(operations, Authenticator(MemoryApiKeys(), False, None), lambda *_: None)
+        )
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    served = Served()
+    async with serving(served.app(), "127.0.0.1", 0) as served.port:
+        yield served
+        served.let.set()
+
+
+def length(body: bytes) -> bytes:
+    return b"Content-Length: %d\r\n" % len(body)
+
+
+async def test_a_stream_with_a_request_behind_it_ends_with_its_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its place is free again, as without one."""
+    monkeypatch.setattr(hub_module, "LOOK_EVERY_S", 0.05)
+    async with streaming() as it:
+        client = await (await talk(it.port)).say(GET % (b"/events", b""), GET % (b"/runs", b""))
+        await client.heard(b"retry:")
+        await eventually(lambda: it.hub.subscribers == 1)
+        client.writer.transport.abort()
+        await eventually(lambda: it.hub.subscribers == 0)
+
+
+async def test_a_wait_with_a_request_behind_it_ends_with_its_client() -> None:
+    """The same of GET /inbox/wait."""
+    async with running(stand_in=True, sends=False) as it:
+        inbox = next(part for part in it.gateway._background if hasattr(part, "waiting"))
+        waits = GET % (b"/inbox/wait?to=358401234567&timeout=60", b"")
+        client = await (await talk(it.port)).say(waits, GET % (b"/health", b""))
+        await eventually(lambda: inbox.waiting == 1)
+        client.writer.transport.abort()
+        await eventually(lambda: inbox.waiting == 0)
+
+
+async def test_pipelined_requests_are_answered_in_order(served: Served) -> None:
+    """Those with bodies too, and the connection stays."""
+    one, two = b"1" * 70_000, b"2"
+    client = await talk(served.port)
+    for _ in range(2):
+        await client.say(POST % (b"/echo", length(one)), one, POST % (b"/echo", length(two)), two)
+        await client.say(GET % (b"/unread", b""))
+        answers = [await client.answer() for _ in range(3)]
+        assert [(status, body) for status, _, body in answers] == [(200, one), (200, two), (401, b"no")]
+        assert not any("connection" in headers for _, headers, _ in answers)
+
+
+@pytest.mark.parametrize(("path_bytes", "header_bytes"), [(20, LARGEST_HEAD_BYTES), (LARGEST_HEAD_BYTES, 20)])
+async def test_a_head_that_is_too_large_is_refused(
+    served: Served, path_bytes: int, header_bytes: int
+) -> None:
+    """By a problem that says so, whether it is the URL or a header, and the connection ends."""
+    path = b"/" + b"p" * path_bytes
+    client = await (await talk(served.port)).say(GET % (path, b"X: %b\r\n" % (b"x" * header_bytes)))
+    status, headers, body = await client.answer()
+    assert (status, headers["content-type"]) == (431, "application/problem+json")
+    assert headers["connection"] == "close"
+    assert "64 KiB" in json.loads(body)["detail"]
+    assert await client.at_end()
+
+
+async def test_a_large_head_is_served(served: Served) -> None:
+    """All that is below the limit, also behind a large body, also in several pieces."""
+    large = b"X: %b\r\n" % (b"x" * (LARGEST_HEAD_BYTES - 1000))
+    body = b"b" * LIMIT_BYTES
+    client = await talk(served.port)
+    await client.say(POST % (b"/echo", length(body) + large), body, GET % (b"/echo", large))
+    assert (await client.answer())[2] == body
+    assert (await client.answer())[0] == 200
+    for piece in (b"GET /echo HTTP/1.1\r\nHost: localhost\r\n", large[:50], large[50:], b"\r\n"):
+        await client.say(piece)
+    assert (await client.answer())[0] == 200
+
+
+@pytest.mark.parametrize(
+    "begins",
+    [
+        b"GET /echo HTTP/1.1\r\nHost: localhost\r\nX: ",
+        b"GET /",
+        POST % (b"/echo", b"Transfer-Encoding: chunked\r\n") + b"1\r\na\r\n0\r\nX: ",
+    ],
+    ids=["header", "URL", "trailer"],
+)
+async def test_a_head_without_end_is_refused(served: Served, begins: bytes) -> None:
+    """Not kept in memory until its client has said all: it never says it."""
+    client = await (await talk(served.port)).say(begins)
+    said = asyncio.create_task(client.say(b"x" * 20 * LARGEST_HEAD_BYTES))
+    status, _, _ = await client.answer()
+    assert status == 431
+    assert await client.at_end()
+    await asyncio.gather(said, return_exceptions=True)
+
+
+async def test_many_small_headers_are_refused_too(served: Served) -> None:
+    """What counts is all of them."""
+    client = await (await talk(served.port)).say(GET % (b"/echo", b"A: b\r\n" * 20_000))
+    assert (await client.answer())[0] == 431
+
+
+@pytest.mark.parametrize(
+    "said", [b"nonsense\r\n\r\n", GET % (b"/echo", b"X: %b\r\n" % (b"x" * LARGEST_HEAD_BYTES))]
+)
+async def test_what_is_refused_behind_a_request_does_not_disturb_it(served: Served, said: bytes) -> None:
+    """Its answer comes whole; then the connection ends."""
+    client = await (await talk(served.port)).say(GET % (b"/held", b""), said)
+    await eventually(lambda: served.held == 1)
+    served.let.set()
+    assert (await client.answer())[2] == b"at last"
+    assert await client.at_end()
+
+
+async def test_nonsense_is_answered_by_a_problem(served: Served) -> None:
+    """As all that is refused."""
+    client = await (await talk(served.port)).say(b"nonsense\r\n\r\n")
+    status, headers, _ = await client.answer()
+    assert (status, headers["content-type"]) == (400, "application/problem+json")
+    assert await client.at_end()
+
+
+@pytest.mark.parametrize("path", [b"/echo", b"/unread"])
+async def test_an_answer_before_the_body_is_there_is_the_last(
+    served: Served, path: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client can read it though it sends on; what it sends is read no more after a while."""
+    monkeypatch.setattr(protocols, "MOST_THROWN_AWAY_BYTES", 1024 * 1024)
+    chunk = b"10000\r\n%b\r\n" % (b"c" * 0x10000)
+    client = await (await talk(served.port)).say(
+        POST % (path, b"Transfer-Encoding: chunked\r\n"), chunk, chunk
+    )
+    status, headers, _ = await client.answer()
+    assert (status, headers["connection"]) == (413 if path == b"/echo" else 401, "close")
+    await client.says_until_cut_off(chunk)
+
+
+async def test_who_stops_sending_after_an_early_answer_is_let_go(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is not kept for the body that never came."""
+    monkeypatch.setattr(protocols, "LINGER_S", 0.05)
+    client = await (await talk(served.port)).say(POST % (b"/unread", b"Content-Length: 9\r\n"))
+    assert (await client.answer())[1]["connection"] == "close"
+    assert await client.at_end()
+    await client.says_until_cut_off(b"x")
+
+
+@pytest.mark.parametrize("behind", [[], [b"ab"], [b"ab", b"cd"]])
+async def test_a_client_that_sends_no_more_gets_its_answers(served: Served, behind: list[bytes]) -> None:
+    """As `nc -N` does: all that it asked for, then the end."""
+    requests = [GET % (b"/held", b""), *(POST % (b"/echo", length(body)) + body for body in behind)]
+    client = await (await talk(served.port)).say(*requests)
+    client.writer.write_eof()
+    # So that the server has seen the end too when it answers, on this event loop.
+    await eventually(lambda: served.held == 1)
+    await (await (await talk(served.port)).say(GET % (b"/unread", b""))).answer()
+    served.let.set()
+    assert [(await client.answer())[2] for _ in requests] == [b"at last", *behind]
+    assert await client.at_end()
+
+
+async def test_a_body_that_breaks_off_is_not_waited_for(served: Served) -> None:
+    """There is no answer to half a request."""
+    client = await (await talk(served.port)).say(POST % (b"/echo", b"Content-Length: 9\r\n"), b"half")
+    client.writer.write_eof()
+    assert await client.at_end()
+
+
+@pytest.mark.parametrize("half_closes_first", [True, False])
+async def test_a_stream_ends_with_a_client_that_sends_no_more(half_closes_first: bool) -> None:
+    """It has most likely gone."""
+    async with streaming() as it:
+        client = await talk(it.port)
+        client.writer.write(GET % (b"/events", b""))
+        if not half_closes_first:
+            await client.heard(b"retry:")
+        client.writer.write_eof()
+        async with asyncio.timeout(60):
+            await client._reader.read()
+        await eventually(lambda: it.hub.subscribers == 0)
+
+
+async def test_a_compressed_body_is_refused_as_such() -> None:
+    """415 says what is wrong and what to do; what is not compressed may say so."""
+    body = json.dumps({"number": NUMBER, "text": "hello"}).encode()
+    async with running(sends=False) as it:
+        for encoding, data, expected in (("gzip", gzip.compress(body), 415), ("identity", body, 202)):
+            headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+            status, answer = await it.post("/sms", data=data, headers=headers)
+            assert status == expected
+        status, answer = await it.post(
+            "/sms/batch", data=gzip.compress(body), headers={**headers, "Content-Encoding": "gzip"}
+        )
+        assert status == 415
+        assert "without Content-Encoding" in answer["detail"]
+
+
+async def test_a_request_that_the_end_leaves_no_time_hears_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """503 as a problem, with Retry-After, and no traceback in the log."""
+    monkeypatch.setattr(server, "GRACE_S", 0.05)
+    served = Served()
+    with caplog.at_level(logging.INFO):
+        async with serving(served.app(), "127.0.0.1", 0) as port:
+            client = await (await talk(port)).say(GET % (b"/held", b""))
+            await eventually(lambda: served.held == 1)
+        status, headers, body = await client.answer()
+    assert (status, headers["content-type"]) == (503, "application/problem+json")
+    assert (headers["retry-after"], headers["connection"]) == ("2", "close")
+    assert "Idempotency-Key" in json.loads(body)["detail"]
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_a_request_that_is_cancelled_otherwise_is_not_answered() -> None:
+    """Only the server's end is told as such."""
+
+    async def handler(_: Request) -> Response:
+        raise asyncio.CancelledError
+
+    operation = Operation("GET", "/it", handler, None, "test", "test", {})
+    endpoint = routing._endpoint(operation, Authenticator(MemoryApiKeys(), False, None), lambda *_: None)
+    scope = {"type": "http", "method": "GET", "path": "/it", "query_string": b"", "headers": []}
+    with pytest.raises(asyncio.CancelledError):
+        await endpoint(Request(scope))

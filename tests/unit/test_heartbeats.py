@@ -1,0 +1,67 @@
+"""Heartbeats outlive a ledger that refuses for a moment, as while its password is being changed."""
+
+import asyncio
+
+import pytest
+
+from common.errors import Refused, SmsimError, Unavailable
+from common.ledger import heard
+from common.ledger.heard import heard_of
+from common.ledger.memory import MemoryLedger
+from common.ledger.port import Snapshot
+from gateway import cli
+from tests.waiting import eventually
+
+
+class Moody(MemoryLedger):
+    """Refuses every second time."""
+
+    def __init__(self, error: SmsimError) -> None:
+        super().__init__()
+        self.error = error
+        self.asked = 0
+        self.confirmed = 0
+
+    def _mood(self) -> None:
+        self.asked += 1
+        if self.asked % 2:
+            raise self.error
+
+    async def snapshot(self, run: str | None = None) -> Snapshot:
+        self._mood()
+        return await super().snapshot(run)
+
+    async def confirm(self, run: str, beyond: int) -> None:
+        self._mood()
+        self.confirmed += 1
+
+
+@pytest.fixture(params=[Refused("Redis refuses"), Unavailable("Redis is away")], ids=["refused", "away"])
+def moody(request: pytest.FixtureRequest) -> Moody:
+    return Moody(request.param)
+
+
+async def test_the_gateway_is_healthy_again_once_redis_answers(
+    moody: Moody, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It beats when it is answered, and only then."""
+    beats: list[float] = []
+    monkeypatch.setattr(cli, "beat", beats.append)
+    monkeypatch.setattr(cli, "BEAT_EVERY_S", 0.01)
+    beating = asyncio.create_task(cli._beat(moody))
+    await eventually(lambda: len(beats) >= 3)
+    assert not beating.done()
+    assert len(beats) == moody.asked // 2
+    assert "heartbeat_failed" in caplog.text
+    beating.cancel()
+    await asyncio.gather(beating, return_exceptions=True)
+
+
+async def test_a_producer_is_heard_of_again_once_redis_answers(
+    moody: Moody, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else its run would be free for another after a while."""
+    monkeypatch.setattr(heard, "EVERY_S", 0.01)
+    async with heard_of(moody, "run"):
+        await eventually(lambda: moody.confirmed >= 3)
+    assert "producer_unheard" in caplog.text

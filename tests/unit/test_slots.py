@@ -1,0 +1,93 @@
+"""sender/slots.py: who may begin how many sends."""
+
+import pytest
+
+from common.messages import Lane
+from sender.slots import Slots
+
+BULK, URGENT = Lane.BULK, Lane.URGENT
+
+
+def having(slots: Slots, lane: Lane, count: int) -> None:
+    slots.came(lane, count)
+    slots.take(lane, count)
+
+
+@pytest.mark.parametrize(("slots", "total"), [(1, 2), (9, 10), (10, 11), (100, 110)])
+def test_a_tenth_and_at_least_one_comes_on_top(slots: int, total: int) -> None:
+    """Bulk messages have as many as was said, urgent ones all."""
+    pool = Slots(slots)
+    assert (pool.most(BULK), pool.most(URGENT), pool.total) == (slots, total, total)
+    assert (pool.free(BULK), pool.free(URGENT)) == (slots, total)
+
+
+def test_bulk_messages_leave_those_kept_for_urgent_ones() -> None:
+    """With all of their own in use there is room for urgent ones only."""
+    pool = Slots(20)
+    having(pool, BULK, 20)
+    assert (pool.free(BULK), pool.free(URGENT), pool.in_use(BULK)) == (0, 2, 20)
+
+
+def test_urgent_messages_may_have_all() -> None:
+    """And then there are none for bulk ones."""
+    pool = Slots(20)
+    having(pool, URGENT, 22)
+    assert (pool.free(BULK), pool.free(URGENT)) == (0, 0)
+
+
+def test_a_tenth_in_urgent_use_takes_nothing_from_bulk() -> None:
+    """Only what urgent messages have beyond it counts."""
+    pool = Slots(20)
+    having(pool, URGENT, 2)
+    assert pool.free(BULK) == 20
+    having(pool, URGENT, 5)
+    assert pool.free(BULK) == 15
+
+
+def test_what_comes_free_goes_to_urgent_messages_that_wait() -> None:
+    """Bulk ones have what those leave."""
+    pool = Slots(20)
+    having(pool, BULK, 20)
+    having(pool, URGENT, 2)
+    pool.came(URGENT, 3)
+    pool.give(BULK, 2)
+    assert (pool.free(BULK), pool.free(URGENT)) == (0, 2)
+    pool.give(BULK, 2)
+    assert (pool.free(BULK), pool.free(URGENT)) == (1, 4)
+    pool.take(URGENT, 3)
+    assert (pool.free(BULK), pool.free(URGENT)) == (1, 1)
+
+
+def test_free_is_never_below_none() -> None:
+    """However many wait."""
+    pool = Slots(1)
+    pool.came(URGENT, 100)
+    assert (pool.free(BULK), pool.free(URGENT)) == (0, 2)
+
+
+def test_who_may_have_more_room_is_woken() -> None:
+    """Whoever gives, for itself, and the other lane if it waits; not if it does not."""
+    pool = Slots(1)
+
+    def woken() -> set[Lane]:
+        lanes = {lane for lane, event in pool.changed.items() if event.is_set()}
+        for event in pool.changed.values():
+            event.clear()
+        return lanes
+
+    having(pool, BULK, 1)
+    assert woken() == {BULK}
+    pool.give(BULK, 1)
+    assert woken() == {BULK}
+    pool.came(URGENT, 3)
+    having(pool, BULK, 1)
+    assert woken() == {BULK, URGENT}
+    pool.give(BULK, 1)
+    assert woken() == {BULK, URGENT}
+    pool.left(URGENT, 1)
+    assert woken() == set()
+    pool.came(BULK, 1)
+    woken()
+    pool.left(URGENT, 2)
+    assert woken() == {BULK}, "what urgent messages no longer wait for is theirs"
+    assert pool.waiting(URGENT) == 0
