@@ -52,7 +52,7 @@ async def connect_redis(settings: Settings, connect_timeout_s: float) -> Redis:
         )  # says what is wrong with the file, if anything is
         ca_file = str(settings.redis_ca_file) if settings.redis_ca_file else None
         tls = {"connection_class": SSLConnection, "ssl_ca_certs": ca_file}
-    # The client's own retries are off: a repeated claim would read as somebody else's (DESIGN.md §6).
+    # The client's own retries are off: a repeated claim would read as somebody else's, unless its caller knows.
     # Whoever finds no free connection waits: an error would read as a lost answer.
     pool = BlockingConnectionPool(
         max_connections=CONNECTIONS,

@@ -1,7 +1,5 @@
 """Every Redis key and channel of the project, in one place."""
 
-PREFIX = "sms:"
-
 STATS = "sms:stats"  # hash: the counters of all runs together
 LATENCY = "sms:latency"  # hash: histogram bucket -> count, all runs
 RUNS = "sms:runs"  # sorted set: run -> when it began, Unix time in microseconds

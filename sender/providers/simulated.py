@@ -2,7 +2,7 @@
 
 All draws of a group are made at once, and its sends sorted by when they end. A timer wheel, with one timer of the
 event loop for each tick, holds a slice of the group for each tick: a task or timer a message would level off at
-some 40,000 messages a second (DESIGN.md §7).
+what docs/scaling.md shows of the version called plain.
 """
 
 import asyncio

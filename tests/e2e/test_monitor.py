@@ -8,7 +8,7 @@ from tests.e2e.pipeline import Pipeline
 from tests.e2e.processes import ROOT, run_to_end
 from tests.waiting import eventually
 
-# DESIGN.md §8
+# What programs read from the monitor's output: no field may go or change its name.
 FIELDS = {
     *("published", "queued", "sending", "sent", "failed", "retried", "ambiguous", "rejected", "senders"),
     *("avg_time_s", "p50_s", "p95_s", "p99_s", "rate_per_s", "elapsed_s", "eta_s"),

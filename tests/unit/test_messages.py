@@ -77,7 +77,7 @@ def test_a_batch_comes_back_as_it_went(batch: Batch) -> None:
 
 
 def test_the_body_is_the_documented_json() -> None:
-    """The wire form is DESIGN.md §4's, to the letter, so that any language can publish it."""
+    """The wire form is docs/wire-format.md's, to the letter, so that any language can publish it."""
     batch = Batch(run="20261121-072613-9f3a", messages=[Message(0, NUMBER, "text"), Message(1, NUMBER, "é")])
     assert json.loads(encode_batch(batch)) == {
         "run": "20261121-072613-9f3a",

@@ -13,7 +13,7 @@ from common.settings import Settings, load_settings, near_misses
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
 
-# DESIGN.md §8. None: unset.
+# The table of the README. None: unset.
 DEFAULTS = {
     "RABBITMQ_HOST": "localhost",
     "RABBITMQ_PORT": 5672,
@@ -73,7 +73,7 @@ def value_of(settings: Settings, variable: str) -> object:
 
 @pytest.mark.parametrize(("variable", "default"), DEFAULTS.items())
 def test_defaults(variable: str, default: object) -> None:
-    """Each setting's default is the one of DESIGN.md §8's table, or the README's."""
+    """Each setting's default is the one of the README's table."""
     assert value_of(load_settings(), variable) == default
 
 

@@ -45,7 +45,7 @@ SETTLED = Snapshot(
 
 
 def test_the_fields_are_those_of_the_design() -> None:
-    """Just DESIGN.md §8's, in its order, and all of them JSON."""
+    """Just those that the monitor promises, in that order, and all of them JSON."""
     fields = statistics(MIDDLE).as_json()
     assert list(fields) == FIELDS.split()
     assert json.loads(json.dumps(fields)) == fields

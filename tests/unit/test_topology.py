@@ -11,7 +11,7 @@ CLASSIC = Topology("sms_queue", "classic")
 
 
 def test_queue_names() -> None:
-    """The names of DESIGN.md §5, which operators see in RabbitMQ."""
+    """The names that operators see in RabbitMQ."""
     assert QUORUM.lane(Lane.BULK).name == "sms_queue"
     assert QUORUM.lane(Lane.URGENT).name == "sms_queue.urgent"
     assert QUORUM.rejected.name == "sms_queue.rejected"

@@ -1,4 +1,4 @@
-"""Publishes over one connection, with the broker's confirms in a window."""
+"""Publishes over one connection, each publish with its confirm."""
 
 import asyncio
 
