@@ -9,6 +9,7 @@ from random import Random
 from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP, Signals
 from typing import ClassVar
 
+from common.ledger.redis.calls import script_texts
 from common.messages import Lane
 from tests.chaos.plan import FLAKY, OUTAGES, STEADY, Wishes
 from tests.chaos.proxy import LostAnswers, Proxy
@@ -540,12 +541,5 @@ FAULTS: dict[str, type[Fault]] = {
 
 def _scripts() -> dict[str, str]:
     """The name of each script of the ledger and of the rate limit, by the SHA-1 that Redis knows it by."""
-    ledger = files("common.ledger") / "lua"
-    prelude = (ledger / "prelude.lua").read_text()
-    texts = {
-        entry.name.removesuffix(".lua"): prelude + entry.read_text()
-        for entry in ledger.iterdir()
-        if entry.name.endswith(".lua")
-    }
-    texts["take"] = (files("common.rate") / "take.lua").read_text()
+    texts = {**script_texts(), "take": (files("common.rate") / "take.lua").read_text()}
     return {hashlib.sha1(text.encode()).hexdigest(): name for name, text in texts.items()}

@@ -23,11 +23,8 @@ class RedisCalls:
     def __init__(self, client: Redis, run_ttl_s: float = 7 * 86_400) -> None:
         self._redis = client
         self._ttl_s = max(1, int(run_ttl_s))
-        lua = files("common.ledger") / "lua"
-        names = f"local RUN_KEY, OPEN_RUNS = '{keys.run('')}', '{keys.OPEN_RUNS}'\n"
-        prelude = names + (lua / "prelude.lua").read_text()
         self._scripts: dict[str, AsyncScript] = {
-            name: client.register_script(prelude + (lua / f"{name}.lua").read_text()) for name in _SCRIPTS
+            name: client.register_script(text) for name, text in script_texts().items()
         }
 
     async def _call(self, script: str, script_keys: Sequence[str], args: Sequence[Any]) -> Any:
@@ -45,6 +42,14 @@ class RedisCalls:
             return await self._scripts[script](keys=script_keys, args=args(tries > 1))
 
         return await answer_of(once), tries > 1
+
+
+def script_texts() -> dict[str, str]:
+    """Each script as Redis gets it, with what is put before all of them."""
+    lua = files("common.ledger") / "lua"
+    names = f"local RUN_KEY, OPEN_RUNS = '{keys.run('')}', '{keys.OPEN_RUNS}'\n"
+    prelude = names + (lua / "prelude.lua").read_text()
+    return {name: prelude + (lua / f"{name}.lua").read_text() for name in _SCRIPTS}
 
 
 def unknown(run: str) -> UnknownRun:
