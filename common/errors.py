@@ -7,7 +7,7 @@ SmsimError
 │   ├── RunBusy         another producer is publishing this run: wait for it
 │   └── RunOpen         the run is not over: wait until it is settled
 ├── Unavailable         a server can't be reached or can't serve now: try again later (exit code 1)
-│   └── LedgerLost      the ledger has lost what it was told of a run: it can't go on, another can begin
+│   └── LedgerLost      a run can't go on, since the ledger lost it or somebody ended it: another can begin
 ├── Refused             a server answered no, and will again: change the settings (exit code 1)
 ├── PublishFailed       a publish was not confirmed: publishing again is safe
 ├── StaleDelivery       the delivery's connection is gone, so it comes again: drop it
@@ -44,7 +44,7 @@ class Unavailable(SmsimError):
 
 
 class LedgerLost(Unavailable):
-    """The ledger no longer has what it was told of this run: Redis has lost writes. Another run may begin at once."""
+    """This run can't go on: Redis has lost writes of it, or somebody else has ended it. Another may begin at once."""
 
 
 class Refused(SmsimError):

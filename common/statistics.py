@@ -9,7 +9,7 @@ from common.ledger.port import Snapshot
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What the monitor tells, under the names that it has in JSON. Times in seconds; None for what can't be told yet."""
+    """What the monitor tells, under its names in JSON. Times in seconds; None for what can't be told yet."""
 
     published: int
     queued: int

@@ -4,7 +4,7 @@ where something is wrong with it.
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
@@ -20,6 +20,7 @@ from gateway.bodies import (
     decoded_or_flaws,
     decoded_or_none,
     media_type,
+    not_json,
     pieces,
 )
 from gateway.flaws import MOST_FLAWS, Check, refused
@@ -39,6 +40,8 @@ T = TypeVar("T")
 
 _items = msgspec.json.Decoder(list[BatchItem])
 _item = msgspec.json.Decoder(BatchItem)
+# Makes nothing of it: only whether it is JSON.
+_unlooked_at = msgspec.json.Decoder(msgspec.Raw)
 # An item that was read, or what is wrong with it; and what stands for the latter among the messages.
 _Read = BatchItem | list[Flaw]
 _NONE = Message(0, "", "")
@@ -121,48 +124,77 @@ async def _read(request: Request, take: Take, checks: Mapping[str, Check]) -> tu
     return items, body
 
 
+@dataclass(slots=True)
+class _Reading:
+    """Items that are read one by one. `is_over`: so many flaws are found that no more are told."""
+
+    checks: Mapping[str, Check]
+    items: list[_Read] = field(default_factory=list)
+    flaws: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        return self.flaws >= MOST_FLAWS
+
+    def add(self, said: bytes) -> None:
+        """One more. Problem 400 where it is no JSON, 413 where it is one too many."""
+        if len(self.items) >= MAX_BATCH_ITEMS:
+            raise _too_many()
+        item = decoded_or_flaws(said, _item, f"body[{len(self.items)}]", self.checks)
+        if isinstance(item, list):
+            self.flaws += len(item)
+        self.items.append(item)
+
+
 async def _one_by_one(body: bytes, checks: Mapping[str, Check]) -> list[_Read]:
-    """The items of an array that could not be read as a whole, until so many are wrong, or it is no JSON any more."""
-    items: list[_Read] = []
-    wrong = 0
+    """The items of an array that could not be read as a whole, until so much is wrong, or it is no JSON any more."""
+    reading = _Reading(checks)
     for piece in items_of(body):
-        items.append(_item_of(piece, len(items), checks))
-        wrong += not isinstance(items[-1], BatchItem)
-        if wrong >= MOST_FLAWS or len(items) > MAX_BATCH_ITEMS:
+        reading.add(piece)
+        if reading.is_over:
             break
-        if len(items) % SLICE == 0:
+        if len(reading.items) % SLICE == 0:
             await asyncio.sleep(0)
-    if not wrong:
-        raise refused([Flaw("body", "must be an array of messages")], NOTHING_ACCEPTED)
-    return items[:MAX_BATCH_ITEMS]
+    if not reading.flaws:
+        raise _unread(body, len(reading.items))
+    return reading.items
 
 
 async def _read_lines(request: Request, take: Take, checks: Mapping[str, Check]) -> tuple[list[_Read], bytes]:
-    items: list[_Read] = []
+    """The items, and the body: none of it where so much is wrong that the rest is not looked at."""
+    reading = _Reading(checks)
     read: list[bytes] = []
     rest = b""
     async for piece in pieces(request, LARGE_BYTES, take):
         read.append(piece)
         *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            _add_line(items, line, checks)
+        for few in slices(lines):
+            for line in few:
+                if line.strip():
+                    reading.add(line)
+                    if reading.is_over:
+                        return reading.items, b""
+            await asyncio.sleep(0)
         if len(rest) > SMALL_BYTES:
+            at = f"body[{len(reading.items)}]"
             what = f"a line of over {SMALL_BYTES} bytes: end each message with a line end"
-            raise Problem(413, f"body[{len(items)}]: {what}", [Flaw(f"body[{len(items)}]", what)])
-    _add_line(items, rest, checks)
-    return items, b"".join(read)
+            raise Problem(413, f"{at}: {what}", [Flaw(at, what)])
+    if rest.strip():
+        reading.add(rest)
+    return reading.items, b"".join(read)
 
 
-def _add_line(items: list[_Read], line: bytes, checks: Mapping[str, Check]) -> None:
-    if line.strip():
-        if len(items) >= MAX_BATCH_ITEMS:
-            raise _too_many()
-        items.append(_item_of(line, len(items), checks))
-
-
-def _item_of(said: bytes, at: int, checks: Mapping[str, Check]) -> _Read:
-    """An item, or what is wrong with it. Problem 400 where it is no JSON."""
-    return decoded_or_flaws(said, _item, f"body[{at}]", checks)
+def _unread(body: bytes, at: int) -> Problem:
+    """Why no item can be cut out of a body at a place, where all before it are well."""
+    if not body.lstrip().startswith(b"["):
+        return refused([Flaw("body", "must be an array of messages")], NOTHING_ACCEPTED)
+    try:
+        _unlooked_at.decode(body)
+    except RecursionError:
+        pass
+    except msgspec.DecodeError as error:
+        return not_json(error, body)
+    return refused([Flaw(f"body[{at}]", "too large or nested too deep")], NOTHING_ACCEPTED)
 
 
 def _too_many() -> Problem:

@@ -209,10 +209,12 @@ def _tracked(asked: bool | None, batch: BatchBody) -> bool:
 
 def _choice(request: Request, name: str, choices: dict[str, T], default: D) -> T | D:
     """One of a query parameter's values."""
-    value = request.query_params.get(name)
-    if value is None:
+    values = request.query_params.getlist(name)
+    if not values:
         return default
-    if value not in choices:
+    if len(values) > 1:
+        raise refused([Flaw(f"query.{name}", "given more than once: give one value")])
+    if values[0] not in choices:
         what = f"must be {' or '.join(choices)}"
         raise refused([Flaw(f"query.{name}", what)])
-    return choices[value]
+    return choices[values[0]]

@@ -115,25 +115,42 @@ def decoded_or_flaws(
     said = decoded_or_none(body, decoder, where)
     if said is not None:
         return said
-    flaws = flaws_in(decoded_or_none(body, _anything, where), decoder.type, where, checks)
+    try:
+        value = _decoded(body, _anything, where)
+    except msgspec.ValidationError:  # of what may be anything, only a number can be wrong
+        return [Flaw(where, "a number in it is too large")]
+    flaws = flaws_in(value, decoder.type, where, checks)
     return flaws or [Flaw(where, "can't be read: some name stands in it twice")]
 
 
 def decoded_or_none(body: bytes, decoder: "msgspec.json.Decoder[T]", where: str = "body") -> T | None:
     """What some JSON says; None if that is the wrong thing. Problem 400 for what is no JSON."""
     try:
-        return decoder.decode(body)
+        return _decoded(body, decoder, where)
     except msgspec.ValidationError:
         return None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        what = f"is no JSON: {no_json(error, body)}"
-        raise Problem(400, f"{where} {what}", [Flaw(where, what)]) from None
+
+
+def not_json(error: Exception, body: bytes, where: str = "body") -> Problem:
+    """Problem 400 for what can't be read as JSON."""
+    what = f"is no JSON: {no_json(error, body)}"
+    return Problem(400, f"{where} {what}", [Flaw(where, what)])
 
 
 async def decoded_body(request: Request, decoder: "msgspec.json.Decoder[T]") -> T:
     """What a small JSON body says."""
     media_type(request, JSON)
     return decoded(await read_body(request, SMALL_BYTES), decoder)
+
+
+def _decoded(body: bytes, decoder: "msgspec.json.Decoder[T]", where: str) -> T:
+    """What some JSON says. msgspec.ValidationError if that is the wrong thing, Problem 400 for what is no JSON."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise not_json(error, body, where) from None
 
 
 def _too_large(limit_bytes: int) -> Problem:

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -131,9 +132,9 @@ class Groups:
         gone, here = _parted(part)
         try:
             kept = bool(here) and await self._published([record for _, record in here], lane)
-        except Exception as error:  # noqa: BLE001  # whoever waits must hear of it
-            await self._refuse(part, error)
-            return
+        except Exception as error:  # whoever waits must hear, but only what is true of his message
+            log.error("publish_broke", exc_info=None if isinstance(error, SmsimError) else error)
+            kept = False
         if kept:
             late, here = _parted(here)
             self._answer(here)
@@ -184,13 +185,15 @@ class Groups:
     async def _withdraw(self, ours: list[Taken]) -> None:
         seqs, run = np.array([record.seq for _, record in ours], np.int64), ours[0][1].run
         withdrawn = (await persistently(lambda: self._ledger.withdraw(run, seqs))).tolist()
-        self._answer([one for one, is_lost in zip(ours, withdrawn, strict=True) if not is_lost])
+        sent_on = [one for one, is_lost in zip(ours, withdrawn, strict=True) if not is_lost]
+        self._answer(sent_on)
         lost = [one for one, is_lost in zip(ours, withdrawn, strict=True) if is_lost]
         records = [record for _, record in lost]
         await persistently(lambda: self._owing.withdraw(records))
         # Here, and not where the request is answered: that may be over.
         await asyncio.gather(
-            *(persistently(item.keyed.hold.release) for item, _ in lost if item.keyed is not None)
+            *(persistently(item.keyed.hold.release) for item, _ in lost if item.keyed is not None),
+            *(persistently(partial(_stands, item.keyed, record)) for item, record in sent_on if item.keyed),
         )
         for item, _ in lost:
             item.fail(Problem(503, NOT_KEPT, retry_after_s=RETRY_AFTER_S))
@@ -225,6 +228,10 @@ def _by_lane(group: Iterable[Taken]) -> list[tuple[Lane, list[Taken]]]:
     for one in group:
         parts.setdefault(one[1].lane, []).append(one)
     return list(parts.items())
+
+
+async def _stands(keyed: Keyed, record: Record) -> None:
+    await keyed.hold.done(keyed.answer(record))
 
 
 def _parted(group: Iterable[Taken]) -> tuple[list[Taken], list[Taken]]:

@@ -9,7 +9,8 @@ from common.messages import Lane
 from common.rate.port import RateLimit
 from sender.slots import Slots
 
-# The largest batch seen lately is the largest of the last whole period, or of this one. In reviews.
+# The largest batch seen lately is the largest of the last whole period, or of this one. And prefetch falls for want of
+# slots only after a whole period with fewer of them. In reviews.
 PERIOD_TURNS = 12
 # How much a sender holds ahead of a rate limit, in seconds of it.
 AHEAD_OF_LIMIT_S = 2.0
@@ -41,6 +42,7 @@ class Prefetch:
         self._most = slots.most(lane)
         self._step = math.ceil(self._most / STEPS)
         self._within_reach = 0
+        self._reach_of_period = 0
         self._deliveries = FIRST_PREFETCH
         self._largest_batch = 0
         self._largest_of_period = 0
@@ -56,7 +58,11 @@ class Prefetch:
 
     def follow(self) -> None:
         """Slots were taken, from the other lane maybe: asks for more at once if the lane can have more by now."""
-        if self._largest_batch and (reach := self._reach()) > self._within_reach:
+        if not self._largest_batch:
+            return
+        reach = self._reach()
+        self._reach_of_period = max(self._reach_of_period, reach)
+        if reach > self._within_reach:
             self._within_reach = reach
             if (base := self._base()) > self._deliveries:
                 self._set(base)
@@ -66,15 +72,19 @@ class Prefetch:
         are free, if some stood idle since the last time (else None), and the deliveries that wait for confirms only.
         """
         self._turns += 1
-        if self._turns % PERIOD_TURNS == 0 and self._largest_of_period:
+        period_ends = self._turns % PERIOD_TURNS == 0
+        if period_ends and self._largest_of_period:
             self._largest_batch, self._largest_of_period = self._largest_of_period, 0
         if self._largest_batch == 0:
             return
         reach = self._reach()
-        # What changes from one review to the next would make a new consumer each time.
-        fewer_slots = reach < self._within_reach - self._step
+        self._reach_of_period = max(self._reach_of_period, reach)
+        # Each fall makes a new consumer: slots that the other lane only takes for a while are no reason.
+        fewer_slots = period_ends and self._reach_of_period < self._within_reach - self._step
         if fewer_slots or reach > self._within_reach:
-            self._within_reach = reach
+            self._within_reach = self._reach_of_period
+        if period_ends:
+            self._reach_of_period = 0
         base = self._base() + _within_bounds(copying)
         wanted = max(self._deliveries, base)
         if fewer_slots:

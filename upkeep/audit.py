@@ -24,6 +24,8 @@ LOOK_AGAIN_S = 1.0
 # (dead_letter_worker_publisher_confirm_timeout, 180 s); till then no queue shows it.
 DEAD_LETTER_S = 190.0
 LOOKS = 3
+# How the sources of a gateway's runs begin in their recipes (gateway/session.py).
+GATEWAY = "gateway"
 
 
 @dataclass
@@ -50,8 +52,8 @@ class RunAudit:
     """What the audit says of a run.
 
     `differences`: counter -> (what the ledger's counter says, what was counted). `missing`: messages that are neither
-    sent nor failed, and in no queue. `unfinished`: its producer ended before all was published, and another can go on.
-    `queue`: the one that it goes through, if somebody said.
+    sent nor failed, and in no queue. `unfinished`: its producer ended before all was published, and another can go on:
+    `by_gateway`, only a gateway. `queue`: the one that it goes through, if somebody said.
     """
 
     run: str
@@ -66,6 +68,7 @@ class RunAudit:
     missing: int = 0
     repaired: int = 0
     unfinished: bool = False
+    by_gateway: bool = False
     queue: str | None = None
 
     @property
@@ -238,7 +241,9 @@ class _Comparison:
         recipe = _recipe(publication)
         self._publications[found.run] = publication
         found.queue = recipe.get("queue")
-        resumable = recipe.get("source") not in (None, SOURCE)
+        source = recipe.get("source")
+        resumable = source not in (None, SOURCE)
+        found.by_gateway = str(source).startswith(GATEWAY)
         # Of a gateway's session nobody knows how many messages it will have.
         coming = publication.total or publication.announced
         found.unfinished = resumable and publication.confirmed < coming
@@ -256,7 +261,8 @@ class _Comparison:
             await self._ledger.settle(found.run, failed(seqs))
             found.repaired += seqs.size
         publication = self._publications[found.run]
-        if publication.confirmed < publication.total and (self._by_name or not found.unfinished):
+        # What could be gone on with is given up by name only, also where nobody knows how many there will be.
+        if self._by_name if found.unfinished else publication.confirmed < publication.total:
             await self._ledger.cut(found.run)
             found.unfinished = False
 

@@ -212,8 +212,10 @@ def _of_run(run: RunAudit) -> str:
         how = "--repair" if run.queue else f"--repair --run {run.run}"
         words.append(f"{run.missing:,} ARE IN NO QUEUE ({how} settles them as failed)")
     if run.unfinished:
-        words.append(
-            f"its producer ended early: go on with producer.py --resume {run.run} (gateways finish their own),"
-            f" or give it up with smsim audit --repair --run {run.run}"
+        ended = (
+            "its gateway ended early: a gateway that runs finishes it"
+            if run.by_gateway
+            else f"its producer ended early: go on with producer.py --resume {run.run}"
         )
+        words.append(f"{ended}, or give it up with smsim audit --repair --run {run.run}")
     return "; ".join(words)

@@ -12,6 +12,7 @@ from common.ledger.latency import histogram
 from common.ledger.masks import PIECE_MESSAGES
 from common.ledger.memory_run import MemoryRun, Tally
 from common.ledger.port import (
+    ENDED,
     LOST,
     NEVER_BEGUN,
     SENDER_SILENCE_S,
@@ -73,6 +74,8 @@ class MemoryLedger:
             return
         upto = first + count
         if upto > known.announced:
+            if known.cut:
+                raise LedgerLost(ENDED.format(run))
             counted = sum(known.announced <= seq < upto for seq in known.unannounced)
             self._publish(known, upto - known.announced - counted)
             known.announced = upto

@@ -148,7 +148,8 @@ class Ledger(Protocol):
         """Before publishing: adds seqs `first` to `first + count - 1` to `published`.
 
         `first` is at most what was announced so far; what was announced before is not counted again. Raises LedgerLost
-        where there is a gap: the ledger has lost what it was told before.
+        where there is a gap, since the ledger has lost what it was told before; and where the run was cut and this is
+        new, since somebody else took its producer for dead and has ended it. Either way nothing changes.
         """
 
     async def confirm(self, run: str, upto: int) -> None:
@@ -156,6 +157,7 @@ class Ledger(Protocol):
 
     async def cut(self, run: str) -> None:
         """Nothing more of a run will be published: its total is what is announced, and all of that counts as confirmed.
+        Whoever would announce more of it from now on is refused.
 
         What is announced and in no queue stays queued: the caller settles it as failed. Raises UnknownRun.
         """
@@ -256,6 +258,10 @@ NEVER_BEGUN = (
 LOST = (
     "the ledger no longer knows of seqs {} to {} of run {}, which were announced: Redis has lost writes,"
     " by a failover, a FLUSHALL or a crash without appendfsync always"
+)
+ENDED = (
+    "run {} was ended meanwhile, by another gateway or smsim audit --repair:"
+    " nothing more can be published under its name"
 )
 SENDER_SILENCE_S = 10.0
 PRODUCER_SILENCE_S = 15.0

@@ -202,19 +202,26 @@ class Dispatcher:
             turn.end(None)
             await self._callbacks.put_off([(owed, 0.0)])
         else:
-            answer = None
             try:
-                ending = owed.ending or await self._ending(owed, status, heard)
-                answer, why = await poster.post(owed, ending)
-                await self._conclude(owed, ending, answer, why)
+                await self._conclude(owed, *await self._try(owed, turn, status, heard, poster))
             except Exception as error:  # noqa: BLE001  # one message must not end the deliveries of all others
                 log.error("callback_failed", extra={"uuid": owed.uuid, "reason": type(error).__name__})
                 await self._callbacks.put_off([(owed, LONGEST_PAUSE_S)])
-            finally:
-                turn.end(None if answer is None else answer is not Answer.FAILED)
         self._held.pop(owed.uuid, None)
         if len(self._held) == MOST_HELD - 2 * CHUNK:
             self._some.set()
+
+    async def _try(
+        self, owed: Owed, turn: Turn, status: Status, heard: Ending | None, poster: Poster
+    ) -> tuple[Ending, Answer, str]:
+        """Tries once. The turn is over with the answer: what Redis takes to note it says nothing of the host."""
+        answer = None
+        try:
+            ending = owed.ending or await self._ending(owed, status, heard)
+            answer, why = await poster.post(owed, ending)
+            return ending, answer, why
+        finally:
+            turn.end(None if answer is None else answer is not Answer.FAILED)
 
     async def _ending(self, owed: Owed, status: Status, heard: Ending | None) -> Ending:
         """How a message ended: what was heard, if the ledger agrees, else what the tracker has kept."""

@@ -114,6 +114,8 @@ class Turns:
                 if not turn._came.done():  # else whoever waited was cancelled
                     self._begin(turn, host)
             self._line_up(host)  # behind the others, or in the line where it belongs by now
+            if host.standing is not standing:
+                self._go_on(host.standing)
 
     def _begin(self, turn: Turn, host: _Host) -> None:
         host.under_way += 1

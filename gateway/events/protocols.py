@@ -76,8 +76,9 @@ class EventHttp(HttpToolsProtocol):
         self._may_stay = False
         self._read_bytes = 0
         self._head_bytes = 0  # no less than what has come since the last head or piece of a body
-        self._head_too_large = False
-        self._deaf = False
+        self._why: Problem | None = None  # what is wrong with a request that is no good
+        self._deaf = False  # what comes is thrown away
+        self._lingers = False  # and all is answered that will be
         self._thrown_away_bytes = 0
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -100,7 +101,7 @@ class EventHttp(HttpToolsProtocol):
         super().data_received(data)
         # The first read may have brought other things too. A head that is complete is measured, see below.
         if self._head_bytes > LARGEST_HEAD_BYTES + _READ_BYTES and not self._deaf:
-            self._head_too_large = True
+            self._why = _too_large()
             self.send_400_response("")
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
@@ -119,8 +120,14 @@ class EventHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Its head is there. Until its body is too, an answer is the connection's last."""
         if self._head_bytes > LARGEST_HEAD_BYTES and self._measured() > LARGEST_HEAD_BYTES:
-            self._head_too_large = True
-            raise _HeadTooLarge
+            self._why = _too_large()
+            raise _Refused
+        if self.parser.should_upgrade() and self._has_body():
+            # Its body would be skipped, or taken for the next request.
+            self._why = Problem(
+                400, "a request with a body can't ask for another protocol: send it without Upgrade"
+            )
+            raise _Refused
         self._head_bytes = 0
         before = self.cycle
         super().on_headers_complete()
@@ -158,10 +165,7 @@ class EventHttp(HttpToolsProtocol):
                 self._deaf = True
                 return
             _abandon(running)
-        problem = Problem(400, "this is no HTTP/1.1 request: send one")
-        if self._head_too_large:
-            most = f"{LARGEST_HEAD_BYTES // 1024} KiB"
-            problem = Problem(431, f"URL and headers are over {most}: send less in them")
+        problem = self._why or Problem(400, "this is no HTTP/1.1 request: send one")
         answer = problem.response()
         lines = [*self.server_state.default_headers, *answer.raw_headers, (b"connection", b"close")]
         head = b"".join(b"%b: %b\r\n" % line for line in lines)
@@ -175,6 +179,13 @@ class EventHttp(HttpToolsProtocol):
         super().shutdown()
         _tell(self._connection)
 
+    def handle_websocket_upgrade(self) -> None:
+        """The connection becomes a WebSocket; not behind what is being answered, which would lose its client."""
+        if self._running is None or self._running.response_complete:
+            super().handle_websocket_upgrade()
+        else:
+            self.send_400_response("")
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
         cycle.transport = cast(asyncio.Transport, self._answering)
@@ -184,7 +195,7 @@ class EventHttp(HttpToolsProtocol):
         """Whether no request waits for its answer, of those that are there whole and don't stream."""
         running = self._running
         return (
-            self._deaf
+            self._lingers
             or running is None
             or running.response_complete
             or running is self._arriving
@@ -194,6 +205,10 @@ class EventHttp(HttpToolsProtocol):
     def _measured(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
+    def _has_body(self) -> bool:
+        fields = dict(self.headers)
+        return b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0"
+
     def _close_after_answer(self) -> None:
         if self._deaf or self._arriving is self._running:
             self._linger()
@@ -202,7 +217,7 @@ class EventHttp(HttpToolsProtocol):
 
     def _linger(self) -> None:
         """Closes once the client has read the answer: hears nothing more of it, but lets it send for a while."""
-        self._deaf = True
+        self._deaf = self._lingers = True
         self._unset_keepalive_if_required()
         if not self.transport.is_closing():
             self.transport.write_eof()
@@ -210,8 +225,12 @@ class EventHttp(HttpToolsProtocol):
             self.loop.call_later(LINGER_S, self.transport.close)
 
 
-class _HeadTooLarge(Exception):
+class _Refused(Exception):
     """Ends the parser."""
+
+
+def _too_large() -> Problem:
+    return Problem(431, f"URL and headers are over {LARGEST_HEAD_BYTES // 1024} KiB: send less in them")
 
 
 class EventWebSocket(WebSocketsSansIOProtocol):

@@ -163,7 +163,11 @@ class _Runs:
         self._old = set(self._names) if self._old is None else self._old
         self._forget_all_but(self._names)
         due = iter(self._due(time.monotonic()))
-        await asyncio.gather(*(self._look_at_each(due, tell) for _ in range(AT_A_TIME)))
+        looks = (self._look_at_each(due, tell) for _ in range(AT_A_TIME))
+        # All to their end: a run that is noted as seen must have been told of.
+        for error in await asyncio.gather(*looks, return_exceptions=True):
+            if error is not None:
+                raise error
 
     async def _that_may_move(self) -> list[str]:
         """The newest runs, oldest first; before them, where there are more, those that go on, in any order."""

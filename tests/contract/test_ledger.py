@@ -105,6 +105,37 @@ async def test_an_announcement_leaves_no_gap(ledger: Ledger) -> None:
     assert await ledger.runs() == [RUN]
 
 
+@pytest.mark.parametrize("total", [0, 100])
+async def test_nothing_more_is_announced_of_a_run_that_was_cut(ledger: Ledger, total: int) -> None:
+    """Its producer slept, and somebody ended it: what nobody would look at must not be added, and nothing changes. An
+    announcement from before, whose answer was lost, succeeds when it is repeated.
+    """
+    await ledger.begin(RUN, "", total, "p")
+    await ledger.announce(RUN, 0, 10)
+    await ledger.cut(RUN)
+    for first, count in ((10, 5), (5, 6)):
+        with pytest.raises(LedgerLost, match=f"run {RUN} was ended meanwhile"):
+            await ledger.announce(RUN, first, count)
+    with pytest.raises(LedgerLost, match="10 to 11"):
+        await ledger.announce(RUN, 12, 5)
+    for first, count in ((0, 10), (5, 5), (2, 3)):
+        await ledger.announce(RUN, first, count)
+    assert counters(await ledger.snapshot(RUN)) == (10, 10, 0, 0, 0)
+    far = await ledger.publication(RUN)
+    assert (far.total, far.announced, far.confirmed, far.publishing) == (10, 10, 10, False)
+
+
+async def test_a_name_that_was_cut_and_forgotten_is_free_again(ledger: Ledger) -> None:
+    """Of the new run as much is announced as one likes."""
+    await ledger.begin(RUN, "", 4, "p")
+    await ledger.cut(RUN)
+    await ledger.forget(RUN)
+    await ledger.announce(RUN, 0, 2)
+    await ledger.begin(RUN, "", 4, "p")
+    await ledger.announce(RUN, 0, 4)
+    assert (await ledger.snapshot(RUN)).published == 4
+
+
 async def test_a_claim_tells_what_each_message_is(ledger: Ledger) -> None:
     """New, settled, in hand elsewhere, or begun by a holder before us: in the order that was asked in."""
     await begun(ledger, 6)

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from common.errors import RunOpen, UnknownRun
+from common.errors import LedgerLost, RunOpen, UnknownRun
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Ledger, Outcomes, Publication, Standing
 from common.ledger.redis import RedisLedger
@@ -114,6 +114,10 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(upto=st.integers(BASE - 5, BEYOND), twice=st.booleans())
     def announce(self, upto: int, twice: bool) -> None:
         for _ in range(1 + twice):
+            if self.run and self.run.cut and upto > self.run.announced:
+                with pytest.raises(LedgerLost):
+                    self.call(self.ledger.announce(RUN, 0, upto))
+                return
             self.call(self.ledger.announce(RUN, 0, upto))
         if self.run:
             self.run.announced = max(self.run.announced, upto)

@@ -10,7 +10,14 @@ import pytest
 
 from common.broker.port import Delivery, Shelf
 from common.broker.rabbitmq import RabbitBroker, connect_broker
-from common.broker.rabbitmq.link import QueueStatus, look_at
+from common.broker.rabbitmq.link import (
+    QueueStatus,
+    declare,
+    look_at,
+    open_channel,
+    open_connection,
+    parameters,
+)
 from common.broker.topology import Queue, Topology
 from common.errors import PublishFailed, Refused, Unavailable
 from common.messages import Batch, Lane, Message
@@ -36,10 +43,27 @@ async def test_a_queue_of_another_type_is_refused_by_name(rabbit_server: RabbitS
     first = RabbitBroker(rabbit_settings(rabbit_server, queue_name=queue, queue_type="classic"), "test")
     await first.start()
     await first.close()
-    with pytest.raises(Refused, match=rf"queue {queue}\S* .*QUEUE_TYPE=quorum"):
+    with pytest.raises(
+        Refused, match=rf"queue {queue}\S* .*QUEUE_TYPE=quorum: set QUEUE_TYPE back if it was changed"
+    ):
         await connect_broker(
             rabbit_settings(rabbit_server, queue_name=queue, queue_type="quorum"), "test", 30
         )
+
+
+async def test_a_queue_of_an_older_version_is_refused_by_name(rabbit_server: RabbitServer) -> None:
+    """Its type is right and another argument is not: the error names the queue, and what to do about it."""
+    name = f"older-{secrets.token_hex(4)}"
+    settings = rabbit_settings(rabbit_server, queue_name=name)
+    rejected = Topology(name).rejected
+    older = {key: value for key, value in rejected.arguments.items() if key != "x-delivery-limit"}
+    assert older != rejected.arguments
+    connection, closed = await open_connection(parameters(settings, "test")[0])
+    await declare(*await open_channel(connection), Queue(rejected.name, older))
+    connection.close()
+    await closed
+    with pytest.raises(Refused, match=rf"queue {rejected.name} .*else empty and delete the queue"):
+        await connect_broker(settings, "test", 30)
 
 
 async def test_a_wrong_password_is_refused_at_once(rabbit_server: RabbitServer) -> None:

@@ -45,6 +45,21 @@ async def test_a_killed_producer_is_resumed(pipeline: Pipeline) -> None:
     assert (await pipeline.ledger.snapshot("broken-off")).published == total
 
 
+async def test_a_producer_whose_run_was_given_up_ends(pipeline: Pipeline) -> None:
+    """`smsim audit --repair` took it for dead: it says so in one line, publishes no more, and can't be resumed."""
+    run = "given-up"
+    producer = pipeline.producer("--num-messages", 1_000_000, "--rate", 100, "--run", run)
+    await eventually(lambda: pipeline.hash(f"sms:run:{run}").get("confirmed", 0) > 0)
+    await pipeline.ledger.cut(run)
+
+    assert await producer.ended() == 1, producer.stderr
+    assert producer.stdout == ""
+    (complaint,) = [line for line in producer.stderr.splitlines() if f"run {run} was ended meanwhile" in line]
+    assert "smsim audit --repair" in complaint
+    assert "Traceback" not in producer.stderr
+    assert f"run {run} was given up after" in await refused(pipeline.producer("--resume", run))
+
+
 async def test_a_run_name_is_taken_once(pipeline: Pipeline) -> None:
     """`--run` of a run that exists publishes nothing; `--resume` of one that doesn't exist, neither."""
     await pipeline.published("--num-messages", 10, "--run", "twice")

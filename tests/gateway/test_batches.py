@@ -21,6 +21,7 @@ from tests.gateway.running import NUMBER, Running, running
 from tests.waiting import eventually
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
+GOOD = b'[{"number": "+541166587382", "text": "hello"}]'
 
 
 def items(messages: int) -> list[dict[str, str]]:
@@ -107,8 +108,10 @@ async def test_a_tracked_batch_has_steps() -> None:
             "body[1].number",
         ),
         ("", b'[{"number": "+541166587382", "text": "hello"', 400, "body"),
-        ("?track=maybe", b'[{"number": "+541166587382", "text": "hello"}]', 422, "query.track"),
-        ("?priority=low", b'[{"number": "+541166587382", "text": "hello"}]', 422, "query.priority"),
+        ("?track=maybe", GOOD, 422, "query.track"),
+        ("?track=true&track=false", GOOD, 422, "query.track"),
+        ("?priority=urgent&priority=urgent", GOOD, 422, "query.priority"),
+        ("?priority=low", GOOD, 422, "query.priority"),
     ],
 )
 async def test_one_bad_message_refuses_all(path: str, body: bytes, status: int, where: str) -> None:
@@ -137,6 +140,7 @@ async def test_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_body, "LARGE_BYTES", 10_000)
     async with running(sends=False) as gateway:
         assert (await gateway.post("/sms/batch", items(6)))[0] == 413
+        assert (await gateway.post("/sms/batch", [*items(5), {}]))[0] == 413
         assert (await gateway.post("/sms/batch", data=lines(items(6)), headers=NDJSON))[0] == 413
         assert (await gateway.post("/sms/batch", data=b" " * 10_001, headers=NDJSON))[0] == 413
         assert (await gateway.post("/sms/batch?track=true", items(3)))[0] == 422

@@ -1,14 +1,17 @@
 """What a client is told of its mistakes: all of them, each with its place, in words, and no number or text repeated."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from gateway import array_items
+from gateway import array_items, batch_body
 from gateway.array_items import items_of
+from gateway.bodies import decoded_or_flaws
 from gateway.flaws import MOST_FLAWS
 from tests.gateway.running import NUMBER, running
 
@@ -94,6 +97,90 @@ async def test_so_many_flaws_and_no_more() -> None:
             status, problem = await gateway.post("/sms/batch", [{**GOOD, "text": text}] * times)
             assert (status, len(problem["errors"])) == (422, MOST_FLAWS)
             assert problem["errors"][-1]["where"] == f"body[{MOST_FLAWS - 1}].text"
+
+
+async def test_after_so_many_flaws_no_more_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither of an array nor of lines; a line may have many flaws, too."""
+    looked_at: list[str] = []
+
+    def noting(said: bytes, decoder: Any, where: str, checks: Any) -> Any:
+        looked_at.append(where)
+        return decoded_or_flaws(said, decoder, where, checks)
+
+    monkeypatch.setattr(batch_body, "decoded_or_flaws", noting)
+    many_names = json.dumps(dict.fromkeys((f"a{'b' * k}" for k in range(20)), 1))
+    async with running(sends=False) as gateway:
+        for line, flaws in (('{"text": "a"}', 1), ("{}", 2), (many_names, 22)):
+            times = -(-MOST_FLAWS // flaws)
+            lines = [json.dumps(GOOD), *[line] * 20 * MOST_FLAWS]
+            for body, headers in ((f"[{','.join(lines)}]", JSON), ("\n".join(lines), NDJSON)):
+                looked_at.clear()
+                status, problem = await gateway.post("/sms/batch", data=body.encode(), headers=headers)
+                assert (status, len(problem["errors"])) == (422, MOST_FLAWS)
+                assert problem["errors"][0]["where"] == "body[1].number"
+                assert len(looked_at) == 1 + times
+                assert problem["detail"].endswith(f"(and {times * flaws - 1} more); nothing was accepted")
+
+
+async def test_others_have_their_turn_between_lines() -> None:
+    """Even where all of them come at once, and are blank."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def receive() -> dict[str, Any]:
+        body = b"\n" * 10 * batch_body.SLICE + json.dumps(GOOD).encode()
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    headers = [(b"content-type", NDJSON["Content-Type"].encode())]
+    request = Request({"type": "http", "headers": headers}, receive)
+    going_on = asyncio.create_task(others())
+    try:
+        body = await batch_body.read_batch(request, lambda _: None, lambda _: None)
+    finally:
+        going_on.cancel()
+    assert len(body.messages) == 1
+    assert turns >= 10
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 5_000])
+async def test_a_number_that_is_too_large(number: str) -> None:
+    """Wherever it stands: that is what is told, not that it is no object."""
+    flaw = "a number in it is too large"
+    item = f'{{"number": {number}, "text": "hello"}}'
+    async with running(sends=False) as gateway:
+        for path, body, headers, where in (
+            ("/sms", item, JSON, "body"),
+            ("/sms/batch", f"[{item}]", JSON, "body[0]"),
+            ("/sms/batch", f"{json.dumps(GOOD)}\n{item}", NDJSON, "body[1]"),
+        ):
+            status, problem = await gateway.post(path, data=body.encode(), headers=headers)
+            assert (status, told(problem)) == (422, [(where, flaw)])
+
+
+@pytest.mark.parametrize(
+    ("second", "status", "where", "what"),
+    [
+        (f'{{"text": "{"a" * array_items.WINDOW_BYTES}"}}', 422, "body[1]", "too large or nested too deep"),
+        ("[" * 100_000 + "]" * 100_000, 422, "body[1]", "too large or nested too deep"),
+        ('{"number": 1 1}', 400, "body", "is no JSON: expected ',' or '}' (byte "),
+        (f'["{"a" * array_items.WINDOW_BYTES}"', 400, "body", "is no JSON: it ends too early"),
+    ],
+)
+async def test_an_item_that_cannot_be_cut_out(second: str, status: int, where: str, what: str) -> None:
+    """It is named where it is an item at all."""
+    async with running(sends=False) as gateway:
+        body = f"[{json.dumps(GOOD)}, {second}]"
+        if "early" in what:
+            body = body.removesuffix("]")
+        answered, problem = await gateway.post("/sms/batch", data=body.encode(), headers=JSON)
+        assert answered == status
+        assert problem["errors"][0]["where"] == where
+        assert problem["errors"][0]["what"].startswith(what)
 
 
 @pytest.mark.parametrize(

@@ -114,13 +114,20 @@ def length(body: bytes) -> bytes:
     return b"Content-Length: %d\r\n" % len(body)
 
 
+UPGRADE = (
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+)
+
+
+@pytest.mark.parametrize("behind", [GET % (b"/runs", b""), GET % (b"/events", UPGRADE)])
 async def test_a_stream_with_a_request_behind_it_ends_with_its_client(
-    monkeypatch: pytest.MonkeyPatch,
+    behind: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its place is free again, as without one."""
+    """Its place is free again, as without one; also where that asks for a WebSocket."""
     monkeypatch.setattr(hub_module, "LOOK_EVERY_S", 0.05)
     async with streaming() as it:
-        client = await (await talk(it.port)).say(GET % (b"/events", b""), GET % (b"/runs", b""))
+        client = await (await talk(it.port)).say(GET % (b"/events", b""), behind)
         await client.heard(b"retry:")
         await eventually(lambda: it.hub.subscribers == 1)
         client.writer.transport.abort()
@@ -202,16 +209,43 @@ async def test_many_small_headers_are_refused_too(served: Served) -> None:
     assert (await client.answer())[0] == 431
 
 
+@pytest.mark.parametrize("half_closes", [False, True])
 @pytest.mark.parametrize(
     "said", [b"nonsense\r\n\r\n", GET % (b"/echo", b"X: %b\r\n" % (b"x" * LARGEST_HEAD_BYTES))]
 )
-async def test_what_is_refused_behind_a_request_does_not_disturb_it(served: Served, said: bytes) -> None:
-    """Its answer comes whole; then the connection ends."""
+async def test_what_is_refused_behind_a_request_does_not_disturb_it(
+    served: Served, said: bytes, half_closes: bool
+) -> None:
+    """Its answer comes whole, also to a client that sends no more; then the connection ends."""
     client = await (await talk(served.port)).say(GET % (b"/held", b""), said)
+    if half_closes:
+        client.writer.write_eof()
+        await (await (await talk(served.port)).say(GET % (b"/unread", b""))).answer()
     await eventually(lambda: served.held == 1)
     served.let.set()
     assert (await client.answer())[2] == b"at last"
     assert await client.at_end()
+
+
+@pytest.mark.parametrize("in_two", [False, True])
+async def test_a_body_is_not_lost_to_another_protocol(served: Served, in_two: bool) -> None:
+    """A POST that asks for HTTP/2 is refused: its body would be skipped, or taken for a request of its own."""
+    body = GET % (b"/unread", b"")
+    head = POST % (b"/echo", b"Connection: Upgrade\r\nUpgrade: h2c\r\n" + length(body))
+    client = await (await talk(served.port)).say(*([head] if in_two else [head, body]))
+    status, _, problem = await client.answer()
+    assert (status, b"without Upgrade" in problem) == (400, True)
+    if in_two:
+        await client.say(body)
+    assert await client.at_end()
+
+
+async def test_a_get_may_ask_for_another_protocol(served: Served) -> None:
+    """It is answered in this one, as RFC 9110 has it."""
+    client = await (await talk(served.port)).say(
+        GET % (b"/unread", b"Connection: Upgrade\r\nUpgrade: h2c\r\n")
+    )
+    assert (await client.answer())[0] == 401
 
 
 async def test_nonsense_is_answered_by_a_problem(served: Served) -> None:

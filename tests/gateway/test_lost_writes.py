@@ -1,9 +1,12 @@
-"""Redis has lost what it was told: a failover, a FLUSHALL. Who sends then hears 503, and the next one is accepted."""
+"""Redis has lost what it was told: a failover, a FLUSHALL; or another gateway took this one for dead and ended its run.
+Who sends then hears 503, and the next one is accepted.
+"""
 
 import pytest
 
 from common.ledger.memory import MemoryLedger
 from common.publishing import publish
+from gateway.recovery import Recovery
 from tests.gateway.running import NUMBER, Running, running
 
 
@@ -55,6 +58,25 @@ async def test_a_batch_during_which_all_is_lost_is_refused(
         assert await ledger.open_runs() == []
         ledger.losing_at = 0
         assert (await gateway.post("/sms/batch", items))[0] == 202
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_a_message_after_a_takeover_is_refused_and_the_next_one_goes_into_a_new_session(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """This gateway slept, and another one has ended its run: whatever would be announced there nobody would finish."""
+    ledger = MemoryLedger()
+    async with running(ledger=ledger) as gateway:
+        first = (await gateway.send())["uuid"].split(".")[0]
+        ledger._runs[first].producer_seen_us = 0
+        await Recovery(gateway.broker, ledger, gateway.tracker, "another").finish(first)
+        status, retry_after = await post(gateway, "/sms", {"number": NUMBER, "text": "hello"})
+        assert (status, bool(retry_after)) == (503, True)
+        accepted = await gateway.send()
+        assert accepted["uuid"].split(".")[0] != first
+        assert (await gateway.ends(accepted["uuid"]))["status"] == "sent"
+        assert (await ledger.snapshot(first)).published == 1
+    assert await ledger.open_runs() == []
     assert not [record for record in caplog.records if record.exc_info]
 
 

@@ -1,12 +1,13 @@
 """POST /sms and GET /sms/{uuid}: what is accepted is kept, what is refused says why, and is never sent."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from common.broker.memory import MemoryBroker
-from common.errors import PublishFailed
+from common.errors import PublishFailed, Refused
 from common.ledger.memory import MemoryLedger
 from common.messages import Batch, Lane
 from gateway import groups, intake, session
@@ -296,3 +297,50 @@ async def test_over_the_limit_nothing_is_taken_in(limit: str) -> None:
                 assert int(answer.headers["Retry-After"]) >= 1
         assert (await gateway.ends(accepted["uuid"]))["status"] == "sent"
         assert (await gateway.ledger.snapshot()).published == 1
+
+
+class RefusedAfterwards(MemoryBroker):
+    """Takes a message, loses its confirm once that is in hand, and then refuses to have the gateway back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_hand: Callable[[], Awaitable[object]] | None = None
+        self.refuses = False
+
+    async def ready(self) -> None:
+        if self.refuses:
+            raise Refused("ACCESS_REFUSED")
+        await super().ready()
+
+    def publish(self, batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
+        taken = super().publish(batch, lane, after)
+        return asyncio.ensure_future(self._lose(self.in_hand)) if self.in_hand else taken
+
+    async def _lose(self, in_hand: Callable[[], Awaitable[object]]) -> None:
+        await in_hand()
+        self.in_hand, self.refuses = None, True
+        raise PublishFailed("the connection is gone")
+
+
+@pytest.mark.parametrize("sends", [True, False])
+async def test_a_broker_that_refuses_after_a_publish(sends: bool) -> None:
+    """503 is said of what is not sent, and only of that; the next request with the key hears the same, or sends it."""
+    broker = RefusedAfterwards()
+    async with running(broker=broker, sends=sends) as gateway:
+
+        async def is_sent() -> bool:
+            return not sends or (await gateway.ledger.snapshot()).sent == 1
+
+        async def post() -> tuple[int, Any]:
+            sms = {"number": NUMBER, "text": "hello"}
+            return await gateway.post("/sms", sms, headers={"Idempotency-Key": "one"})
+
+        broker.in_hand = lambda: eventually(is_sent)
+        status, first = await post()
+        assert status == (202 if sends else 503), first
+        broker.refuses = False
+        status, second = await post()
+        assert status == 202, second
+        assert not sends or second == first
+        total = await gateway.ledger.snapshot()
+        assert (total.published, total.failed) == ((1, 0) if sends else (2, 1))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.broker.memory import MemoryBroker
-from common.errors import Unavailable
+from common.errors import Refused, Unavailable
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Outcomes, Snapshot
 from common.messages import Outcome
@@ -30,9 +30,15 @@ class CountingLedger(MemoryLedger):
         self.looked: Counter[str | None] = Counter()
         # How often it was asked for so many of the newest runs, or for those that go on.
         self.asked: Counter[int | str | None] = Counter()
+        # A run of which nothing is told; the others take their time then.
+        self.refused: str | None = None
 
     async def snapshot(self, run: str | None = None) -> Snapshot:
         self.looked[run] += 1
+        if run is not None and self.refused is not None:
+            if run == self.refused:
+                raise Refused("Redis refuses")
+            await asyncio.sleep(0.01)
         return await super().snapshot(run)
 
     async def runs(self, newest: int | None = None) -> list[str]:
@@ -326,3 +332,18 @@ async def test_queues_are_looked_for_anew_where_there_may_be_new_ones(
     for _ in range(2):
         await watch.look()
     assert broker.anew[2:] == [True, False]
+
+
+async def test_a_run_that_moved_is_told_of_though_another_is_refused(ledger: CountingLedger) -> None:
+    """The look fails, but what it has seen by then it tells: the next look finds nothing new in it."""
+    await publish(ledger, "quiet", 1, 0)
+    watch = Watch(ledger, MemoryBroker())
+    await watch.look()
+    for run in ("moves", "refused"):
+        await publish(ledger, run, 2, 0)
+    ledger.refused = "refused"
+    _, moved = await watch.look()
+    assert [view.run for view in moved] == ["moves"]
+    ledger.refused = None
+    _, moved = await watch.look()
+    assert [view.run for view in moved] == ["refused"]

@@ -1,7 +1,7 @@
 """A sender dies between any two of its steps, and every message is still counted once.
 
-The steps are those of docs/architecture.md: claim → send → settle → publish the copy of a retry → ack. A first sender is
-stopped dead at its first step, then at its second, and so on; a second one finishes the run each time.
+The steps are those of docs/architecture.md: claim → send → settle → publish the copy of a retry → ack. A first sender
+is stopped dead at its first step, then at its second, and so on; a second one finishes the run each time.
 """
 
 import asyncio

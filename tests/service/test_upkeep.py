@@ -28,12 +28,13 @@ from common.messages import (
     decode_batch,
     encode_batch,
 )
-from gateway.session import SINGLES, recipe
+from gateway.session import BATCHES, SINGLES, recipe
 from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
 from sender.service import Sender
 from tests.waiting import eventually
-from upkeep.audit import DEAD_LETTER_S, InQueues, audit
+from upkeep.audit import DEAD_LETTER_S, InQueues, RunAudit, audit
+from upkeep.cli import _of_run
 from upkeep.replay import Found, Replay, Replayed, failed
 
 OURS = '{"queue":"sms_queue"}'
@@ -369,6 +370,35 @@ async def test_a_gateways_session_is_repaired_where_no_gateway_can_finish_it(
     assert (elsewhere.queue, elsewhere.repaired) == ("theirs", 0)
     assert (await bench.ledger.snapshot("session")).failed == repaired
     assert (await bench.ledger.snapshot("elsewhere")).queued == 30
+
+
+@pytest.mark.parametrize(("source", "total"), [(SINGLES, 0), (BATCHES, 5)])
+async def test_a_gateways_run_is_given_up_by_name(bench: Bench, source: str, total: int) -> None:
+    """As the audit says, also where nobody knows how many messages it would have had."""
+    await bench.ledger.begin("theirs", recipe(source, total, queue="sms_queue"), total, "g")
+    await bench.ledger.announce("theirs", 0, 3)
+    await bench.ledger.confirm("theirs", 1)
+    await bench.ledger.leave("theirs", "g")
+
+    (run,) = (await eventually_audited(bench, repair=True)).runs
+    assert (run.unfinished, run.by_gateway, run.repaired) == (True, True, 1)
+    (run,) = (await eventually_audited(bench, run="theirs", repair=True)).runs
+    assert (run.unfinished, run.repaired) == (False, 2)
+    (run,) = (await eventually_audited(bench)).runs
+    assert (run.unfinished, run.missing, run.failed) == (False, 0, 3)
+    assert await bench.ledger.open_runs() == []
+
+
+def test_what_an_unfinished_run_needs_is_said() -> None:
+    """A producer can go on with its own runs only; a gateway's are finished by a gateway."""
+    give_up = "or give it up with smsim audit --repair --run broke"
+    said = _of_run(RunAudit("broke", unfinished=True))
+    assert "producer.py --resume broke" in said
+    assert said.endswith(give_up)
+    said = _of_run(RunAudit("broke", unfinished=True, by_gateway=True))
+    assert "a gateway that runs finishes it" in said
+    assert "--resume" not in said
+    assert said.endswith(give_up)
 
 
 async def test_a_replay_that_broke_off_is_closed_by_repair(bench: Bench) -> None:

@@ -167,3 +167,22 @@ async def test_the_hosts_that_are_known_are_bounded(turns: Turns, monkeypatch: p
     assert turns.standing("h99") is Standing.WELL
     kept.end(True)
     assert turns.standing("kept") is Standing.WELL
+
+
+async def test_a_host_that_begins_to_fail_as_it_stands_in_line_goes_on_in_the_other(turns: Turns) -> None:
+    """What it still waits with has its turn among those that fail, though no other of these does anything."""
+    await well(turns, "fails")
+    others = [f"well{n}" for n in range(Standing.WELL.places + 1)]
+    for other in others:
+        await well(turns, other)
+    first = joined(turns, "fails")
+    assert await first.comes()
+    turns._is_late(first)
+    busy = [joined(turns, other) for other in others]
+    second = joined(turns, "fails")
+    first.end(False)
+    assert not here(second)
+    for turn in busy:
+        assert await turn.comes()
+        turn.end(True)
+    assert here(second)

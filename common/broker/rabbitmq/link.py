@@ -141,8 +141,9 @@ async def declare(channel: Channel, closed: "asyncio.Future[BaseException]", que
         return
     if _code(answer) == PRECONDITION_FAILED:
         raise Refused(
-            f"queue {queue.name} stands with other arguments than QUEUE_TYPE={queue.arguments['x-queue-type']}"
-            " asks for: set QUEUE_TYPE back, choose another QUEUE_NAME, or delete the queue once it is empty"
+            f"queue {queue.name} stands with other arguments than it gets with QUEUE_TYPE="
+            f"{queue.arguments['x-queue-type']}: set QUEUE_TYPE back if it was changed, else empty and delete the queue"
+            " (an older version made it), or choose another QUEUE_NAME"
         )
     raise _refused_or_unavailable(answer, queue.name)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from common.errors import LedgerLost, RunBusy, RunExists, RunOpen
 from common.ledger import keys
 from common.ledger.masks import PIECE_MESSAGES, by_piece
-from common.ledger.port import LOST, NEVER_BEGUN, PRODUCER_SILENCE_S, Publication, Resumable
+from common.ledger.port import ENDED, LOST, NEVER_BEGUN, PRODUCER_SILENCE_S, Publication, Resumable
 from common.ledger.redis.calls import RedisCalls, unknown
 from common.messages import Seqs
 from common.redis_client import answer_of
@@ -51,6 +51,8 @@ class RedisRuns(RedisCalls):
         answer = await self._call(
             "announce", [keys.STATS, keys.run(run), keys.RUNS], [run, first, count, PIECE_MESSAGES]
         )
+        if answer == -2:
+            raise LedgerLost(ENDED.format(run))
         if answer >= 0:
             raise LedgerLost(LOST.format(answer, first - 1, run))
 
