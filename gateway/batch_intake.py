@@ -13,6 +13,7 @@ from common.errors import RunBusy, RunExists, SmsimError, UnknownRun
 from common.ledger.port import Ledger
 from common.messages import Lane, Message, Seqs, State
 from common.publishing.publish import Producer
+from common.publishing.recipes import BATCHES
 from common.tracking.port import Record, Status, Step, Tracker
 from gateway.background import ended_soon, persistently
 from gateway.batch_body import slices
@@ -20,7 +21,7 @@ from gateway.groups import NOT_KEPT, READY_WITHIN_S, RETRY_AFTER_S, Owing
 from gateway.idempotency.hold import Hold
 from gateway.listed import Listed
 from gateway.problems import Problem
-from gateway.session import BATCHES, recipe
+from gateway.session import recipe
 
 log = logging.getLogger(__name__)
 

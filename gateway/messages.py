@@ -100,7 +100,8 @@ class Messages:
                     ),
                     409: Answer("A request with this Idempotency-Key is under way"),
                 },
-                "Answers 202 once the broker has confirmed the message, never before. 503 means that it is not sent.",
+                "Answers 202 once the broker has confirmed the message, never before. 503 means that it is not sent,"
+                " unless it says that the gateway is stopping.",
                 (IDEMPOTENCY_KEY,),
                 Body(
                     {JSON: SmsIn},

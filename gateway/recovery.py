@@ -16,9 +16,8 @@ from common.errors import PublishFailed, RunBusy, SmsimError, UnknownRun
 from common.ledger.heard import heard_of
 from common.ledger.port import PRODUCER_SILENCE_S, Ledger, Publication, Resumable
 from common.messages import Batch, Lane, Message, fitting
-from common.publishing.recipes import Recipe, recipe_of
+from common.publishing.recipes import BATCHES, SINGLES, Recipe, recipe_of
 from common.tracking.port import Tracker
-from gateway.session import BATCHES, SINGLES
 
 log = logging.getLogger(__name__)
 

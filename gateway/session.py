@@ -13,7 +13,7 @@ from common.errors import SmsimError, UnknownRun
 from common.ledger.heard import heard_of
 from common.ledger.port import Ledger
 from common.messages import Lane, new_run_id
-from common.publishing.recipes import Recipe
+from common.publishing.recipes import SINGLES, Recipe
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +23,6 @@ ROTATE_S = 86_400.0
 NOTE_EVERY_S = 0.25
 # Random bytes in the names of a gateway's runs: nobody looks whether they are taken.
 UNIQUE_BYTES = 6
-# What the recipes of a gateway's runs say; nobody makes their messages again but a gateway (gateway/recovery.py).
-SINGLES = "gateway"
-BATCHES = "gateway-batch"
 
 
 def recipe(source: str, count: int, lane: Lane = Lane.BULK, queue: str | None = None) -> str:

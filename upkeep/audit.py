@@ -12,6 +12,7 @@ from common.broker.port import Broker
 from common.errors import BadBody, UnknownRun, UsageError
 from common.ledger.port import Ledger, Publication
 from common.messages import Seqs, decode_batch
+from common.publishing.recipes import BATCHES, SINGLES
 from upkeep.replay import SOURCE, failed
 from upkeep.seen import Seen
 
@@ -24,8 +25,6 @@ LOOK_AGAIN_S = 1.0
 # (dead_letter_worker_publisher_confirm_timeout, 180 s); till then no queue shows it.
 DEAD_LETTER_S = 190.0
 LOOKS = 3
-# How the sources of a gateway's runs begin in their recipes (gateway/session.py).
-GATEWAY = "gateway"
 
 
 @dataclass
@@ -243,7 +242,7 @@ class _Comparison:
         found.queue = recipe.get("queue")
         source = recipe.get("source")
         resumable = source not in (None, SOURCE)
-        found.by_gateway = str(source).startswith(GATEWAY)
+        found.by_gateway = source in (SINGLES, BATCHES)
         # Of a gateway's session nobody knows how many messages it will have.
         coming = publication.total or publication.announced
         found.unfinished = resumable and publication.confirmed < coming

@@ -8,6 +8,11 @@ import msgspec
 from common.errors import UsageError
 from common.messages import MAX_BATCH_MESSAGES, Lane, Message
 
+# The sources of a gateway's runs: of messages that were posted one by one, and of a batch. Nobody makes their messages
+# again but a gateway (gateway/recovery.py).
+SINGLES = "gateway"
+BATCHES = "gateway-batch"
+
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """All that is needed to make a run's messages again, and to publish them alike; kept by the ledger as JSON."""

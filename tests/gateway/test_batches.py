@@ -12,11 +12,12 @@ from common.errors import PublishFailed, Refused, RunBusy
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Publication
 from common.messages import Batch, Lane, Message, State
+from common.publishing.recipes import BATCHES, SINGLES
 from common.tracking.memory import MemoryTracker
 from gateway import batch_body, batch_intake, batches, groups, recovery
 from gateway.idempotency.memory import MemoryIdempotency
 from gateway.recovery import Recovery
-from gateway.session import BATCHES, SINGLES, recipe
+from gateway.session import recipe
 from tests.gateway.running import NUMBER, Running, running
 from tests.waiting import eventually
 

@@ -1,24 +1,16 @@
 """The dashboard in a real browser, on a gateway that runs in this process: what people do, and what they see."""
 
 import re
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 from playwright.async_api import Browser, expect
 
-from tests.gateway.browser import PHONE, Cut, Visit, launched, visiting
+from tests.gateway.browser import PHONE, Cut, Visit, visiting
 from tests.gateway.running import KEY, NUMBER, running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LONG = "https://example.org/" + "a-very-long-word" * 12
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with launched() as browser:
-        yield browser
 
 
 async def send(visit: Visit, number: str = NUMBER, text: str = "hello") -> None:

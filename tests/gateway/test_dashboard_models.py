@@ -1,23 +1,15 @@
 """The dashboard's modules by themselves: steps of messages, runs, numbers in words, segments."""
 
 import re
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 from playwright.async_api import Browser, expect
 
 from gateway.segments import segments
-from tests.gateway.browser import launched, visiting
+from tests.gateway.browser import visiting
 from tests.gateway.running import running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with launched() as browser:
-        yield browser
 
 
 async def test_steps_in_any_order_come_to_the_same(browser: Browser) -> None:

@@ -1,24 +1,15 @@
 """What the dashboard says is so: which runs there are, what it does not know, what is over, what is wrong in a form."""
 
-from collections.abc import AsyncIterator
-
 import pytest
-import pytest_asyncio
 from playwright.async_api import Browser, expect
 
 from common.messages import MAX_BATCH_MESSAGES, MAX_TEXT_CHARS
 from gateway.callbacks.address import LONGEST_URL
 from gateway.schemas import LONGEST_NUMBER, MAX_RUN_MESSAGES
-from tests.gateway.browser import PHONE, Cut, launched, visiting
+from tests.gateway.browser import PHONE, Cut, visiting
 from tests.gateway.running import KEY, NUMBER, running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with launched() as browser:
-        yield browser
 
 
 async def test_all_runs_are_counted_and_can_be_reached(browser: Browser) -> None:

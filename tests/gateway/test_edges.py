@@ -13,12 +13,13 @@ from starlette.responses import Response
 from common.broker.memory import MemoryBroker
 from common.errors import Refused
 from common.ledger.memory import MemoryLedger
+from common.publishing.recipes import SINGLES
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Step
 from gateway import background, recovery, server, simulated
 from gateway.background import end, kept_up
 from gateway.problems import Problem
-from gateway.session import SINGLES, recipe
+from gateway.session import recipe
 from gateway.simulated import MOST_AT_ONCE, SimulatedRuns
 from tests.gateway.running import NUMBER, running
 from tests.waiting import eventually

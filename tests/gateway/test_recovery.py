@@ -12,11 +12,12 @@ from common.errors import PublishFailed, RunBusy
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Publication
 from common.messages import Batch, Lane, Message, decode_batch
+from common.publishing.recipes import BATCHES, SINGLES
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Record, Track
 from gateway import recovery
 from gateway.recovery import Recovery
-from gateway.session import BATCHES, SINGLES, recipe
+from gateway.session import recipe
 from tests.waiting import eventually
 
 RUN = "a-run"

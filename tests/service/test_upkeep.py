@@ -28,7 +28,8 @@ from common.messages import (
     decode_batch,
     encode_batch,
 )
-from gateway.session import BATCHES, SINGLES, recipe
+from common.publishing.recipes import BATCHES, SINGLES
+from gateway.session import recipe
 from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
 from sender.service import Sender
