@@ -19,8 +19,7 @@ from common.broker.rabbitmq import RabbitBroker
 from common.messages import Batch, Lane, Seqs
 from common.settings import Settings
 from sender.providers.factory import provider_of
-from sender.providers.port import Provider
-from sender.work import Sends
+from sender.providers.port import Provider, Sends
 
 Times = NDArray[np.int64]
 

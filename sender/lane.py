@@ -15,11 +15,11 @@ from common.tracking.port import Tracker
 from sender import overdue, steps
 from sender.beginnings import Beginnings
 from sender.prefetch import FIRST_PREFETCH, Prefetch
-from sender.providers.port import Provider
+from sender.providers.port import Provider, Sends
 from sender.recorder import Recorder
 from sender.rejects import Rejects
 from sender.slots import Slots
-from sender.work import HeldBatch, Sends, hold
+from sender.unacked import UnackedBatch, hold
 
 # How often prefetch is brought into line with the batches seen and the slots that stood idle.
 REVIEW_S = 0.25
@@ -28,7 +28,7 @@ REVIEW_S = 0.25
 GATHERING_SHARE = 0.01
 LONGEST_GATHERING_S = 0.02
 
-Claimed = tuple[HeldBatch, int, int]
+Claimed = tuple[UnackedBatch, int, int]
 # What is claimed together: of one run and attempt, redelivered or not, tracked or not.
 Group = tuple[str, int, bool, bool]
 
@@ -57,9 +57,9 @@ class LaneWorker:
         self._tracker = tracker
         self._beginnings = Beginnings(ledger)
         self._rejects = Rejects(broker, ledger)
-        self._waiting: deque[HeldBatch] = deque()
-        self._held: dict[HeldBatch, None] = {}
-        self._unbegun: dict[HeldBatch, set[int]] = {}
+        self._waiting: deque[UnackedBatch] = deque()
+        self._held: dict[UnackedBatch, None] = {}
+        self._unbegun: dict[UnackedBatch, set[int]] = {}
         self._wake = slots.changed[lane]
         self._idle = asyncio.Event()
         self._stopping = False
@@ -112,7 +112,7 @@ class LaneWorker:
                 batch.delivery.release()
         self._held.clear()
 
-    def _settled(self, batch: HeldBatch) -> None:
+    def _settled(self, batch: UnackedBatch) -> None:
         """A batch is wholly settled: ack it, unless it comes again anyhow."""
         self._held.pop(batch, None)
         if not batch.delivery.stale:
@@ -240,7 +240,7 @@ class LaneWorker:
                 self._tracker.tell(steps.begun(sends))
             self._provider.start(sends)
 
-    def _drop(self, owners: NDArray[np.int32], batches: list[HeldBatch]) -> None:
+    def _drop(self, owners: NDArray[np.int32], batches: list[UnackedBatch]) -> None:
         """Messages that are settled already, or in hand elsewhere, need nothing from us."""
         self._freed(owners.size)
         for owner, count in zip(*np.unique(owners, return_counts=True), strict=True):
@@ -279,6 +279,6 @@ class LaneWorker:
         return [*self._rejects.in_hand, *(batch.delivery for batch in self._held if batch.only_copying)]
 
 
-def _messages(batches: list[HeldBatch], seqs: Seqs, owners: NDArray[np.int32]) -> list[Message]:
+def _messages(batches: list[UnackedBatch], seqs: Seqs, owners: NDArray[np.int32]) -> list[Message]:
     """The messages of some seqs, each from the batch that it came in."""
     return [batches[o].messages[seq] for o, seq in zip(owners.tolist(), seqs.tolist(), strict=True)]

@@ -3,14 +3,14 @@
 from collections import deque
 
 from sender.recorder import Recorder
-from sender.work import HeldBatch
+from sender.unacked import UnackedBatch
 
 # What can't be done within this time at the present rate is published again in smaller batches: RabbitMQ takes back
 # what was not acked within its consumer timeout, 30 minutes by default.
 LATEST_S = 600.0
 
 
-def split(waiting: deque[HeldBatch], slots: int, recorder: Recorder) -> None:
+def split(waiting: deque[UnackedBatch], slots: int, recorder: Recorder) -> None:
     """Splits the batches that so many slots could not finish in time."""
     if not recorder.mean_time_s:
         return
@@ -24,13 +24,13 @@ def split(waiting: deque[HeldBatch], slots: int, recorder: Recorder) -> None:
                 recorder.publish_again(batch, set(rest[i : i + piece]), batch.attempt)
 
 
-def pass_on(waiting: deque[HeldBatch], now_s: float, recorder: Recorder) -> None:
+def pass_on(waiting: deque[UnackedBatch], now_s: float, recorder: Recorder) -> None:
     """What a rate limit has held back for so long goes to the end of the queue, for whoever is next."""
     for batch in [b for b in waiting if now_s - b.came_s > LATEST_S and not b.delivery.stale]:
         recorder.publish_again(batch, set(_take_rest(batch, waiting)), batch.attempt)
 
 
-def _take_rest(batch: HeldBatch, waiting: deque[HeldBatch]) -> list[int]:
+def _take_rest(batch: UnackedBatch, waiting: deque[UnackedBatch]) -> list[int]:
     """The seqs of a batch that are not begun, which no longer wait here."""
     rest: list[int] = batch.seqs[batch.begun :].tolist()
     batch.begun = batch.seqs.size

@@ -22,7 +22,8 @@ from common.messages import Outcome, is_increasing
 from common.tracking.port import Tracker
 from sender import steps
 from sender.counts import SendCounts
-from sender.work import HeldBatch, Sends
+from sender.providers.port import Sends
+from sender.unacked import UnackedBatch
 
 # A crash leaves no more than this much unrecorded.
 LONGEST_GAP_S = 0.1
@@ -118,7 +119,7 @@ class Recorder:
             await asyncio.gather(*self._copies)
             await self.flush()
 
-    def publish_again(self, batch: HeldBatch, seqs: set[int], attempt: int, after_s: float = 0) -> None:
+    def publish_again(self, batch: UnackedBatch, seqs: set[int], attempt: int, after_s: float = 0) -> None:
         """Publishes a copy of some of a batch's messages, and counts them off the batch once it is confirmed."""
         self._copy(self._publish_again(batch, seqs, attempt, after_s))
 
@@ -218,7 +219,7 @@ class Recorder:
         self._copies.add(task)
         task.add_done_callback(self._copies.discard)
 
-    async def _publish_again(self, batch: HeldBatch, seqs: set[int], attempt: int, after_s: float) -> None:
+    async def _publish_again(self, batch: UnackedBatch, seqs: set[int], attempt: int, after_s: float) -> None:
         lane = batch.delivery.lane
         batch.copying += len(seqs)
         for copy in batch.copies_of(seqs, attempt):
@@ -235,7 +236,7 @@ class Recorder:
             sends.kept = True
             self.add(sends, 0, sends.seqs.size)
 
-    async def _keep_some(self, batch: HeldBatch, seqs: set[int]) -> None:
+    async def _keep_some(self, batch: UnackedBatch, seqs: set[int]) -> None:
         batch.copying += len(seqs)
         for copy in batch.copies_of(seqs, batch.attempt):
             await self._confirmed(partial(self._broker.keep, copy, batch.delivery.lane))
@@ -268,9 +269,9 @@ def _spread(wait_s: float) -> float:
     return min(LONGEST_BACKOFF_S, wait_s * random.uniform(1, 2))
 
 
-def _by_batch(parts: list[Sends]) -> list[tuple[HeldBatch, set[int]]]:
+def _by_batch(parts: list[Sends]) -> list[tuple[UnackedBatch, set[int]]]:
     """The seqs of some sends, by the batch that they came in."""
-    found: dict[HeldBatch, set[int]] = {}
+    found: dict[UnackedBatch, set[int]] = {}
     for sends in parts:
         for owner, seq in zip(sends.owners.tolist(), sends.seqs.tolist(), strict=True):
             found.setdefault(sends.batches[owner], set()).add(seq)

@@ -17,7 +17,7 @@ from yarl import URL
 
 from common.errors import UsageError
 from common.messages import Message, Outcome
-from sender.work import Sends
+from sender.providers.port import Sends
 
 log = logging.getLogger(__name__)
 

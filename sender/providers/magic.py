@@ -8,9 +8,9 @@ from enum import StrEnum
 
 import numpy as np
 
+from sender.providers.port import Sends
 from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
-from sender.work import Sends
 
 DELAY_S = 10.0
 THROTTLED_ATTEMPTS = 2
@@ -63,9 +63,7 @@ class MagicNumbers:
         for place, number in enumerate(numbers):
             places.setdefault(self._provider_of(number, sends.attempt), []).append(place)
         for provider, at in places.items():
-            part = sends.part(np.array(at, np.intp))
-            part.age_s = sends.age_s
-            provider.start(part)
+            provider.start(sends.part(np.array(at, np.intp)))
 
     async def close(self) -> None:
         for provider in (self._ordinary, self._sent, *self._first.values()):

@@ -11,8 +11,8 @@ import secrets
 import numpy as np
 
 from common.settings import Settings
+from sender.providers.port import Sends
 from sender.providers.profiles import Profile
-from sender.work import Sends
 
 LONGEST_TICK_S = 0.005
 SHORTEST_TICK_S = 0.001  # uvloop's timers have no finer one

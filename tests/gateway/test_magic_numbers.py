@@ -6,9 +6,9 @@ import pytest
 
 from common.messages import Message, Outcome
 from sender.providers.magic import DELAY_S, NUMBERS, THROTTLED_ATTEMPTS, Magic, MagicNumbers
+from sender.providers.port import Sends
 from sender.providers.profiles import Profile, Window
 from sender.providers.simulated import SimulatedProvider
-from sender.work import Sends
 from tests.waiting import eventually
 
 OTHER = "+358401234567"

@@ -30,8 +30,8 @@ from common.messages import Batch, Lane, Message, Outcome, Seqs
 from common.publishing.publish import Producer
 from common.publishing.recipes import Recipe
 from common.rate.port import RateLimit
+from sender.providers.port import Sends
 from sender.service import Sender
-from sender.work import Sends
 
 T = TypeVar("T")
 

@@ -8,8 +8,9 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
 from common.messages import Batch, Lane, Message, Outcome
+from sender.providers.port import Sends
 from sender.recorder import Recorder
-from sender.work import Sends, hold
+from sender.unacked import hold
 from tests.waiting import eventually
 
 SEQS = np.arange(20)

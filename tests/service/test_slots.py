@@ -14,8 +14,8 @@ from common.ledger.memory import MemoryLedger
 from common.messages import Batch, Lane, Message, Outcome
 from common.rate.memory import MemoryRateLimit
 from common.rate.port import Grant
+from sender.providers.port import Sends
 from sender.service import Sender
-from sender.work import Sends
 from tests.waiting import eventually
 
 BULK, URGENT = Lane.BULK, Lane.URGENT

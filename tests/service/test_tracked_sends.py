@@ -14,8 +14,9 @@ from common.ledger.port import Ledger, Outcomes
 from common.messages import Batch, Lane, Message, Outcome, Seqs
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Record, Status, Step
+from sender.providers.port import Sends
 from sender.service import Sender
-from sender.work import Sends, hold
+from sender.unacked import hold
 from tests.waiting import eventually
 
 RUN = "tracked-sends"

@@ -19,8 +19,8 @@ from common.settings import Settings
 from sender.providers import http
 from sender.providers.factory import provider_of
 from sender.providers.http import HttpProvider, retry_after_s
+from sender.providers.port import Sends
 from sender.providers.simulated import SimulatedProvider
-from sender.work import Sends
 from tests.waiting import eventually
 
 NUMBER = "+358401234567"

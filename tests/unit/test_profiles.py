@@ -20,9 +20,9 @@ from common.messages import Outcome
 from common.settings import Distribution, load_settings
 from sender.cli import main as sender_main
 from sender.providers.draws import failures, processing_times_us
+from sender.providers.port import Sends
 from sender.providers.profiles import Conditions, Profile, Window, builtin_profiles, load_profile
 from sender.providers.simulated import SimulatedProvider
-from sender.work import Sends
 from simulation.simulate import main as simulate_main
 
 ROOT = Path(__file__).parents[2]

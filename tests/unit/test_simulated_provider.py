@@ -9,9 +9,9 @@ import pytest
 from common.messages import Outcome
 from common.settings import Distribution
 from sender.providers.draws import failures, processing_times_us
+from sender.providers.port import Sends
 from sender.providers.profiles import Profile, Window
 from sender.providers.simulated import SimulatedProvider, Wheel
-from sender.work import Sends
 from tests.waiting import eventually
 
 

@@ -1,4 +1,4 @@
-"""sender/work.py: batches in hand, and sends that began together."""
+"""sender/unacked.py and the sends of the provider port: unacked batches, and sends that began together."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,8 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.errors import BadBody
 from common.messages import MAX_BODY_BYTES, Batch, Lane, Message, encode_batch
-from sender.work import HeldBatch, Sends, hold
+from sender.providers.port import Sends
+from sender.unacked import UnackedBatch, hold
 
 NUMBER = "+358401234567"
 BATCH = Batch(
@@ -14,9 +15,9 @@ BATCH = Batch(
 )
 
 
-async def held(batch: Batch = BATCH) -> tuple[HeldBatch, list[HeldBatch]]:
+async def held(batch: Batch = BATCH) -> tuple[UnackedBatch, list[UnackedBatch]]:
     """A batch as delivered, and the list of those that were reported as settled."""
-    settled: list[HeldBatch] = []
+    settled: list[UnackedBatch] = []
     broker = MemoryBroker()
     await broker.publish(batch, Lane.BULK)
     (delivery,) = await (await broker.subscribe(Lane.BULK, 1)).take()
