@@ -135,8 +135,8 @@ def is_increasing(seqs: Seqs) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong, in words that carry nothing of the body (Unicode errors quote it)."""
-    if isinstance(error, UnicodeError):
+    """What is wrong, without content of the body, which UnicodeError quotes and msgspec's own errors do not."""
+    if isinstance(error, UnicodeError) or "UTF-8" in str(error):  # msgspec 0.22; msgspec 0.23
         return "not UTF-8"
     return str(error)[:200] or type(error).__name__
 

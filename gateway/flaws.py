@@ -69,7 +69,7 @@ def no_json(error: Exception, body: bytes) -> str:
     """Why a body can't be read as JSON. msgspec's words hold nothing of the body; a UnicodeDecodeError's do."""
     if not body.strip():
         return "it is empty"
-    if isinstance(error, UnicodeDecodeError):
+    if isinstance(error, UnicodeDecodeError) or "UTF-8" in str(error):  # msgspec 0.22; msgspec 0.23
         return "it is not UTF-8"
     if isinstance(error, RecursionError):
         return "it is nested too deep"
