@@ -18,8 +18,8 @@ import sender.cli
 from common.broker.rabbitmq import RabbitBroker
 from common.messages import Batch, Lane, Seqs
 from common.settings import Settings
+from sender.providers.bulk import BulkProvider, Sends
 from sender.providers.factory import provider_of
-from sender.providers.port import Provider, Sends
 
 Times = NDArray[np.int64]
 
@@ -74,7 +74,7 @@ class StampedBroker(RabbitBroker):
 class StampedProvider:
     """Notes when each send begins, and writes that to a file when it is closed."""
 
-    def __init__(self, provider: Provider, file: Path) -> None:
+    def __init__(self, provider: BulkProvider, file: Path) -> None:
         self.reads_messages = provider.reads_messages
         self._provider = provider
         self._file = file
@@ -93,7 +93,7 @@ def main() -> int:
     """Runs a sender under the settings of the environment."""
     file = Path(sys.argv[1])
 
-    def stamped(settings: Settings, slots: int) -> Provider:
+    def stamped(settings: Settings, slots: int) -> BulkProvider:
         return StampedProvider(provider_of(settings, slots), file)
 
     with patch.object(sender.cli, "provider_of", stamped):

@@ -15,7 +15,7 @@ from common.tracking.port import Tracker
 from sender import overdue, steps
 from sender.beginnings import Beginnings
 from sender.prefetch import FIRST_PREFETCH, Prefetch
-from sender.providers.port import Provider, Sends
+from sender.providers.bulk import BulkProvider, Sends
 from sender.recorder import Recorder
 from sender.rejects import Rejects
 from sender.slots import Slots
@@ -42,7 +42,7 @@ class LaneWorker:
         slots: Slots,
         broker: Broker,
         ledger: Ledger,
-        provider: Provider,
+        provider: BulkProvider,
         recorder: Recorder,
         limit: RateLimit | None = None,
         tracker: Tracker | None = None,

@@ -22,7 +22,7 @@ from common.messages import Outcome, is_increasing
 from common.tracking.port import Tracker
 from sender import steps
 from sender.counts import SendCounts
-from sender.providers.port import Sends
+from sender.providers.bulk import Sends
 from sender.unacked import UnackedBatch
 
 # A crash leaves no more than this much unrecorded.

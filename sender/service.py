@@ -11,7 +11,7 @@ from common.messages import Lane
 from common.rate.port import RateLimit
 from common.tracking.port import Tracker
 from sender.lane import LaneWorker
-from sender.providers.port import Provider
+from sender.providers.bulk import BulkProvider
 from sender.recorder import Recorder
 from sender.slots import Slots
 
@@ -34,7 +34,7 @@ class Sender:
         name: str,
         broker: Broker,
         ledger: Ledger,
-        provider: Provider,
+        provider: BulkProvider,
         slots: int,
         max_attempts: int = 1,
         retry_backoff_s: float = 1.0,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from common.messages import Outcome
 from common.tracking.port import Status, Step
-from sender.providers.port import Sends
+from sender.providers.bulk import Sends
 from sender.unacked import LONGEST_NO_NUMBER
 
 _STATUS = {Outcome.SENT: Status.SENT, Outcome.FAILED: Status.FAILED, Outcome.RETRY: Status.QUEUED}

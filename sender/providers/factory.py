@@ -1,13 +1,13 @@
 """Which provider the settings ask for."""
 
 from common.settings import ProviderName, Settings
+from sender.providers.bulk import BulkProvider
 from sender.providers.http import HttpProvider
-from sender.providers.port import Provider
 from sender.providers.simulated import SimulatedProvider
 from sender.slots import Slots
 
 
-def provider_of(settings: Settings, slots: int) -> Provider:
+def provider_of(settings: Settings, slots: int) -> BulkProvider:
     """The provider for a sender of so many slots; those kept for urgent messages come on top.
 
     Raises UsageError if its profile is no good, or the system has no room for so many connections.

@@ -17,7 +17,7 @@ from yarl import URL
 
 from common.errors import UsageError
 from common.messages import Message, Outcome
-from sender.providers.port import Sends
+from sender.providers.bulk import Sends
 
 log = logging.getLogger(__name__)
 

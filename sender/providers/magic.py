@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from sender.providers.port import Sends
+from sender.providers.bulk import Sends
 from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
 

@@ -11,7 +11,7 @@ import secrets
 import numpy as np
 
 from common.settings import Settings
-from sender.providers.port import Sends
+from sender.providers.bulk import Sends
 from sender.providers.profiles import Profile
 
 LONGEST_TICK_S = 0.005

@@ -20,7 +20,7 @@ from gateway.callbacks.memory import MemoryCallbacks
 from gateway.callbacks.port import Callbacks
 from gateway.idempotency.memory import MemoryIdempotency
 from gateway.keys.memory import MemoryApiKeys
-from sender.providers.port import Sends
+from sender.providers.bulk import Sends
 from tests.gateway.running import NUMBER
 
 SECRET = "a secret of the operator's"

@@ -19,8 +19,8 @@ from gateway.app import Gateway, Stores
 from gateway.callbacks.memory import MemoryCallbacks
 from gateway.idempotency.memory import MemoryIdempotency
 from gateway.keys.memory import MemoryApiKeys
+from sender.providers.bulk import BulkProvider
 from sender.providers.factory import provider_of
-from sender.providers.port import Provider
 from sender.service import Sender
 from tests.waiting import eventually
 
@@ -88,7 +88,7 @@ async def running(
     ledger: Ledger | None = None,
     tracker: Tracker | None = None,
     stores: Stores | None = None,
-    provider: Provider | None = None,
+    provider: BulkProvider | None = None,
     sends: bool = True,
     **settings: object,
 ) -> AsyncIterator[Running]:

@@ -5,8 +5,8 @@ import phonenumbers
 import pytest
 
 from common.messages import Message, Outcome
+from sender.providers.bulk import Sends
 from sender.providers.magic import DELAY_S, NUMBERS, THROTTLED_ATTEMPTS, Magic, MagicNumbers
-from sender.providers.port import Sends
 from sender.providers.profiles import Profile, Window
 from sender.providers.simulated import SimulatedProvider
 from tests.waiting import eventually

@@ -30,7 +30,7 @@ from common.messages import Batch, Lane, Message, Outcome, Seqs
 from common.publishing.publish import Producer
 from common.publishing.recipes import Recipe
 from common.rate.port import RateLimit
-from sender.providers.port import Sends
+from sender.providers.bulk import Sends
 from sender.service import Sender
 
 T = TypeVar("T")

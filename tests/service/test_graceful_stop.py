@@ -9,7 +9,7 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
 from common.messages import Batch, Lane, Message, Outcome, decode_batch
-from sender.providers.port import Sends
+from sender.providers.bulk import Sends
 from sender.service import Sender
 from tests.waiting import eventually
 

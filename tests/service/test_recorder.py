@@ -8,7 +8,7 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
 from common.messages import Batch, Lane, Message, Outcome
-from sender.providers.port import Sends
+from sender.providers.bulk import Sends
 from sender.recorder import Recorder
 from sender.unacked import hold
 from tests.waiting import eventually

@@ -19,7 +19,7 @@ from common.rate.memory import MemoryRateLimit
 from common.rate.port import Grant, bucket_of
 from common.settings import Distribution
 from sender.prefetch import DELIVERY_BYTES, LARGEST_STRETCH
-from sender.providers.port import Sends
+from sender.providers.bulk import Sends
 from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
 from sender.service import Sender

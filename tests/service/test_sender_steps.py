@@ -18,7 +18,7 @@ from common.broker.port import Broker, Delivery, Subscription
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Ledger, Outcomes
 from common.messages import Batch, Lane, Message, Seqs, State, decode_batch
-from sender.providers.port import Sends
+from sender.providers.bulk import Sends
 from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
 from sender.service import Sender

@@ -14,7 +14,7 @@ from common.ledger.memory import MemoryLedger
 from common.messages import Batch, Lane, Message, Outcome
 from common.rate.memory import MemoryRateLimit
 from common.rate.port import Grant
-from sender.providers.port import Sends
+from sender.providers.bulk import Sends
 from sender.service import Sender
 from tests.waiting import eventually
 

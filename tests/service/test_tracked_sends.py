@@ -14,7 +14,7 @@ from common.ledger.port import Ledger, Outcomes
 from common.messages import Batch, Lane, Message, Outcome, Seqs
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Record, Status, Step
-from sender.providers.port import Sends
+from sender.providers.bulk import Sends
 from sender.service import Sender
 from sender.unacked import hold
 from tests.waiting import eventually

@@ -17,9 +17,9 @@ from common.errors import UsageError
 from common.messages import Message, Outcome
 from common.settings import Settings
 from sender.providers import http
+from sender.providers.bulk import Sends
 from sender.providers.factory import provider_of
 from sender.providers.http import HttpProvider, retry_after_s
-from sender.providers.port import Sends
 from sender.providers.simulated import SimulatedProvider
 from tests.waiting import eventually
 

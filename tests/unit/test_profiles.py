@@ -19,8 +19,8 @@ from common.errors import UsageError
 from common.messages import Outcome
 from common.settings import Distribution, load_settings
 from sender.cli import main as sender_main
+from sender.providers.bulk import Sends
 from sender.providers.draws import failures, processing_times_us
-from sender.providers.port import Sends
 from sender.providers.profiles import Conditions, Profile, Window, builtin_profiles, load_profile
 from sender.providers.simulated import SimulatedProvider
 from simulation.simulate import main as simulate_main

@@ -8,8 +8,8 @@ import pytest
 
 from common.messages import Outcome
 from common.settings import Distribution
+from sender.providers.bulk import Sends
 from sender.providers.draws import failures, processing_times_us
-from sender.providers.port import Sends
 from sender.providers.profiles import Profile, Window
 from sender.providers.simulated import SimulatedProvider, Wheel
 from tests.waiting import eventually

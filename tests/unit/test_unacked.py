@@ -6,7 +6,7 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.errors import BadBody
 from common.messages import MAX_BODY_BYTES, Batch, Lane, Message, encode_batch
-from sender.providers.port import Sends
+from sender.providers.bulk import Sends
 from sender.unacked import UnackedBatch, hold
 
 NUMBER = "+358401234567"

@@ -1,8 +1,8 @@
-"""The port of a provider: the sends it is given, and the calls it answers."""
+"""The bulk form of a provider: the sends it is given, and the calls it answers. The sender knows no other form."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +11,11 @@ from common.messages import Message, Seqs
 from sender.unacked import UnackedBatch
 
 
-class Provider(Protocol):
-    """Sends messages, many at once.
+@runtime_checkable
+class BulkProvider(Protocol):
+    """Sends messages, many at once: for providers that must be faster than one coroutine a message allows.
+
+    `single.py` turns a `Provider`, which sends one message at a time, into a bulk provider.
 
     Attributes:
         reads_messages: Whether it needs the numbers and texts, in `sends.messages`.
