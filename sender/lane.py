@@ -13,7 +13,6 @@ from common.messages import Lane, Message, Outcome, Seqs, is_increasing
 from common.rate.port import RateLimit
 from common.tracking.port import Tracker
 from sender import overdue, steps
-from sender.beginnings import Beginnings
 from sender.prefetch import FIRST_PREFETCH, Prefetch
 from sender.providers.bulk import BulkProvider, Sends
 from sender.recorder import Recorder
@@ -55,7 +54,6 @@ class LaneWorker:
         self._recorder = recorder
         self._limit = limit
         self._tracker = tracker
-        self._beginnings = Beginnings(ledger)
         self._rejects = Rejects(broker, ledger)
         self._waiting: deque[UnackedBatch] = deque()
         self._held: dict[UnackedBatch, None] = {}
@@ -211,11 +209,10 @@ class LaneWorker:
             for one in group:
                 await self._start(key, [one])
             return
-        began_s = await self._beginnings.of(run)
         batches = [batch for batch, _, _ in group]
         owners = np.repeat(np.arange(len(group), dtype=np.int32), [j - i for _, i, j in group])
-        standing = await self._ledger.claim(run, seqs, redelivered)
-        wanted = standing <= Standing.AMBIGUOUS
+        claim = await self._ledger.claim(run, seqs, redelivered)
+        wanted = claim.standing <= Standing.AMBIGUOUS
         if not bool(wanted.all()):
             self._drop(owners[~wanted], batches)
             seqs, owners = seqs[wanted], owners[wanted]
@@ -233,9 +230,8 @@ class LaneWorker:
             )
             seqs, owners = seqs[~is_bad], owners[~is_bad]
         if seqs.size:
-            age_s = asyncio.get_running_loop().time() - began_s
             messages = _messages(batches, seqs, owners) if self._provider.reads_messages else None
-            sends = Sends(run, attempt, seqs, owners, batches, self._finished, age_s, messages, track)
+            sends = Sends(run, attempt, seqs, owners, batches, self._finished, claim.age_s, messages, track)
             if track and self._tracker is not None:
                 self._tracker.tell(steps.begun(sends))
             self._provider.start(sends)

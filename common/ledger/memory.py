@@ -16,6 +16,7 @@ from common.ledger.port import (
     LOST,
     NEVER_BEGUN,
     SENDER_SILENCE_S,
+    Claim,
     Outcomes,
     Publication,
     Resumable,
@@ -105,10 +106,6 @@ class MemoryLedger:
         del self._runs[run]
         self._forgotten.add(run)
 
-    async def age_s(self, run: str) -> float:
-        known = self._opened(run)
-        return max(0, _now_us() - known.started_us) / 1e6 if known is not None else 0.0
-
     async def runs(self, newest: int | None = None) -> list[str]:
         names = list(self._runs)
         return names if newest is None else names[max(0, len(names) - newest) :]
@@ -153,10 +150,10 @@ class MemoryLedger:
             if seqs.size:
                 yield seqs
 
-    async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> NDArray[np.uint8]:
+    async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> Claim:
         known = self._opened(run)
         if known is None:
-            return np.full(seqs.size, Standing.SETTLED, np.uint8)
+            return Claim(np.full(seqs.size, Standing.SETTLED, np.uint8), age_s=0.0)
         known.hold(int(seqs.max(initial=0)))
         self._publish_unannounced(known, seqs)
         states = known.states[seqs]
@@ -168,7 +165,7 @@ class MemoryLedger:
         for tally in (self._all, known.tally):
             tally.sending += int(np.count_nonzero(new))
             tally.ambiguous += int(np.count_nonzero(standing == Standing.AMBIGUOUS))
-        return standing
+        return Claim(standing, age_s=max(0, _now_us() - known.started_us) / 1e6)
 
     async def settle(self, run: str, outcomes: Outcomes, sender: str = "", again: bool = False) -> None:
         known = self._opened(run)

@@ -27,6 +27,19 @@ class Standing(IntEnum):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Claim:
+    """The answer to a claim.
+
+    Attributes:
+        standing: The `Standing` of each message, in the order in which they were claimed.
+        age_s: Seconds since the run began, by the ledger's clock; 0 if the run is forgotten.
+    """
+
+    standing: NDArray[np.uint8]
+    age_s: float
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Outcomes:
     """What came of some messages of one run. Arrays of one length; no seq stands twice.
 
@@ -169,12 +182,6 @@ class Ledger(Protocol):
         Raises UnknownRun, or RunOpen if the run is not over, or nobody knows, since no producer began it.
         """
 
-    async def age_s(self, run: str) -> float:
-        """Seconds since a run began, by the ledger's clock.
-
-        A run that nobody began begins now. A forgotten one gives 0.
-        """
-
     async def runs(self, newest: int | None = None) -> list[str]:
         """The runs in the ledger, oldest first; with `newest`, no more than so many of the newest, at a cost of that.
 
@@ -204,11 +211,11 @@ class Ledger(Protocol):
         Memory is constant; what changes meanwhile may be seen as it was or as it is.
         """
 
-    async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> NDArray[np.uint8]:
-        """Takes messages before they are sent; gives the `Standing` of each, in the order of `seqs`.
+    async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> Claim:
+        """Takes messages before they are sent.
 
         A message that is sending already is AMBIGUOUS if this delivery is a redelivered one, else a DUPLICATE.
-        A seq that nobody announced is added to `published`.
+        A seq that nobody announced is added to `published`, and a run that nobody began begins now.
         """
 
     async def settle(self, run: str, outcomes: Outcomes, sender: str = "", again: bool = False) -> None:

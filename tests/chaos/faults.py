@@ -352,7 +352,7 @@ class LostLedgerAnswers(Fault):
     KINDS = frozenset(
         {
             *("begin", "resume", "leave", "announce", "confirm"),
-            *("claim", "age", "settle", "release", "heartbeat", "hincrby", "zrem"),
+            *("claim", "settle", "release", "heartbeat", "hincrby", "zrem"),
             *("take", "runs", "cut", "forget"),
         }
     )

@@ -66,7 +66,7 @@ async def test_a_message_goes_from_queued_over_sending_to_sent_or_failed(ledger:
     await begun(ledger, 3)
     for run in (RUN, None):
         assert counters(await ledger.snapshot(run)) == (3, 3, 0, 0, 0)
-    assert (await ledger.claim(RUN, seqs(0, 1), False)).tolist() == [NEW, NEW]
+    assert (await ledger.claim(RUN, seqs(0, 1), False)).standing.tolist() == [NEW, NEW]
     for run in (RUN, None):
         assert counters(await ledger.snapshot(run)) == (3, 1, 2, 0, 0)
     await ledger.settle(RUN, outcomes({0: SENT, 1: FAILED}, 2000))
@@ -141,8 +141,13 @@ async def test_a_claim_tells_what_each_message_is(ledger: Ledger) -> None:
     await begun(ledger, 6)
     await ledger.claim(RUN, seqs(1, 2, 3), False)
     await ledger.settle(RUN, outcomes({1: SENT, 2: FAILED}))
-    assert (await ledger.claim(RUN, seqs(3, 0, 2, 1), False)).tolist() == [DUPLICATE, NEW, SETTLED, SETTLED]
-    assert (await ledger.claim(RUN, seqs(5, 3, 1), True)).tolist() == [NEW, AMBIGUOUS, SETTLED]
+    assert (await ledger.claim(RUN, seqs(3, 0, 2, 1), False)).standing.tolist() == [
+        DUPLICATE,
+        NEW,
+        SETTLED,
+        SETTLED,
+    ]
+    assert (await ledger.claim(RUN, seqs(5, 3, 1), True)).standing.tolist() == [NEW, AMBIGUOUS, SETTLED]
     snapshot = await ledger.snapshot(RUN)
     assert counters(snapshot) == (6, 1, 3, 1, 1)
     assert snapshot.ambiguous == 1
@@ -169,7 +174,7 @@ async def test_a_retry_puts_a_message_back(ledger: Ledger) -> None:
         await ledger.settle(RUN, outcomes({0: RETRY}))
     snapshot = await ledger.snapshot(RUN)
     assert (counters(snapshot), snapshot.retried) == ((2, 1, 1, 0, 0), 1)
-    assert (await ledger.claim(RUN, seqs(0), False)).tolist() == [NEW]
+    assert (await ledger.claim(RUN, seqs(0), False)).standing.tolist() == [NEW]
 
 
 async def test_a_second_holder_may_settle_what_a_first_one_gave_back(ledger: Ledger) -> None:
@@ -179,7 +184,7 @@ async def test_a_second_holder_may_settle_what_a_first_one_gave_back(ledger: Led
     await ledger.release(RUN, seqs(0, 1))
     await ledger.settle(RUN, outcomes({0: SENT}))
     assert counters(await ledger.snapshot(RUN)) == (2, 1, 0, 1, 0)
-    assert (await ledger.claim(RUN, seqs(0), False)).tolist() == [SETTLED]
+    assert (await ledger.claim(RUN, seqs(0), False)).standing.tolist() == [SETTLED]
 
 
 async def test_a_release_touches_only_what_is_sending(ledger: Ledger) -> None:
@@ -194,7 +199,7 @@ async def test_a_release_touches_only_what_is_sending(ledger: Ledger) -> None:
 
 async def test_a_claim_of_what_nobody_announced_publishes_it(ledger: Ledger) -> None:
     """Each such seq counts once, through retries and a late announcement alike."""
-    assert (await ledger.claim("foreign", seqs(5, 7), False)).tolist() == [NEW, NEW]
+    assert (await ledger.claim("foreign", seqs(5, 7), False)).standing.tolist() == [NEW, NEW]
     await ledger.settle("foreign", outcomes({5: RETRY, 7: SENT}))
     await ledger.claim("foreign", seqs(5, 7), False)
     assert counters(await ledger.snapshot("foreign")) == (2, 0, 1, 1, 0)
@@ -209,10 +214,10 @@ async def test_far_apart_seqs_of_one_run_keep_apart(ledger: Ledger) -> None:
     border = 1 << 17
     far = seqs(border - 1, border, 3 * border + 5)
     await begun(ledger, 4 * border)
-    assert (await ledger.claim(RUN, far, False)).tolist() == [NEW] * 3
+    assert (await ledger.claim(RUN, far, False)).standing.tolist() == [NEW] * 3
     await ledger.settle(RUN, outcomes({border - 1: SENT, border: FAILED, 3 * border + 5: RETRY}))
     around = seqs(border - 2, border - 1, border, border + 1, 3 * border + 5)
-    assert (await ledger.claim(RUN, around, False)).tolist() == [NEW, SETTLED, SETTLED, NEW, NEW]
+    assert (await ledger.claim(RUN, around, False)).standing.tolist() == [NEW, SETTLED, SETTLED, NEW, NEW]
     assert await ledger.recount(RUN) == {"published": 4 * border, "sending": 3, "sent": 1, "failed": 1}
 
 
@@ -313,7 +318,7 @@ async def test_an_unknown_run_is_said_to_be_so(ledger: Ledger, call: str) -> Non
 async def test_a_call_about_no_message_changes_nothing(ledger: Ledger) -> None:
     """An empty claim, settle or release is no mistake: what is left after others were dropped may be nothing."""
     await begun(ledger, 2)
-    assert (await ledger.claim(RUN, seqs(), True)).tolist() == []
+    assert (await ledger.claim(RUN, seqs(), True)).standing.tolist() == []
     await ledger.settle(RUN, outcomes({}))
     await ledger.settle(RUN, outcomes({}, ambiguous=[]))
     await ledger.release(RUN, seqs())
@@ -367,7 +372,7 @@ async def test_who_meets_a_withdrawn_message_finds_it_settled(ledger: Ledger) ->
     await begun(ledger, 3)
     assert (await ledger.withdraw(RUN, seqs(0, 1))).all()
     for redelivered in (False, True):
-        assert (await ledger.claim(RUN, seqs(1, 0), redelivered)).tolist() == [SETTLED] * 2
+        assert (await ledger.claim(RUN, seqs(1, 0), redelivered)).standing.tolist() == [SETTLED] * 2
     await ledger.settle(RUN, outcomes({0: SENT, 1: RETRY}))
     await ledger.release(RUN, seqs(0, 1))
     assert not (await ledger.withdraw(RUN, seqs(0, 1))).any(), "it was withdrawn before"
@@ -420,7 +425,7 @@ async def test_runs_do_not_mix(ledger: Ledger) -> None:
         await begun(ledger, count, run)
     await ledger.claim("a", seqs(0, 1), False)
     await ledger.settle("a", outcomes({0: SENT}))
-    assert (await ledger.claim("b", seqs(0), False)).tolist() == [NEW]
+    assert (await ledger.claim("b", seqs(0), False)).standing.tolist() == [NEW]
     assert counters(await ledger.snapshot("a")) == (3, 1, 1, 1, 0)
     assert counters(await ledger.snapshot()) == (8, 5, 2, 1, 0)
 
@@ -454,21 +459,21 @@ async def test_flags_stay_with_their_messages(ledger: Ledger) -> None:
 
 
 async def test_a_runs_age_grows_from_its_beginning(ledger: Ledger) -> None:
-    """By the ledger's clock, so that all senders see the same; asking again does not make it younger."""
+    """A claim gives it by the ledger's clock, so that all senders see the same; a claim makes no run younger."""
     await ledger.begin(RUN, "", 5, "p")
-    first = await ledger.age_s(RUN)
+    first = (await ledger.claim(RUN, seqs(0), False)).age_s
     snapshot = await ledger.snapshot(RUN)
-    second = await ledger.age_s(RUN)
+    second = (await ledger.claim(RUN, seqs(0, 1 << 17), True)).age_s
     assert 0 <= first <= (snapshot.now_us - snapshot.started_us) / 1e6 <= second
 
 
-async def test_a_run_that_nobody_began_begins_when_its_age_is_asked(ledger: Ledger) -> None:
-    """Whoever publishes without a word to the ledger has a run all the same, and it has one beginning."""
-    await ledger.age_s("foreign")
+async def test_a_run_that_nobody_began_begins_with_its_first_claim(ledger: Ledger) -> None:
+    """A publisher that does not use the ledger has a run all the same, and the run has one beginning."""
+    claim = await ledger.claim("foreign", seqs(0), False)
     began = (await ledger.snapshot("foreign")).started_us
     assert began > 0
-    await ledger.claim("foreign", seqs(0), False)
-    await ledger.age_s("foreign")
+    assert claim.age_s >= 0
+    await ledger.claim("foreign", seqs(1), False)
     assert (await ledger.snapshot("foreign")).started_us == began
     assert await ledger.runs() == ["foreign"]
 
@@ -686,14 +691,14 @@ async def test_a_late_copy_of_a_forgotten_runs_message_counts_nowhere(ledger: Le
     border = 1 << 17
     for redelivered in (False, True):
         late = await ledger.claim(RUN, seqs(2, 0, border, 40), redelivered)
-        assert late.tolist() == [SETTLED] * 4
+        assert late.standing.tolist() == [SETTLED] * 4
+        assert late.age_s == 0.0
     said = {0: SENT, 1: FAILED, 2: RETRY, border: SENT}
     await ledger.settle(RUN, outcomes(said, ambiguous=[True] * 4))
     await ledger.release(RUN, seqs(0, 1))
     assert (await ledger.withdraw(RUN, seqs(2, border, 0, 3 * border))).tolist() == [False] * 4
     await ledger.announce(RUN, 3, 5)
     await ledger.confirm(RUN, 8)
-    assert await ledger.age_s(RUN) == 0.0
     assert await ledger.runs() == []
     after = await ledger.snapshot()
     assert (counters(after), after.ambiguous, after.latency) == ((3, 0, 0, 3, 0), 0, before.latency)

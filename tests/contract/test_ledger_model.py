@@ -130,7 +130,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(seqs=some_seqs, redelivered=st.booleans())
     def claim(self, seqs: list[int], redelivered: bool) -> None:
-        standing = self.call(self.ledger.claim(RUN, np.array(seqs), redelivered)).tolist()
+        standing = self.call(self.ledger.claim(RUN, np.array(seqs), redelivered)).standing.tolist()
         if self.run is None:
             assert standing == [Standing.SETTLED] * len(seqs)
             return

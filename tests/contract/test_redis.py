@@ -64,11 +64,6 @@ def lose_the_first_answer(ledger: RedisLedger, script: str) -> None:
 SETTLE = Outcomes(SEQS[:2], np.array([Outcome.SENT, Outcome.RETRY], np.uint8), np.array([5, 5]))
 
 
-async def _opened_by_its_age(ledger: RedisLedger) -> list[str]:
-    await ledger.age_s("another")
-    return await ledger.runs()
-
-
 async def _withdrawn(ledger: RedisLedger) -> list[bool]:
     """Of four messages the first two are sending."""
     withdrawn: list[bool] = (await ledger.withdraw(RUN, SEQS)).tolist()
@@ -82,7 +77,6 @@ CALLS: dict[str, Callable[[RedisLedger], Awaitable[Any]]] = {
     "announce": lambda ledger: ledger.announce(RUN, 10, 5),
     "confirm": lambda ledger: ledger.confirm(RUN, 3),
     "cut": lambda ledger: ledger.cut(RUN),
-    "age": lambda ledger: _opened_by_its_age(ledger),
     "runs": lambda ledger: ledger.runs(),
     "newest": lambda ledger: ledger.runs(5),
     "settle": lambda ledger: ledger.settle(RUN, SETTLE, "s"),
@@ -116,8 +110,8 @@ async def test_a_call_whose_answer_was_lost_is_repeated_with_the_same_result(
 async def test_a_claim_whose_answer_was_lost_is_still_ours(ledger: RedisLedger) -> None:
     """Nobody else has these messages, so they must be sent: ambiguous, never a duplicate to be dropped."""
     lose_the_first_answer(ledger, "claim")
-    standing = await ledger.claim(RUN, SEQS[2:], False)
-    assert standing.tolist() == [Standing.AMBIGUOUS] * 2
+    claim = await ledger.claim(RUN, SEQS[2:], False)
+    assert claim.standing.tolist() == [Standing.AMBIGUOUS] * 2
     now = await ledger.snapshot(RUN)
     assert (now.sending, now.ambiguous) == (4, 2)
 

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import common.ledger.memory
 import common.publishing.publish
@@ -25,7 +24,7 @@ from common.broker.memory import MemoryBroker, MemorySubscription
 from common.broker.port import Shelf, Subscription
 from common.errors import PublishFailed
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Outcomes
+from common.ledger.port import Claim, Outcomes
 from common.messages import Batch, Lane, Message, Outcome, Seqs
 from common.publishing.publish import Producer
 from common.publishing.recipes import Recipe
@@ -186,7 +185,7 @@ class LedgerClient:
     async def confirm(self, run: str, upto: int) -> None:
         await self._call("confirm", lambda _: self._world.ledger.confirm(run, upto))
 
-    async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> NDArray[np.uint8]:
+    async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> Claim:
         self._world.asked_for |= {(run, seq) for seq in seqs.tolist()}
         return await self._call(
             "claim", lambda again: self._world.ledger.claim(run, seqs, redelivered or again)

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from common.broker.memory import MemoryBroker
 from common.broker.port import Broker, Delivery, Subscription
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Ledger, Outcomes
+from common.ledger.port import Claim, Ledger, Outcomes
 from common.messages import Batch, Lane, Message, Seqs, State, decode_batch
 from sender.providers.bulk import Sends
 from sender.providers.profiles import Profile
@@ -57,11 +56,11 @@ class SteppedLedger:
     def __init__(self, ledger: Ledger, steps: Steps) -> None:
         self._ledger, self._steps = ledger, steps
 
-    async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> NDArray[np.uint8]:
+    async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> Claim:
         self._steps.step("before claim")
-        standing = await self._ledger.claim(run, seqs, redelivered)
+        claim = await self._ledger.claim(run, seqs, redelivered)
         self._steps.step("after claim")
-        return standing
+        return claim
 
     async def settle(self, run: str, outcomes: Outcomes, sender: str = "") -> None:
         self._steps.step("before settle")

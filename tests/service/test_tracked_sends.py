@@ -6,11 +6,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Ledger, Outcomes
+from common.ledger.port import Claim, Ledger, Outcomes
 from common.messages import Batch, Lane, Message, Outcome, Seqs
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Record, Status, Step
@@ -74,7 +73,7 @@ class GatedLedger:
             self.reached.set()
             await self.go_on.wait()
 
-    async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> NDArray[np.uint8]:
+    async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> Claim:
         await self._wait("claim")
         return await self._ledger.claim(run, seqs, redelivered)
 

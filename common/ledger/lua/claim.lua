@@ -2,14 +2,15 @@
 -- KEYS: 1 sms:stats, 2 the run's hash, 3 sms:runs, 4 the piece's states, 5 the run's pieces, 6 the piece's unannounced
 -- ARGV: 1 run, 2 piece, 3 the piece's first seq, 4 highest seq of the call, 5 '1' if redelivered, 6 messages a piece,
 --       then for each segment: its first word, its messages, its mask (the low bit of each pair to claim)
--- Returns for each segment '' if all its messages were queued, else the words of states as they were;
--- of a forgotten run, all sent.
-if not open_run(KEYS[1], KEYS[2], KEYS[3], ARGV[1]) then return all_sent_of(7) end
+-- Returns the microseconds since the run began, then for each segment '' if all its messages were queued, else the words
+-- of states as they were; of a forgotten run 0, then all sent.
+if not open_run(KEYS[1], KEYS[2], KEYS[3], ARGV[1]) then return {0, unpack(all_sent_of(7))} end
 if redis.call('EXISTS', KEYS[4]) == 0 then redis.call('SADD', KEYS[5], ARGV[2]) end
 
 local announced, wanted = room_to_come(KEYS[2], ARGV[3], ARGV[6])
 local count_unannounced = tonumber(ARGV[4]) >= announced
-local new, ambiguous, published, answer = 0, 0, 0, {}
+local new, ambiguous, published = 0, 0, 0
+local answer = {math.max(0, now_us() - redis.call('HGET', KEYS[2], 'started_us'))}
 
 for a = 7, #ARGV, 3 do
   local first_word, messages, packed = tonumber(ARGV[a]), tonumber(ARGV[a + 1]), ARGV[a + 2]

@@ -12,7 +12,7 @@ from common.ledger import keys
 from common.redis_client import answer_of
 
 _SCRIPTS = (
-    *("begin", "resume", "leave", "announce", "confirm", "cut", "forget", "age", "runs", "newest"),
+    *("begin", "resume", "leave", "announce", "confirm", "cut", "forget", "runs", "newest"),
     *("claim", "settle", "release", "withdraw", "mark", "heartbeat"),
 )
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from common.ledger import keys
 from common.ledger.latency import histogram
 from common.ledger.masks import PIECE_MESSAGES, Pairs, Segment, by_piece, pairs_at, segments, unpack
-from common.ledger.port import Outcomes, Standing
+from common.ledger.port import Claim, Outcomes, Standing
 from common.ledger.redis.calls import RedisCalls, unknown
 from common.messages import Outcome, Seqs, State
 from common.redis_client import answer_of
@@ -20,12 +20,12 @@ from common.redis_client import answer_of
 class RedisMessages(RedisCalls):
     """Messages, and what becomes of them."""
 
-    async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> NDArray[np.uint8]:
+    async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> Claim:
         standing = np.zeros(seqs.size, np.uint8)
-        await asyncio.gather(
+        ages_us = await asyncio.gather(
             *(self._claim(run, piece, seqs, at, redelivered, standing) for piece, at in by_piece(seqs))
         )
-        return standing
+        return Claim(standing, age_s=max(ages_us, default=0) / 1e6)
 
     async def settle(self, run: str, outcomes: Outcomes, sender: str = "", again: bool = False) -> None:
         await asyncio.gather(
@@ -94,21 +94,23 @@ class RedisMessages(RedisCalls):
         at: NDArray[np.intp] | slice,
         redelivered: bool,
         standing: NDArray[np.uint8],
-    ) -> None:
+    ) -> int:
+        """Fills in the standing of messages of one piece; gives the run's age in microseconds."""
         # A claim whose answer was lost may have been carried out: what it then finds sending is ours.
-        states, lost = await self._take(
+        states, lost, (age_us,) = await self._take(
             "claim", run, piece, seqs[at], [], lambda lost: int(redelivered or lost)
         )
         if states is None:
-            return
+            return age_us
         found = np.full(states.size, Standing.SETTLED, np.uint8)
         found[states == State.QUEUED] = Standing.NEW
         found[states == State.SENDING] = Standing.AMBIGUOUS if redelivered or lost else Standing.DUPLICATE
         standing[at] = found
+        return age_us
 
     async def _withdraw(self, run: str, piece: int, seqs: Seqs) -> NDArray[np.bool_]:
         more_keys = [keys.LATENCY, keys.latency(run)]
-        states, lost = await self._take("withdraw", run, piece, seqs, more_keys, lambda _: self._ttl_s)
+        states, lost, _ = await self._take("withdraw", run, piece, seqs, more_keys, lambda _: self._ttl_s)
         if states is None:
             return np.ones(seqs.size, np.bool_)
         withdrawn: NDArray[np.bool_] = states == State.QUEUED
@@ -125,10 +127,11 @@ class RedisMessages(RedisCalls):
         seqs: Seqs,
         more_keys: list[str],
         own: Callable[[bool], int],
-    ) -> tuple[Pairs | None, bool]:
+    ) -> tuple[Pairs | None, bool, list[int]]:
         """What messages of one piece were before a script took those that were queued, None if all were.
 
-        And whether an earlier try may have been carried out. `own` is the one argument that each script has its own of.
+        And whether an earlier try may have been carried out, and what the script returns before the words of states.
+        `own` is the one argument that each script has its own of.
         """
         base = piece * PIECE_MESSAGES
         offsets = seqs - base
@@ -144,7 +147,8 @@ class RedisMessages(RedisCalls):
         answers, lost = await self._call_noting_loss(
             script, take_keys, lambda lost: [run, piece, base, upto, own(lost), PIECE_MESSAGES, *tail]
         )
-        return pairs_at(offsets, parts, answers) if any(answers) else None, lost
+        before, words = answers[: -len(parts)], answers[-len(parts) :]
+        return pairs_at(offsets, parts, words) if any(words) else None, lost, before
 
     async def _settle(self, run: str, piece: int, outcomes: Outcomes, sender: str, again: bool) -> None:
         """Settles one piece: all at once if all is sending, as it nearly always is; else sorts that out first."""

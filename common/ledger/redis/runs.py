@@ -78,10 +78,6 @@ class RedisRuns(RedisCalls):
             case [_]:
                 raise unknown(run)
 
-    async def age_s(self, run: str) -> float:
-        age_us: int = await self._call("age", [keys.STATS, keys.run(run), keys.RUNS], [run])
-        return age_us / 1e6
-
     async def runs(self, newest: int | None = None) -> list[str]:
         if newest is None:
             return await self._listed(keys.RUNS)
