@@ -16,16 +16,16 @@ from starlette.routing import Route
 
 from common.broker.memory import MemoryBroker
 from common.cli import run_command, stop_on_signals
+from common.sms.segments import Segments
 from common.tracking.port import Status
-from gateway.guard import Guard
-from gateway.keys.authenticator import Authenticator
-from gateway.keys.memory import MemoryApiKeys
-from gateway.metrics import GatewayMetrics
-from gateway.operations import JSON, Answer, Operation, Scope
-from gateway.routing import routes_of
-from gateway.schemas import Accepted
-from gateway.segments import Segments
-from gateway.server import serving
+from common.web.guard import Guard
+from common.web.keys.authenticator import Authenticator
+from common.web.keys.memory import MemoryApiKeys
+from common.web.operations import JSON, Answer, Operation, Scope
+from common.web.routing import routes_of
+from common.web.server import serving
+from gateway.api.metrics import GatewayMetrics
+from gateway.api.schemas import Accepted
 
 HOST = "127.0.0.1"
 ANSWER = msgspec.json.encode(

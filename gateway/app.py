@@ -15,37 +15,37 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from common.background import Worker, end, kept_up
 from common.broker.port import Broker
 from common.ledger.port import Ledger
 from common.settings import Settings
 from common.tracking.port import Tracker
 from common.version import project_version
-from gateway.answers import json_answer
-from gateway.background import Worker, end, kept_up
-from gateway.batch_intake import BatchIntake
-from gateway.batches import Batches
+from common.web.answers import json_answer
+from common.web.guard import Guard
+from common.web.keys.authenticator import Authenticator
+from common.web.keys.port import ApiKeys
+from common.web.limits import Limits
+from common.web.openapi import document
+from common.web.operations import Answer, Operation
+from common.web.routing import not_served, routes_of
+from common.web.server import serving
+from gateway.acceptance.batch_intake import BatchIntake
+from gateway.acceptance.intake import Intake
+from gateway.acceptance.recovery import Recovery
+from gateway.api.batches import Batches
+from gateway.api.events import EventRoutes
+from gateway.api.health import Health
+from gateway.api.inbox import Inbox
+from gateway.api.messages import Messages
+from gateway.api.metrics import GatewayMetrics
+from gateway.api.runs import Runs
+from gateway.api.simulated import SimulatedRuns
 from gateway.callbacks.dispatcher import Dispatcher
 from gateway.callbacks.port import Callbacks
 from gateway.dashboard import Dashboard
-from gateway.events.hub import Hub
-from gateway.events.routes import EventRoutes
-from gateway.guard import Guard
-from gateway.health import Health
 from gateway.idempotency.port import Idempotency
-from gateway.inbox import Inbox
-from gateway.intake import Intake
-from gateway.keys.authenticator import Authenticator
-from gateway.keys.port import ApiKeys
-from gateway.limits import Limits
-from gateway.messages import Messages
-from gateway.metrics import GatewayMetrics
-from gateway.openapi import document
-from gateway.operations import Answer, Operation
-from gateway.recovery import Recovery
-from gateway.routing import not_served, routes_of
-from gateway.runs import Runs
-from gateway.server import serving
-from gateway.simulated import SimulatedRuns
+from gateway.live.hub import Hub
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 

@@ -23,10 +23,10 @@ from common.metrics import metrics_served
 from common.redis_client import connect_redis
 from common.settings import Settings, load_settings
 from common.tracking.redis import RedisTracker
+from common.web.keys.redis import RedisApiKeys
 from gateway.app import Gateway, Stores
 from gateway.callbacks.redis import RedisCallbacks
 from gateway.idempotency.redis import RedisIdempotency
-from gateway.keys.redis import RedisApiKeys
 
 log = logging.getLogger(__name__)
 

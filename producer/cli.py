@@ -27,6 +27,7 @@ from common.cli import (
     warn_of_near_misses,
     whole,
 )
+from common.contacts.files import ContactsSource
 from common.errors import UsageError
 from common.ledger.port import Ledger
 from common.ledger.redis import RedisLedger
@@ -37,10 +38,9 @@ from common.publishing.pace import Pace
 from common.publishing.publish import Producer
 from common.publishing.random_source import RandomSource
 from common.publishing.recipes import Source, recipe_of
+from common.publishing.sources import source_of
 from common.redis_client import connect_redis
 from common.settings import Settings, load_settings
-from producer.contacts import ContactsSource
-from producer.sources import source_of
 
 FOLLOW_EVERY_S = 0.2
 RATES_PER_S = (0.001, 1e9)

@@ -17,11 +17,11 @@ from common.logs import configure_logs
 from common.rate.memory import MemoryRateLimit
 from common.settings import LogLevel, Settings, load_settings
 from common.tracking.memory import MemoryTracker
+from common.web.keys.memory import MemoryApiKeys
 from gateway.app import Gateway, Stores
 from gateway.callbacks.memory import MemoryCallbacks
 from gateway.cli import is_loopback, refuse_open_doors
 from gateway.idempotency.memory import MemoryIdempotency
-from gateway.keys.memory import MemoryApiKeys
 from monitor.metrics import PipelineMetrics
 from sender.metrics import SenderMetrics
 from sender.providers.magic import THROTTLED_ATTEMPTS, MagicNumbers

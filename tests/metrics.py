@@ -13,7 +13,7 @@ from common.ledger.port import SenderStatus, Snapshot
 from common.messages import Lane
 from common.metrics import new_registry
 from common.settings import Settings
-from gateway.metrics import GatewayMetrics
+from gateway.api.metrics import GatewayMetrics
 from monitor.metrics import PipelineMetrics
 from sender.metrics import SenderMetrics
 from sender.providers.simulated import SimulatedProvider

@@ -9,7 +9,7 @@ from common.errors import UsageError
 from common.messages import MAX_BATCH_MESSAGES, Lane, Message
 
 # The sources of a gateway's runs: of messages that were posted one by one, and of a batch. Nobody makes their messages
-# again but a gateway (gateway/recovery.py).
+# again but a gateway (gateway/acceptance/recovery.py).
 SINGLES = "gateway"
 BATCHES = "gateway-batch"
 

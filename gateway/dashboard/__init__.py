@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from gateway.problems import Problem
+from common.web.problems import Problem
 
 INDEX = "index.html"
 

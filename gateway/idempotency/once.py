@@ -8,12 +8,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.answers import json_answer
-from gateway.flaws import refused
+from common.web.answers import json_answer
+from common.web.flaws import refused
+from common.web.operations import Parameter
+from common.web.problems import Flaw, Problem
 from gateway.idempotency.hold import Hold
 from gateway.idempotency.port import Found, Idempotency
-from gateway.operations import Parameter
-from gateway.problems import Flaw, Problem
 
 HEADER = "Idempotency-Key"
 LONGEST_KEY = 255

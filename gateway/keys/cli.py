@@ -20,9 +20,9 @@ from common.errors import UsageError
 from common.logs import configure_logs
 from common.redis_client import connect_redis
 from common.settings import load_settings
-from gateway.keys.port import ALL_SCOPES, ApiKey, ApiKeys, new_key
-from gateway.keys.redis import RedisApiKeys
-from gateway.operations import Scope
+from common.web.keys.port import ALL_SCOPES, ApiKey, ApiKeys, new_key
+from common.web.keys.redis import RedisApiKeys
+from common.web.operations import Scope
 
 LONGEST_NAME = 64
 

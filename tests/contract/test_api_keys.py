@@ -1,4 +1,4 @@
-"""A store of API keys: what gateway/keys/port.py promises, held by the one in memory and by the one in Redis."""
+"""A store of API keys: what common/web/keys/port.py promises, held by the one in memory and by the one in Redis."""
 
 import base64
 import hashlib
@@ -9,10 +9,10 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
 
 from common.ledger import keys as names
-from gateway.keys.memory import MemoryApiKeys
-from gateway.keys.port import ALL_SCOPES, ApiKey, ApiKeys, new_key, parts_of
-from gateway.keys.redis import RedisApiKeys
-from gateway.operations import Scope
+from common.web.keys.memory import MemoryApiKeys
+from common.web.keys.port import ALL_SCOPES, ApiKey, ApiKeys, new_key, parts_of
+from common.web.keys.redis import RedisApiKeys
+from common.web.operations import Scope
 from tests.servers import RedisServer
 
 NOW_US = 1_795_000_000_123_456

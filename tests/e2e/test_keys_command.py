@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from common.ledger import keys as names
-from gateway.keys.port import ApiKeys
-from gateway.keys.redis import RedisApiKeys
+from common.web.keys.port import ApiKeys
+from common.web.keys.redis import RedisApiKeys
 from tests.e2e.processes import Launcher
 from tests.servers import RedisServer
 

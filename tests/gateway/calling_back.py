@@ -15,11 +15,11 @@ from common.broker.memory import MemoryBroker
 from common.errors import Refused
 from common.messages import Batch, Lane, Outcome
 from common.tracking.port import Record
+from common.web.keys.memory import MemoryApiKeys
 from gateway.app import Stores
 from gateway.callbacks.memory import MemoryCallbacks
 from gateway.callbacks.port import Callbacks
 from gateway.idempotency.memory import MemoryIdempotency
-from gateway.keys.memory import MemoryApiKeys
 from sender.providers.bulk import Sends
 from tests.gateway.running import NUMBER
 

@@ -15,10 +15,10 @@ from common.ledger.port import Ledger
 from common.settings import Settings, load_settings
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Tracker
+from common.web.keys.memory import MemoryApiKeys
 from gateway.app import Gateway, Stores
 from gateway.callbacks.memory import MemoryCallbacks
 from gateway.idempotency.memory import MemoryIdempotency
-from gateway.keys.memory import MemoryApiKeys
 from sender.providers.bulk import BulkProvider
 from sender.providers.factory import provider_of
 from sender.service import Sender

@@ -19,16 +19,16 @@ from common.ledger.port import Ledger, Outcomes
 from common.messages import Outcome
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Status, Step
-from gateway.events.hub import MOST_SUBSCRIBERS, Hub
-from gateway.events.routes import EventRoutes
-from gateway.guard import Guard
-from gateway.keys.authenticator import Authenticator
-from gateway.keys.memory import MemoryApiKeys
-from gateway.keys.port import new_key
-from gateway.operations import Scope
-from gateway.routing import routes_of
-from gateway.runs import Runs
-from gateway.server import serving
+from common.web.guard import Guard
+from common.web.keys.authenticator import Authenticator
+from common.web.keys.memory import MemoryApiKeys
+from common.web.keys.port import new_key
+from common.web.operations import Scope
+from common.web.routing import routes_of
+from common.web.server import serving
+from gateway.api.events import EventRoutes
+from gateway.api.runs import Runs
+from gateway.live.hub import MOST_SUBSCRIBERS, Hub
 from tests.waiting import eventually
 
 NUMBER = "+541166587382"

@@ -12,8 +12,9 @@ from common.ledger.memory import MemoryLedger
 from common.ledger.port import PRODUCER_SILENCE_S
 from common.messages import Lane, Message
 from common.tracking.memory import MemoryTracker
-from gateway import batch_body, batch_intake, batches, recovery
-from gateway.batch_intake import BatchIntake, BatchRun
+from gateway.acceptance import batch_intake, recovery
+from gateway.acceptance.batch_intake import BatchIntake, BatchRun
+from gateway.api import batch_body, batches
 from gateway.callbacks import dispatcher as dispatching
 from gateway.callbacks.dispatcher import Dispatcher
 from tests.gateway.calling_back import ELSEWHERE, ON, SECRET, Away, Held, Noting, Odd, Receiver, batch, stores

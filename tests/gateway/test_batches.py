@@ -14,10 +14,11 @@ from common.ledger.port import Publication
 from common.messages import Batch, Lane, Message, State
 from common.publishing.recipes import BATCHES, SINGLES
 from common.tracking.memory import MemoryTracker
-from gateway import batch_body, batch_intake, batches, groups, recovery
+from gateway.acceptance import batch_intake, groups, recovery
+from gateway.acceptance.recovery import Recovery
+from gateway.acceptance.session import recipe
+from gateway.api import batch_body, batches
 from gateway.idempotency.memory import MemoryIdempotency
-from gateway.recovery import Recovery
-from gateway.session import recipe
 from tests.gateway.running import NUMBER, Running, running
 from tests.waiting import eventually
 

@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.async_api import Browser, expect
 
-from gateway.segments import segments
+from common.sms.segments import segments
 from tests.gateway.browser import visiting
 from tests.gateway.running import running
 

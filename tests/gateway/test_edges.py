@@ -10,17 +10,20 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
+from common import background
+from common.background import end, kept_up
 from common.broker.memory import MemoryBroker
 from common.errors import Refused
 from common.ledger.memory import MemoryLedger
 from common.publishing.recipes import SINGLES
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Step
-from gateway import background, recovery, server, simulated
-from gateway.background import end, kept_up
-from gateway.problems import Problem
-from gateway.session import recipe
-from gateway.simulated import MOST_AT_ONCE, SimulatedRuns
+from common.web import server
+from common.web.problems import Problem
+from gateway.acceptance import recovery
+from gateway.acceptance.session import recipe
+from gateway.api import simulated
+from gateway.api.simulated import MOST_AT_ONCE, SimulatedRuns
 from tests.gateway.running import NUMBER, running
 from tests.waiting import eventually
 

@@ -22,10 +22,11 @@ from common.ledger.redis import RedisLedger
 from common.redis_client import CONNECTIONS, connect_redis
 from common.settings import Settings
 from common.tracking.port import Status
-from gateway.events import hub as hub_module
-from gateway.events import routes, subscribers
-from gateway.events.watch import Seen, Watch
-from gateway.operations import Scope
+from common.web.operations import Scope
+from gateway.api import events as routes
+from gateway.live import hub as hub_module
+from gateway.live import subscribers
+from gateway.live.watch import Seen, Watch
 from tests.gateway.streaming import NUMBER, Client, Streaming, client, created, publish, streaming
 from tests.servers import RedisServer
 from tests.waiting import eventually
@@ -154,8 +155,8 @@ async def test_a_broker_or_ledger_that_is_away_ends_nothing(monkeypatch: pytest.
                 await asyncio.Event().wait()
             return await super().snapshot(run)
 
-    monkeypatch.setattr("gateway.events.watch.PATIENCE_S", 0.1)
-    monkeypatch.setattr("gateway.runs.PATIENCE_S", 0.1)
+    monkeypatch.setattr("gateway.live.watch.PATIENCE_S", 0.1)
+    monkeypatch.setattr("gateway.api.runs.PATIENCE_S", 0.1)
     ledger = AwayLedger()
     await publish(ledger, "a", 10, 4)
     async with streaming(ledger, AwayBroker()) as it, client(it) as one:
@@ -203,7 +204,7 @@ async def test_a_redis_that_hangs_wedges_nothing(
     async with streaming(ledger) as it, client(it) as one:
         await one.hears(lambda e: e["type"] == "statistics" and e["sent"] == 80)
         with monkeypatch.context() as patched:
-            patched.setattr("gateway.events.watch.PATIENCE_S", 0.05)
+            patched.setattr("gateway.live.watch.PATIENCE_S", 0.05)
             await redis.execute_command("CLIENT", "PAUSE", PAUSE_MS, "ALL")  # type: ignore[no-untyped-call]
             given_up = looks + CONNECTIONS
             await eventually(lambda: looks > given_up)
@@ -250,8 +251,8 @@ async def test_a_key_that_may_read_is_needed() -> None:
 async def test_a_revoked_key_ends_its_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream does not outlive its key: it is closed with 1008, or its last event says why."""
     monkeypatch.setattr(routes, "RECHECK_S", 0.05)
-    monkeypatch.setattr("gateway.keys.authenticator.KEPT_S", 0.03)
-    monkeypatch.setattr("gateway.keys.authenticator.AGAIN_S", 0.03)
+    monkeypatch.setattr("common.web.keys.authenticator.KEPT_S", 0.03)
+    monkeypatch.setattr("common.web.keys.authenticator.AGAIN_S", 0.03)
     async with streaming(required=True) as it:
         headers = {"X-API-Key": await created(it, Scope.READ)}
         async with (

@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from common.tracking.port import Status
-from gateway.events import subscribers
+from gateway.live import subscribers
 from tests.gateway.streaming import Streaming, step_of, streaming
 from tests.gateway.test_events import WEBSOCKET, deaf
 

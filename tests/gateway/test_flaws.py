@@ -9,10 +9,10 @@ from starlette.requests import Request
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from gateway import array_items, batch_body
-from gateway.array_items import items_of
-from gateway.bodies import decoded_or_flaws
-from gateway.flaws import MOST_FLAWS
+from common.web.bodies import decoded_or_flaws
+from common.web.flaws import MOST_FLAWS
+from gateway.api import array_items, batch_body
+from gateway.api.array_items import items_of
 from tests.gateway.running import NUMBER, running
 
 GOOD = {"number": NUMBER, "text": "hello"}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from common.errors import Unavailable
-from gateway.fresh import Fresh
+from gateway.live.fresh import Fresh
 from tests.waiting import eventually
 
 

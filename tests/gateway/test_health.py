@@ -8,7 +8,7 @@ from common.broker.memory import MemoryBroker
 from common.errors import Unavailable
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Snapshot
-from gateway import health
+from gateway.api import health
 from tests.gateway.running import KEY, running
 
 

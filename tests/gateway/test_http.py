@@ -12,16 +12,15 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway import routing, server
-from gateway.bodies import read_body
-from gateway.events import hub as hub_module
-from gateway.events import protocols
-from gateway.events.protocols import LARGEST_HEAD_BYTES
-from gateway.keys.authenticator import Authenticator
-from gateway.keys.memory import MemoryApiKeys
-from gateway.operations import Answer, Operation
-from gateway.routing import routes_of
-from gateway.server import serving
+from common.web import protocols, routing, server
+from common.web.bodies import read_body
+from common.web.keys.authenticator import Authenticator
+from common.web.keys.memory import MemoryApiKeys
+from common.web.operations import Answer, Operation
+from common.web.protocols import LARGEST_HEAD_BYTES
+from common.web.routing import routes_of
+from common.web.server import serving
+from gateway.live import hub as hub_module
 from tests.gateway.running import NUMBER, running
 from tests.gateway.streaming import streaming
 from tests.waiting import eventually

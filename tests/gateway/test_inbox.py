@@ -1,4 +1,4 @@
-"""gateway/inbox.py: what was sent can be listed, waited for and thrown away, and tests that use it don't race."""
+"""gateway/api/inbox.py: what was sent can be listed, waited for and thrown away, and tests that use it don't race."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,10 +14,10 @@ from yarl import URL
 
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Status, Step
-from gateway import inbox as inbox_module
-from gateway.inbox import Inbox
-from gateway.problems import Problem
-from gateway.server import serving
+from common.web.problems import Problem
+from common.web.server import serving
+from gateway.api import inbox as inbox_module
+from gateway.api.inbox import Inbox
 from tests.waiting import eventually
 
 ANNA, BERT = "+358401234567", "+541166587382"

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from common import background
 from common.broker.memory import MemoryBroker
 from common.errors import Refused
 from common.ledger.memory import MemoryLedger
 from common.messages import MAX_TEXT_CHARS, Batch, Lane, Message, Seqs, decode_batch
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Record
-from gateway import background, groups, intake
-from gateway.batch_intake import BatchIntake, BatchRun
-from gateway.intake import Intake
+from gateway.acceptance import groups, intake
+from gateway.acceptance.batch_intake import BatchIntake, BatchRun
+from gateway.acceptance.intake import Intake
 from tests.gateway.running import NUMBER
 from tests.waiting import eventually
 

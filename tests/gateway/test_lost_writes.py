@@ -6,7 +6,7 @@ import pytest
 
 from common.ledger.memory import MemoryLedger
 from common.publishing import publish
-from gateway.recovery import Recovery
+from gateway.acceptance.recovery import Recovery
 from tests.gateway.running import NUMBER, Running, running
 
 

@@ -10,11 +10,11 @@ from common.broker.memory import MemoryBroker
 from common.errors import PublishFailed, Refused
 from common.ledger.memory import MemoryLedger
 from common.messages import Batch, Lane
-from gateway import groups, intake, session
+from common.web.keys.memory import MemoryApiKeys
+from gateway.acceptance import groups, intake, session
 from gateway.app import Stores
 from gateway.callbacks.memory import MemoryCallbacks
 from gateway.idempotency.memory import MemoryIdempotency
-from gateway.keys.memory import MemoryApiKeys
 from tests.gateway.running import NUMBER, running
 from tests.waiting import eventually
 

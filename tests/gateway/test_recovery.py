@@ -15,9 +15,9 @@ from common.messages import Batch, Lane, Message, decode_batch
 from common.publishing.recipes import BATCHES, SINGLES
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Record, Track
-from gateway import recovery
-from gateway.recovery import Recovery
-from gateway.session import recipe
+from gateway.acceptance import recovery
+from gateway.acceptance.recovery import Recovery
+from gateway.acceptance.session import recipe
 from tests.waiting import eventually
 
 RUN = "a-run"

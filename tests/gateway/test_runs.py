@@ -13,10 +13,10 @@ from common.errors import Refused, Unavailable
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Outcomes, Snapshot
 from common.messages import Outcome
-from gateway.events import hub as hub_module
-from gateway.events import watch as watch_module
-from gateway.events.watch import Watch
-from gateway.views import RunView
+from gateway.api.views import RunView
+from gateway.live import hub as hub_module
+from gateway.live import watch as watch_module
+from gateway.live.watch import Watch
 from tests.gateway.running import running
 from tests.gateway.streaming import Streaming, publish, streaming
 from tests.waiting import eventually

@@ -18,7 +18,7 @@ from schemathesis.engine import events, from_schema
 from schemathesis.engine.recorder import ScenarioRecorder
 from schemathesis.hooks import GLOBAL_HOOK_DISPATCHER
 
-from gateway.bodies import NDJSON
+from common.web.bodies import NDJSON
 from tests.gateway.running import KEY, NUMBER, running
 
 EXAMPLES = 60

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common import background
 from common.broker.memory import MemoryBroker
 from common.errors import RunBusy
 from common.ledger.memory import MemoryLedger
 from common.messages import Batch, Lane, Seqs, State
-from gateway import background, groups
+from common.web.keys.memory import MemoryApiKeys
+from gateway.acceptance import groups
+from gateway.acceptance.recovery import Recovery
 from gateway.app import Stores
 from gateway.idempotency.memory import MemoryIdempotency
-from gateway.keys.memory import MemoryApiKeys
-from gateway.recovery import Recovery
 from tests.gateway.calling_back import ELSEWHERE, Noting
 from tests.gateway.running import NUMBER, Running, running
 from tests.waiting import eventually

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from gateway import batch_body
-from gateway.batches import MOST_AT_ONCE, Batches
-from gateway.bodies import Budget
-from gateway.operations import Operation
-from gateway.problems import Problem
+from common.web.bodies import Budget
+from common.web.operations import Operation
+from common.web.problems import Problem
+from gateway.api import batch_body
+from gateway.api.batches import MOST_AT_ONCE, Batches
 from tests.gateway.running import NUMBER, Running, running
 from tests.waiting import eventually
 
@@ -27,7 +27,7 @@ def budgets(monkeypatch: pytest.MonkeyPatch) -> list[Budget]:
         made.append(Budget(100))
         return made[-1]
 
-    monkeypatch.setattr("gateway.batches.Budget", budget)
+    monkeypatch.setattr("gateway.api.batches.Budget", budget)
     return made
 
 
@@ -77,7 +77,7 @@ async def test_a_body_that_does_not_come_is_given_up(
 
 async def test_a_whole_batch_that_finds_no_slot_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its body came while others took the last one."""
-    monkeypatch.setattr("gateway.batches.MOST_AT_ONCE", 1)
+    monkeypatch.setattr("gateway.api.batches.MOST_AT_ONCE", 1)
     slots: list[Batches] = []
     monkeypatch.setattr(Batches, "operations", _noting(slots))
     async with running(sends=False) as it:

@@ -12,11 +12,11 @@ from common.ledger.memory import MemoryLedger
 from common.ledger.port import Ledger
 from common.messages import Batch, Lane, Message, State, decode_batch
 from common.tracking.memory import MemoryTracker
-from gateway import batch_intake, groups
-from gateway.batch_intake import BatchIntake, BatchRun
-from gateway.intake import Intake
-from gateway.problems import Problem
-from gateway.recovery import Recovery
+from common.web.problems import Problem
+from gateway.acceptance import batch_intake, groups
+from gateway.acceptance.batch_intake import BatchIntake, BatchRun
+from gateway.acceptance.intake import Intake
+from gateway.acceptance.recovery import Recovery
 from tests.gateway.running import NUMBER
 from tests.gateway.test_intake import NothingOwed
 

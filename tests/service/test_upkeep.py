@@ -29,7 +29,7 @@ from common.messages import (
     encode_batch,
 )
 from common.publishing.recipes import BATCHES, SINGLES
-from gateway.session import recipe
+from gateway.acceptance.session import recipe
 from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
 from sender.service import Sender

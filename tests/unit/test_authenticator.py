@@ -1,4 +1,4 @@
-"""gateway/keys/authenticator.py: who is let in, what for, and at what price."""
+"""common/web/keys/authenticator.py: who is let in, what for, and at what price."""
 
 import asyncio
 import hmac
@@ -9,12 +9,12 @@ import pytest
 from starlette.requests import HTTPConnection
 
 from common.errors import Unavailable, UsageError
-from gateway.keys import authenticator as module
-from gateway.keys.authenticator import Authenticator
-from gateway.keys.memory import MemoryApiKeys
-from gateway.keys.port import ALL_SCOPES, ApiKey, Caller, new_key
-from gateway.operations import Scope
-from gateway.problems import Problem
+from common.web.keys import authenticator as module
+from common.web.keys.authenticator import Authenticator
+from common.web.keys.memory import MemoryApiKeys
+from common.web.keys.port import ALL_SCOPES, ApiKey, Caller, new_key
+from common.web.operations import Scope
+from common.web.problems import Problem
 
 FIXED = "correct-horse-16"
 

@@ -1,4 +1,4 @@
-"""producer/contacts.py: messages to the contacts of a CSV file."""
+"""common/contacts/files.py: messages to the contacts of a CSV file."""
 
 import csv
 import re
@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common.contacts.files import DEFAULT_TEXT, BadRow, ContactsSource
 from common.errors import UsageError
 from common.messages import MAX_TEXT_CHARS, Message
-from producer.contacts import DEFAULT_TEXT, BadRow, ContactsSource
 
 NO_E164 = "the number is no E.164 (+ and 7 to 15 digits, country code first)"
 A, B, C = "+358401234567", "+4915112345678", "+12025550123"

@@ -10,12 +10,12 @@ from starlette.datastructures import QueryParams
 
 from common.statistics import Statistics
 from common.tracking.port import Status, Step
-from gateway.events.audience import Audience
-from gateway.events.filters import Filters, filters_of
-from gateway.events.frames import FRAME_BYTES, Encoded, Join, pieces, sse_frame, websocket_frame
-from gateway.events.subscribers import Ending
-from gateway.problems import Problem
-from gateway.views import Figures, MessageEvent, message_event
+from common.web.problems import Problem
+from gateway.api.views import Figures, MessageEvent, message_event
+from gateway.live.audience import Audience
+from gateway.live.filters import Filters, filters_of
+from gateway.live.frames import FRAME_BYTES, Encoded, Join, pieces, sse_frame, websocket_frame
+from gateway.live.subscribers import Ending
 
 # Of a WebSocket frame's head, by its second byte. The length in it may be any byte, that of a bracket too.
 HEAD_BYTES = {126: 4, 127: 10}

@@ -9,7 +9,7 @@ from benchmarks import gateway_load as load
 from benchmarks.gateway_figures import Figures
 from benchmarks.gateway_table import PAGE, RECORDED, markdown, with_tables
 from benchmarks.processes import BenchmarkFailed
-from gateway.numbers import normalise
+from common.sms.numbers import normalise
 
 
 def figures() -> Figures:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.guard import Guard
+from common.web.guard import Guard
 
 OURS = "127.0.0.1:8000"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})

@@ -1,12 +1,12 @@
-"""gateway/limits.py: how much comes in, and when the rest may."""
+"""common/web/limits.py: how much comes in, and when the rest may."""
 
 import random
 
 import pytest
 
-from gateway.keys.port import ALL_SCOPES, Caller
-from gateway.limits import MOST_CALLERS, Limits
-from gateway.problems import Problem
+from common.web.keys.port import ALL_SCOPES, Caller
+from common.web.limits import MOST_CALLERS, Limits
+from common.web.problems import Problem
 
 A, B = (Caller(name, name, ALL_SCOPES) for name in "ab")
 

@@ -14,8 +14,8 @@ from common.errors import Refused, Unavailable
 from common.messages import Lane, Outcome
 from common.metrics import metrics_served, new_registry, time_histogram
 from common.settings import Settings
-from gateway.metrics import GatewayMetrics
-from gateway.operations import Scope
+from common.web.operations import Scope
+from gateway.api.metrics import GatewayMetrics
 from monitor.metrics import PipelineMetrics
 from sender.counts import SendCounts
 from sender.metrics import SenderMetrics
@@ -195,7 +195,7 @@ async def test_depths_are_shown_as_long_as_the_broker_tells_them(
     assert now("smsim_queue_bodies", queue="sms_queue") == 4
     assert now("smsim_gateway_broker_connected") == 1
 
-    monkeypatch.setattr("gateway.metrics.DEPTHS_EVERY_S", 0)
+    monkeypatch.setattr("gateway.api.metrics.DEPTHS_EVERY_S", 0)
     broker.away = away
     await metrics.refresh()
     now = read(metrics.registry)

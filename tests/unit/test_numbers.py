@@ -10,8 +10,8 @@ from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, PhoneMetadata, PhoneNumber
 from phonenumbers.phonemetadata import PhoneNumberDesc
 
 from common.messages import is_e164
-from gateway import numbers
-from gateway.numbers import normalise
+from common.sms import numbers
+from common.sms.numbers import normalise
 
 CODES = sorted(COUNTRY_CODE_TO_REGION_CODE)
 TYPES = [number_type for number_type in PhoneNumberType.values() if number_type >= 0]

@@ -14,9 +14,9 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.bodies import NDJSON
-from gateway.openapi import document, operation_id
-from gateway.operations import JSON, Answer, Body, Operation, Parameter, Scope
+from common.web.bodies import NDJSON
+from common.web.openapi import document, operation_id
+from common.web.operations import JSON, Answer, Body, Operation, Parameter, Scope
 from tests.gateway.running import running
 
 Json = dict[str, Any]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.segments import BASIC, EXTENSION, Segments, segments
+from common.sms.segments import BASIC, EXTENSION, Segments, segments
 
 # The default alphabet by code, 3GPP TS 23.038 section 6.2.1, row by row; its 0x1B is the escape.
 TABLE = (

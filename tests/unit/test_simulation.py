@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from common.contacts.files import ContactsSource
 from common.ledger.port import Snapshot
 from common.messages import Lane, Message
 from common.publishing.random_source import RandomSource
 from common.publishing.recipes import Source
 from common.settings import Distribution, load_settings
-from producer.contacts import ContactsSource
 from sender.providers.draws import failures, processing_times_us
 from simulation import cli
 from simulation.pipeline import LARGEST_BATCH, Simulation, fitting_batch_size, simulate

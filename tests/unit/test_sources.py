@@ -1,4 +1,4 @@
-"""producer/sources.py: a source is made again from its recipe, or refused."""
+"""common/publishing/sources.py: a source is made again from its recipe, or refused."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.contacts.files import ContactsSource
 from common.errors import UsageError
 from common.messages import Lane
 from common.publishing.random_source import RandomSource
 from common.publishing.recipes import Recipe, Source, recipe_of
-from producer.contacts import ContactsSource
-from producer.sources import source_of
+from common.publishing.sources import source_of
 
 
 def kept(source: Source, batch_size: int = 10, lane: Lane = Lane.BULK) -> str:

@@ -1,11 +1,11 @@
-"""producer/template.py: `{column}`, and braces themselves."""
+"""common/contacts/templates.py: `{column}`, and braces themselves."""
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from common.contacts.templates import Template
 from common.errors import UsageError
-from producer.template import Template
 
 names = st.text(st.characters(exclude_characters="{}", exclude_categories=["Cs"]), min_size=1, max_size=12)
 

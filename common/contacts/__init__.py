@@ -1,0 +1,1 @@
+"""Contacts files and the templates that their columns fill."""

@@ -1,0 +1,1 @@
+"""What every HTTP service needs: problems, bodies, limits, API keys, the server."""

@@ -1,0 +1,123 @@
+"""Who calls: the API key of a request, checked against the keys in force."""
+
+import asyncio
+import hmac
+import time
+from collections.abc import Callable
+
+from starlette.requests import HTTPConnection
+
+from common.errors import UsageError
+from common.web.keys.port import ALL_SCOPES, ApiKey, ApiKeys, Caller, digest_of, parts_of
+from common.web.operations import Scope
+from common.web.problems import Problem
+
+# All keys are held here for this long, so that requests cost no round trip each; a revoked one lives as long, and the
+# time of one answer more: less than 5 s.
+KEPT_S = 4.0
+# For a key that is not among them they are asked for again, no more often than this, whatever is made up and sent.
+AGAIN_S = 1.0
+SHORTEST_FIXED_KEY = 16
+SUBPROTOCOL = "key."
+
+_ANONYMOUS = Caller("anonymous", "anonymous", ALL_SCOPES)
+_SETTINGS = Caller("settings", "GATEWAY_API_KEY", ALL_SCOPES)
+_NOBODY = digest_of("")  # no secret is empty
+
+
+class Authenticator:
+    """Checks keys. `fixed_key` is one in force besides those of `keys`; not `required`: who sends none is let in.
+
+    `clock` gives seconds. The keys are few, an operator makes each of them, so all are held: then neither the memory
+    nor the number of look-ups depends on what callers send. Raises UsageError if the fixed key is too weak.
+    """
+
+    def __init__(
+        self,
+        keys: ApiKeys,
+        required: bool,
+        fixed_key: str | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if fixed_key is not None and not _is_fit(fixed_key):
+            raise UsageError(
+                f"GATEWAY_API_KEY: use at least {SHORTEST_FIXED_KEY} characters of printable ASCII, no spaces"
+                " (e.g. what openssl rand -hex 32 prints)"
+            )
+        self._keys = keys
+        self._required = required
+        self._fixed = None if fixed_key is None else digest_of(fixed_key)
+        self._clock = clock
+        self._held: dict[str, tuple[ApiKey, Caller]] = {}
+        self._held_at = float("-inf")
+        self._asking: asyncio.Task[None] | None = None
+
+    async def authenticate(self, connection: HTTPConnection) -> Caller:
+        """The caller of a request or a WebSocket. Raises Problem 401."""
+        sent = _key_of(connection)
+        if sent is None:
+            if self._required:
+                raise _unauthenticated("no API key: send it as Authorization: Bearer KEY, or X-API-Key: KEY")
+            return _ANONYMOUS
+        caller = await self._caller_of(sent)
+        if caller is None:
+            raise _unauthenticated("this API key is not in force: it is mistyped, or was revoked")
+        return caller
+
+    def require(self, caller: Caller, scope: Scope) -> None:
+        """Lets those pass whose key has the scope. Raises Problem 403."""
+        if scope not in caller.scopes:
+            raise Problem(403, f"this API key lacks the scope {scope}: use one that was created with it")
+
+    async def _caller_of(self, sent: str) -> Caller | None:
+        if self._fixed is not None and hmac.compare_digest(digest_of(sent), self._fixed):
+            return _SETTINGS
+        parts = parts_of(sent)
+        if parts is None:
+            return None
+        key_id, secret = parts
+        await self._hold(KEPT_S)
+        if key_id not in self._held:
+            await self._hold(AGAIN_S)  # it may be new
+        key, caller = self._held.get(key_id, (None, None))
+        # For an id that is unknown, too, so that the time of the answer tells nothing.
+        right = hmac.compare_digest(digest_of(secret), _NOBODY if key is None else key.digest)
+        return caller if right else None
+
+    async def _hold(self, no_older_than_s: float) -> None:
+        """Sees to it that the keys held are no older than this; requests at once share one question."""
+        while self._clock() - self._held_at > no_older_than_s:
+            if self._asking is None:
+                self._asking = asyncio.create_task(self._ask())
+            # One request may be given up while it waits; the others, and the answer, are not to go with it.
+            await asyncio.shield(self._asking)
+
+    async def _ask(self) -> None:
+        asked_at = self._clock()
+        try:
+            keys = await self._keys.all()
+        finally:
+            self._asking = None
+        self._held = {key.id: (key, Caller(key.id, key.name, key.scopes)) for key in keys.values()}
+        self._held_at = asked_at
+
+
+def _key_of(connection: HTTPConnection) -> str | None:
+    """The key that was sent, right or wrong; a browser's WebSocket can send it as a subprotocol only."""
+    scheme, _, credentials = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return credentials.strip()
+    sent = connection.headers.get("x-api-key")
+    if sent is not None:
+        return sent.strip()
+    offered: list[str] = connection.scope.get("subprotocols", [])
+    return next((name.removeprefix(SUBPROTOCOL) for name in offered if name.startswith(SUBPROTOCOL)), None)
+
+
+def _is_fit(key: str) -> bool:
+    """Long enough, and fit for a header."""
+    return len(key) >= SHORTEST_FIXED_KEY and all("!" <= character <= "~" for character in key)
+
+
+def _unauthenticated(detail: str) -> Problem:
+    return Problem(401, detail, headers={"WWW-Authenticate": 'Bearer realm="smsim"'})

@@ -1,0 +1,1 @@
+"""From a request to the queue: messages that the gateway accepts."""

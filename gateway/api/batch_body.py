@@ -1,0 +1,211 @@
+"""The body of POST /sms/batch: an array, or lines that are read as they come; each message is looked at, and named
+where something is wrong with it.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import Request
+
+from common.messages import Message
+from common.sms.numbers import flaw_of_number, normalise
+from common.sms.segments import segments
+from common.web.bodies import (
+    LARGE_BYTES,
+    NDJSON,
+    SMALL_BYTES,
+    Take,
+    decoded_or_flaws,
+    decoded_or_none,
+    media_type,
+    not_json,
+    pieces,
+)
+from common.web.flaws import MOST_FLAWS, Check, refused
+from common.web.operations import JSON
+from common.web.problems import Flaw, Problem
+from gateway.api.array_items import items_of
+from gateway.api.schemas import MAX_BATCH_ITEMS, MAX_TRACKED_ITEMS, BatchItem
+
+# Between two looks at the event loop, so that single messages are served meanwhile.
+SLICE = 500
+NOTHING_ACCEPTED = "nothing was accepted"
+# A body that is not there by then is given up.
+READ_WITHIN_S = 30.0
+
+T = TypeVar("T")
+
+_items = msgspec.json.Decoder(list[BatchItem])
+_item = msgspec.json.Decoder(BatchItem)
+# Makes nothing of it: only whether it is JSON.
+_unlooked_at = msgspec.json.Decoder(msgspec.Raw)
+# An item that was read, or what is wrong with it; and what stands for the latter among the messages.
+_Read = BatchItem | list[Flaw]
+_NONE = Message(0, "", "")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchBody:
+    """A body with nothing wrong: messages with numbers in E.164 form, how many segments they take, and the callback
+    URLs of those that have one, by seq. `raw` is the body as it came.
+    """
+
+    messages: list[Message]
+    segments: int
+    callback_urls: dict[int, str]
+    raw: bytes
+
+
+async def read_batch(request: Request, flaw_of: Callable[[str], str | None], take: Take) -> BatchBody:
+    """What a request says. Problem 400, 408, 413, 415, 422 or 429, and then none of it is accepted.
+
+    `flaw_of` says what is wrong with a callback URL; `take` is asked for each piece of the body.
+    """
+    try:
+        async with asyncio.timeout(READ_WITHIN_S):
+            items, raw = await _read(request, take, {"number": flaw_of_number, "callback_url": flaw_of})
+    except TimeoutError:
+        what = f"the body did not come within {READ_WITHIN_S:g} s: send it faster, or less at a time"
+        raise Problem(408, what) from None
+    _look_at_callbacks(items)
+    messages: list[Message] = []
+    callback_urls: dict[int, str] = {}
+    flaws: list[Flaw] = []
+    parts = 0
+    for piece in slices(items):
+        for item in piece:
+            if not isinstance(item, BatchItem):
+                flaws += item
+                messages.append(_NONE)
+                continue
+            seq = len(messages)
+            try:
+                number = normalise(item.number)
+            except ValueError as error:
+                number = ""
+                flaws.append(Flaw(f"body[{seq}].number", str(error)))
+            messages.append(Message(seq, number, item.text))
+            parts += segments(item.text).segments
+            if (url := item.callback_url) is not None:
+                callback_urls[seq] = url
+                if (flaw := flaw_of(url)) is not None:
+                    flaws.append(Flaw(f"body[{seq}].callback_url", flaw))
+        if len(flaws) >= MOST_FLAWS:
+            break
+        await asyncio.sleep(0)
+    if flaws:
+        raise refused(flaws, NOTHING_ACCEPTED)
+    return BatchBody(messages, parts, callback_urls, raw)
+
+
+def slices(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """So many at a time that the event loop may be looked at in between."""
+    for i in range(0, len(items), SLICE):
+        yield items[i : i + SLICE]
+
+
+async def _read(request: Request, take: Take, checks: Mapping[str, Check]) -> tuple[Sequence[_Read], bytes]:
+    """The items of the body, and the body itself for the fingerprint."""
+    items: Sequence[_Read] | None
+    if media_type(request, JSON, NDJSON) == JSON:
+        body = b"".join([piece async for piece in pieces(request, LARGE_BYTES, take)])
+        items = decoded_or_none(body, _items)
+        if items is None:
+            items = await _one_by_one(body, checks)
+    else:
+        items, body = await _read_lines(request, take, checks)
+    if not items:
+        raise refused([Flaw("body", "has no messages")], NOTHING_ACCEPTED)
+    if len(items) > MAX_BATCH_ITEMS:
+        raise _too_many()
+    return items, body
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Items that are read one by one. `is_over`: so many flaws are found that no more are told."""
+
+    checks: Mapping[str, Check]
+    items: list[_Read] = field(default_factory=list)
+    flaws: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        return self.flaws >= MOST_FLAWS
+
+    def add(self, said: bytes) -> None:
+        """One more. Problem 400 where it is no JSON, 413 where it is one too many."""
+        if len(self.items) >= MAX_BATCH_ITEMS:
+            raise _too_many()
+        item = decoded_or_flaws(said, _item, f"body[{len(self.items)}]", self.checks)
+        if isinstance(item, list):
+            self.flaws += len(item)
+        self.items.append(item)
+
+
+async def _one_by_one(body: bytes, checks: Mapping[str, Check]) -> list[_Read]:
+    """The items of an array that could not be read as a whole, until so much is wrong, or it is no JSON any more."""
+    reading = _Reading(checks)
+    for piece in items_of(body):
+        reading.add(piece)
+        if reading.is_over:
+            break
+        if len(reading.items) % SLICE == 0:
+            await asyncio.sleep(0)
+    if not reading.flaws:
+        raise _unread(body, len(reading.items))
+    return reading.items
+
+
+async def _read_lines(request: Request, take: Take, checks: Mapping[str, Check]) -> tuple[list[_Read], bytes]:
+    """The items, and the body: none of it where so much is wrong that the rest is not looked at."""
+    reading = _Reading(checks)
+    read: list[bytes] = []
+    rest = b""
+    async for piece in pieces(request, LARGE_BYTES, take):
+        read.append(piece)
+        *lines, rest = (rest + piece).split(b"\n")
+        for few in slices(lines):
+            for line in few:
+                if line.strip():
+                    reading.add(line)
+                    if reading.is_over:
+                        return reading.items, b""
+            await asyncio.sleep(0)
+        if len(rest) > SMALL_BYTES:
+            at = f"body[{len(reading.items)}]"
+            what = f"a line of over {SMALL_BYTES} bytes: end each message with a line end"
+            raise Problem(413, f"{at}: {what}", [Flaw(at, what)])
+    if rest.strip():
+        reading.add(rest)
+    return reading.items, b"".join(read)
+
+
+def _unread(body: bytes, at: int) -> Problem:
+    """Why no item can be cut out of a body at a place, where all before it are well."""
+    if not body.lstrip().startswith(b"["):
+        return refused([Flaw("body", "must be an array of messages")], NOTHING_ACCEPTED)
+    try:
+        _unlooked_at.decode(body)
+    except RecursionError:
+        pass
+    except msgspec.DecodeError as error:
+        return not_json(error, body)
+    return refused([Flaw(f"body[{at}]", "too large or nested too deep")], NOTHING_ACCEPTED)
+
+
+def _too_many() -> Problem:
+    return Problem(413, f"more than {MAX_BATCH_ITEMS:,} messages: send them as several batches")
+
+
+def _look_at_callbacks(items: Sequence[_Read]) -> None:
+    """Problem 422 for callbacks in a batch that is too large to be tracked, which they need."""
+    if len(items) <= MAX_TRACKED_ITEMS:
+        return
+    for k, item in enumerate(items):
+        if isinstance(item, BatchItem) and item.callback_url is not None:
+            what = f"only in batches of up to {MAX_TRACKED_ITEMS:,} messages: send fewer at a time, or leave it out"
+            raise refused([Flaw(f"body[{k}].callback_url", what)], NOTHING_ACCEPTED)

@@ -1,0 +1,132 @@
+"""GET /runs, GET /runs/{run} and GET /stats."""
+
+import asyncio
+from typing import Annotated
+
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from common.errors import Unavailable, UnknownRun
+from common.ledger.port import Ledger
+from common.messages import is_run_id
+from common.web.answers import json_answer
+from common.web.flaws import must_be, refused
+from common.web.operations import Answer, Operation, Parameter, Scope
+from common.web.problems import Flaw, Problem
+from gateway.api.views import Run, RunList, RunView, StatsView, run_view
+from gateway.live.hub import Hub
+from gateway.live.watch import PATIENCE_S
+
+MOST_RUNS = 1000
+RUNS_UNLESS_SAID = 100
+
+Limit = Annotated[int, Meta(ge=1, le=MOST_RUNS)]
+
+_FIGURES = {
+    "published": 1000,
+    "queued": 200,
+    "sending": 100,
+    "sent": 630,
+    "failed": 70,
+    "retried": 0,
+    "ambiguous": 0,
+    "rejected": 0,
+    "avg_time_s": 2.001,
+    "p50_s": 1.99,
+    "p95_s": 2.33,
+    "p99_s": 2.47,
+    "rate_per_s": 50.0,
+    "senders": 1,
+    "elapsed_s": 14.2,
+    "eta_s": 6.0,
+}
+_RUN = {**_FIGURES, "run": "20261121-072613-24a5b446cc10", "total": 1000, "progress": 0.7, "over": False}
+_SHARE = {"sender": "sender-1", "slots": 100, "in_flight": 100, "sent": 630, "failed": 70, "share": 1.0}
+_STATS = {**_FIGURES, "depths": {"sms_queue": 12, "sms_queue.urgent": 0}, "shares": [_SHARE]}
+
+
+class Runs:
+    """What the ledger says now. However many ask for the list and the statistics, it is asked a few times a second."""
+
+    def __init__(self, ledger: Ledger, hub: Hub) -> None:
+        self._ledger = ledger
+        self._watch = hub.watch
+
+    def operations(self) -> list[Operation]:
+        """The endpoints."""
+        return [
+            Operation(
+                method="GET",
+                path="/runs",
+                handler=self._list,
+                scope=Scope.READ,
+                tag="runs",
+                summary="Runs and their progress, newest first",
+                description="As of now: whatever was accepted before you asked is in it.",
+                parameters=(
+                    Parameter(
+                        *("limit", "query", f"how many, 1 to {MOST_RUNS}; {RUNS_UNLESS_SAID} unless given"),
+                        kind=Limit,
+                        example=10,
+                    ),
+                ),
+                answers={
+                    200: Answer("runs", RunList, {"runs": [_RUN]}),
+                },
+            ),
+            Operation(
+                method="GET",
+                path="/runs/{run}",
+                handler=self._one,
+                scope=Scope.READ,
+                tag="runs",
+                summary="One run and its progress",
+                parameters=(
+                    Parameter("run", "path", "the run's name", Run, "20261121-072613-24a5b446cc10", True),
+                ),
+                answers={200: Answer("the run", RunView, _RUN), 404: Answer("no such run")},
+            ),
+            Operation(
+                method="GET",
+                path="/stats",
+                handler=self._stats,
+                scope=Scope.READ,
+                tag="runs",
+                summary="The statistics of all runs, queue depths and the senders' shares",
+                description="The monitor's fields, and more. As of now; `in_flight`, up to a second old.",
+                answers={200: Answer("the statistics", StatsView, _STATS)},
+            ),
+        ]
+
+    async def _list(self, request: Request) -> Response:
+        runs = await self._watch.runs(_limit(request))
+        return json_answer(RunList(runs))
+
+    async def _one(self, request: Request) -> Response:
+        run = request.path_params["run"]
+        try:
+            if not is_run_id(run):
+                raise UnknownRun
+            async with asyncio.timeout(PATIENCE_S):
+                now = await self._ledger.snapshot(run)
+        except TimeoutError:
+            raise Unavailable("the ledger does not answer") from None
+        except UnknownRun:
+            raise Problem(404, "there is no such run, or it was forgotten: GET /runs lists them") from None
+        return json_answer(run_view(run, now, self._watch.earlier(run)))
+
+    async def _stats(self, _: Request) -> Response:
+        return json_answer(await self._watch.stats())
+
+
+def _limit(request: Request) -> int:
+    text = request.query_params.get("limit")
+    if text is None:
+        return RUNS_UNLESS_SAID
+    # Digits alone: int() takes underscores and spaces too; five of them at most, since more is out of range anyway.
+    limit = int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else 0
+    if not 1 <= limit <= MOST_RUNS:
+        flaw = Flaw("query.limit", must_be(Limit))
+        raise refused([flaw])
+    return limit

@@ -1,0 +1,141 @@
+"""The JSON of the REST API: what requests may say and what answers say."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from common.messages import MAX_BATCH_MESSAGES, MAX_TEXT_CHARS, RUN_PATTERN, Lane
+from common.sms.segments import Segments
+from common.tracking.port import Status
+from gateway.callbacks.address import LONGEST_URL
+
+MAX_BATCH_ITEMS = 100_000
+MAX_TRACKED_ITEMS = 1_000
+MAX_RUN_MESSAGES = 10_000_000
+LONGEST_NUMBER = 40
+
+UuidText = Annotated[
+    str, Meta(description="`<run>.<seq>`, the message id", examples=["20261121-072613-24a5b446cc10.0"])
+]
+RunName = Annotated[
+    str,
+    Meta(
+        pattern=RUN_PATTERN,
+        examples=["20261121-072613-24a5b446cc10"],
+        extra={"words": "1 to 40 small letters, digits and hyphens"},
+    ),
+]
+Time = Annotated[
+    str, Meta(description="UTC, ISO 8601, to the microsecond", examples=["2026-11-21T07:26:13.123456Z"])
+]
+NumberIn = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=LONGEST_NUMBER,
+        description="a phone number in international form, with + and country code",
+        examples=["+541166587382"],
+    ),
+]
+NumberText = Annotated[str, Meta(description="in E.164 form", examples=["+541166587382"])]
+Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS, examples=["hello"])]
+CallbackUrl = Annotated[
+    str,
+    Meta(max_length=LONGEST_URL, description="is told, by a signed POST, once the message is sent or failed"),
+]
+
+
+class Priority(StrEnum):
+    """Which lane a message takes: an urgent one never queues behind normal ones."""
+
+    NORMAL = "normal"
+    URGENT = "urgent"
+
+    @property
+    def lane(self) -> Lane:
+        """The lane of this priority."""
+        return Lane.URGENT if self is Priority.URGENT else Lane.BULK
+
+    @classmethod
+    def of(cls, lane: Lane) -> "Priority":
+        """The priority that takes this lane."""
+        return cls.URGENT if lane is Lane.URGENT else cls.NORMAL
+
+
+class SmsIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One message to be sent."""
+
+    number: NumberIn
+    text: Text
+    priority: Priority = Priority.NORMAL
+    callback_url: CallbackUrl | None = None
+
+
+class BatchItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """One message of a batch."""
+
+    number: NumberIn
+    text: Text
+    callback_url: CallbackUrl | None = None
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """A message that the broker has confirmed."""
+
+    uuid: UuidText
+    number: NumberText
+    text: str
+    status: Status
+    segments: Segments
+
+
+class BatchAccepted(msgspec.Struct, frozen=True):
+    """A batch that the broker has confirmed, as a run of its own. `ids[k]` is the message id of the k-th message."""
+
+    run: RunName
+    count: int
+    segments: Annotated[int, Meta(description="SMS segments of all messages together")]
+    ids: list[UuidText]
+
+
+class StepView(msgspec.Struct, frozen=True):
+    """Something that happened to a message."""
+
+    status: Status
+    attempt: Annotated[int, Meta(description="0 for the acceptance, else from 1")]
+    at: Time
+    time_s: Annotated[float | None, Meta(description="how long the send took, once it has ended")] = None
+
+
+class MessageView(msgspec.Struct, frozen=True):
+    """What is known of a message. Of bulk messages the ledger keeps the status only, and no times."""
+
+    uuid: UuidText
+    run: str
+    number: NumberText | None
+    text: str | None
+    status: Status
+    attempts: int | None
+    priority: Priority | None
+    accepted_at: Time | None
+    sending_at: Time | None
+    settled_at: Time | None
+    steps: list[StepView]
+
+
+class RunIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A simulated run: random messages to numbers that belong to nobody."""
+
+    num_messages: Annotated[int, Meta(ge=1, le=MAX_RUN_MESSAGES, examples=[1000])]
+    batch_size: Annotated[int, Meta(ge=1, le=MAX_BATCH_MESSAGES)] = 100
+    priority: Priority = Priority.NORMAL
+    run: Annotated[RunName | None, Meta(description="its name; a new one is made unless given")] = None
+
+
+class RunStarted(msgspec.Struct, frozen=True):
+    """A simulated run that is being published."""
+
+    run: RunName
+    num_messages: int

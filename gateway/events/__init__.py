@@ -1,1 +1,0 @@
-"""Live events: what happens, told to whoever is connected, as it happens."""

@@ -1,0 +1,1 @@
+"""Live events: who listens, and what is sent to them."""

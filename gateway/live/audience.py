@@ -1,0 +1,110 @@
+"""The audience: subscribers, grouped by what they see, so that each event is encoded and joined once for many."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+from common.tracking.port import Step
+from gateway.live.filters import Filters
+from gateway.live.frames import Encoded, Join, pieces
+from gateway.live.subscribers import Subscriber
+
+# So many writes hold the loop for about a millisecond; then whatever else is due gets its turn.
+WRITES_A_TURN = 100
+
+
+class _Group:
+    """Subscribers with the same filters on the same kind of wire, and the events that wait to be joined for them."""
+
+    def __init__(self, filters: Filters, wire: Join) -> None:
+        self.filters = filters
+        self.wire = wire
+        self.members: dict[Subscriber, None] = {}
+        self.events: list[Encoded] = []
+
+
+class Audience:
+    """Everybody who listens. Events are added one by one, and go out when `broadcast` is called."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[Filters, Join], _Group] = {}
+        # Groups by the narrowest thing that they ask for (a message id, else a run, else ""), and by run alone: what
+        # an event costs must not grow with the number of clients that follow other messages.
+        self._by_message: dict[str, dict[_Group, None]] = {}
+        self._by_run: dict[str, dict[_Group, None]] = {}
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[Subscriber]:
+        return (member for group in list(self._groups.values()) for member in list(group.members))
+
+    def join(self, subscriber: Subscriber) -> None:
+        """From now on it sees what its filters let through."""
+        key = (subscriber.filters, subscriber.wire)
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = _Group(*key)
+            self._by_message.setdefault(_narrowest(group.filters), {})[group] = None
+            self._by_run.setdefault(group.filters.run or "", {})[group] = None
+        group.members[subscriber] = None
+        self._size += 1
+
+    def leave(self, subscriber: Subscriber) -> None:
+        """It sees nothing more. Leaving twice changes nothing."""
+        key = (subscriber.filters, subscriber.wire)
+        group = self._groups.get(key)
+        if group is None or subscriber not in group.members:
+            return
+        del group.members[subscriber]
+        self._size -= 1
+        if not group.members:
+            del self._groups[key]
+            _take_off(self._by_message, _narrowest(group.filters), group)
+            _take_off(self._by_run, group.filters.run or "", group)
+
+    def add_step(self, step: Step, encode: Callable[[Step], bytes]) -> int:
+        """An event for whoever follows this message; its size in bytes, 0 if nobody does."""
+        event: Encoded | None = None
+        for key in (step.uuid, step.run, ""):
+            for group in self._by_message.get(key, ()):
+                if group.filters.let_through(step):
+                    if event is None:
+                        event = Encoded(b"message", encode(step))
+                    group.events.append(event)
+        return len(event.json) if event is not None else 0
+
+    def add_run(self, run: str, json: bytes) -> None:
+        """An event for whoever follows this run."""
+        event = Encoded(b"run", json)
+        for key in (run, ""):
+            for group in self._by_run.get(key, ()):
+                group.events.append(event)
+
+    def add_for_all(self, event: Encoded) -> None:
+        """An event for everybody."""
+        for group in self._groups.values():
+            group.events.append(event)
+
+    async def broadcast(self) -> None:
+        """Sends what was added since the last time."""
+        writes = 0
+        for group in [group for group in self._groups.values() if group.events]:
+            events, group.events = group.events, []
+            for piece in pieces(events):
+                frame = group.wire(piece)
+                for member in list(group.members):
+                    member.offer(frame)
+                    writes += 1
+                    if writes % WRITES_A_TURN == 0:
+                        await asyncio.sleep(0)
+
+
+def _narrowest(filters: Filters) -> str:
+    return filters.uuid or filters.run or ""
+
+
+def _take_off(index: dict[str, dict[_Group, None]], key: str, group: _Group) -> None:
+    del index[key][group]
+    if not index[key]:
+        del index[key]

@@ -1,0 +1,68 @@
+"""Filters: which events a subscriber wants to see."""
+
+import re
+from dataclasses import dataclass
+
+from starlette.datastructures import QueryParams
+
+from common.messages import MAX_SEQ, is_run_id
+from common.tracking.port import Status, Step
+from common.web.flaws import refused, unknown
+from common.web.problems import Flaw
+
+NAMES = ("run", "uuid", "status")
+_SEQ = re.compile(r"0|[1-9][0-9]{0,12}")
+_STATUSES = ", ".join(Status)
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What a subscriber asked for; None and the empty set let everything through. A `uuid` goes with its `run`.
+
+    Equal filters see the same events, so that subscribers can be grouped by them.
+    """
+
+    run: str | None = None
+    uuid: str | None = None
+    statuses: frozenset[Status] = frozenset()
+
+    def let_through(self, step: Step) -> bool:
+        """Whether the event of a step is wanted."""
+        return (
+            (not self.statuses or step.status in self.statuses)
+            and (self.run is None or step.run == self.run)
+            and (self.uuid is None or step.uuid == self.uuid)
+        )
+
+
+def filters_of(query: QueryParams) -> Filters:
+    """The filters in a query: `run`, `uuid`, `status` (several, separated by commas); blank means unset.
+
+    Raises Problem: 422, with a flaw for each bad value.
+    """
+    flaws = unknown(query, NAMES, "query")
+    run = _once(query, "run", flaws)
+    if run is not None and not is_run_id(run):
+        flaws.append(Flaw("query.run", "no run's name: use a-z, 0-9 and -, up to 40"))
+    uuid = _once(query, "uuid", flaws)
+    if uuid is not None:
+        of_run, _, seq = uuid.rpartition(".")
+        if not is_run_id(of_run) or not _SEQ.fullmatch(seq) or int(seq) >= MAX_SEQ:
+            flaws.append(Flaw("query.uuid", "no message id: it is <run>.<number>"))
+        elif run not in (None, of_run):
+            flaws.append(Flaw("query.uuid", "a message of another run: leave one of the two filters out"))
+        run = of_run
+    wanted = {word.strip() for value in query.getlist("status") for word in value.split(",")} - {""}
+    if wanted - set(Status):
+        flaws.append(Flaw("query.status", f"not a status: use {_STATUSES}, separated by commas"))
+    if flaws:
+        raise refused(flaws)
+    statuses = frozenset(Status(word) for word in wanted)
+    return Filters(run, uuid, frozenset() if len(statuses) == len(Status) else statuses)
+
+
+def _once(query: QueryParams, name: str, flaws: list[Flaw]) -> str | None:
+    values = [value for value in query.getlist(name) if value]
+    if len(values) > 1:
+        flaws.append(Flaw(f"query.{name}", "given more than once: give one value"))
+    return values[0] if values else None
