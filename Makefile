@@ -68,29 +68,29 @@ format: $(DEV) ## let ruff lay out and tidy the code
 
 bench: $(PEERS) servers ## measure ours and its peers, 10 minutes; a table, JSON and a chart
 	@scripts/install-bench.sh || true
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m studies.bench
 
 bench-smoke: $(DEV) servers ## in 2 minutes, ours against plain pika and against the recorded run
-	$(BIN)/python -m benchmarks.smoke
+	$(BIN)/python -m studies.bench.smoke
 
 bench-gateway: $(DEV) servers ## measure the gateway under load, 3 minutes; a table and JSON
 	@scripts/install-bench.sh wrk
-	$(BIN)/python -m benchmarks.gateway
+	$(BIN)/python -m studies.gateway
 
 scaling: $(DEV) servers ## the scaling study, embedded and on servers, 11 minutes; into docs/scaling
-	$(BIN)/python -m benchmarks.on_servers --none $(BIN)/smsim scale --fresh --out docs/scaling
-	$(BIN)/python -m benchmarks.on_servers $(BIN)/smsim scale --distributed --fresh --out docs/scaling
-	$(BIN)/python -m simulation.scale.table docs/scaling/points.csv --write docs/scaling.md
-	$(BIN)/python -m simulation.scale.table docs/scaling/distributed.csv --write docs/scaling.md
+	$(BIN)/python -m studies.on_servers --none $(BIN)/smsim scale --fresh --out docs/scaling
+	$(BIN)/python -m studies.on_servers $(BIN)/smsim scale --distributed --fresh --out docs/scaling
+	$(BIN)/python -m studies.scale.table docs/scaling/points.csv --write docs/scaling.md
+	$(BIN)/python -m studies.scale.table docs/scaling/distributed.csv --write docs/scaling.md
 
 latency: $(DEV) servers ## measure latency against offered load, 5 minutes; into docs/capacity
-	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m studies.latency
 
 volumes: $(DEV) servers ## record CPU and memory of every service with 5, 5,000 and 500,000 messages
-	$(BIN)/python -m benchmarks.volumes
+	$(BIN)/python -m studies.capacity.volumes
 
 memory: $(DEV) servers ## measure the memory of sender, producer and ledger
-	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m studies.capacity.memory
 
 env: ## write .env with random passwords, for docker-compose (never overwrites)
 	@scripts/make-env.sh

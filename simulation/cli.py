@@ -18,8 +18,8 @@ COMMANDS = {
     "forget": ("upkeep.cli:forget_main", "remove settled runs from the ledger"),
     "keys": ("gateway.keys.cli:main", "create, list and revoke the gateway's API keys"),
     "serve": ("simulation.serve:main", "a local stand-in for an SMS service: REST, dashboard, inbox"),
-    "scale": ("simulation.scale.cli:main", "measure throughput against the number of senders, and draw it"),
-    "stats": ("simulation.stats.cli:main", "sample CPU and memory of services during a run, and draw them"),
+    "scale": ("studies.scale.cli:main", "measure throughput against the number of senders, and draw it"),
+    "stats": ("studies.stats.cli:main", "sample CPU and memory of services during a run, and draw them"),
     "provider": ("simulation.provider:main", "a stand-in for an SMS service, over HTTP"),
 }
 

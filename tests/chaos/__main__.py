@@ -14,8 +14,8 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.machine import machine, versions
 from common.cli import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, Parser, whole
+from studies.record import machine, versions
 from tests.chaos.clock import NoCompilerError
 from tests.chaos.driver import Grounds, play
 from tests.chaos.faults import FAULTS

@@ -181,11 +181,11 @@ SOMEBODYS = {
 
 
 def on_servers(folder: Path, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
-    """Runs `smsim` under benchmarks/on_servers.py in a folder whose .env has settings of somebody's."""
+    """Runs `smsim` under studies/on_servers.py in a folder whose .env has settings of somebody's."""
     (folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in SOMEBODYS.items()))
     smsim = os.path.relpath(Path(sys.executable).with_name("smsim"), folder)
     bare, rest = ([arguments[0]], arguments[1:]) if arguments[0] == "--none" else ([], arguments)
-    command = [sys.executable, "-m", "benchmarks.on_servers", *bare, smsim, *rest]
+    command = [sys.executable, "-m", "studies.on_servers", *bare, smsim, *rest]
     return run_to_end(command, folder, {**os.environ, **env, "PYTHONPATH": str(ROOT)})
 
 

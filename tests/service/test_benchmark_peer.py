@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.peers.catalogue import PEERS, PLAIN_PIKA
-from benchmarks.peers.measure import PeerMeasurement
-from benchmarks.processes import BenchmarkFailed
-from benchmarks.rounds import Rounds, Scenario
-from benchmarks.servers import Servers
+from studies.bench.peers.catalogue import PEERS, PLAIN_PIKA
+from studies.bench.peers.measure import PeerMeasurement
+from studies.bench.rounds import Rounds, Scenario
+from studies.process import BenchmarkFailed
+from studies.servers import Servers
 from tests.servers import RabbitServer, RedisServer
 
 PEER = next(peer for peer in PEERS if peer.name == PLAIN_PIKA)
@@ -49,7 +49,7 @@ async def test_a_peer_that_cannot_be_started_says_why(servers: Servers, tmp_path
     await rounds.add([Scenario(PEER.name, lambda: measurement.publish_then_consume(MESSAGES))], "round 1")
     python = Path(sys.executable).name
     assert rounds.failures == {
-        PEER.name: f"its producer ended before its time: {python}: No module named benchmarks.peers.nosuch"
+        PEER.name: f"its producer ended before its time: {python}: No module named studies.bench.peers.nosuch"
     }
 
 

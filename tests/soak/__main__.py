@@ -13,8 +13,8 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.machine import machine, versions
 from common.cli import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, Parser, number, whole
+from studies.record import machine, versions
 from tests.runners import ServersUnavailableError
 from tests.servers import RabbitServer, RedisServer
 from tests.soak.samples import Trend

@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from simulation.scale.point import Parameters, Point
-from simulation.scale.records import Records
+from studies.scale.point import Parameters, Point
+from studies.scale.records import Records
 
 PARAMETERS = Parameters(messages_per_sender=10, mean_s=1.0, stddev_s=0.1, failure_rate=0.1)
 CONDITIONS: dict[str, Any] = {

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.measuring import measured_into
-from benchmarks.processes import BenchmarkFailed
+from studies.command import measured_into
+from studies.process import BenchmarkFailed
 
 
 async def measured() -> dict[str, Any]:
@@ -21,7 +21,7 @@ async def failed() -> dict[str, Any]:
 def test_results_are_given_and_kept(tmp_path: Path) -> None:
     """In a folder that is made where need be."""
     path = tmp_path / "results" / "latest.json"
-    assert measured_into(path, "benchmarks.run", measured()) == {"figures": [1, 2]}
+    assert measured_into(path, "studies.bench", measured()) == {"figures": [1, 2]}
     assert json.loads(path.read_text()) == {"figures": [1, 2]}
 
 
@@ -30,7 +30,7 @@ def test_a_figure_that_cannot_be_had(tmp_path: Path, capsys: pytest.CaptureFixtu
     path = tmp_path / "latest.json"
     path.write_text("last time's")
     with pytest.raises(SystemExit) as ending:
-        measured_into(path, "benchmarks.run", failed())
+        measured_into(path, "studies.bench", failed())
     assert ending.value.code == 1
-    assert capsys.readouterr().err == "benchmarks.run: a sender ended with 1\n"
+    assert capsys.readouterr().err == "studies.bench: a sender ended with 1\n"
     assert path.read_text() == "last time's"

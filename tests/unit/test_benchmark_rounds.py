@@ -8,13 +8,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.figures import Measured, figure
-from benchmarks.meter import Meter
-from benchmarks.peers.catalogue import PEERS
-from benchmarks.peers.port import NotAvailable
-from benchmarks.processes import BenchmarkFailed, Launched
-from benchmarks.rounds import Rounds, Scenario
-from benchmarks.run import names
+from studies.bench.__main__ import names
+from studies.bench.figures import Measured, figure
+from studies.bench.peers.catalogue import PEERS
+from studies.bench.peers.port import NotAvailable
+from studies.bench.rounds import Rounds, Scenario
+from studies.meter import Meter
+from studies.process import BenchmarkFailed, Launched
 from tests.waiting import eventually
 
 
@@ -114,7 +114,7 @@ def test_names_are_those_of_the_catalogue() -> None:
 
 def test_each_peer_has_a_module_and_a_page() -> None:
     """An entry of the catalogue can be started, and says whose advice it follows."""
-    folder = Path(__file__).parent.parent.parent / "benchmarks" / "peers"
+    folder = Path(__file__).parent.parent.parent / "studies" / "bench" / "peers"
     for peer in PEERS:
         assert (folder / f"{peer.module}.py").exists()
         assert all(page.startswith("https://") for page in peer.docs)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.chart import draw
-from benchmarks.smoke import ratios_of, rows
-from benchmarks.table import CHART, PAGE, RECORDED, into_page, markdown, ratio
+from studies.bench.chart import draw
+from studies.bench.smoke import ratios_of, rows
+from studies.bench.table import CHART, PAGE, RECORDED, into_page, markdown, ratio
 
 
 def figure(who: str, work: str, rate: int, batch: int | None = 1, messages: int = 1000) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def test_the_chart_is_the_same_for_the_same_figures(tmp_path: Path) -> None:
 
 
 def test_the_docs_show_the_recorded_run(tmp_path: Path) -> None:
-    """docs/performance.md and its chart are what `benchmarks.table --write` makes of docs/performance.json."""
+    """docs/performance.md and its chart are what `studies.bench.table --write` makes of docs/performance.json."""
     recorded = json.loads(RECORDED.read_text())
     assert into_page(PAGE.read_text(), markdown(recorded)) == PAGE.read_text()
     draw(recorded, tmp_path / "chart.svg")

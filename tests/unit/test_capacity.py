@@ -1,12 +1,12 @@
-"""benchmarks/: what becomes of the moments that were noted, and where the tables go."""
+"""studies/: what becomes of the moments that were noted, and where the tables go."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.moments import due_s, settled_s
-from benchmarks.page import filled
+from studies.latency.moments import due_s, settled_s
+from studies.page import filled
 
 
 def test_messages_are_due_evenly_from_the_begin(tmp_path: Path) -> None:

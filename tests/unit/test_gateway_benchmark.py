@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gateway_load as load
-from benchmarks.gateway_figures import Figures
-from benchmarks.gateway_table import PAGE, RECORDED, markdown, with_tables
-from benchmarks.processes import BenchmarkFailed
 from common.sms.numbers import normalise
+from studies.gateway import load
+from studies.gateway.figures import Figures
+from studies.gateway.table import PAGE, RECORDED, markdown, with_tables
+from studies.process import BenchmarkFailed
 
 
 def figures() -> Figures:

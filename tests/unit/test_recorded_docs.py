@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import capacity
-from simulation.scale import table
+from studies import pages as capacity
+from studies.scale import table
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 LINK = re.compile(r"\]\(([^)#\s]+)")
@@ -21,7 +21,7 @@ def test_what_a_page_links_is_there(page: Path) -> None:
 
 
 def test_capacity_shows_what_was_recorded() -> None:
-    """The page is what `benchmarks.capacity` makes of the files beside it."""
+    """The page is what `studies.pages` makes of the files beside it."""
     page = capacity.PAGE.read_text()
     assert capacity.with_tables(page) == page
 

@@ -1,12 +1,12 @@
-"""simulation/scale/: the figures and the table that points give."""
+"""studies/scale/: the figures and the table that points give."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from simulation.scale import figures, table
-from simulation.scale.records import NotWritten
+from studies.scale import figures, table
+from studies.scale.records import NotWritten
 from tests.unit.scale_study import point, records_in
 
 pytestmark = pytest.mark.usefixtures("bare_environment", "process_as_before")
@@ -88,7 +88,7 @@ def test_a_page_that_cannot_be_written_stays(
     (tmp_path / ".page.md.new").symlink_to("/dev/full" if Path("/dev/full").exists() else tmp_path)
     assert table.main([str(records.csv), "--write", str(page)]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("simulation.scale.table: ")
+    assert error.startswith("studies.scale.table: ")
     assert error.count("\n") == 1
     assert "old" in page.read_text()
 

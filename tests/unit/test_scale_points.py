@@ -1,4 +1,4 @@
-"""simulation/scale/: points, what follows from them, and how both versions measure one. In processes: tests/e2e."""
+"""studies/scale/: points, what follows from them, and how both versions measure one. In processes: tests/e2e."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from simulation.scale import embedded
-from simulation.scale.embedded import run_pipeline
-from simulation.scale.load import Load, LoadParameters
-from simulation.scale.point import Parameters, Point, Task
-from simulation.scale.sweep import ladder, tasks_of
-from simulation.scale.tasks import run_tasks
+from studies.scale import embedded
+from studies.scale.embedded import run_pipeline
+from studies.scale.load import Load, LoadParameters
+from studies.scale.point import Parameters, Point, Task
+from studies.scale.sweep import ladder, tasks_of
+from studies.scale.tasks import run_tasks
 from tests.unit.scale_study import PARAMETERS, point
 
 pytestmark = pytest.mark.usefixtures("bare_environment")

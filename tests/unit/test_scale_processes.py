@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from common.broker.rabbitmq.link import delete
-from simulation.scale.processes import Child, StudyFailed
+from studies.scale.processes import Child, StudyFailed
 
 
 async def test_a_process_that_fails_says_why() -> None:

@@ -1,4 +1,4 @@
-"""simulation/scale/records.py: what is measured stays, and a study goes on with what is missing."""
+"""studies/scale/records.py: what is measured stays, and a study goes on with what is missing."""
 
 import csv
 import errno
@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from common.errors import UsageError
-from simulation.scale import records as records_module
-from simulation.scale.load import LoadPoint
-from simulation.scale.point import Point, Task
-from simulation.scale.processes import StudyFailed
-from simulation.scale.records import NotWritten, Records, read_rows
-from simulation.scale.sweep import sweep, tasks_of
+from studies.scale import records as records_module
+from studies.scale.load import LoadPoint
+from studies.scale.point import Point, Task
+from studies.scale.processes import StudyFailed
+from studies.scale.records import NotWritten, Records, read_rows
+from studies.scale.sweep import sweep, tasks_of
 from tests.unit.scale_study import CONDITIONS, PARAMETERS, point, records_in
 
 pytestmark = pytest.mark.usefixtures("bare_environment")

@@ -1,10 +1,10 @@
-"""simulation/scale/timeline.py: the steady rate, and the samples that it is read off."""
+"""studies/timeline.py: the steady rate, and the samples that it is read off."""
 
 import asyncio
 
 import pytest
 
-from simulation.scale.timeline import Timeline, margin, sampling
+from studies.timeline import Timeline, margin, sampling
 
 
 def test_ramp_and_tail_do_not_count() -> None:

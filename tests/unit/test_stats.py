@@ -15,12 +15,12 @@ from types import SimpleNamespace
 import pytest
 
 from common.errors import Unavailable
-from simulation.stats.cli import main
-from simulation.stats.figures import Share, cpu_percent, shares
-from simulation.stats.processes import Processes
-from simulation.stats.sampling import Sampler
-from simulation.stats.study import Run
-from simulation.stats.usage import AFTER, BEFORE, DURING, Tick, Usage, service_name
+from studies.stats.cli import main
+from studies.stats.figures import Share, cpu_percent, shares
+from studies.stats.processes import Processes
+from studies.stats.sampling import Sampler
+from studies.stats.study import Run
+from studies.stats.usage import AFTER, BEFORE, DURING, Tick, Usage, service_name
 from tests.waiting import eventually
 
 MB = 1_000_000
@@ -155,7 +155,7 @@ async def test_processes_of_one_name_are_one_service() -> None:
     [
         ("redis-server", ["redis-server *:6379"], "redis-server"),
         ("python3.11", ["/usr/bin/python3.11", "-u", "/app/producer.py", "--wait"], "producer"),
-        ("python", ["python", "-m", "benchmarks.run"], "benchmarks.run"),
+        ("python", ["python", "-m", "studies.bench"], "studies.bench"),
         ("python", ["python"], "python"),
         ("python", ["python", "-c", "print(1)"], "python"),
     ],
@@ -184,10 +184,8 @@ async def test_each_phase_has_a_look_at_its_begin_and_its_end(monkeypatch: pytes
     async def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    monkeypatch.setattr("simulation.stats.sampling.time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(
-        "simulation.stats.sampling.asyncio", SimpleNamespace(gather=asyncio.gather, sleep=sleep)
-    )
+    monkeypatch.setattr("studies.stats.sampling.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("studies.stats.sampling.asyncio", SimpleNamespace(gather=asyncio.gather, sleep=sleep))
     sampler = Sampler([FakeServices(a=100)], 3600, asyncio.Event())
     await sampler.for_seconds(0.01, BEFORE, 5)
     await sampler.for_seconds(0.01, DURING, 5)

@@ -9,8 +9,8 @@ import pytest_asyncio
 from aiohttp import web
 
 from common.errors import Unavailable, UsageError
-from simulation.stats.containers import Containers
-from simulation.stats.usage import Usage
+from studies.stats.containers import Containers
+from studies.stats.usage import Usage
 
 COMPOSE = "com.docker.compose"
 

@@ -1,1 +1,0 @@
-"""Benchmarks on real servers and embedded: `python -m benchmarks.run`, described in docs/performance.md."""

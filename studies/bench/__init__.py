@@ -1,0 +1,1 @@
+"""Ours against its peers: `make bench`, `make bench-smoke`."""

@@ -1,0 +1,1 @@
+"""What services and messages take of a machine: `make volumes`, `make memory`."""

@@ -1,0 +1,76 @@
+"""What a run takes in Redis, and what a snapshot of it costs, against the number of its messages."""
+
+import json
+import time
+from typing import Any
+
+import numpy as np
+from redis.asyncio import Redis
+
+from common.ledger.port import Outcomes
+from common.ledger.redis import RedisLedger
+from common.messages import Outcome
+from common.statistics import statistics
+from studies.process import BenchmarkFailed
+from tests.servers import RedisServer
+
+RUN = "a-run"
+BLOCK = 10_000
+FAILURE_RATE = 0.1
+SNAPSHOTS = 1_000
+
+
+async def ledger_of_size(server: RedisServer, messages: int) -> dict[str, Any]:
+    """A settled run of so many messages, a tenth of them failed. Raises BenchmarkFailed unless it adds up."""
+    server.flush()
+    client = Redis(host=server.host, port=server.port)
+    ledger = RedisLedger(client)
+    try:
+        before = await _used_bytes(client)
+        await _settled_run(ledger, messages)
+        used = await _used_bytes(client) - before
+        now, counted = await ledger.snapshot(RUN), await ledger.recount(RUN)
+        if not (now.settled == messages == counted["published"] == counted["sent"] + counted["failed"]):
+            raise BenchmarkFailed(f"a run of {messages} does not add up: {now}, recount {counted}")
+        ours_us, redis_us = await _snapshot_us(ledger, client)
+    finally:
+        await ledger.close()
+    return {
+        "messages": messages,
+        "redis_bytes": used,
+        "bytes_per_message": round(used / messages, 3),
+        "snapshot_cpu_us": ours_us,
+        "snapshot_redis_cpu_us": redis_us,
+    }
+
+
+async def _settled_run(ledger: RedisLedger, messages: int) -> None:
+    await ledger.begin(RUN, "", messages, "benchmark")
+    draw = np.random.default_rng(1)
+    for first in range(0, messages, BLOCK):
+        seqs = np.arange(first, min(first + BLOCK, messages))
+        failed = draw.random(seqs.size) < FAILURE_RATE
+        outcomes = np.where(failed, np.uint8(Outcome.FAILED), np.uint8(Outcome.SENT))
+        times_us = draw.normal(1e6, 1e5, seqs.size).astype(np.int64)
+        await ledger.announce(RUN, first, seqs.size)
+        await ledger.claim(RUN, seqs, redelivered=False)
+        await ledger.settle(RUN, Outcomes(seqs, outcomes, times_us), "a-sender")
+
+
+async def _snapshot_us(ledger: RedisLedger, client: Redis) -> tuple[int, int]:
+    """CPU time of what a monitor does each interval, in microseconds: ours, and Redis's."""
+    redis_before, ours_before = await _redis_cpu_s(client), time.process_time()
+    for _ in range(SNAPSHOTS):
+        json.dumps(statistics(await ledger.snapshot(RUN)).as_json())
+    ours_s = time.process_time() - ours_before
+    redis_s = await _redis_cpu_s(client) - redis_before
+    return round(ours_s * 1e6 / SNAPSHOTS), round(redis_s * 1e6 / SNAPSHOTS)
+
+
+async def _used_bytes(client: Redis) -> int:
+    return int((await client.info("memory"))["used_memory"])
+
+
+async def _redis_cpu_s(client: Redis) -> float:
+    cpu = await client.info("cpu")
+    return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])

@@ -1,0 +1,1 @@
+"""How long messages wait: `make latency`, `python -m studies.latency.lanes`."""

@@ -1,0 +1,57 @@
+"""Measures one point in this process and prints it as JSON: `python -m studies.scale.child TASK`.
+
+A process of its own for each point, so that its memory and its CPU time are that point's alone.
+"""
+
+import asyncio
+import contextlib
+import resource
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from studies.scale.embedded import run_pipeline
+from studies.scale.point import Point, Task
+from studies.scale.tasks import run_tasks
+
+# What a process needs to send at all, however little, is no part of what a point costs.
+WARM_UP_SENDERS = 100
+
+
+def measure(task: Task) -> Point:
+    """The point, with the CPU time and the memory of this process. The pipeline runs on uvloop, as it always does."""
+    at_once = msgspec.structs.replace(task.parameters, mean_s=0.0, stddev_s=0.0)
+    with contextlib.suppress(OSError):  # Linux: the peak counts from here (man 5 proc, clear_refs)
+        Path("/proc/self/clear_refs").write_text("5")
+    _run(Task(task.version, WARM_UP_SENDERS, at_once))
+    base_rss, began_cpu_s = _peak_rss_bytes(), time.process_time()
+    point = _run(task)
+    return msgspec.structs.replace(
+        point,
+        cpu_s=time.process_time() - began_cpu_s,
+        base_rss_bytes=base_rss,
+        peak_rss_bytes=_peak_rss_bytes(),
+    )
+
+
+def _run(task: Task) -> Point:
+    return asyncio.run(run_tasks(task)) if task.version == "plain" else uvloop.run(run_pipeline(task))
+
+
+def _peak_rss_bytes() -> int:
+    """The most memory that this process has had, in bytes."""
+    # Not ru_maxrss where it can be helped: on Linux a process inherits it from the one that started it.
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(msgspec.json.encode(measure(msgspec.json.decode(sys.argv[1], type=Task))))
