@@ -8,7 +8,7 @@ import difflib
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from dotenv import dotenv_values
 from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator, model_validator
@@ -18,6 +18,8 @@ from common.errors import UsageError
 from common.messages import MAX_BATCH_MESSAGES
 
 ENV_FILE = ".env"
+
+S = TypeVar("S", bound="EnvironmentSettings")
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
@@ -39,13 +41,6 @@ class Distribution(StrEnum):
     CONSTANT = "constant"
 
 
-class ProviderName(StrEnum):
-    """What sends one SMS."""
-
-    SIMULATED = "simulated"
-    HTTP = "http"
-
-
 class LogLevel(StrEnum):
     """Python's log levels."""
 
@@ -55,10 +50,17 @@ class LogLevel(StrEnum):
     ERROR = "ERROR"
 
 
-class Settings(BaseSettings):
-    """Every setting, one field each; the variable's name is the field's in upper case."""
+class EnvironmentSettings(BaseSettings):
+    """Settings from the environment and `.env`, one field each, which `read_settings` reads.
+
+    The variable's name is the field's in upper case, after `env_prefix` if the class has one.
+    """
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
+
+
+class Settings(EnvironmentSettings):
+    """Every setting of the services."""
 
     rabbitmq_host: str = Field(
         "localhost", description="broker's host; commas separate the nodes of a cluster"
@@ -93,7 +95,7 @@ class Settings(BaseSettings):
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 1
     retry_backoff: Annotated[float, Field(gt=0, le=512, description="seconds")] = 1
     keep_failed: bool = False
-    provider: ProviderName = ProviderName.SIMULATED
+    provider: str = Field("simulated", description="a built-in provider, or one of an installed package")
     provider_profile: str | None = Field(
         None, description="a profile's name or YAML file, in place of MEAN_PROCESSING_TIME to FAILURE_RATE"
     )
@@ -136,12 +138,6 @@ class Settings(BaseSettings):
             values["log_level"] = values["log_level"].upper()
         return values
 
-    @model_validator(mode="after")
-    def _http_needs_an_address(self) -> "Settings":
-        if self.provider is ProviderName.HTTP and self.provider_url is None:
-            raise ValueError("PROVIDER=http needs PROVIDER_URL: where messages are posted to")
-        return self
-
     @property
     def stddev_s(self) -> float:
         """Standard deviation of the processing time in seconds: a tenth of the mean unless set."""
@@ -152,20 +148,28 @@ class Settings(BaseSettings):
 
 def load_settings(**flags: Any) -> Settings:
     """The settings in force. A flag that is None counts as not given. Raises UsageError that names the variable."""
+    return read_settings(Settings, **flags)
+
+
+def read_settings(kind: type[S], **flags: Any) -> S:
+    """The settings of a class. A flag that is None counts as not given. Raises UsageError that names the variable."""
     given = {name: value for name, value in flags.items() if value is not None}
     try:
-        return Settings(_env_file=ENV_FILE, _env_file_encoding="utf-8", **given)
+        return kind(_env_file=ENV_FILE, _env_file_encoding="utf-8", **given)
     except ValidationError as error:
-        raise UsageError("; ".join(_sentence(dict(e)) for e in error.errors())) from None
+        prefix = kind.model_config.get("env_prefix", "")
+        raise UsageError("; ".join(_sentence(dict(e), prefix) for e in error.errors())) from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{ENV_FILE}: not UTF-8 (byte {error.start}): save it as UTF-8") from None
 
 
-def _sentence(error: dict[str, Any]) -> str:
+def _sentence(error: dict[str, Any], prefix: str) -> str:
     """One clear clause on one bad value; a secret's value is left out."""
     if not error["loc"]:
         return str(error["ctx"]["error"])  # about several settings: its input is all of them, passwords too
-    name = str(error["loc"][0]).upper()
+    name = f"{prefix}{error['loc'][0]}".upper()
+    if error["type"] == "missing":
+        return f"{name} is not set"
     value = str(error["input"])
     if name.endswith(("PASSWORD", "SECRET", "API_KEY")) or "@" in value:  # an address may carry a password
         value = "***"

@@ -28,11 +28,6 @@ class SimulatedProvider:
         self._seed = secrets.randbits(63) if seed is None else seed
         self._wheel = Wheel(min(LONGEST_TICK_S, max(SHORTEST_TICK_S, profile.shortest_mean_s / 100)))
 
-    @classmethod
-    def from_settings(cls, settings: Settings) -> "SimulatedProvider":
-        """As the settings say. Raises UsageError for a profile that is none."""
-        return cls(Profile.from_settings(settings), settings.seed)
-
     def start(self, sends: Sends) -> None:
         plays = self._profile.play(self._seed, sends.seqs, sends.attempt, sends.age_s)
         order = np.argsort(plays.times_us)
@@ -45,6 +40,11 @@ class SimulatedProvider:
 
     async def close(self) -> None:
         self._wheel.stop()
+
+
+def create(settings: Settings) -> SimulatedProvider:
+    """The provider for PROVIDER_PROFILE and SEED. Raises UsageError for an invalid profile."""
+    return SimulatedProvider(Profile.from_settings(settings), settings.seed)
 
 
 class Wheel:
