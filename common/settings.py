@@ -171,7 +171,9 @@ def _sentence(error: dict[str, Any], prefix: str) -> str:
     if error["type"] == "missing":
         return f"{name} is not set"
     value = str(error["input"])
-    if name.endswith(("PASSWORD", "SECRET", "API_KEY")) or "@" in value:  # an address may carry a password
+    if (
+        name.endswith(("PASSWORD", "SECRET", "TOKEN", "KEY")) or "@" in value
+    ):  # an address may carry a password
         value = "***"
     if not value.isprintable():
         value = repr(value)  # a line end in it would make two lines of this

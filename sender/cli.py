@@ -24,8 +24,8 @@ from common.redis_client import connect_redis
 from common.settings import Settings, load_settings
 from common.tracking.redis import RedisTracker
 from sender.metrics import SenderMetrics
-from sender.providers.factory import provider_of
 from sender.providers.profiles import refuse_beside_profile
+from sender.providers.registry import build_provider
 from sender.recorder import longest_backoff_s
 from sender.service import Sender
 
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None, prog: str = "sender.py") -> int:
 
 async def _serve(settings: Settings, name: str, connect_timeout_s: float) -> int:
     """Builds the sender on RabbitMQ and Redis and runs it."""
-    provider = provider_of(settings, settings.sender_concurrency)
+    provider = build_provider(settings)
     redis = await connect_redis(settings, connect_timeout_s)
     ledger = RedisLedger(redis, settings.run_ttl * 86_400)
     tracker = RedisTracker(redis, settings.message_ttl * 3_600)

@@ -16,7 +16,7 @@ from common.publishing.recipes import Source
 from common.rate.memory import MemoryRateLimit
 from common.settings import Settings
 from monitor.service import show_live
-from sender.providers.factory import provider_of
+from sender.providers.registry import build_provider
 from sender.service import Sender
 from sender.slots import Slots
 
@@ -66,7 +66,7 @@ async def simulate(
         SENDER,
         broker,
         ledger,
-        provider_of(settings, simulation.senders),
+        build_provider(settings.model_copy(update={"sender_concurrency": simulation.senders})),
         simulation.senders,
         settings.max_attempts,
         settings.retry_backoff,

@@ -23,7 +23,7 @@ from common.errors import Unavailable, UsageError
 from common.logs import configure_logs
 from common.messages import E164_PATTERN, MAX_SEQ, MAX_TEXT_CHARS, Outcome
 from common.settings import load_settings
-from sender.providers.http import raise_file_limit
+from sender.providers.open_files import raise_file_limit
 from sender.providers.profiles import Conditions, Profile
 
 log = logging.getLogger(__name__)

@@ -24,9 +24,9 @@ from gateway.cli import is_loopback, refuse_open_doors
 from gateway.idempotency.memory import MemoryIdempotency
 from monitor.metrics import PipelineMetrics
 from sender.metrics import SenderMetrics
+from sender.providers import simulated
 from sender.providers.magic import THROTTLED_ATTEMPTS, MagicNumbers
 from sender.providers.profiles import refuse_beside_profile
-from sender.providers.simulated import SimulatedProvider
 from sender.service import Sender
 
 SENDER = "stand-in"
@@ -128,7 +128,7 @@ async def _serve(settings: Settings, prog: str) -> None:
         SENDER,
         broker,
         ledger,
-        MagicNumbers(SimulatedProvider.from_settings(settings)),
+        MagicNumbers(simulated.create(settings)),
         settings.sender_concurrency,
         settings.max_attempts,
         settings.retry_backoff,

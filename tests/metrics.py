@@ -16,7 +16,7 @@ from common.settings import Settings
 from gateway.api.metrics import GatewayMetrics
 from monitor.metrics import PipelineMetrics
 from sender.metrics import SenderMetrics
-from sender.providers.simulated import SimulatedProvider
+from sender.providers import simulated
 from sender.service import Sender
 
 SNAPSHOT = Snapshot(
@@ -68,7 +68,7 @@ def scrape(port: int, key: str | None = None) -> Samples:
 def idle_sender() -> Sender:
     """A sender that nobody runs."""
     settings = Settings(_env_file=None)
-    return Sender("idle", MemoryBroker(), MemoryLedger(), SimulatedProvider.from_settings(settings), slots=50)
+    return Sender("idle", MemoryBroker(), MemoryLedger(), simulated.create(settings), slots=50)
 
 
 async def everything() -> dict[str, Samples]:

@@ -8,7 +8,7 @@ from collections import Counter
 log = logging.getLogger(__name__)
 
 # Errors of the network are expected: they are counted, without a traceback.
-EXPECTED = (OSError, TimeoutError, EOFError)
+EXPECTED = (OSError, TimeoutError, EOFError, asyncio.CancelledError)
 
 
 class FailureLog:

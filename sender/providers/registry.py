@@ -60,5 +60,7 @@ def _entry_point(name: str) -> EntryPoint:
         raise UsageError(f"PROVIDER={name}: unknown provider; known: {', '.join(known)}")
     if len({each.value for each in found}) > 1:
         packages = sorted(each.dist.name for each in found if each.dist is not None)
-        raise UsageError(f"PROVIDER={name}: offered by several packages, uninstall all but one: {', '.join(packages)}")
+        raise UsageError(
+            f"PROVIDER={name}: offered by several packages, uninstall all but one: {', '.join(packages)}"
+        )
     return found[0]

@@ -19,7 +19,7 @@ from common.broker.rabbitmq import RabbitBroker
 from common.messages import Batch, Lane, Seqs
 from common.settings import Settings
 from sender.providers.bulk import BulkProvider, Sends
-from sender.providers.factory import provider_of
+from sender.providers.registry import build_provider
 
 Times = NDArray[np.int64]
 
@@ -93,10 +93,10 @@ def main() -> int:
     """Runs a sender under the settings of the environment."""
     file = Path(sys.argv[1])
 
-    def stamped(settings: Settings, slots: int) -> BulkProvider:
-        return StampedProvider(provider_of(settings, slots), file)
+    def stamped(settings: Settings) -> BulkProvider:
+        return StampedProvider(build_provider(settings), file)
 
-    with patch.object(sender.cli, "provider_of", stamped):
+    with patch.object(sender.cli, "build_provider", stamped):
         return sender.cli.main(sys.argv[2:])
 
 

@@ -20,7 +20,7 @@ from gateway.app import Gateway, Stores
 from gateway.callbacks.memory import MemoryCallbacks
 from gateway.idempotency.memory import MemoryIdempotency
 from sender.providers.bulk import BulkProvider
-from sender.providers.factory import provider_of
+from sender.providers.registry import build_provider
 from sender.service import Sender
 from tests.waiting import eventually
 
@@ -106,7 +106,7 @@ async def running(
         sending = None
         if sends:
             sender = Sender(
-                *("a-sender", broker, ledger, provider or provider_of(given, 100), 100),
+                *("a-sender", broker, ledger, provider or build_provider(given), 100),
                 *(given.max_attempts, given.retry_backoff, given.shutdown_grace),
                 tracker=tracker,
             )

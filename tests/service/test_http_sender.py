@@ -12,6 +12,7 @@ from common.ledger.port import Snapshot
 from common.messages import Batch, Lane, Message, Outcome
 from sender.providers.http import HttpProvider
 from sender.providers.profiles import load_profile
+from sender.providers.single import BulkAdapter
 from sender.service import Sender
 from simulation.provider import MockProvider, serving
 from tests.waiting import eventually
@@ -25,7 +26,7 @@ MAX_ATTEMPTS = 3
 async def all_sent(port: int, timeout_s: float) -> Snapshot:
     """What becomes of a run of bulk and urgent messages that a sender posts to a mock."""
     broker, ledger = MemoryBroker(), MemoryLedger()
-    provider = HttpProvider(f"http://127.0.0.1:{port}/sms", 110, timeout_s)
+    provider = BulkAdapter(HttpProvider(f"http://127.0.0.1:{port}/sms", timeout_s))
     sender, stop = Sender("s", broker, ledger, provider, 100, MAX_ATTEMPTS, 0.01), asyncio.Event()
     await ledger.announce(RUN, 0, COUNT)
     for first in range(0, COUNT, 10):

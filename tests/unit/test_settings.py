@@ -7,9 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from common.errors import UsageError
-from common.settings import Settings, load_settings, near_misses
+from common.settings import EnvironmentSettings, Settings, load_settings, near_misses, read_settings
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
 
@@ -166,8 +167,6 @@ def test_a_bad_value_that_is_overridden_does_no_harm(monkeypatch: pytest.MonkeyP
         ("RETRY_BACKOFF", "0"),
         ("RETRY_BACKOFF", "nan"),
         ("KEEP_FAILED", "maybe"),
-        ("PROVIDER", "pigeon"),
-        ("PROVIDER", "http"),
         ("PROVIDER_RATE", "0"),
         ("PROVIDER_RATE", "-1"),
         ("PROVIDER_RATE", "nan"),
@@ -192,16 +191,24 @@ def test_a_bad_value_is_one_clear_line(variable: str, value: str, monkeypatch: p
     assert "pydantic" not in line
 
 
-def test_the_http_provider_needs_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without PROVIDER_URL the line is about nothing else, passwords least of all; with it all is well."""
-    monkeypatch.setenv("PROVIDER", "http")
-    monkeypatch.setenv("REDIS_PASSWORD", "hush-hush")
-    with pytest.raises(UsageError) as caught:
-        load_settings()
-    assert str(caught.value).startswith("PROVIDER=http needs PROVIDER_URL")
-    assert "hush" not in str(caught.value)
-    monkeypatch.setenv("PROVIDER_URL", "http://localhost:8025/sms")
-    assert str(load_settings().provider_url) == "http://localhost:8025/sms"
+class OwnSettings(EnvironmentSettings, env_prefix="ACME_"):
+    token: SecretStr
+    senders: int = 1
+
+
+def test_a_provider_has_settings_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A class of its own is read from the same places, under its prefix."""
+    monkeypatch.setenv("ACME_SENDERS", "7")
+    (tmp_path / ".env").write_text("ACME_TOKEN=hush-hush\nACME_SENDERS=\n")
+    settings = read_settings(OwnSettings)
+    assert (settings.senders, settings.token.get_secret_value()) == (7, "hush-hush")
+
+
+def test_a_bad_value_of_its_own_is_one_clear_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line names what is missing or wrong, and quotes no token."""
+    monkeypatch.setenv("ACME_SENDERS", "many")
+    with pytest.raises(UsageError, match=r"^ACME_TOKEN is not set; ACME_SENDERS=many: input should be .*$"):
+        read_settings(OwnSettings)
 
 
 def test_several_bad_values_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:

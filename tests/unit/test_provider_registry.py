@@ -1,0 +1,99 @@
+"""sender/providers/registry.py: PROVIDER names a built-in provider, or one of an installed package."""
+
+from pathlib import Path
+
+import pytest
+
+from common.errors import UsageError
+from common.settings import Settings
+from sender.providers.registry import build_provider
+from sender.providers.simulated import SimulatedProvider
+from sender.providers.single import BulkAdapter
+
+pytestmark = pytest.mark.usefixtures("bare_environment")
+
+MODULE = """
+class Pigeon:
+    async def send(self, message):
+        raise NotImplementedError
+
+    async def close(self):
+        pass
+
+class Flock(Pigeon):
+    reads_messages = True
+
+    def start(self, sends):
+        pass
+
+create = lambda settings: Pigeon()
+create_bulk = lambda settings: Flock()
+create_none = lambda settings: "a string"
+"""
+
+
+def install(folder: Path, package: str, entry_points: str) -> None:
+    """Puts a package there as pip would, on the import path or not."""
+    info = folder / f"{package}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[smsim.providers]\n{entry_points}\n")
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of installed packages, with the module `pigeon_post` in it."""
+    (tmp_path / "pigeon_post.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+async def test_the_built_in_providers() -> None:
+    """The default simulates, in its bulk form; http sends one message at a time, through the adapter."""
+    assert isinstance(build_provider(Settings()), SimulatedProvider)
+    assert isinstance(
+        build_provider(Settings(provider="http", provider_url="http://localhost/")), BulkAdapter
+    )
+
+
+def test_an_installed_package_brings_a_provider(packages: Path) -> None:
+    """Its factory is found by the name of the entry point; a provider in the bulk form is taken as it is."""
+    install(packages, "pigeon-post", "pigeon = pigeon_post:create\nflock = pigeon_post:create_bulk")
+    assert isinstance(build_provider(Settings(provider="pigeon")), BulkAdapter)
+    assert type(build_provider(Settings(provider="flock"))).__name__ == "Flock"
+
+
+def test_an_unknown_name_is_one_line_with_those_known(packages: Path) -> None:
+    """Built-in ones and those of packages, in order."""
+    install(packages, "pigeon-post", "pigeon = pigeon_post:create")
+    with pytest.raises(UsageError, match=r"^PROVIDER=owl: unknown provider; known: http, pigeon, simulated$"):
+        build_provider(Settings(provider="owl"))
+
+
+def test_a_built_in_name_is_not_taken_over(packages: Path) -> None:
+    """An installed package can't change what `simulated` means."""
+    install(packages, "pigeon-post", "simulated = pigeon_post:create")
+    assert isinstance(build_provider(Settings()), SimulatedProvider)
+
+
+def test_a_name_of_two_packages_is_one_line(packages: Path) -> None:
+    """Which of them would send is not left to chance."""
+    install(packages, "pigeon-post", "pigeon = pigeon_post:create")
+    install(packages, "rock-dove", "pigeon = pigeon_post:create_bulk")
+    with pytest.raises(UsageError, match=r"^PROVIDER=pigeon: offered by several .*: pigeon-post, rock-dove$"):
+        build_provider(Settings(provider="pigeon"))
+
+
+@pytest.mark.parametrize("value", ["no_such_module:create", "pigeon_post:no_such_factory"])
+def test_a_provider_that_can_not_be_loaded_is_one_line(packages: Path, value: str) -> None:
+    """A package that is half installed is named, and the reason."""
+    install(packages, "pigeon-post", f"pigeon = {value}")
+    with pytest.raises(UsageError, match=rf"^PROVIDER=pigeon: {value} can't be loaded: .*no_such"):
+        build_provider(Settings(provider="pigeon"))
+
+
+def test_a_factory_that_returns_no_provider_is_one_line(packages: Path) -> None:
+    """The line names what is missing."""
+    install(packages, "pigeon-post", "pigeon = pigeon_post:create_none")
+    with pytest.raises(UsageError, match=r"^PROVIDER=pigeon: its factory returned str, .* send and close$"):
+        build_provider(Settings(provider="pigeon"))
