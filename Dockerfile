@@ -6,7 +6,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1
 RUN python -m venv /opt/poetry \
  && /opt/poetry/bin/pip install --quiet poetry==2.5.1 poetry-plugin-export==1.10.0
 WORKDIR /build
-# A layer of their own for the dependencies: it is made anew only when the lock changes.
+# A separate layer for the dependencies: it is rebuilt only when the lock changes.
 COPY pyproject.toml poetry.lock ./
 RUN /opt/poetry/bin/poetry export --format requirements.txt --output requirements.txt \
  && python -m venv /opt/venv \
@@ -24,7 +24,7 @@ COPY . .
 RUN python -m compileall -q .
 USER smsim
 STOPSIGNAL SIGTERM
-# Healthy: the service has had an answer from Redis within the last half minute.
+# Healthy: Redis has answered the service within the last half minute.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=40s --retries=3 CMD ["python", "-m", "common.health"]
 CMD ["python", "-m", "simulation.cli", "--help"]
 ARG VERSION=0.0.0 REVISION=unknown

@@ -1,8 +1,8 @@
 # The two commands a newcomer needs are `make demo` and `make test`; `make help` lists the rest.
 #
-# The tool environment (.poetry) reads poetry.lock and writes it out as a requirements file with hashes, and pip installs
-# exactly that. `poetry install` would do the same, but it asks the index for its JSON API, which many mirrors and caching
-# proxies do not have; pip and hashes work with all of them, and are just as strict.
+# The tool environment (.poetry) exports poetry.lock as a requirements file with hashes, and pip installs exactly that.
+# `poetry install` would do the same, but it needs the JSON API of the index, which many mirrors and caching proxies do not
+# have. pip with hashes works with all of them, and is as strict.
 
 PYTHON ?= python3
 MINUTES ?= 20
@@ -12,7 +12,7 @@ EXPORT_VERSION := 1.10.0
 VENV   := .venv
 BIN    := $(VENV)/bin
 POETRY := .poetry/bin/poetry
-# Stamps: what is installed, and as of which lock. The dev environment holds all of the main one, and peers all of dev.
+# Stamps record what is installed, and from which lock. The dev environment includes main, and peers includes dev.
 MAIN := $(VENV)/.installed-main
 DEV  := $(VENV)/.installed-dev
 PEERS := $(VENV)/.installed-peers
@@ -30,14 +30,14 @@ export POETRY_NO_INTERACTION := 1
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-setup: $(DEV) ## make .venv with everything that tests and checks need
+setup: $(DEV) ## make .venv with all that tests and checks need
 
 demo: $(MAIN) ## run the embedded pipeline on a contacts file and on random messages; needs no server
 	$(BIN)/smsim simulate --contacts examples/5000contacts.csv --text "Hi {name}, this is a test alert." \
 		--senders 1000 --mean-processing-time 0.5
 	$(BIN)/smsim simulate --num-messages 200000 --senders 20000 --mean-processing-time 1
 
-serve: $(MAIN) ## a local stand-in for an SMS service, on http://localhost:8000; needs no server
+serve: $(MAIN) ## run a local stand-in for an SMS service on http://localhost:8000; needs no server
 	@$(BIN)/smsim serve
 
 test: $(DEV) servers browser ## run all tests, on real servers too
@@ -50,10 +50,10 @@ chaos: $(DEV) servers ## try every fault on real processes and servers; the tabl
 	$(BIN)/python -m tests.chaos --out docs/reliability.json
 	$(BIN)/python -m tests.chaos.table docs/reliability.json
 
-fuzz: $(DEV) servers ## 100,000 random and mutated bodies into the queue of a real sender
+fuzz: $(DEV) servers ## send 100,000 random and mutated bodies to a real sender
 	FUZZ_BODIES=100000 $(BIN)/pytest tests/fuzz
 
-soak: $(DEV) servers ## 20 minutes of steady load with rolling restarts; MINUTES=5 for another length
+soak: $(DEV) servers ## run 20 minutes of steady load with rolling restarts; MINUTES=5 for another length
 	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 lint: $(DEV) ## check style, types and import rules
@@ -62,22 +62,22 @@ lint: $(DEV) ## check style, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(DEV) ## let ruff lay out and tidy the code
+format: $(DEV) ## let ruff format and fix the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(PEERS) servers ## measure ours and its peers, 10 minutes; a table, JSON and a chart
+bench: $(PEERS) servers ## measure this pipeline and its peers, 10 minutes; a table, JSON and a chart
 	@scripts/install-bench.sh || true
 	$(BIN)/python -m studies.bench
 
-bench-smoke: $(DEV) servers ## in 2 minutes, ours against plain pika and against the recorded run
+bench-smoke: $(DEV) servers ## compare with plain pika and with the recorded run, 2 minutes
 	$(BIN)/python -m studies.bench.smoke
 
 bench-gateway: $(DEV) servers ## measure the gateway under load, 3 minutes; a table and JSON
 	@scripts/install-bench.sh wrk
 	$(BIN)/python -m studies.gateway
 
-scaling: $(DEV) servers ## the scaling study, embedded and on servers, 11 minutes; into docs/scaling
+scaling: $(DEV) servers ## run the scaling study, embedded and on servers, 11 minutes; into docs/scaling
 	$(BIN)/python -m studies.on_servers --none $(BIN)/smsim scale --fresh --out docs/scaling
 	$(BIN)/python -m studies.on_servers $(BIN)/smsim scale --distributed --fresh --out docs/scaling
 	$(BIN)/python -m studies.scale.table docs/scaling/points.csv --write docs/scaling.md
@@ -95,10 +95,10 @@ memory: $(DEV) servers ## measure the memory of sender, producer and ledger
 env: ## write .env with random passwords, for docker-compose (never overwrites)
 	@scripts/make-env.sh
 
-servers: ## see to it that redis-server and rabbitmq-server are there (installs them on Debian and Ubuntu)
+servers: ## install redis-server and rabbitmq-server where they are missing (Debian and Ubuntu)
 	@scripts/install-servers.sh
 
-browser: ## see to it that a Chromium is there for the dashboard's tests, which are skipped without (installs it on Debian)
+browser: ## install Chromium for the dashboard's tests where it is missing (Debian); the tests are skipped without it
 	@scripts/install-browser.sh || [ -z "$$CI" ]
 
 clean: ## remove the environments and caches
@@ -124,7 +124,7 @@ $(PEERS): $(DEV)
 	$(call install,--with dev$(comma)bench --extras study,requirements-bench.txt)
 	@touch $@
 
-# Order-only on nothing: an environment that stands is kept, whatever its date.
+# No prerequisites: an existing environment is kept, independent of its date.
 $(BIN)/python:
 	@$(check-python)
 	$(PYTHON) -m venv $(VENV)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs N local senders, each with its own log in sender_logs/: starts what is missing, restarts what has died, and stops
-# what is too many, gracefully. It ends only processes that it started itself.
+# Runs N local senders, each with its own log in sender_logs/. Starts missing senders, restarts dead ones, and stops
+# surplus ones gracefully. It ends only processes that it started itself.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -12,7 +12,7 @@ main() {
     -h | --help) usage; exit 0 ;;
     esac
     [[ ${1:-} =~ ^[0-9]{1,9}$ ]] && ((10#$1 <= MAX_SENDERS)) ||
-        { echo "scale_sender: '${1:-}' is no number of senders from 0 to $MAX_SENDERS; try: $0 5" >&2; exit 2; }
+        { echo "scale_sender: '${1:-}' is not a number of senders from 0 to $MAX_SENDERS; try: $0 5" >&2; exit 2; }
     local wanted=$((10#$1))
     shift
 
@@ -25,22 +25,22 @@ main() {
 usage() {
     cat <<TEXT
 usage: $0 N [ARGUMENT...]
-Makes it N local senders (0 stops all); further arguments go to the senders that it starts.
+Runs N local senders (0 stops all). Passes further arguments to the senders that it starts.
 Logs: $LOGS/sender_instance_I.log    process ids: $LOGS/sender_instance_I.pid
 TEXT
 }
 
-# Two calls at once would both start what is missing. The senders must not inherit the lock: hence 9>&- at their start.
+# Two calls at once would both start the missing senders. The senders must not inherit the lock, hence 9>&- at their start.
 one_at_a_time() {
     command -v flock >/dev/null || return 0
     exec 9>"$LOGS/.lock"
-    flock -w 120 9 || { echo "scale_sender: another call is still at work" >&2; exit 1; }
+    flock -w 120 9 || { echo "scale_sender: another call is still running" >&2; exit 1; }
 }
 
 pid_file() { echo "$LOGS/sender_instance_$1.pid"; }
 log_file() { echo "$LOGS/sender_instance_$1.log"; }
 
-# Prints the process id of sender $1 if it runs. Ids are used again by other processes, so the file alone proves nothing.
+# Prints the process id of sender $1 if it runs. The system reuses ids, so the pid file alone proves nothing.
 running() {
     local pid
     pid=$(cat "$(pid_file "$1")" 2>/dev/null) && [[ $pid =~ ^[1-9][0-9]*$ ]] && is_our_sender "$pid" "$1" && echo "$pid"
@@ -49,7 +49,7 @@ running() {
 is_our_sender() {
     local arguments
     if [ -d /proc/self ]; then
-        # Another checkout's senders have the same names, but another directory.
+        # The senders of another checkout have the same names, but another working directory.
         [ "$(readlink "/proc/$1/cwd" 2>/dev/null)" = "$(pwd -P)" ] || return 1
         arguments=$(tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline") || return 1
     else
@@ -83,7 +83,7 @@ stop_above() {
     done
 }
 
-# Takes out of `stopping` (of stop_above) what has ended, with its pid file.
+# Removes ended senders from `stopping` (of stop_above), with their pid files.
 drop_ended() {
     local i
     for i in "${!stopping[@]}"; do
@@ -91,7 +91,7 @@ drop_ended() {
     done
 }
 
-# The sender's own SHUTDOWN_GRACE, from where it would take it, rounded up to whole seconds.
+# The sender's SHUTDOWN_GRACE, from the environment or .env, rounded up to whole seconds.
 grace_s() {
     local grace=${SHUTDOWN_GRACE:-}
     if [ -z "$grace" ] && [ -r .env ]; then
@@ -127,7 +127,7 @@ start_up_to() {
 start() {
     local i=$1 python=$2
     shift 2
-    # A session of its own, so that closing this terminal, or Ctrl-C in it, doesn't end the senders.
+    # A new session, so that closing this terminal, or Ctrl-C in it, does not end the senders.
     local -a detach=(nohup)
     ! command -v setsid >/dev/null || detach=(setsid)
     "${detach[@]}" "$python" sender.py --name "$HOST-$i" "$@" >>"$(log_file "$i")" 2>&1 </dev/null 9>&- &

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced by the install-*.sh scripts: installs Debian packages, as root or by sudo, or says what the user may do instead.
-# A script defines `missing`, which prints the packages that are missing still, and REMEDY, what to do where apt can't help.
+# Sourced by the install-*.sh scripts: installs Debian packages as root or by sudo, or says what the user can do instead.
+# A script defines `missing`, which prints the packages that are missing, and REMEDY: what to do where apt cannot help.
 
 say() { echo "$(basename "$0" .sh): $*" >&2; }
 
@@ -9,7 +9,7 @@ give_up() {
     exit 1
 }
 
-# Sets AS_ROOT, which goes before a command that needs to be root, where apt and the right to use it are there.
+# Sets AS_ROOT, the prefix of commands that need root. Gives up where apt, or the right to use it, is missing.
 become_root() {
     command -v apt-get >/dev/null || give_up "not a Debian or Ubuntu machine"
     if [ "$(id -u)" = 0 ]; then
@@ -25,14 +25,14 @@ apt() {
     "${AS_ROOT[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >/dev/null
 }
 
-# Without this setting, apt calls a failed download a success.
+# Without this setting, apt reports a failed download as a success.
 refresh() { apt -o APT::Update::Error-Mode=any update; }
 
 install_missing() {
     local wanted
     read -r -d '' -a wanted < <(missing) || true
     say "installing ${wanted[*]}"
-    refresh || { sleep 3; refresh; } || say "apt-get update failed; trying with the package lists there are"
+    refresh || { sleep 3; refresh; } || say "apt-get update failed; trying with the present package lists"
     apt install --yes --no-install-recommends "${wanted[@]}" || give_up "apt-get install ${wanted[*]} failed"
     read -r -d '' -a wanted < <(missing) || true
     [ ${#wanted[@]} -eq 0 ] || give_up "still missing after the installation: ${wanted[*]}"

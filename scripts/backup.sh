@@ -1,5 +1,5 @@
 #!/bin/sh
-# Packs the stack's two volumes, queue and ledger, into one file: scripts/backup.sh FILE. The stack must be stopped.
+# Packs the stack's two volumes, queue and ledger, into one file: scripts/backup.sh FILE. Stop the stack first.
 set -eu
 [ $# = 1 ] || { echo "usage: scripts/backup.sh FILE" >&2; exit 2; }
 cd "$(dirname "$0")/.."

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# install-bench.sh [client]: sees to it that `make bench` can build its C client: a C compiler and librabbitmq with its
-# headers. install-bench.sh wrk: that `make bench-gateway` has wrk. Installs the Debian packages where they are missing;
-# where that can't be, it says so and exits 1: `make bench` goes on without.
+# install-bench.sh [client]: installs what `make bench` needs to build its C client: a C compiler and librabbitmq with its
+# headers. install-bench.sh wrk: installs wrk for `make bench-gateway`. Where it cannot install the Debian packages, it
+# says so and exits 1; `make bench` continues without the C client.
 set -euo pipefail
 
 what=${1:-client}
@@ -15,7 +15,7 @@ missing() {
         return
     fi
     command -v "${CC:-cc}" >/dev/null || echo gcc libc6-dev
-    # What can be compiled against it is there, wherever it was installed.
+    # The compiler finds the header wherever it is installed.
     echo '#include <amqp.h>' | "${CC:-cc}" -E -x c - >/dev/null 2>&1 || echo librabbitmq-dev
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sees to it that the dashboard's tests have a Chromium to drive. Installs Debian's package where none is there.
-# Ubuntu's archive has no such package, a snap has taken its place: there, Chrome is for the user to install.
+# Installs Chromium for the dashboard's tests, where neither Chromium nor Chrome is installed. Ubuntu has no Debian package
+# of it, only a snap: install Chrome there.
 set -euo pipefail
 
 REMEDY="install Chromium or Chrome, then try again"

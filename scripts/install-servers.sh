@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Sees to it that tests and benchmarks have a Redis and a RabbitMQ to start for themselves: the programs redis-server and
-# rabbitmq-server, or a Docker engine that has their images. Installs the two Debian packages where neither is there, and
-# starts no service: the tests start private instances, and what runs on this machine already is left as it is.
+# Provides Redis and RabbitMQ for tests and benchmarks: the programs redis-server and rabbitmq-server, or a Docker engine
+# with their images. Installs the two Debian packages where both are missing. Starts no service: the tests start private
+# instances. Does not touch servers that run on this machine.
 set -euo pipefail
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/lib/rabbitmq/bin
@@ -25,7 +25,7 @@ docker_has_images() {
     done
 }
 
-# Debian starts a service as it installs it, unless policy-rc.d says 101 ("not allowed").
+# Debian starts a service after its installation, unless policy-rc.d exits with 101 ("not allowed").
 forbid_service_starts() {
     [ ! -e "$POLICY" ] || return 0
     trap '"${AS_ROOT[@]}" rm -f "$POLICY"' EXIT

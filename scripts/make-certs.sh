@@ -1,9 +1,9 @@
 #!/bin/sh
-# Makes certs/: an authority of our own (ca.pem, ca.key) and a certificate for the servers, signed by it
-# (server.pem, server.key), good for `rabbitmq`, `redis`, `localhost` and further names given as arguments.
-# Never overwrites an authority; the servers' certificate is made anew at every call.
+# Makes certs/: a certificate authority (ca.pem, ca.key) and a certificate for the servers, signed by it (server.pem,
+# server.key), valid for `rabbitmq`, `redis`, `localhost` and the names given as arguments. Keeps an existing authority,
+# and makes a new server certificate at every call.
 set -eu
-command -v openssl >/dev/null || { echo "make-certs.sh: openssl is missing: install it" >&2; exit 1; }
+command -v openssl >/dev/null || { echo "make-certs.sh: openssl is not installed: install it" >&2; exit 1; }
 cd "$(dirname "$0")/.."
 mkdir -p certs
 chmod 700 certs
@@ -23,6 +23,6 @@ printf 'subjectAltName=%s\nextendedKeyUsage=serverAuth\nkeyUsage=critical,digita
 openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 825 -sha256 -extfile server.ext \
     -out server.pem 2>/dev/null
 rm -f server.csr server.ext
-# The servers run as users of their own inside their containers, so the key is readable to all; the folder is not.
+# The servers run as their own users inside the containers, so everyone may read the key. Only the owner may read the folder.
 chmod 644 ca.pem server.pem server.key
-echo "certs/ is ready: server.pem is good for $names" >&2
+echo "certs/ is ready: server.pem is valid for $names" >&2

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Writes .env from .env.example, with random passwords, readable by its owner only. Never overwrites.
+# Writes .env from .env.example with random passwords, readable by its owner only. Keeps an existing .env.
 set -eu
 cd "$(dirname "$0")/.."
 if [ -e .env ]; then
-    echo ".env is there already: left as it is" >&2
+    echo ".env exists: not changed" >&2
     exit 0
 fi
 random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
@@ -12,4 +12,4 @@ sed -e "s/^RABBITMQ_PASSWORD=$/&$(random)/" -e "s/^REDIS_PASSWORD=$/&$(random)/"
     -e "s/^GATEWAY_API_KEY=$/&$(random)/" -e "s/^CALLBACK_SECRET=$/&$(random)/" \
     -e "s/^RABBITMQ_ERLANG_COOKIE=$/&$(random)/" -e "s/^GRAFANA_PASSWORD=$/&$(random)/" .env.example >.env.new
 mv .env.new .env
-echo ".env written, with random passwords" >&2
+echo "wrote .env with random passwords" >&2
