@@ -1,42 +1,42 @@
-"""The statistics of a run, or of all: what is read off one snapshot, or two."""
+"""The statistics of a run, or of all runs: computed from one snapshot, or from two."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+from msgspec import Meta
+
+from common.counters import COUNTERS, Counters
 from common.ledger.latency import percentile_s
 from common.ledger.port import Snapshot
 
+Seconds = Annotated[float, Meta(description="seconds")]
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What the monitor tells, under its names in JSON. Times in seconds; None for what can't be told yet."""
 
-    published: int
-    queued: int
-    sending: int
-    sent: int
-    failed: int
-    retried: int
-    ambiguous: int
-    rejected: int
-    avg_time_s: float | None
-    p50_s: float | None
-    p95_s: float | None
-    p99_s: float | None
-    rate_per_s: float
-    senders: int
-    elapsed_s: float
-    eta_s: float | None
+class Statistics(Counters, frozen=True, kw_only=True):
+    """The counters and what follows from them, under the names that they have in JSON. None where it is not known."""
+
+    queued: Annotated[int, Meta(description="waiting for a sender, or for another attempt")]
+    avg_time_s: Annotated[float | None, Meta(description="mean time of a send, in seconds")]
+    p50_s: Seconds | None
+    p95_s: Seconds | None
+    p99_s: Seconds | None
+    rate_per_s: Annotated[float, Meta(description="messages settled a second")]
+    senders: Annotated[int, Meta(ge=0, description="senders whose last heartbeat is less than 10 s old")]
+    elapsed_s: Annotated[
+        float, Meta(description="seconds since the beginning, up to the last settle once over")
+    ]
+    eta_s: Annotated[float | None, Meta(description="seconds to the end at this rate; null if not known")]
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        """The fields as JSON values, in the order in which people read them."""
+        fields = msgspec.structs.asdict(self)
+        return {"published": fields.pop("published"), "queued": fields.pop("queued"), **fields}
 
 
 def statistics(now: Snapshot, before: Snapshot | None = None) -> Statistics:
-    """What a snapshot says. The rate is that since `before`, else the mean rate of the whole run.
+    """The statistics of a snapshot. The rate is that since `before`, else the mean rate of the whole run.
 
-    A settled run's clock stands still: `elapsed_s` is then from its beginning to its last settle.
+    For a settled run, `elapsed_s` ends with its last settle.
     """
     left = max(now.total, now.published) - now.settled
     over = left == 0 and now.settled > 0
@@ -47,14 +47,8 @@ def statistics(now: Snapshot, before: Snapshot | None = None) -> Statistics:
     else:
         rate = now.settled / elapsed_s if elapsed_s else 0.0
     return Statistics(
-        published=now.published,
+        **{counter.name: getattr(now, counter.name) for counter in COUNTERS},
         queued=now.queued,
-        sending=now.sending,
-        sent=now.sent,
-        failed=now.failed,
-        retried=now.retried,
-        ambiguous=now.ambiguous,
-        rejected=now.rejected,
         avg_time_s=round(now.total_time_us / now.settled / 1e6, 6) if now.settled else None,
         p50_s=_rounded(percentile_s(now.latency, 0.50)),
         p95_s=_rounded(percentile_s(now.latency, 0.95)),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from common.counters import COUNTERS, Kind
 from common.ledger.latency import BUCKETS_PER_OCTAVE
 from common.ledger.port import Snapshot
 from common.metrics import time_histogram
@@ -30,24 +31,10 @@ class PipelineMetrics:
         yield GaugeMetricFamily(
             "smsim_snapshot_timestamp_seconds", "When the ledger last told the counters.", value=self._taken_s
         )
-        yield CounterMetricFamily("smsim_messages_published", "Messages published.", value=now.published)
-        settled = CounterMetricFamily(
-            "smsim_messages_settled", "Messages that came to their end.", labels=["outcome"]
-        )
-        settled.add_metric(["sent"], now.sent)
-        settled.add_metric(["failed"], now.failed)
-        yield settled
-        yield CounterMetricFamily(
-            "smsim_messages_retried", "Sends that failed and are tried again.", value=now.retried
-        )
-        yield CounterMetricFamily(
-            "smsim_messages_ambiguous", "At most so many sends went out twice.", value=now.ambiguous
-        )
-        yield CounterMetricFamily("smsim_bodies_rejected", "Bodies that are no batch.", value=now.rejected)
+        yield from _counters(now)
         yield GaugeMetricFamily(
-            "smsim_messages_queued", "Messages published and not yet begun.", value=now.queued
+            "smsim_messages_queued", "messages published and not yet begun", value=now.queued
         )
-        yield GaugeMetricFamily("smsim_messages_sending", "Messages being sent.", value=now.sending)
         yield GaugeMetricFamily("smsim_senders", "Senders that live.", value=len(now.senders))
         yield GaugeMetricFamily(
             "smsim_slots",
@@ -60,6 +47,25 @@ class PipelineMetrics:
             _octaves(now.latency),
             now.total_time_us,
         )
+
+
+def _counters(now: Snapshot) -> Iterator[Metric]:
+    """A metric for each counter; one for all final states of a message."""
+    outcomes: CounterMetricFamily | None = None
+    for counter in COUNTERS:
+        value = getattr(now, counter.name)
+        match counter.kind:
+            case Kind.TOTAL:
+                yield CounterMetricFamily(counter.metric, counter.help, value=value)
+            case Kind.LEVEL:
+                yield GaugeMetricFamily(counter.metric, counter.help, value=value)
+            case Kind.OUTCOME:
+                outcomes = outcomes or CounterMetricFamily(
+                    counter.metric, "messages in a final state", labels=["outcome"]
+                )
+                outcomes.add_metric([counter.name], value)
+    if outcomes is not None:
+        yield outcomes
 
 
 def _octaves(latency: dict[int, int]) -> Counter[int]:

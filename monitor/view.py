@@ -6,10 +6,12 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from common.counters import COUNTERS
 from common.ledger.port import Snapshot
 from common.statistics import Statistics, statistics
 
 SENDERS_SHOWN = 10
+COLUMNS = 3
 
 
 def picture(now: Snapshot, before: Snapshot | None, title: str) -> RenderableType:
@@ -25,24 +27,25 @@ def picture(now: Snapshot, before: Snapshot | None, title: str) -> RenderableTyp
 
 
 def _table(stats: Statistics) -> Table:
+    """The counters, then the rest, column by column."""
+    cells = [(counter.label.lower(), f"{getattr(stats, counter.name):,}") for counter in COUNTERS]
+    cells += [
+        ("queued", f"{stats.queued:,}"),
+        ("rate", f"{stats.rate_per_s:,.0f}/s"),
+        ("senders", f"{stats.senders}"),
+        ("p50", _seconds(stats.p50_s)),
+        ("p95", _seconds(stats.p95_s)),
+        ("p99", _seconds(stats.p99_s)),
+        ("elapsed", _seconds(stats.elapsed_s)),
+        ("ETA", _seconds(stats.eta_s)),
+    ]
+    rows = -(-len(cells) // COLUMNS)
     table = Table.grid(padding=(0, 2), expand=True)
-    for _ in range(3):
+    for _ in range(COLUMNS):
         table.add_column(style="dim")
         table.add_column(justify="right")
-    table.add_row(
-        *("published", f"{stats.published:,}", "sent", f"{stats.sent:,}", "p50", _seconds(stats.p50_s)),
-    )
-    table.add_row("queued", f"{stats.queued:,}", "failed", f"{stats.failed:,}", "p95", _seconds(stats.p95_s))
-    table.add_row(
-        "sending", f"{stats.sending:,}", "retried", f"{stats.retried:,}", "p99", _seconds(stats.p99_s)
-    )
-    table.add_row(
-        *("rate", f"{stats.rate_per_s:,.0f}/s", "ambiguous", f"{stats.ambiguous:,}"),
-        *("elapsed", _seconds(stats.elapsed_s)),
-    )
-    table.add_row(
-        "senders", f"{stats.senders}", "rejected", f"{stats.rejected:,}", "ETA", _seconds(stats.eta_s)
-    )
+    for row in range(rows):
+        table.add_row(*(text for cell in cells[row::rows] for text in cell))
     return table
 
 

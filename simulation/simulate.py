@@ -3,7 +3,8 @@
 import argparse
 import json
 import sys
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from common.cli import EXIT_FAILED, Parser, number, run_command, stop_on_signals, warn_of_near_misses, whole
 from common.errors import UsageError

@@ -20,7 +20,13 @@ from sender.providers import simulated
 from sender.service import Sender
 
 SNAPSHOT = Snapshot(
-    *(100, 7, 60, 13, 4, 2, 1),
+    published=100,
+    sending=7,
+    sent=60,
+    failed=13,
+    retried=4,
+    ambiguous=2,
+    rejected=1,
     total_time_us=73_000_000,
     latency={16 * 19 + 3: 70, 16 * 20: 2, 16 * 40: 1},
     senders={"one": SenderStatus(slots=11), "two": SenderStatus(slots=22)},

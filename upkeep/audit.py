@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from common.broker.port import Broker
+from common.counters import COUNTERS, RECOUNTED
 from common.errors import BadBody, UnknownRun, UsageError
 from common.ledger.port import Ledger, Publication
 from common.messages import Seqs, decode_batch
@@ -18,7 +19,6 @@ from upkeep.seen import Seen
 
 log = logging.getLogger(__name__)
 
-COUNTED = ("published", "sending", "sent", "failed")
 # A message that just moves from a retry queue to its lane is in neither for a moment.
 LOOK_AGAIN_S = 1.0
 # And one that RabbitMQ could not move, since the lane was away, it tries to move again only after this long
@@ -145,10 +145,8 @@ async def _recount(ledger: Ledger, run: str) -> RunAudit:
         before = await ledger.snapshot(run)
         counted = await ledger.recount(run)
         now = await ledger.snapshot(run)
-        moving = any(
-            getattr(before, name) != getattr(now, name) for name in (*COUNTED, "retried", "ambiguous")
-        )
-        counters = {name: getattr(now, name) for name in COUNTED}
+        moving = any(getattr(before, one.name) != getattr(now, one.name) for one in COUNTERS)
+        counters = {name: getattr(now, name) for name in RECOUNTED}
         differences = {} if moving else _differences(counters, counted)
         found.append(
             RunAudit(
@@ -167,21 +165,21 @@ async def _recount(ledger: Ledger, run: str) -> RunAudit:
 
 
 def _differences(counters: dict[str, int], counted: dict[str, int]) -> dict[str, tuple[int, int]]:
-    return {name: (counters[name], counted[name]) for name in COUNTED if counters[name] != counted[name]}
+    return {name: (counters[name], counted[name]) for name in RECOUNTED if counters[name] != counted[name]}
 
 
 async def _totals(ledger: Ledger, runs: list[RunAudit]) -> dict[str, tuple[int, int]]:
     """Where the counters of all runs can't be the sum of the runs'. Runs that are gone were settled."""
     now = await ledger.snapshot()
-    sums = {name: sum(getattr(run, name) for run in runs) for name in COUNTED}
-    gone = {name: getattr(now, name) - sums[name] for name in COUNTED}
+    sums = {name: sum(getattr(run, name) for run in runs) for name in RECOUNTED}
+    gone = {name: getattr(now, name) - sums[name] for name in RECOUNTED}
     if (
         gone["sending"] == 0
         and gone["published"] == gone["sent"] + gone["failed"]
         and min(gone.values()) >= 0
     ):
         return {}
-    return {name: (getattr(now, name), sums[name]) for name in COUNTED if gone[name]}
+    return {name: (getattr(now, name), sums[name]) for name in RECOUNTED if gone[name]}
 
 
 class _Comparison:

@@ -4,13 +4,15 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from common.counters import Tally
 from common.errors import LedgerLost, RunBusy, RunExists, RunOpen, UnknownRun
 from common.ledger.latency import histogram
 from common.ledger.masks import PIECE_MESSAGES
-from common.ledger.memory_run import MemoryRun, Tally
+from common.ledger.memory_run import MemoryRun, Totals
 from common.ledger.port import (
     ENDED,
     LOST,
@@ -35,7 +37,7 @@ class MemoryLedger:
     """Runs in memory."""
 
     def __init__(self) -> None:
-        self._all = Tally()
+        self._all = Totals()
         self._runs: dict[str, MemoryRun] = {}
         self._forgotten: set[str] = set()
         self._senders: dict[str, tuple[SenderStatus, int]] = {}
@@ -95,7 +97,7 @@ class MemoryLedger:
 
     async def forget(self, run: str) -> None:
         known = self._known(run)
-        published, settled = known.tally.published, known.tally.sent + known.tally.failed
+        published, settled = known.tally.published, known.tally.settled
         if not known.producer:
             raise RunOpen(NEVER_BEGUN.format(run))
         if published > settled or known.total > published:
@@ -162,9 +164,8 @@ class MemoryLedger:
         standing[states == State.SENDING] = Standing.AMBIGUOUS if redelivered else Standing.DUPLICATE
         new = standing == Standing.NEW
         known.states[seqs[new]] = State.SENDING
-        for tally in (self._all, known.tally):
-            tally.sending += int(np.count_nonzero(new))
-            tally.ambiguous += int(np.count_nonzero(standing == Standing.AMBIGUOUS))
+        ambiguous = int(np.count_nonzero(standing == Standing.AMBIGUOUS))
+        self._count(known, Tally(sending=int(np.count_nonzero(new)), ambiguous=ambiguous))
         return Claim(standing, age_s=max(0, _now_us() - known.started_us) / 1e6)
 
     async def settle(self, run: str, outcomes: Outcomes, sender: str = "", again: bool = False) -> None:
@@ -180,18 +181,18 @@ class MemoryLedger:
         known.states[moved.seqs] = moved.outcomes
         from_sending = int(np.count_nonzero(states[moves] == State.SENDING))
         sent, failed, retried = moved.counts()
-        ambiguous = moved.ambiguous_count(again)
         final = moved.times_us[moved.outcomes >= State.SENT]
-        time_us, buckets, now = int(final.sum()), histogram(final), _now_us()
-        for tally in (self._all, known.tally):
-            tally.sending -= from_sending
-            tally.sent += sent
-            tally.failed += failed
-            tally.retried += retried
-            tally.ambiguous += ambiguous
-            tally.total_time_us += time_us
-            tally.latency.update(buckets)
-            tally.last_settled_us = now
+        time_us, now = int(final.sum()), _now_us()
+        change = Tally(
+            sending=-from_sending,
+            sent=sent,
+            failed=failed,
+            retried=retried,
+            ambiguous=moved.ambiguous_count(again),
+            total_time_us=time_us,
+        )
+        self._count(known, change)
+        self._note_settled(known, histogram(final), now)
         if sender:
             status, seen = self._senders.get(sender, (SenderStatus(), now))
             status = replace(
@@ -210,9 +211,7 @@ class MemoryLedger:
         known.hold(int(seqs.max(initial=0)))
         held = seqs[known.states[seqs] == State.SENDING]
         known.states[held] = State.QUEUED
-        for tally in (self._all, known.tally):
-            tally.sending -= held.size
-            tally.ambiguous += held.size if again else 0
+        self._count(known, Tally(sending=-held.size, ambiguous=held.size if again else 0))
 
     async def withdraw(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
         known = self._opened(run)
@@ -223,15 +222,12 @@ class MemoryLedger:
         self._publish_unannounced(known, seqs[withdrawn])
         known.states[seqs[withdrawn]] = State.FAILED
         if failed := int(np.count_nonzero(withdrawn)):
-            now = _now_us()
-            for tally in (self._all, known.tally):
-                tally.failed += failed
-                tally.latency[0] += failed
-                tally.last_settled_us = now
+            self._count(known, Tally(failed=failed))
+            self._note_settled(known, {0: failed}, _now_us())
         return withdrawn
 
     async def reject(self, bodies: int) -> None:
-        self._all.rejected += bodies
+        self._all.count(Tally(rejected=bodies))
 
     async def heartbeat(self, sender: str, slots: int, in_flight: int) -> None:
         status, _ = self._senders.get(sender, (SenderStatus(), 0))
@@ -242,22 +238,15 @@ class MemoryLedger:
 
     async def snapshot(self, run: str | None = None) -> Snapshot:
         known = self._known(run) if run is not None else None
-        tally = known.tally if known else self._all
+        totals = known.totals if known else self._all
         now = _now_us()
         return Snapshot(
-            published=tally.published,
-            sending=tally.sending,
-            sent=tally.sent,
-            failed=tally.failed,
-            retried=tally.retried,
-            ambiguous=tally.ambiguous,
-            rejected=tally.rejected,
-            total_time_us=tally.total_time_us,
+            **msgspec.structs.asdict(totals.tally),
             total=known.total if known else sum(r.total for r in self._runs.values()),
             started_us=known.started_us if known else self._began_us,
-            last_settled_us=tally.last_settled_us,
+            last_settled_us=totals.last_settled_us,
             now_us=now,
-            latency=dict(tally.latency),
+            latency=dict(totals.latency),
             senders={n: s for n, (s, seen) in self._senders.items() if now - seen < SENDER_SILENCE_S * 1e6},
         )
 
@@ -291,5 +280,15 @@ class MemoryLedger:
         self._publish(known, len(fresh))
 
     def _publish(self, known: MemoryRun, count: int) -> None:
-        self._all.published += count
-        known.tally.published += count
+        self._count(known, Tally(published=count))
+
+    def _count(self, known: MemoryRun, change: Tally) -> None:
+        """Adds to the counters of a run and of all runs."""
+        for totals in (self._all, known.totals):
+            totals.count(change)
+
+    def _note_settled(self, known: MemoryRun, times: dict[int, int], now_us: int) -> None:
+        """Adds the send times of settled messages, as a histogram, to those of a run and of all runs."""
+        for totals in (self._all, known.totals):
+            totals.latency.update(times)
+            totals.last_settled_us = now_us

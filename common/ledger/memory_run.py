@@ -6,31 +6,35 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from common.counters import Tally
 from common.ledger.port import PRODUCER_SILENCE_S
 from common.messages import Seqs
 
 
 @dataclass
-class Tally:
-    """The counters of one run, or of all."""
+class Totals:
+    """What is added up for one run, or for all runs.
 
-    published: int = 0
-    sending: int = 0
-    sent: int = 0
-    failed: int = 0
-    retried: int = 0
-    ambiguous: int = 0
-    rejected: int = 0
-    total_time_us: int = 0
+    Attributes:
+        tally: The counters.
+        last_settled_us: When a message was last settled, as Unix time in microseconds; 0 for never.
+        latency: Histogram of the send times of settled messages.
+    """
+
+    tally: Tally = field(default_factory=Tally)
     last_settled_us: int = 0
     latency: Counter[int] = field(default_factory=Counter)
+
+    def count(self, change: Tally) -> None:
+        """Adds to the counters."""
+        self.tally += change
 
 
 @dataclass
 class MemoryRun:
     """One run: its counters, a state for each seq, and which seqs were counted without an announcement."""
 
-    tally: Tally = field(default_factory=Tally)
+    totals: Totals = field(default_factory=Totals)
     recipe: str = ""
     total: int = 0
     producer: str = ""
@@ -43,6 +47,11 @@ class MemoryRun:
     unannounced: set[int] = field(default_factory=set)
     replayed: set[int] = field(default_factory=set)
 
+    @property
+    def tally(self) -> Tally:
+        """The run's counters."""
+        return self.totals.tally
+
     def publishing(self, now_us: int) -> bool:
         """Whether a producer was at it a moment ago, and is not done."""
         open_still = self.total == 0 or self.confirmed < self.total
@@ -52,7 +61,7 @@ class MemoryRun:
     def over(self) -> bool:
         """Whether all of it is settled, and no more will come, as far as its producer said, if it has one."""
         published = self.tally.published
-        if published > self.tally.sent + self.tally.failed:
+        if published > self.tally.settled:
             return False
         return self.cut or 0 < self.total <= published if self.producer else published > 0
 

@@ -7,13 +7,15 @@
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from common.counters import Tally
 from common.messages import Outcome, Seqs
 
 
@@ -108,37 +110,28 @@ class SenderStatus:
     total_time_us: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Tally, frozen=True, kw_only=True):
     """The counters of one run, or of all runs, at one moment. Times are Unix times in microseconds, 0 for never.
 
-    `latency` maps histogram buckets (common/ledger/latency.py) to counts of sent and failed messages.
-    `total` is how many messages the run will have (0 where nobody said).
+    Attributes:
+        total: How many messages the run will have; 0 where that is not known.
+        started_us: When the run began.
+        last_settled_us: When a message was last settled.
+        now_us: When the snapshot was taken, by the ledger's clock.
+        latency: Histogram of the send times (common/ledger/latency.py): bucket to count of settled messages.
+        senders: The senders that are alive, by name.
     """
 
-    published: int = 0
-    sending: int = 0
-    sent: int = 0
-    failed: int = 0
-    retried: int = 0
-    ambiguous: int = 0
-    rejected: int = 0
-    total_time_us: int = 0
     total: int = 0
     started_us: int = 0
     last_settled_us: int = 0
     now_us: int = 0
-    latency: dict[int, int] = field(default_factory=dict)
-    senders: dict[str, SenderStatus] = field(default_factory=dict)
-
-    @property
-    def settled(self) -> int:
-        """Messages that have come to their end."""
-        return self.sent + self.failed
+    latency: dict[int, int] = msgspec.field(default_factory=dict)
+    senders: dict[str, SenderStatus] = msgspec.field(default_factory=dict)
 
     @property
     def queued(self) -> int:
-        """Messages published and not yet begun, derived from the other counters."""
+        """Messages published and neither being sent nor settled."""
         return self.published - self.sending - self.settled
 
 

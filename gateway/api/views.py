@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from common.ledger.port import Snapshot
 from common.messages import RUN_PATTERN
-from common.statistics import statistics
+from common.statistics import Statistics, statistics
 from common.tracking import wire
 from common.tracking.port import Status, Step
 
@@ -15,34 +15,10 @@ from common.tracking.port import Status, Step
 SHARES_SHOWN = 100
 
 Count = Annotated[int, Meta(ge=0)]
-Seconds = Annotated[float, Meta(description="seconds")]
 Run = Annotated[str, Meta(pattern=RUN_PATTERN, examples=["20261121-072613-24a5b446cc10"])]
 
 
-class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """The statistics as the monitor logs them. At every moment published = queued + sending + sent + failed."""
-
-    published: Annotated[int, Meta(ge=0, description="messages announced to the ledger so far")]
-    queued: Annotated[int, Meta(description="waiting for a sender, or for another attempt")]
-    sending: Annotated[int, Meta(ge=0, description="in a sender's hands")]
-    sent: Count
-    failed: Count
-    retried: Annotated[int, Meta(ge=0, description="attempts that failed and were followed by another")]
-    ambiguous: Annotated[int, Meta(ge=0, description="an upper bound of the messages that were sent twice")]
-    rejected: Annotated[int, Meta(ge=0, description="bodies that were no batch; of all runs only")]
-    avg_time_s: Annotated[float | None, Meta(description="mean time of a send, in seconds")]
-    p50_s: Seconds | None
-    p95_s: Seconds | None
-    p99_s: Seconds | None
-    rate_per_s: Annotated[float, Meta(description="messages settled a second")]
-    senders: Annotated[int, Meta(ge=0, description="senders that were heard of in the last 10 s")]
-    elapsed_s: Annotated[
-        float, Meta(description="seconds since the beginning, up to the last settle once over")
-    ]
-    eta_s: Annotated[float | None, Meta(description="seconds to the end at this rate; null if not known")]
-
-
-class RunView(Figures, frozen=True, kw_only=True):
+class RunView(Statistics, frozen=True, kw_only=True):
     """A run and its progress."""
 
     run: Run
@@ -64,7 +40,7 @@ class Share(msgspec.Struct, frozen=True):
     share: Annotated[float, Meta(ge=0, le=1)]
 
 
-class StatsView(Figures, frozen=True, kw_only=True):
+class StatsView(Statistics, frozen=True, kw_only=True):
     """The statistics of all runs, the depth of each queue, and the senders' shares (the busiest 100)."""
 
     depths: Annotated[

@@ -5,6 +5,7 @@ folder. They hold nothing secret, so they are open to everybody: what the page s
 """
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from common.counters import COUNTERS
 from common.web.problems import Problem
 
 INDEX = "index.html"
@@ -37,10 +39,9 @@ class Asset:
     tag: str
 
     @classmethod
-    def of(cls, file: Traversable) -> "Asset":
-        """The file as it is now."""
-        content = file.read_bytes()
-        media_type = MEDIA_TYPES.get(file.name.rpartition(".")[2], _PLAIN)
+    def of(cls, name: str, content: bytes) -> "Asset":
+        """A file of this name and content."""
+        media_type = MEDIA_TYPES.get(name.rpartition(".")[2], _PLAIN)
         return cls(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:20]}"')
 
     def answer(self, request: Request) -> Response:
@@ -59,7 +60,9 @@ class Dashboard:
     """Serves the page."""
 
     def __init__(self) -> None:
-        self._assets = {path: Asset.of(file) for path, file in _tree(files(__name__) / "static")}
+        static = _tree(files(__name__) / "static")
+        self._assets = {path: Asset.of(file.name, file.read_bytes()) for path, file in static}
+        self._assets["counters.js"] = Asset.of("counters.js", _counters_module())
 
     def routes(self) -> list[BaseRoute]:
         """`/` and `/assets/...`, for GET and HEAD."""
@@ -73,6 +76,12 @@ class Dashboard:
         if asset is None:
             return Problem(404, "the dashboard has no such file").response()
         return asset.answer(request)
+
+
+def _counters_module() -> bytes:
+    """The list of counters as a JavaScript module, made from common/counters.py."""
+    shown = [{"name": counter.name, "label": counter.label} for counter in COUNTERS]
+    return f"export const COUNTERS = {json.dumps(shown)};\n".encode()
 
 
 def _tree(folder: Traversable, above: str = "") -> Iterator[tuple[str, Traversable]]:

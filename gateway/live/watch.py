@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from common.broker.port import Broker
+from common.counters import COUNTERS
 from common.errors import SmsimError, Unavailable, UnknownRun
 from common.ledger.port import Ledger, Snapshot
 from gateway.api.views import RunView, StatsView, run_view, stats_view
@@ -247,4 +248,4 @@ class _Runs:
 
 
 def _counters(it: Snapshot) -> tuple[int, ...]:
-    return (it.published, it.sending, it.sent, it.failed, it.retried, it.ambiguous, it.total)
+    return (it.total, *(getattr(it, counter.name) for counter in COUNTERS))

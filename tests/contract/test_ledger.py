@@ -1,10 +1,10 @@
 """The ledger's promises (common/ledger/port.py), held by the memory ledger and by Redis."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from common.errors import LedgerLost, RunBusy, RunExists, RunOpen, UnknownRun
 from common.ledger.memory import MemoryLedger

@@ -14,6 +14,7 @@ import pytest
 
 from common.broker.memory import MemoryBroker
 from common.broker.port import Delivery, Shelf
+from common.counters import RECOUNTED, Tally
 from common.errors import UnknownRun, UsageError
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Outcomes
@@ -289,21 +290,22 @@ async def test_an_audit_of_a_good_record(bench: Bench) -> None:
 
 
 async def test_an_audit_finds_a_counter_that_is_off(bench: Bench) -> None:
-    """Each of the four counters, of a run and of all runs."""
+    """Each counter that can be recounted, of a run and of all runs."""
     await bench.publish("bulk", 20)
     await bench.send_all(["bulk"], failure_rate=0.5)
-    for name in ("published", "sending", "sent", "failed"):
-        tally = bench.ledger._runs["bulk"].tally
-        setattr(tally, name, getattr(tally, name) + 1)
+    run, all_runs = bench.ledger._runs["bulk"].totals, bench.ledger._all
+    for name in RECOUNTED:
+        one_more, one_less = Tally(**{name: 1}), Tally(**{name: -1})
+        run.count(one_more)
         result = await eventually_audited(bench)
         assert not result.right
         assert list(result.runs[0].differences) == [name]
-        setattr(tally, name, getattr(tally, name) - 1)
-        setattr(bench.ledger._all, name, getattr(bench.ledger._all, name) + 1)
+        run.count(one_less)
+        all_runs.count(one_more)
         result = await eventually_audited(bench)
         assert not result.right
         assert name in result.totals
-        setattr(bench.ledger._all, name, getattr(bench.ledger._all, name) - 1)
+        all_runs.count(one_less)
     assert (await eventually_audited(bench)).right
 
 

@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
-from common.statistics import Statistics
 from common.tracking.port import Status, Step
 from common.web.problems import Problem
-from gateway.api.views import Figures, MessageEvent, message_event
+from gateway.api.views import MessageEvent, message_event
 from gateway.live.audience import Audience
 from gateway.live.filters import Filters, filters_of
 from gateway.live.frames import FRAME_BYTES, Encoded, Join, pieces, sse_frame, websocket_frame
@@ -244,8 +243,3 @@ def test_a_message_event_is_as_documented() -> None:
     assert event == MessageEvent(
         "a", "a.0", Status.SENT, 1, "2026-11-21T17:33:10.123456Z", "+541166587382", "hello"
     )
-
-
-def test_the_figures_are_the_monitors() -> None:
-    """GET /stats has each field that the monitor logs, and of the same name."""
-    assert Figures.__struct_fields__ == tuple(Statistics.__dataclass_fields__)

@@ -1,5 +1,6 @@
--- Put before every script: words, states, the clock, and the life of a run's keys. Before it stand RUN_KEY, what a run's
--- hash is called before its name, and OPEN_RUNS, the sorted set of the runs that are not over.
+-- Put before every script: words, states, the clock, and the life of a run's keys. Python puts three names before it:
+-- RUN_KEY, the prefix of the keys of runs' hashes; OPEN_RUNS, the sorted set of the runs that are not over; and COUNTERS,
+-- the fields of the counters (common/counters.py).
 -- A state is two bits: 0 queued, 1 sending, 2 sent, 3 failed. LOW has the lower bit of each pair of a word.
 local band, bor, bnot, bxor, rshift = bit.band, bit.bor, bit.bnot, bit.bxor, bit.rshift
 local LOW = 0x55555555
@@ -80,8 +81,6 @@ local function add(key, field, n)
   -- As text: some versions write large whole numbers as 1e+09, which HINCRBY refuses.
   if n ~= 0 then redis.call('HINCRBY', key, field, string.format('%.0f', n)) end
 end
-
-local COUNTERS = {'published', 'sending', 'sent', 'failed', 'retried', 'ambiguous', 'rejected', 'total_time_us'}
 
 local function show_all_counters(key)  -- so that a reader of the hash finds each of them
   for _, field in ipairs(COUNTERS) do redis.call('HSETNX', key, field, 0) end

@@ -2,6 +2,7 @@
 
 from typing import Any, cast
 
+from common.counters import TALLIED
 from common.ledger import keys
 from common.ledger.port import SENDER_SILENCE_S, SenderStatus, Snapshot
 from common.ledger.redis.calls import unknown
@@ -9,10 +10,7 @@ from common.ledger.redis.messages import RedisMessages
 from common.ledger.redis.runs import RedisRuns
 from common.redis_client import answer_of
 
-_COUNTERS = (
-    *("published", "sending", "sent", "failed", "retried", "ambiguous", "rejected"),
-    *("total_time_us", "total", "started_us", "last_settled_us"),
-)
+_FIELDS = (*TALLIED, "total", "started_us", "last_settled_us")
 
 
 class RedisLedger(RedisRuns, RedisMessages):
@@ -49,7 +47,7 @@ class RedisLedger(RedisRuns, RedisMessages):
         if run is not None and b"started_us" not in counters:
             raise unknown(run)
         now_us = seconds * 1_000_000 + micros
-        values = {name: int(counters.get(name.encode(), 0)) for name in _COUNTERS}
+        values = {name: int(counters.get(name.encode(), 0)) for name in _FIELDS}
         alive = [name.decode() for name, seen in senders if now_us - seen < SENDER_SILENCE_S * 1e6]
         return Snapshot(
             **values,

@@ -7,6 +7,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
+from common.counters import TALLIED
 from common.errors import UnknownRun
 from common.ledger import keys
 from common.redis_client import answer_of
@@ -48,6 +49,7 @@ def script_texts() -> dict[str, str]:
     """Each script as Redis gets it, with what is put before all of them."""
     lua = files("common.ledger") / "lua"
     names = f"local RUN_KEY, OPEN_RUNS = '{keys.run('')}', '{keys.OPEN_RUNS}'\n"
+    names += f"local COUNTERS = {{{', '.join(map(repr, TALLIED))}}}\n"
     prelude = names + (lua / "prelude.lua").read_text()
     return {name: prelude + (lua / f"{name}.lua").read_text() for name in _SCRIPTS}
 
