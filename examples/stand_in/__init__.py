@@ -1,1 +1,1 @@
-"""A made-up program that sends SMS, and its tests on the stand-in (docs/stand-in.md)."""
+"""An example program that sends SMS, and its tests with the stand-in (docs/stand-in.md)."""

@@ -1,6 +1,6 @@
-"""Its tests: what does the program do when its SMS arrive, and when they don't?
+"""Tests of the program: its SMS arrive, fail, or are delayed.
 
-Run them with `pytest examples/stand_in`. They start a stand-in of their own, unless SMS_URL names one that runs.
+Run them with `pytest examples/stand_in`. They start their own stand-in, unless SMS_URL names a running one.
 """
 
 import json
@@ -14,13 +14,13 @@ import pytest
 
 from .signup import sign_up
 
-# 555-01xx belongs to nobody, whatever the area code; a number for each test keeps their messages apart.
+# 555-01xx belongs to nobody, in any area code. Each test uses its own number.
 ARRIVES, FAILS, THROTTLED = "+12025550150", "+12025550122", "+12025550129"
 
 
 @pytest.fixture(scope="session")
 def sms_url() -> Iterator[str]:
-    """Where the stand-in listens."""
+    """The address of the stand-in."""
     if url := os.environ.get("SMS_URL"):
         yield url
         return
@@ -32,22 +32,22 @@ def sms_url() -> Iterator[str]:
 
 
 def inbox(sms_url: str, number: str) -> Any:
-    """The first message to a number, waited for as long as it may take."""
+    """Waits for the first message to a number."""
     with urllib.request.urlopen(f"{sms_url}/inbox/wait?to={number}&timeout=10") as answer:
         return json.load(answer)
 
 
 def test_the_code_arrives(sms_url: str) -> None:
-    """In the words that people are to read."""
+    """The inbox has the text with the code."""
     code = sign_up(sms_url, ARRIVES)
     assert inbox(sms_url, ARRIVES)["text"] == f"Your code is {code}"
 
 
-def test_a_number_that_can_not_be_reached(sms_url: str) -> None:
-    """The program says so."""
+def test_a_number_that_cannot_be_reached(sms_url: str) -> None:
+    """The program returns None."""
     assert sign_up(sms_url, FAILS) is None
 
 
-def test_a_provider_that_is_busy(sms_url: str) -> None:
-    """The program waits for it."""
+def test_a_busy_provider(sms_url: str) -> None:
+    """The program waits until the SMS is sent."""
     assert sign_up(sms_url, THROTTLED) is not None
