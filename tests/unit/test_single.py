@@ -5,17 +5,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import numpy as np
 import pytest
 
-from common.messages import Message, Outcome
-from sender.providers.bulk import Sends
+from common.messages import Outcome
 from sender.providers.port import OutgoingMessage, PermanentError, Result, TemporaryError
 from sender.providers.single import BulkAdapter, Timing
+from tests.providers import NUMBER, TEXT, Reports
 from tests.waiting import eventually
 
-NUMBER = "+358401234567"
-TEXT = "Water is rising, leave now"
 SENT = Result(Outcome.SENT)
 
 
@@ -36,44 +33,9 @@ class Scripted:
         self.closed += 1
 
 
-class Reports:
-    """Sends to start, and what was reported of them, by seq."""
-
-    def __init__(self, count: int, attempt: int = 1, first_seq: int = 0) -> None:
-        self.ended: dict[int, tuple[Outcome, float, bool]] = {}
-        self.times_us: list[int] = []
-        self.calls = 0
-        seqs = np.arange(first_seq, first_seq + count, dtype=np.int64)
-        self.sends = Sends(
-            run="a-run",
-            attempt=attempt,
-            seqs=seqs,
-            owners=np.zeros(count, np.int32),
-            batches=[],
-            on_finish=self._finished,
-            messages=[Message(seq, NUMBER, TEXT) for seq in seqs.tolist()],
-        )
-
-    def _finished(self, sends: Sends, first: int, beyond: int) -> None:
-        assert first < beyond
-        self.calls += 1
-        assert sends.retry_after_s is not None
-        assert sends.ambiguous is not None
-        for k in range(first, beyond):
-            seq = int(sends.seqs[k])
-            assert seq not in self.ended, "reported twice"
-            outcome = Outcome(sends.outcomes[k])
-            self.ended[seq] = (outcome, float(sends.retry_after_s[k]), bool(sends.ambiguous[k]))
-            self.times_us.append(int(sends.times_us[k]))
-
-    @property
-    def complete(self) -> bool:
-        return len(self.ended) == self.sends.seqs.size
-
-
 async def reported(script: Callable[[OutgoingMessage], Awaitable[Any]], count: int = 1) -> Reports:
     """The reports of some sends through an adapter, which is closed afterwards."""
-    adapter, reports = BulkAdapter(Scripted(script)), Reports(count)
+    adapter, reports = BulkAdapter(Scripted(script)), Reports([NUMBER] * count)
     adapter.start(reports.sends)
     await eventually(lambda: reports.complete)
     await adapter.close()
@@ -86,7 +48,7 @@ async def test_a_message_carries_its_id_and_attempt() -> None:
     async def accepts(_: OutgoingMessage) -> Result:
         return SENT
 
-    provider, reports = Scripted(accepts), Reports(2, attempt=3, first_seq=7)
+    provider, reports = Scripted(accepts), Reports([NUMBER] * 2, attempt=3, first_seq=7)
     adapter = BulkAdapter(provider)
     adapter.start(reports.sends)
     await eventually(lambda: reports.complete)
@@ -97,28 +59,28 @@ async def test_a_message_carries_its_id_and_attempt() -> None:
 @pytest.mark.parametrize(
     ("result", "expected"),
     [
-        (SENT, (Outcome.SENT, 0, False)),
-        (Result(Outcome.FAILED, reason="blocked"), (Outcome.FAILED, 0, False)),
-        (Result(Outcome.RETRY, retry_after_s=3), (Outcome.RETRY, 3, False)),
-        (Result(Outcome.RETRY, retry_after_s=100_000), (Outcome.RETRY, 512, False)),
-        (Result(Outcome.RETRY, retry_after_s=float("inf")), (Outcome.RETRY, 512, False)),
-        (Result(Outcome.RETRY, retry_after_s=float("nan")), (Outcome.RETRY, 0, False)),
-        (Result(Outcome.RETRY, retry_after_s=-3), (Outcome.RETRY, 0, False)),
-        (Result(Outcome.FAILED, retry_after_s=3), (Outcome.FAILED, 0, False)),
-        (Result(Outcome.RETRY, ambiguous=True), (Outcome.RETRY, 0, True)),
-        (Result(Outcome.FAILED, ambiguous=True), (Outcome.FAILED, 0, True)),
-        (Result(Outcome.SENT, ambiguous=True), (Outcome.SENT, 0, False)),
-        (TemporaryError("busy", retry_after_s=2, ambiguous=True), (Outcome.RETRY, 2, True)),
-        (PermanentError("blocked"), (Outcome.FAILED, 0, False)),
-        (TimeoutError(), (Outcome.RETRY, 0, True)),
-        (ConnectionResetError(), (Outcome.RETRY, 0, True)),
-        (KeyError("a bug"), (Outcome.RETRY, 0, True)),
-        (asyncio.CancelledError(), (Outcome.RETRY, 0, True)),
-        (None, (Outcome.RETRY, 0, True)),
-        (Outcome.SENT, (Outcome.RETRY, 0, True)),
+        (SENT, Result(Outcome.SENT, 0, False)),
+        (Result(Outcome.FAILED, reason="blocked"), Result(Outcome.FAILED, 0, False)),
+        (Result(Outcome.RETRY, retry_after_s=3), Result(Outcome.RETRY, 3, False)),
+        (Result(Outcome.RETRY, retry_after_s=100_000), Result(Outcome.RETRY, 512, False)),
+        (Result(Outcome.RETRY, retry_after_s=float("inf")), Result(Outcome.RETRY, 512, False)),
+        (Result(Outcome.RETRY, retry_after_s=float("nan")), Result(Outcome.RETRY, 0, False)),
+        (Result(Outcome.RETRY, retry_after_s=-3), Result(Outcome.RETRY, 0, False)),
+        (Result(Outcome.FAILED, retry_after_s=3), Result(Outcome.FAILED, 0, False)),
+        (Result(Outcome.RETRY, ambiguous=True), Result(Outcome.RETRY, 0, True)),
+        (Result(Outcome.FAILED, ambiguous=True), Result(Outcome.FAILED, 0, True)),
+        (Result(Outcome.SENT, ambiguous=True), Result(Outcome.SENT, 0, False)),
+        (TemporaryError("busy", retry_after_s=2, ambiguous=True), Result(Outcome.RETRY, 2, True)),
+        (PermanentError("blocked"), Result(Outcome.FAILED, 0, False)),
+        (TimeoutError(), Result(Outcome.RETRY, 0, True)),
+        (ConnectionResetError(), Result(Outcome.RETRY, 0, True)),
+        (KeyError("a bug"), Result(Outcome.RETRY, 0, True)),
+        (asyncio.CancelledError(), Result(Outcome.RETRY, 0, True)),
+        (None, Result(Outcome.RETRY, 0, True)),
+        (Outcome.SENT, Result(Outcome.RETRY, 0, True)),
     ],
 )
-async def test_the_result_of_a_send(result: object, expected: tuple[Outcome, float, bool]) -> None:
+async def test_the_result_of_a_send(result: object, expected: Result) -> None:
     """Whatever `send` returns or raises is reported; an error that is not a SendError is retried, and ambiguous."""
 
     async def script(_: OutgoingMessage) -> object:
@@ -126,7 +88,7 @@ async def test_the_result_of_a_send(result: object, expected: tuple[Outcome, flo
             raise result
         return result
 
-    assert (await reported(script)).ended == {0: expected}
+    assert (await reported(script)).results == {0: expected}
 
 
 async def test_a_send_that_is_no_coroutine_disturbs_nobody() -> None:
@@ -139,11 +101,11 @@ async def test_a_send_that_is_no_coroutine_disturbs_nobody() -> None:
         async def close(self) -> None:
             """Has nothing to close."""
 
-    adapter, reports = BulkAdapter(Broken()), Reports(2)  # type: ignore[arg-type]  # what the test is about
+    adapter, reports = BulkAdapter(Broken()), Reports([NUMBER] * 2)  # type: ignore[arg-type]  # what the test is about
     adapter.start(reports.sends)
     await eventually(lambda: reports.complete)
     await adapter.close()
-    assert set(reports.ended.values()) == {(Outcome.RETRY, 0, True)}
+    assert set(reports.results.values()) == {Result(Outcome.RETRY, ambiguous=True)}
 
 
 async def test_each_send_is_measured() -> None:
@@ -154,13 +116,13 @@ async def test_each_send_is_measured() -> None:
         return SENT
 
     reports = await reported(script, 2)
-    assert max(reports.times_us) >= 49_000
-    assert min(reports.times_us) >= 0
+    assert max(reports.times_us.values()) >= 49_000
+    assert min(reports.times_us.values()) >= 0
 
 
 async def test_sends_that_end_together_are_reported_together() -> None:
     """A report a send would cost the sender half as much again."""
-    reports = Reports(1_000)
+    reports = Reports([NUMBER] * 1_000)
 
     async def accepts(_: OutgoingMessage) -> Result:
         return SENT
@@ -179,14 +141,14 @@ async def test_close_cancels_what_is_in_flight() -> None:
         await asyncio.Event().wait()
         return SENT
 
-    provider, reports, later = Scripted(never), Reports(5), Reports(5, first_seq=5)
+    provider, reports, later = Scripted(never), Reports([NUMBER] * 5), Reports([NUMBER] * 5, first_seq=5)
     adapter = BulkAdapter(provider)
     adapter.start(reports.sends)
     await eventually(lambda: len(provider.seen) == 5)
     await adapter.close()
     adapter.start(later.sends)
     await asyncio.sleep(0)
-    assert (len(provider.seen), provider.closed, reports.ended, later.ended) == (5, 1, {}, {})
+    assert (len(provider.seen), provider.closed, reports.results, later.results) == (5, 1, {}, {})
 
 
 async def test_close_ends_though_a_send_ignores_it() -> None:
@@ -205,14 +167,14 @@ async def test_close_ends_though_a_send_ignores_it() -> None:
         async def close(self) -> None:
             await asyncio.Event().wait()
 
-    adapter, reports = BulkAdapter(Stubborn(), Timing(close_s=0.05)), Reports(1)
+    adapter, reports = BulkAdapter(Stubborn(), Timing(close_s=0.05)), Reports([NUMBER] * 1)
     adapter.start(reports.sends)
     await asyncio.sleep(0)
     await adapter.close()
     tasks = list(adapter._tasks)
     released.set()
     await asyncio.gather(*tasks)
-    assert reports.ended == {}
+    assert reports.results == {}
 
 
 # The log
