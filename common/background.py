@@ -51,7 +51,7 @@ async def kept_up(part: Worker) -> None:
 
 
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancels tasks until all are done: a cancellation may be lost in the Redis client (see common/redis_client.py),
+    """Cancels tasks until all are done: a cancellation may be lost in the Redis client (see common/redis.py),
     or what a task does last may take too long.
     """
     pending = set(tasks)

@@ -17,13 +17,10 @@ from common.cli import (
 from common.errors import SmsimError, UsageError
 from common.health import beat
 from common.ledger.port import Ledger
-from common.ledger.redis import RedisLedger
 from common.logs import configure_logs
 from common.metrics import metrics_served
-from common.redis_client import connect_redis
 from common.settings import Settings, load_settings
-from common.tracking.redis import RedisTracker
-from common.web.keys.redis import RedisApiKeys
+from common.stores import HOUR_S, connect_stores
 from gateway.app import Gateway, Stores
 from gateway.callbacks.redis import RedisCallbacks
 from gateway.idempotency.redis import RedisIdempotency
@@ -72,15 +69,15 @@ def is_loopback(host: str) -> bool:
 
 async def _serve(settings: Settings, connect_timeout_s: float) -> int:
     """Builds the gateway on RabbitMQ and Redis and runs it."""
-    redis = await connect_redis(settings, connect_timeout_s)
-    ledger = RedisLedger(redis, settings.run_ttl * 86_400)
-    tracker = RedisTracker(redis, settings.message_ttl * 3600)
+    shared = await connect_stores(settings, connect_timeout_s)
     broker = await connect_broker(settings, "gateway", connect_timeout_s)
     try:
         stores = Stores(
-            RedisApiKeys(redis), RedisIdempotency(redis), RedisCallbacks(redis, settings.message_ttl * 3600)
+            shared.api_keys,
+            RedisIdempotency(shared.client),
+            RedisCallbacks(shared.client, settings.message_ttl * HOUR_S),
         )
-        gateway = Gateway(settings, broker, ledger, tracker, stores)
+        gateway = Gateway(settings, broker, shared.ledger, shared.tracker, stores)
         stop = stop_on_signals()
         async with (
             metrics_served(settings, gateway.metrics.registry, gateway.metrics.refresh),
@@ -88,14 +85,13 @@ async def _serve(settings: Settings, connect_timeout_s: float) -> int:
         ):
             settle_down()
             log.info("gateway_listening", extra={"host": settings.gateway_host, "port": port})
-            beating = asyncio.create_task(_beat(ledger))
+            beating = asyncio.create_task(_beat(shared.ledger))
             await stop.wait()
             beating.cancel()
             log.info("gateway_stopping")
     finally:
         await broker.close()
-        await tracker.close()
-        await ledger.close()
+        await shared.close()
     return 0
 
 

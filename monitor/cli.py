@@ -14,12 +14,12 @@ from common.cli import (
     stop_on_signals,
     warn_of_near_misses,
 )
-from common.ledger.redis import RedisLedger
+from common.ledger.port import Ledger
 from common.logs import configure_logs
 from common.metrics import metrics_served, new_registry
-from common.redis_client import connect_redis
 from common.settings import Settings, load_settings
 from common.statistics import statistics
+from common.stores import connect_stores
 from monitor.metrics import PipelineMetrics
 from monitor.service import log_statistics, show_live
 
@@ -49,8 +49,8 @@ def main(argv: list[str] | None = None, prog: str = "monitor.py") -> int:
 
 
 async def _watch(args: argparse.Namespace, settings: Settings) -> int:
-    ledger = RedisLedger(await connect_redis(settings, args.connect_timeout))
-    try:
+    async with await connect_stores(settings, args.connect_timeout) as stores:
+        ledger = stores.ledger
         if args.once:
             print(json.dumps(statistics(await ledger.snapshot(args.run)).as_json()), flush=True)
         elif args.live:
@@ -58,12 +58,10 @@ async def _watch(args: argparse.Namespace, settings: Settings) -> int:
             await end_soon_after(stop, show_live(ledger, args.run, stop))
         else:
             await _log(ledger, args.run, settings)
-    finally:
-        await ledger.close()
     return 0
 
 
-async def _log(ledger: RedisLedger, run: str | None, settings: Settings) -> None:
+async def _log(ledger: Ledger, run: str | None, settings: Settings) -> None:
     """Logs, and shows the same to Prometheus: metrics are of all runs, so a monitor of one run has none to show."""
     metrics, stop = PipelineMetrics(), stop_on_signals()
     if run is not None:

@@ -30,7 +30,6 @@ from common.cli import (
 from common.contacts.files import ContactsSource
 from common.errors import UsageError
 from common.ledger.port import Ledger
-from common.ledger.redis import RedisLedger
 from common.logs import configure_logs
 from common.messages import MAX_BATCH_MESSAGES, Lane, new_run_id
 from common.progress import ProgressBar
@@ -39,8 +38,8 @@ from common.publishing.publish import Producer
 from common.publishing.random_source import RandomSource
 from common.publishing.recipes import Source, recipe_of
 from common.publishing.sources import source_of
-from common.redis_client import connect_redis
 from common.settings import Settings, load_settings
+from common.stores import connect_stores
 
 FOLLOW_EVERY_S = 0.2
 RATES_PER_S = (0.001, 1e9)
@@ -137,8 +136,8 @@ def _parser(prog: str) -> Parser:
 
 async def _produce(args: argparse.Namespace, settings: Settings, source: Source | None) -> int:
     """Builds the producer on RabbitMQ and Redis, publishes, and reports."""
-    ledger = RedisLedger(await connect_redis(settings, args.connect_timeout), settings.run_ttl * 86_400)
-    try:
+    async with await connect_stores(settings, args.connect_timeout) as stores:
+        ledger = stores.ledger
         producer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         run = args.resume or args.run or new_run_id()
         broker = await connect_broker(settings, "producer", args.connect_timeout)
@@ -157,8 +156,6 @@ async def _produce(args: argparse.Namespace, settings: Settings, source: Source 
             await _follow(job.run, job.source.count, ledger)
         print(json.dumps(report), flush=True)
         return 0
-    finally:
-        await ledger.close()
 
 
 async def begin(

@@ -15,14 +15,10 @@ from common.cli import (
     warn_of_near_misses,
     whole,
 )
-from common.ledger import keys
-from common.ledger.redis import RedisLedger
 from common.logs import configure_logs
 from common.metrics import metrics_served, new_registry
-from common.rate.redis import RedisRateLimit
-from common.redis_client import connect_redis
 from common.settings import Settings, load_settings
-from common.tracking.redis import RedisTracker
+from common.stores import connect_stores
 from sender.metrics import SenderMetrics
 from sender.providers.profiles import refuse_beside_profile
 from sender.providers.registry import build_provider
@@ -61,12 +57,7 @@ def main(argv: list[str] | None = None, prog: str = "sender.py") -> int:
 async def _serve(settings: Settings, name: str, connect_timeout_s: float) -> int:
     """Builds the sender on RabbitMQ and Redis and runs it."""
     provider = build_provider(settings)
-    redis = await connect_redis(settings, connect_timeout_s)
-    ledger = RedisLedger(redis, settings.run_ttl * 86_400)
-    tracker = RedisTracker(redis, settings.message_ttl * 3_600)
-    limit = None
-    if settings.provider_rate is not None:
-        limit = RedisRateLimit(redis, keys.rate(settings.queue_name), settings.provider_rate)
+    stores = await connect_stores(settings, connect_timeout_s)
     broker = await connect_broker(settings, "sender", connect_timeout_s)
     if settings.max_attempts > 1:
         await broker.declare_retries(longest_backoff_s(settings.max_attempts - 1, settings.retry_backoff))
@@ -75,15 +66,15 @@ async def _serve(settings: Settings, name: str, connect_timeout_s: float) -> int
     sender = Sender(
         name,
         broker,
-        ledger,
+        stores.ledger,
         provider,
         settings.sender_concurrency,
         settings.max_attempts,
         settings.retry_backoff,
         settings.shutdown_grace,
         settings.keep_failed,
-        limit,
-        tracker,
+        stores.rate_limit,
+        stores.tracker,
     )
     try:
         registry = new_registry("sender", SenderMetrics(sender, lambda: broker.connected))
@@ -91,6 +82,5 @@ async def _serve(settings: Settings, name: str, connect_timeout_s: float) -> int
         async with metrics_served(settings, registry):
             await sender.run(stop_on_signals())
     finally:
-        await asyncio.gather(broker.close(), tracker.close())
-        await ledger.close()
+        await asyncio.gather(broker.close(), stores.close())
     return 0

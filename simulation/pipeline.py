@@ -9,12 +9,12 @@ import msgspec
 
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Snapshot
+from common.ledger.port import Ledger, Snapshot
 from common.messages import Lane
 from common.publishing.publish import Producer
 from common.publishing.recipes import Source
-from common.rate.memory import MemoryRateLimit
 from common.settings import Settings
+from common.stores import memory_stores
 from monitor.service import show_live
 from sender.providers.registry import build_provider
 from sender.service import Sender
@@ -61,31 +61,31 @@ async def simulate(
     settings, run = simulation.settings, simulation.run
     # The producer runs ahead of the senders by so much, so that memory is bounded for any N.
     broker = MemoryBroker(capacity=min(2 * simulation.senders, AHEAD) + 10 * simulation.batch_size)
-    ledger = MemoryLedger() if ledger is None else ledger
+    stores = memory_stores(settings, ledger)
     sender = Sender(
         SENDER,
         broker,
-        ledger,
+        stores.ledger,
         build_provider(settings.model_copy(update={"sender_concurrency": simulation.senders})),
         simulation.senders,
         settings.max_attempts,
         settings.retry_backoff,
         settings.shutdown_grace,
-        limit=MemoryRateLimit(settings.provider_rate) if settings.provider_rate is not None else None,
+        limit=stores.rate_limit,
     )
     recipe = simulation.source.recipe(simulation.batch_size, simulation.lane)
-    await ledger.begin(run, msgspec.json.encode(recipe).decode(), simulation.source.count, "embedded")
+    await stores.ledger.begin(run, msgspec.json.encode(recipe).decode(), simulation.source.count, "embedded")
     ended, sender_stop = asyncio.Event(), asyncio.Event()
     try:
         async with asyncio.TaskGroup() as tasks:
             sending = tasks.create_task(sender.run(sender_stop))
             publishing = tasks.create_task(
-                Producer(broker, ledger).publish(
+                Producer(broker, stores.ledger).publish(
                     run, simulation.source, simulation.batch_size, simulation.lane
                 )
             )
-            viewing = tasks.create_task(show_live(ledger, run, ended)) if live else None
-            await _settled_or_stopped(ledger, run, stop)
+            viewing = tasks.create_task(show_live(stores.ledger, run, ended)) if live else None
+            await _settled_or_stopped(stores.ledger, run, stop)
             publishing.cancel()
             sender_stop.set()
             await sending
@@ -94,14 +94,14 @@ async def simulate(
                 await viewing
     finally:
         await broker.close()
-    return await ledger.snapshot(run)
+    return await stores.ledger.snapshot(run)
 
 
 def _over(snapshot: Snapshot) -> bool:
     return snapshot.settled >= snapshot.total
 
 
-async def _settled_or_stopped(ledger: MemoryLedger, run: str, stop: asyncio.Event) -> None:
+async def _settled_or_stopped(ledger: Ledger, run: str, stop: asyncio.Event) -> None:
     while not _over(await ledger.snapshot(run)):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), FOLLOW_EVERY_S)

@@ -11,13 +11,11 @@ from typing import Any
 from common.broker.memory import MemoryBroker
 from common.cli import Parser, number, run_command, stop_on_signals, warn_of_near_misses, whole
 from common.errors import RunOpen, UsageError
-from common.ledger.memory import MemoryLedger
 from common.ledger.port import Ledger
 from common.logs import configure_logs
-from common.rate.memory import MemoryRateLimit
 from common.settings import LogLevel, Settings, load_settings
+from common.stores import HOUR_S, memory_stores
 from common.tracking.memory import MemoryTracker
-from common.web.keys.memory import MemoryApiKeys
 from gateway.app import Gateway, Stores
 from gateway.callbacks.memory import MemoryCallbacks
 from gateway.cli import is_loopback, refuse_open_doors
@@ -120,21 +118,21 @@ def stand_in_settings(**flags: Any) -> Settings:
 
 async def _serve(settings: Settings, prog: str) -> None:
     """Builds the stand-in in memory and runs it until a signal says stop."""
-    broker, ledger = MemoryBroker(capacity=LANE_CAPACITY), MemoryLedger()
-    tracker = MemoryTracker(settings.message_ttl * 3600, RECORDS_KEPT, most_waiting=STEPS_WAITING)
-    stores = Stores(MemoryApiKeys(), MemoryIdempotency(), MemoryCallbacks(settings.message_ttl * 3600))
-    gateway = Gateway(settings, broker, ledger, tracker, stores, stand_in=True)
+    broker, ttl_s = MemoryBroker(capacity=LANE_CAPACITY), settings.message_ttl * HOUR_S
+    shared = memory_stores(settings, tracker=MemoryTracker(ttl_s, RECORDS_KEPT, most_waiting=STEPS_WAITING))
+    stores = Stores(shared.api_keys, MemoryIdempotency(), MemoryCallbacks(ttl_s))
+    gateway = Gateway(settings, broker, shared.ledger, shared.tracker, stores, stand_in=True)
     sender = Sender(
         SENDER,
         broker,
-        ledger,
+        shared.ledger,
         MagicNumbers(simulated.create(settings)),
         settings.sender_concurrency,
         settings.max_attempts,
         settings.retry_backoff,
         settings.shutdown_grace,
-        limit=MemoryRateLimit(settings.provider_rate) if settings.provider_rate is not None else None,
-        tracker=tracker,
+        limit=shared.rate_limit,
+        tracker=shared.tracker,
     )
     pipeline = PipelineMetrics()
     gateway.metrics.registry.register(SenderMetrics(sender))
@@ -143,7 +141,7 @@ async def _serve(settings: Settings, prog: str) -> None:
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(sender.run(sender_stop))
-            caring = tasks.create_task(_care_for(ledger, pipeline))
+            caring = tasks.create_task(_care_for(shared.ledger, pipeline))
             async with gateway.serving(settings.gateway_host, settings.gateway_port) as port:
                 sys.stderr.write(f"{prog}: {_ready(settings, port)}\n")
                 sys.stderr.flush()
@@ -152,8 +150,7 @@ async def _serve(settings: Settings, prog: str) -> None:
             sender_stop.set()
     finally:
         await broker.close()
-        await tracker.close()
-        await ledger.close()
+        await shared.close()
 
 
 def _ready(settings: Settings, port: int) -> str:

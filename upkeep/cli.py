@@ -24,11 +24,10 @@ from common.cli import (
 )
 from common.errors import UsageError
 from common.ledger.port import Ledger
-from common.ledger.redis import RedisLedger
 from common.logs import configure_logs
 from common.progress import ProgressBar
-from common.redis_client import connect_redis
 from common.settings import Settings, load_settings
+from common.stores import connect_stores
 from upkeep.audit import Audit, RunAudit, audit
 from upkeep.replay import Found, Replay
 
@@ -118,14 +117,10 @@ def forget_main(argv: list[str] | None = None, prog: str = "smsim forget") -> in
 
     async def run() -> int:
         settings = _prepare()
-        client = await connect_redis(settings, args.connect_timeout)
-        ledger = RedisLedger(client, settings.run_ttl * 86_400)
-        try:
+        async with await connect_stores(settings, args.connect_timeout) as stores:
             for name in args.runs:
-                await ledger.forget(name)
+                await stores.ledger.forget(name)
                 _print({"forgotten": name})
-        finally:
-            await ledger.close()
         return EXIT_DONE
 
     return run_command(prog, run)
@@ -141,16 +136,13 @@ def _prepare() -> Settings:
 @asynccontextmanager
 async def _servers(
     settings: Settings, connect_timeout_s: float, declares: bool = True
-) -> AsyncIterator[tuple[RabbitBroker, RedisLedger]]:
-    ledger = RedisLedger(await connect_redis(settings, connect_timeout_s), settings.run_ttl * 86_400)
-    try:
+) -> AsyncIterator[tuple[RabbitBroker, Ledger]]:
+    async with await connect_stores(settings, connect_timeout_s) as stores:
         broker = await connect_broker(settings, "upkeep", connect_timeout_s, declares)
         try:
-            yield broker, ledger
+            yield broker, stores.ledger
         finally:
             await broker.close()
-    finally:
-        await ledger.close()
 
 
 def _print(value: object) -> None:

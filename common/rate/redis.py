@@ -6,11 +6,11 @@ from redis.asyncio import Redis
 
 from common.messages import Lane
 from common.rate.port import LONGEST_WAIT_S, PATIENCE_S, Grant, bucket_of, part_of, wait_for
-from common.redis_client import answer_of
+from common.redis import retry_until_answered
 
 
 class RedisRateLimit:
-    """`rate` in messages per second, over all that use this key (`common.ledger.keys.rate`)."""
+    """`rate` in messages per second, over all that use this key (`common.keys.rate`)."""
 
     def __init__(self, client: Redis, key_name: str, rate: float) -> None:
         self.rate = rate
@@ -23,5 +23,5 @@ class RedisRateLimit:
             return Grant(0, 0)
         args = [self.rate, wanted, int(lane is Lane.URGENT), *self._constants]
         # A repeated take counts twice, which grants too few for a moment and never too many.
-        granted, wait_us = await answer_of(lambda: self._take(keys=[self._key], args=args))
+        granted, wait_us = await retry_until_answered(lambda: self._take(keys=[self._key], args=args))
         return Grant(granted, wait_for(wait_us / 1e6) if granted < wanted else 0)

@@ -14,10 +14,10 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
+from common import keys
 from common.errors import Refused
-from common.ledger import keys
 from common.messages import Message
-from common.redis_client import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, answer_of, cancellable
+from common.redis import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, cancellable, retry_until_answered
 from common.tracking.listeners import Listeners
 from common.tracking.port import Channel, Record, Step, Track
 from common.tracking.teller import Teller
@@ -65,12 +65,12 @@ class RedisTracker:
         for part in _parts(records, RECORDS_A_CALL):
             lists = [keys.message(record.uuid) for record in part]
             args: list[int | bytes] = [self._ttl_s, *(_encode(record) for record in part)]
-            await answer_of(partial(self._open, keys=lists, args=args))
+            await retry_until_answered(partial(self._open, keys=lists, args=args))
 
     async def keep(self, run: str, messages: Sequence[Message]) -> None:
         for part in _parts(packed(messages), CHUNKS_A_CALL):
             args = [self._ttl_s, *(one for piece in part for one in piece)]
-            await answer_of(partial(self._keep, keys=[keys.texts(run)], args=args))
+            await retry_until_answered(partial(self._keep, keys=[keys.texts(run)], args=args))
 
     def tell(self, steps: Sequence[Step]) -> None:
         self._teller.tell(steps)
@@ -79,7 +79,7 @@ class RedisTracker:
         """Keeps and tells steps. A pipeline of commands took this process three times as long as the script does."""
         args = [arg for step in steps for arg in (step.channel, brief(step), told(step))]
         try:
-            await answer_of(self._redis.ping)
+            await retry_until_answered(self._redis.ping)
             # Not repeated, for that might tell steps twice.
             lists = [keys.message(step.uuid) for step in steps]
             await cancellable(partial(self._tell, keys=lists, args=args))
@@ -88,7 +88,7 @@ class RedisTracker:
             await asyncio.sleep(FIRST_BACKOFF_S)
 
     async def track(self, run: str, seq: int) -> Track | None:
-        found = await answer_of(lambda: self._redis.lrange(keys.message(f"{run}.{seq}"), 0, -1))
+        found = await retry_until_answered(lambda: self._redis.lrange(keys.message(f"{run}.{seq}"), 0, -1))
         if not found:
             return None
         record = _record(found[0])
@@ -105,7 +105,7 @@ class RedisTracker:
     async def messages(self, run: str, seqs: Sequence[int]) -> list[Message | None]:
         wanted, found = set(seqs), dict[int, Message]()
         for chunks in _parts(sorted({chunk_of(seq) for seq in wanted}), CHUNKS_A_CALL):
-            for pieces in await answer_of(partial(self._redis.hmget, keys.texts(run), chunks)):
+            for pieces in await retry_until_answered(partial(self._redis.hmget, keys.texts(run), chunks)):
                 found.update((m.seq, m) for m in unpacked(pieces or b"") if m.seq in wanted)
         for record in await self.records(run, sorted(wanted - found.keys())):
             if record is not None:
@@ -121,7 +121,7 @@ class RedisTracker:
                 pipe.lindex(keys.message(f"{run}.{seq}"), 0)
             return await pipe.execute()
 
-        found: list[bytes | None] = await answer_of(read)
+        found: list[bytes | None] = await retry_until_answered(read)
         return found
 
     def listen(self) -> AsyncIterator[list[Step]]:

@@ -10,8 +10,8 @@ import msgspec
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
-from common.ledger import keys
-from common.redis_client import answer_of
+from common import keys
+from common.redis import retry_until_answered
 from common.tracking.port import Record
 from gateway.callbacks.port import FIRST_LOOK_S, RETRY_ROOM_S, Ending, Owed
 
@@ -74,11 +74,11 @@ class RedisCallbacks:
 
         for i in range(0, len(uuids), PIECE):
             piece = uuids[i : i + PIECE]
-            await answer_of(partial(delete, piece))
+            await retry_until_answered(partial(delete, piece))
 
     async def _call(self, script: str, uuids: Sequence[str], args: list[Any]) -> Any:
         names = [keys.CALLBACKS, *(keys.callback(uuid) for uuid in uuids)]
-        return await answer_of(lambda: self._scripts[script](keys=names, args=args))
+        return await retry_until_answered(lambda: self._scripts[script](keys=names, args=args))
 
 
 def _owed(uuid: str, answer: list[bytes], token: str) -> Owed:

@@ -6,8 +6,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from common.ledger import keys
-from common.redis_client import answer_of
+from common import keys
+from common.redis import retry_until_answered
 from gateway.idempotency.port import KEPT_S, Found, Reservation
 
 _KEPT_MS = int(KEPT_S * 1000)
@@ -25,7 +25,9 @@ class RedisIdempotency:
         self, caller: str, key: str, fingerprint: str, token: str, lease_s: float
     ) -> Reservation:
         args: list[Any] = [fingerprint, token, int(lease_s * 1000), _KEPT_MS]
-        found, answer = await answer_of(lambda: self._reserve(keys=[_entry(caller, key)], args=args))
+        found, answer = await retry_until_answered(
+            lambda: self._reserve(keys=[_entry(caller, key)], args=args)
+        )
         return Reservation(Found(found.decode()), answer or None)
 
     async def plan(self, caller: str, key: str, token: str, answer: bytes) -> None:
@@ -48,7 +50,7 @@ class RedisIdempotency:
     ) -> bool:
         """Whether the entry was still its holder's."""
         args: list[Any] = [token, what, answer, _KEPT_MS, int(lease_s * 1000)]
-        return bool(await answer_of(lambda: self._change(keys=[_entry(caller, key)], args=args)))
+        return bool(await retry_until_answered(lambda: self._change(keys=[_entry(caller, key)], args=args)))
 
 
 def _entry(caller: str, key: str) -> str:

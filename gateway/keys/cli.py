@@ -18,10 +18,9 @@ from common.cli import (
 )
 from common.errors import UsageError
 from common.logs import configure_logs
-from common.redis_client import connect_redis
 from common.settings import load_settings
+from common.stores import connect_stores
 from common.web.keys.port import ALL_SCOPES, ApiKey, ApiKeys, new_key
-from common.web.keys.redis import RedisApiKeys
 from common.web.operations import Scope
 
 LONGEST_NAME = 64
@@ -35,11 +34,8 @@ def main(argv: list[str] | None = None, prog: str = "smsim keys") -> int:
         settings = load_settings()
         configure_logs("gateway", settings.log_level, settings.log_file, stream=sys.stderr)
         warn_of_near_misses()
-        client = await connect_redis(settings, args.connect_timeout)
-        try:
-            await args.job(RedisApiKeys(client), args)
-        finally:
-            await client.aclose()
+        async with await connect_stores(settings, args.connect_timeout) as stores:
+            await args.job(stores.api_keys, args)
         return EXIT_DONE
 
     return run_command(prog, run)

@@ -16,11 +16,10 @@ import numpy as np
 
 from common.broker.rabbitmq import RabbitBroker, connect_broker
 from common.errors import UnknownRun
-from common.ledger.port import Outcomes, Snapshot
-from common.ledger.redis import RedisLedger
+from common.ledger.port import Ledger, Outcomes, Snapshot
 from common.messages import Outcome
-from common.redis_client import connect_redis
 from common.settings import Settings
+from common.stores import connect_stores
 from studies.scale.embedded import sample
 from studies.scale.load import Load, LoadPoint
 from studies.scale.processes import Child, StudyFailed
@@ -44,13 +43,13 @@ async def connected(
     settings: Settings, connect_timeout_s: float
 ) -> AsyncIterator[tuple["Distributed", dict[str, str]]]:
     """A study on the servers of the settings, and their versions. Raises Unavailable or Refused."""
-    client = await connect_redis(settings, connect_timeout_s)
-    ledger = RedisLedger(client, settings.run_ttl * 86_400)
+    stores = await connect_stores(settings, connect_timeout_s)
+    ledger = stores.ledger
     try:
         broker = await connect_broker(settings, "scale", connect_timeout_s, declares=False)
         rabbitmq = broker.server_version
         await broker.close()
-        redis = str((await client.info("server"))["redis_version"])
+        redis = str((await stores.client.info("server"))["redis_version"])
         yield Distributed(settings, ledger, connect_timeout_s), {"rabbitmq": rabbitmq, "redis_server": redis}
     finally:
         await ledger.close()
@@ -59,7 +58,7 @@ async def connected(
 class Distributed:
     """Measures one load after another on the servers of the settings; made by `connected`."""
 
-    def __init__(self, settings: Settings, ledger: RedisLedger, connect_timeout_s: float) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, connect_timeout_s: float) -> None:
         self._settings = settings
         self._ledger = ledger
         self._connect_timeout_s = connect_timeout_s

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from redis.asyncio import Redis
 
-from common.ledger import keys
+from common import keys
 from common.ledger.masks import PIECE_MESSAGES
 from common.messages import State
 

@@ -12,7 +12,7 @@ from common.broker.rabbitmq import RabbitBroker
 from common.broker.topology import Topology
 from common.ledger.redis import RedisLedger
 from common.messages import Lane
-from common.redis_client import connect_redis
+from common.redis import connect_redis
 from common.settings import Settings, load_settings
 from tests.servers import RabbitServer, RedisServer
 

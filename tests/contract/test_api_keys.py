@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
 
-from common.ledger import keys as names
+from common import keys as names
 from common.web.keys.memory import MemoryApiKeys
 from common.web.keys.port import ALL_SCOPES, ApiKey, ApiKeys, new_key, parts_of
 from common.web.keys.redis import RedisApiKeys

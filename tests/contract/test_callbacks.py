@@ -15,7 +15,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
 
-from common.ledger import keys
+from common import keys
 from common.tracking.port import Record, Status
 from gateway.callbacks.memory import MemoryCallbacks
 from gateway.callbacks.port import FIRST_LOOK_S, RETRY_ROOM_S, Callbacks, Ending, Owed

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from common.redis_client import connect_redis
+from common.redis import connect_redis
 from common.settings import load_settings
 from gateway.idempotency.memory import MemoryIdempotency
 from gateway.idempotency.port import Found, Idempotency, Reservation

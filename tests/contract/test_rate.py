@@ -17,7 +17,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
 
-from common.ledger import keys
+from common import keys
 from common.messages import Lane
 from common.rate.memory import MemoryRateLimit
 from common.rate.port import (

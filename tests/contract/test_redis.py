@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from redis.exceptions import ConnectionError
 
+from common import keys
 from common.errors import Refused, Unavailable, UnknownRun
-from common.ledger import keys
 from common.ledger.masks import PIECE_MESSAGES
 from common.ledger.port import PRODUCER_SILENCE_S, Outcomes, Standing
 from common.ledger.redis import RedisLedger
 from common.ledger.redis.runs import NAMES_A_CALL, NAMES_ASIDE
 from common.messages import Outcome, Seqs
-from common.redis_client import answer_of, connect_redis
+from common.redis import connect_redis, retry_until_answered
 from common.settings import load_settings
 from tests.contract.benches import redis_ledger
 from tests.servers import RedisServer
@@ -374,10 +374,10 @@ async def test_a_connection_that_was_reset_is_a_lost_answer() -> None:
             raise said.pop()
         return "answer"
 
-    assert await answer_of(once_reset) == "answer"
+    assert await retry_until_answered(once_reset) == "answer"
     said.append(RuntimeError("a bug"))
     with pytest.raises(RuntimeError, match="a bug"):
-        await answer_of(once_reset)
+        await retry_until_answered(once_reset)
 
 
 async def many_runs(ledger: RedisLedger, runs: int) -> list[str]:

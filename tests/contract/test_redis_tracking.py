@@ -10,8 +10,8 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
 
-from common.ledger import keys
-from common.redis_client import connect_redis
+from common import keys
+from common.redis import connect_redis
 from common.settings import load_settings
 from common.tracking.port import Channel, Status, Step, Track
 from common.tracking.redis import RedisTracker

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from common.messages import Lane, Message
-from common.redis_client import connect_redis
+from common.redis import connect_redis
 from common.settings import load_settings
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Record, Status, Step, Track, Tracker

@@ -10,11 +10,10 @@ from pika.adapters.blocking_connection import BlockingChannel
 from redis import Redis
 
 from common.broker.topology import RETRY_RUNGS_S, Topology
-from common.ledger.port import Snapshot
-from common.ledger.redis import RedisLedger
+from common.ledger.port import Ledger, Snapshot
 from common.messages import Lane
-from common.redis_client import connect_redis
 from common.settings import Settings
+from common.stores import connect_stores
 from tests.e2e.processes import Launched, Launcher
 from tests.servers import RabbitServer, RedisServer
 from tests.waiting import eventually
@@ -40,7 +39,7 @@ class Pipeline(Launcher):
         self.redis_server = redis
         self.queue = queue
         self.topology = Topology(queue)
-        self.ledger: RedisLedger
+        self.ledger: Ledger
         self.redis = Redis(redis.host, redis.port, db=REDIS_DB, decode_responses=True)
 
     def use(self, **env: object) -> None:
@@ -54,7 +53,7 @@ class Pipeline(Launcher):
         settings = Settings(
             redis_host=self.redis_server.host, redis_port=self.redis_server.port, redis_db=REDIS_DB
         )
-        self.ledger = RedisLedger(await connect_redis(settings, 10))
+        self.ledger = (await connect_stores(settings, 10)).ledger
 
     async def shut(self) -> None:
         """Ends the processes and removes the queues."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.ledger import keys as names
+from common import keys as names
 from common.web.keys.port import ApiKeys
 from common.web.keys.redis import RedisApiKeys
 from tests.e2e.processes import Launcher

@@ -19,7 +19,7 @@ from common.errors import Unavailable
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Snapshot
 from common.ledger.redis import RedisLedger
-from common.redis_client import CONNECTIONS, connect_redis
+from common.redis import CONNECTIONS, connect_redis
 from common.settings import Settings
 from common.tracking.port import Status
 from common.web.operations import Scope

@@ -2,13 +2,13 @@
 
 from typing import Any, cast
 
+from common import keys
 from common.counters import TALLIED
-from common.ledger import keys
 from common.ledger.port import SENDER_SILENCE_S, SenderStatus, Snapshot
 from common.ledger.redis.calls import unknown
 from common.ledger.redis.messages import RedisMessages
 from common.ledger.redis.runs import RedisRuns
-from common.redis_client import answer_of
+from common.redis import retry_until_answered
 
 _FIELDS = (*TALLIED, "total", "started_us", "last_settled_us")
 
@@ -21,7 +21,7 @@ class RedisLedger(RedisRuns, RedisMessages):
     """
 
     async def reject(self, bodies: int) -> None:
-        await answer_of(lambda: self._redis.hincrby(keys.STATS, "rejected", bodies))
+        await retry_until_answered(lambda: self._redis.hincrby(keys.STATS, "rejected", bodies))
 
     async def heartbeat(self, sender: str, slots: int, in_flight: int) -> None:
         await self._call(
@@ -29,7 +29,7 @@ class RedisLedger(RedisRuns, RedisMessages):
         )
 
     async def goodbye(self, sender: str) -> None:
-        await answer_of(lambda: self._redis.zrem(keys.SENDERS, sender))
+        await retry_until_answered(lambda: self._redis.zrem(keys.SENDERS, sender))
 
     async def snapshot(self, run: str | None = None) -> Snapshot:
         counters_key = keys.STATS if run is None else keys.run(run)
@@ -43,7 +43,7 @@ class RedisLedger(RedisRuns, RedisMessages):
             pipe.time()
             return await pipe.execute()
 
-        counters, latency, senders, (seconds, micros) = await answer_of(read)
+        counters, latency, senders, (seconds, micros) = await retry_until_answered(read)
         if run is not None and b"started_us" not in counters:
             raise unknown(run)
         now_us = seconds * 1_000_000 + micros
@@ -66,7 +66,7 @@ class RedisLedger(RedisRuns, RedisMessages):
                 pipe.hgetall(keys.sender(name))
             return cast(list[dict[bytes, bytes]], await pipe.execute())
 
-        hashes = await answer_of(read) if names else []
+        hashes = await retry_until_answered(read) if names else []
         fields = SenderStatus.__dataclass_fields__
         return {
             name: SenderStatus(**{f: int(values.get(f.encode(), 0)) for f in fields})

@@ -7,10 +7,10 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
+from common import keys
 from common.counters import TALLIED
 from common.errors import UnknownRun
-from common.ledger import keys
-from common.redis_client import answer_of
+from common.redis import retry_until_answered
 
 _SCRIPTS = (
     *("begin", "resume", "leave", "announce", "confirm", "cut", "forget", "runs", "newest"),
@@ -42,7 +42,7 @@ class RedisCalls:
             tries += 1
             return await self._scripts[script](keys=script_keys, args=args(tries > 1))
 
-        return await answer_of(once), tries > 1
+        return await retry_until_answered(once), tries > 1
 
 
 def script_texts() -> dict[str, str]:

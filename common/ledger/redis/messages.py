@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.ledger import keys
+from common import keys
 from common.ledger.latency import histogram
 from common.ledger.masks import PIECE_MESSAGES, Pairs, Segment, by_piece, pairs_at, segments, unpack
 from common.ledger.port import Claim, Outcomes, Standing
 from common.ledger.redis.calls import RedisCalls, unknown
 from common.messages import Outcome, Seqs, State
-from common.redis_client import answer_of
+from common.redis import retry_until_answered
 
 
 class RedisMessages(RedisCalls):
@@ -56,7 +56,7 @@ class RedisMessages(RedisCalls):
                 pipe.getrange(f"{keys.states(run)}{piece}", int(offsets.min()) >> 2, int(offsets.max()) >> 2)
             return await pipe.execute()
 
-        known, *found = await answer_of(read)
+        known, *found = await retry_until_answered(read)
         if not known:
             raise unknown(run)
         states = np.zeros(seqs.size, np.uint8)
@@ -80,7 +80,7 @@ class RedisMessages(RedisCalls):
         published = announced = await self._announced(run)
         counts = np.zeros(4, np.int64)
         for piece in await self._pieces(run):
-            words = await answer_of(partial(self._redis.get, f"{keys.states(run)}{piece}"))
+            words = await retry_until_answered(partial(self._redis.get, f"{keys.states(run)}{piece}"))
             counts += np.bincount(unpack(words or b""), minlength=4)
             published += (await self._unannounced(run, piece, announced)).size
         by_state = {s.name.lower(): int(counts[s]) for s in (State.SENDING, State.SENT, State.FAILED)}
@@ -201,7 +201,7 @@ class RedisMessages(RedisCalls):
 
     async def _announced(self, run: str) -> int:
         """How far a run is announced. Raises UnknownRun."""
-        started, announced = await answer_of(
+        started, announced = await retry_until_answered(
             lambda: self._redis.hmget(keys.run(run), ["started_us", "announced"])
         )
         if started is None:
@@ -210,13 +210,15 @@ class RedisMessages(RedisCalls):
 
     async def _pieces(self, run: str) -> list[int]:
         """The pieces of which a message was ever claimed."""
-        return sorted(int(piece) for piece in await answer_of(lambda: self._redis.smembers(keys.pieces(run))))
+        return sorted(
+            int(piece) for piece in await retry_until_answered(lambda: self._redis.smembers(keys.pieces(run)))
+        )
 
     async def _unannounced(self, run: str, piece: int, announced: int) -> Seqs:
         """The seqs of a piece, at or above `announced`, that were counted with no announcement; ascending."""
         base = piece * PIECE_MESSAGES
         if base + PIECE_MESSAGES <= announced:
             return np.zeros(0, np.int64)
-        bits = await answer_of(lambda: self._redis.get(f"{keys.unannounced(run)}{piece}"))
+        bits = await retry_until_answered(lambda: self._redis.get(f"{keys.unannounced(run)}{piece}"))
         counted = base + np.flatnonzero(np.unpackbits(np.frombuffer(bits or b"", np.uint8)))
         return counted[counted >= announced]

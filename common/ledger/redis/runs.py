@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common import keys
 from common.errors import LedgerLost, RunBusy, RunExists, RunOpen
-from common.ledger import keys
 from common.ledger.masks import PIECE_MESSAGES, by_piece
 from common.ledger.port import ENDED, LOST, NEVER_BEGUN, PRODUCER_SILENCE_S, Publication, Resumable
 from common.ledger.redis.calls import RedisCalls, unknown
 from common.messages import Seqs
-from common.redis_client import answer_of
+from common.redis import retry_until_answered
 
 MARKS_A_CALL = 5_000
 # Names of runs that are looked at in one call, so that no call holds Redis for long; and those among which each look at
@@ -113,7 +113,7 @@ class RedisRuns(RedisCalls):
             pipe.time()
             return await pipe.execute()
 
-        values, (seconds, micros) = await answer_of(read)
+        values, (seconds, micros) = await retry_until_answered(read)
         if not values:
             raise unknown(run)
         silent_us = seconds * 1_000_000 + micros - int(values.get(b"producer_seen_us", 0))
@@ -126,7 +126,7 @@ class RedisRuns(RedisCalls):
     async def replayed(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
         marked = np.zeros(seqs.size, np.bool_)
         for piece, at in by_piece(seqs):
-            bits = await answer_of(partial(self._redis.get, f"{keys.replayed(run)}{piece}"))
+            bits = await retry_until_answered(partial(self._redis.get, f"{keys.replayed(run)}{piece}"))
             # SETBIT counts from the highest bit of each byte.
             standing = np.unpackbits(np.frombuffer(bits or b"", np.uint8))
             offsets = seqs[at] - piece * PIECE_MESSAGES

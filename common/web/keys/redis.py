@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from common.ledger import keys
-from common.redis_client import answer_of
+from common import keys
+from common.redis import retry_until_answered
 from common.web.keys.port import ApiKey
 
 
@@ -24,12 +24,12 @@ class RedisApiKeys:
             pipe.hget(keys.API_KEYS, key.id)
             return await pipe.execute()
 
-        _, stands = await answer_of(set_and_get)
+        _, stands = await retry_until_answered(set_and_get)
         return msgspec.json.decode(stands, type=ApiKey) == key
 
     async def all(self) -> dict[str, ApiKey]:
-        found = await answer_of(lambda: self._redis.hgetall(keys.API_KEYS))
+        found = await retry_until_answered(lambda: self._redis.hgetall(keys.API_KEYS))
         return {key_id.decode(): msgspec.json.decode(value, type=ApiKey) for key_id, value in found.items()}
 
     async def revoke(self, key_id: str) -> None:
-        await answer_of(lambda: self._redis.hdel(keys.API_KEYS, key_id))
+        await retry_until_answered(lambda: self._redis.hdel(keys.API_KEYS, key_id))

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from redis.exceptions import ConnectionError
 
-from common.redis_client import answer_of
+from common.redis import retry_until_answered
 
 
 async def answered_all_the_same() -> str:
@@ -26,7 +26,7 @@ async def failed_all_the_same() -> str:
 @pytest.mark.parametrize("ask", [answered_all_the_same, failed_all_the_same])
 async def test_a_cancellation_is_never_lost(ask: object) -> None:
     """Whoever cancels a task that asks can wait for its end."""
-    asking = asyncio.create_task(answer_of(ask))  # type: ignore[arg-type]
+    asking = asyncio.create_task(retry_until_answered(ask))  # type: ignore[arg-type]
     await asyncio.sleep(0)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -37,9 +37,9 @@ async def test_a_deadline_is_never_lost() -> None:
     """A timeout around it is a timeout, though the answer came; what is asked next is asked as ever."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await answer_of(answered_all_the_same)
+            await retry_until_answered(answered_all_the_same)
 
     async def answered() -> str:
         return "another"
 
-    assert await answer_of(answered) == "another"
+    assert await retry_until_answered(answered) == "another"

@@ -30,6 +30,8 @@ from common.tls import tls_context
 
 log = logging.getLogger(__name__)
 
+Client = Redis
+
 FIRST_BACKOFF_S = 0.05
 LONGEST_BACKOFF_S = 2.0
 ANSWER_TIMEOUT_S = 10.0
@@ -71,7 +73,7 @@ async def connect_redis(settings: Settings, connect_timeout_s: float) -> Redis:
     where = f"Redis at {settings.redis_host}:{settings.redis_port}"
     try:
         async with asyncio.timeout(connect_timeout_s):
-            await answer_of(client.ping)
+            await retry_until_answered(client.ping)
     except builtins.TimeoutError:
         await client.aclose()
         raise Unavailable(
@@ -102,7 +104,7 @@ async def _warn_unless_durable(client: Redis) -> None:
         )
 
 
-async def answer_of(ask: Callable[[], Awaitable[Any]]) -> Any:
+async def retry_until_answered(ask: Callable[[], Awaitable[Any]]) -> Any:
     """Asks until Redis answers, with backoff: every call of the ledger may be repeated. Raises Refused."""
     backoff_s = FIRST_BACKOFF_S
     while True:
