@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
+from common.backoff import Backoff
 from common.errors import LedgerLost, Refused, SmsimError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class Worker(Protocol):
 async def kept_up(part: Worker) -> None:
     """Runs a part until cancelled. If it ends by itself, that is logged, and it begins again after a pause."""
     clock = asyncio.get_running_loop().time
-    pause_s = FIRST_PAUSE_S
+    backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
     while True:
         began_s = clock()
         about = {"part": type(part).__name__}
@@ -45,9 +46,8 @@ async def kept_up(part: Worker) -> None:
                 exc_info=None if known else error,
             )
         if clock() - began_s > LONGEST_PAUSE_S:
-            pause_s = FIRST_PAUSE_S
-        await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            backoff.reset()
+        await backoff.pause()
 
 
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -24,6 +24,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from common.backoff import Backoff
 from common.errors import Refused, Unavailable
 from common.settings import Settings
 from common.tls import tls_context
@@ -106,7 +107,7 @@ async def _warn_unless_durable(client: Redis) -> None:
 
 async def retry_until_answered(ask: Callable[[], Awaitable[Any]]) -> Any:
     """Asks until Redis answers, with backoff: every call of the ledger may be repeated. Raises Refused."""
-    backoff_s = FIRST_BACKOFF_S
+    backoff = Backoff(FIRST_BACKOFF_S, LONGEST_BACKOFF_S)
     while True:
         try:
             answer = await cancellable(ask)
@@ -117,12 +118,11 @@ async def retry_until_answered(ask: Callable[[], Awaitable[Any]]) -> Any:
                 raise Refused("Redis has a certificate that is not trusted: check REDIS_CA_FILE") from None
             if not _may_pass(error):
                 raise
-            if backoff_s == FIRST_BACKOFF_S:
+            if not backoff.begun:
                 log.warning("ledger_unreachable", extra={"reason": str(error)})
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
+            await backoff.pause()
         else:
-            if backoff_s > FIRST_BACKOFF_S:
+            if backoff.begun:
                 log.info("ledger_answers_again")
             return answer
 

@@ -10,13 +10,15 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 import numpy as np
 
+from common.broker.confirm import publish_until_confirmed
 from common.broker.port import Broker, Delivery, Shelf
 from common.cli import LAST_WORDS_S
-from common.errors import BadBody, PublishFailed, UnknownRun
+from common.errors import BadBody, UnknownRun
 from common.ledger.heard import heard_of
 from common.ledger.port import Ledger, Outcomes
 from common.messages import Batch, Lane, Message, Outcome, Seqs, State, decode_batch, fitting, new_run_id
@@ -29,7 +31,6 @@ SOURCE = "replay"
 SILENCE_S = 5.0
 # Bodies in hand and published together; a replay that is killed leaves no more published and unmarked.
 WINDOW = 500
-PAUSE_AFTER_FAILURE_S = 0.2
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -251,9 +252,8 @@ class Replay:
         for new in at_work:
             await self._ledger.announce(new.name, new.announced, len(new.unconfirmed))
             new.announced += len(new.unconfirmed)
-        async with asyncio.TaskGroup() as tasks:
-            for batch, lane, new in batches:
-                tasks.create_task(self._publish_one(batch, lane, new))
+        publishes = [partial(self._publish_one, batch, lane, new) for batch, lane, new in batches]
+        await publish_until_confirmed(self._broker, *publishes)
         for new in at_work:
             await self._ledger.confirm(new.name, new.announced)
         for body in bodies:
@@ -265,16 +265,8 @@ class Replay:
             body.delivery.ack()
 
     async def _publish_one(self, batch: Batch, lane: Lane, new: _NewRun) -> None:
-        while True:
-            try:
-                await self._broker.ready()
-                await self._broker.publish(batch, lane)
-            except PublishFailed as error:
-                log.warning("publish_failed", extra={"reason": str(error), "run": batch.run})
-                await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
-            else:
-                new.unconfirmed.difference_update(m.seq for m in batch.messages)
-                return
+        await self._broker.publish(batch, lane)
+        new.unconfirmed.difference_update(m.seq for m in batch.messages)
 
     async def _give_up_old(self, run: str, seqs: Seqs) -> None:
         """What was rejected reaches no sender under its old name any more: there it has failed, so its run ends."""

@@ -1,14 +1,15 @@
 """Publishes a source as a run: announce in blocks, publish in a window of confirms, note how far it is safe."""
 
 import asyncio
-import logging
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
+from common.broker.confirm import publish_until_confirmed
 from common.broker.port import Broker
 from common.errors import PublishFailed
 from common.ledger.heard import heard_of
@@ -16,8 +17,6 @@ from common.ledger.port import Ledger
 from common.messages import Batch, Lane, fitting
 from common.publishing.pace import Pace
 from common.publishing.recipes import Stream
-
-log = logging.getLogger(__name__)
 
 # Messages announced ahead of the publishes in one call.
 ANNOUNCE_BLOCK = 20_000
@@ -27,7 +26,6 @@ ANNOUNCE_AHEAD_S = 1.0
 WINDOW_MESSAGES = 32_768
 WINDOW_BATCHES = 1_024
 CONFIRM_EVERY_S = 0.25
-PAUSE_AFTER_FAILURE_S = 0.2
 YIELD_EVERY_MESSAGES = 512
 
 
@@ -36,6 +34,11 @@ class _Unconfirmed:
     batch: Batch
     beyond: int
     confirm: "asyncio.Future[None]"
+
+    @property
+    def failed(self) -> bool:
+        """Whether the publish failed."""
+        return self.confirm.done() and self.confirm.exception() is not None
 
 
 class Producer:
@@ -145,26 +148,20 @@ class Producer:
 
     async def _oldest_confirmed(self, lane: Lane) -> None:
         """Waits until the oldest batch of the window is confirmed, and takes it off."""
-        while True:
-            oldest = self._window[0]
-            try:
-                await oldest.confirm
-            except PublishFailed as error:
-                log.warning("publish_failed", extra={"reason": str(error), "run": oldest.batch.run})
-                await self._publish_failed_again(lane)
-            else:
-                self._window.popleft()
-                self._safe = oldest.beyond
-                self._on_progress(self._safe)
-                return
+        oldest = self._window[0]
+        try:
+            await oldest.confirm
+        except PublishFailed:
+            failed = [one for one in self._window if one.failed]
+            again = [partial(self._publish_again, one, lane) for one in failed]
+            await publish_until_confirmed(self._broker, *again)
+        self._window.popleft()
+        self._safe = oldest.beyond
+        self._on_progress(self._safe)
 
-    async def _publish_failed_again(self, lane: Lane) -> None:
-        """Publishes again what has failed so far of the window, once the broker is ready."""
-        await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
-        await self._broker.ready()
-        for unconfirmed in self._window:
-            if unconfirmed.confirm.done() and unconfirmed.confirm.exception() is not None:
-                unconfirmed.confirm = self._broker.publish(unconfirmed.batch, lane)
+    async def _publish_again(self, unconfirmed: _Unconfirmed, lane: Lane) -> None:
+        unconfirmed.confirm = self._broker.publish(unconfirmed.batch, lane)
+        await unconfirmed.confirm
 
 
 def _batches(run: str, source: Stream, batch_size: int, first: int, track: bool) -> Iterator[Batch]:

@@ -15,6 +15,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from common import keys
+from common.backoff import Backoff
 from common.errors import Refused
 from common.messages import Message
 from common.redis import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, cancellable, retry_until_answered
@@ -132,7 +133,7 @@ class RedisTracker:
     async def _hear(self) -> None:
         """Hears what is told until cancelled, over as many connections as that takes."""
         loop = asyncio.get_running_loop()
-        backoff_s = 0.0
+        backoff = Backoff(FIRST_BACKOFF_S, LONGEST_BACKOFF_S)
         while True:
             began_s = loop.time()
             try:
@@ -140,13 +141,12 @@ class RedisTracker:
                     await self._hear_on(pubsub)
             except Exception as error:  # noqa: BLE001  # nobody else would see it, and all who listen hear nothing more
                 if loop.time() - began_s > LONGEST_BACKOFF_S:
-                    backoff_s = 0.0
-                if backoff_s == 0.0:
+                    backoff.reset()
+                if not backoff.begun:
                     known = isinstance(error, RedisError | OSError | RuntimeError)  # with a TimeoutError
                     reason = str(error) if known else ""
                     log.warning("steps_unheard", extra={"reason": reason or type(error).__name__})
-                backoff_s = min(max(2 * backoff_s, FIRST_BACKOFF_S), LONGEST_BACKOFF_S)
-                await asyncio.sleep(backoff_s)
+                await backoff.pause()
 
     async def _hear_on(self, pubsub: PubSub) -> None:
         """Hears what is told until the connection is lost, which raises."""

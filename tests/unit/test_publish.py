@@ -171,9 +171,8 @@ async def test_the_largest_batch_that_is_not_measured_fits() -> None:
     assert len(body) <= MAX_BODY_BYTES
 
 
-async def test_failed_publishes_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failed_publishes_are_repeated() -> None:
     """Whatever fails is published again until it is confirmed: each message at least once, counted exactly once."""
-    monkeypatch.setattr(publish, "PAUSE_AFTER_FAILURE_S", 0)
     broker, ledger, source = FakeFlakyBroker(), MemoryLedger(), RandomSource(1_000, 1)
     await begun(ledger, source)
     await Producer(broker, ledger).publish(RUN, source, 10, Lane.BULK)

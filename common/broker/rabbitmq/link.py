@@ -21,6 +21,7 @@ from pika.exceptions import (
 )
 from pika.frame import Method
 
+from common.backoff import Backoff
 from common.broker.rabbitmq.connection import GatheringConnection
 from common.broker.topology import Queue
 from common.errors import Refused, Unavailable
@@ -324,14 +325,14 @@ class Link:
             reason = await closed
             self._up.clear()
             log.warning("broker_lost", extra={"reason": str(reason) or type(reason).__name__})
-            backoff_s = FIRST_BACKOFF_S
+            backoff = Backoff(FIRST_BACKOFF_S, LONGEST_BACKOFF_S, jitter=0.5)
             while True:
-                await asyncio.sleep(backoff_s * random.uniform(0.5, 1))
+                await backoff.pause()
                 try:
                     closed = await self._connect()
                     break
                 except Unavailable:
-                    backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
+                    continue
                 except Refused as refused:
                     self._ended = refused
                     self._up.set()
