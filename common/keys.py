@@ -62,6 +62,24 @@ def texts(name: str) -> str:
     return f"sms:texts:{name}"
 
 
+OUTBOX = "sms:outbox"  # hash: messages and bytes in the outboxes of all runs
+
+
+def outbox(name: str) -> str:
+    """Hash: the lease of a run of a gateway, how far it is relayed, and the last answer of `accept`."""
+    return f"sms:outbox:{name}"
+
+
+def leases(queue: str) -> str:
+    """Sorted set: runs that a gateway relays to a queue -> when the lease ends, Unix time in microseconds."""
+    return f"sms:leases:{queue}"
+
+
+def idempotency_key(caller: str, digest: str) -> str:
+    """String: the fingerprint of the request that came with an Idempotency-Key, and the id that it was given."""
+    return f"sms:idempotency-key:{caller}:{digest}"
+
+
 def idempotency(api_key: str, key: str) -> str:
     """Hash: what became of the request that came with an Idempotency-Key; `key` is a digest of it."""
     return f"sms:idempotency:{api_key}:{key}"

@@ -44,6 +44,10 @@ class MemoryLedger:
         self._began_us = _now_us()
 
     async def begin(self, run: str, recipe: str, total: int, producer: str) -> None:
+        self.begin_now(run, recipe, total, producer)
+
+    def begin_now(self, run: str, recipe: str, total: int, producer: str) -> None:
+        """`begin`, in one step with what its caller does before and after; so are the others of this form."""
         known = self._runs.get(run)
         if known is not None and known.producer != producer:
             raise RunExists(
@@ -69,6 +73,15 @@ class MemoryLedger:
             known.producer_seen_us = 0
 
     async def announce(self, run: str, first: int, count: int) -> None:
+        self.announce_now(run, first, count)
+
+    def takes_more(self, run: str) -> bool:
+        """Whether more of a run may be announced."""
+        known = self._runs.get(run)
+        return known is not None and not known.cut
+
+    def announce_now(self, run: str, first: int, count: int) -> None:
+        """`announce`."""
         announced = self._runs[run].announced if run in self._runs else 0
         if first > announced and run not in self._forgotten:
             raise LedgerLost(LOST.format(announced, first - 1, run))
@@ -85,10 +98,20 @@ class MemoryLedger:
         known.producer_seen_us = _now_us()
 
     async def confirm(self, run: str, upto: int) -> None:
+        self.confirm_now(run, upto)
+
+    def confirm_now(self, run: str, upto: int) -> None:
+        """`confirm`."""
         known = self._runs.get(run)
         if known is not None:
             known.confirmed = max(known.confirmed, upto)
             known.producer_seen_us = _now_us()
+
+    def close_now(self, run: str) -> None:
+        """No more of a run will be announced; what is announced may not be confirmed yet."""
+        known = self._runs.get(run)
+        if known is not None and not known.cut:
+            known.total, known.cut = known.announced, True
 
     async def cut(self, run: str) -> None:
         known = self._known(run)

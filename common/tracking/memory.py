@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from common.messages import Message
 from common.tracking.listeners import Listeners
-from common.tracking.port import Record, Step, Track
+from common.tracking.port import Record, Step, Track, track_of
 from common.tracking.texts import chunk_of, packed, unpacked
 from common.tracking.waiting import MOST_WAITING
 
@@ -35,12 +35,20 @@ class MemoryTracker:
         self._listeners = Listeners(most_waiting)
 
     async def open(self, records: Sequence[Record]) -> None:
+        self.open_now(records)
+
+    def open_now(self, records: Sequence[Record]) -> None:
+        """`open`, in one step with what its caller does before and after."""
         for record in records:
             key = (record.run, record.seq)
             if self._tracks.get(key) is None:
                 self._tracks.put(key, Track(record=record, steps=[]))
 
     async def keep(self, run: str, messages: Sequence[Message]) -> None:
+        self.keep_now(run, messages)
+
+    def keep_now(self, run: str, messages: Sequence[Message]) -> None:
+        """`keep`, in one step with what its caller does before and after."""
         for chunk, piece in packed(messages):
             pieces = self._chunks.get((run, chunk)) or b""
             self._chunks.put((run, chunk), pieces if piece in pieces else pieces + piece)
@@ -48,13 +56,13 @@ class MemoryTracker:
     def tell(self, steps: Sequence[Step]) -> None:
         for step in steps:
             track = self._tracks.get((step.run, step.seq))
-            if track is not None:
+            if track is not None and not step.is_acceptance:
                 track.steps.append(step)
         self._listeners.tell(steps)
 
     async def track(self, run: str, seq: int) -> Track | None:
         track = self._tracks.get((run, seq))
-        return track and Track(record=track.record, steps=sorted(track.steps, key=lambda step: step.at_us))
+        return track and track_of(track.record, track.steps)
 
     async def records(self, run: str, seqs: Sequence[int]) -> list[Record | None]:
         tracks = [self._tracks.get((run, seq)) for seq in seqs]

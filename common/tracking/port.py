@@ -52,6 +52,19 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
         """`<run>.<seq>`, the message id."""
         return f"{self.run}.{self.seq}"
 
+    @property
+    def accepted(self) -> "Step":
+        """The message's first step."""
+        return Step(
+            run=self.run,
+            seq=self.seq,
+            status=Status.QUEUED,
+            attempt=0,
+            at_us=self.accepted_us,
+            number=self.number,
+            text=self.text,
+        )
+
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Something that happened to a tracked message, at `at_us` (Unix time in microseconds).
@@ -75,6 +88,11 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
         return f"{self.run}.{self.seq}"
 
     @property
+    def is_acceptance(self) -> bool:
+        """Whether it is the first step, which the record implies."""
+        return self.attempt == 0 and self.status is Status.QUEUED
+
+    @property
     def channel(self) -> Channel:
         """Where it is told."""
         match self.status:
@@ -82,7 +100,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
                 return Channel.SENT
             case Status.FAILED:
                 return Channel.FAILED
-            case Status.QUEUED if self.attempt == 0:
+            case Status.QUEUED if self.is_acceptance:
                 return Channel.ACCEPTED
             case _:
                 return Channel.SENDING
@@ -93,6 +111,11 @@ class Track(msgspec.Struct, frozen=True, kw_only=True):
 
     record: Record
     steps: list[Step]
+
+
+def track_of(record: Record, steps: Sequence[Step]) -> Track:
+    """A record and the steps that were kept of it, in any order."""
+    return Track(record=record, steps=sorted([record.accepted, *steps], key=lambda step: step.at_us))
 
 
 class Tracker(Protocol):

@@ -20,11 +20,11 @@ from common.errors import Refused
 from common.messages import Message
 from common.redis import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, cancellable, retry_until_answered
 from common.tracking.listeners import Listeners
-from common.tracking.port import Channel, Record, Step, Track
+from common.tracking.port import Channel, Record, Step, Track, track_of
 from common.tracking.teller import Teller
 from common.tracking.texts import chunk_of, packed, unpacked
 from common.tracking.waiting import MOST_WAITING
-from common.tracking.wire import brief, heard, of_brief, told
+from common.tracking.wire import brief, heard, kept, of_brief, of_kept, told
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +35,6 @@ CHUNKS_A_CALL = 8
 LOG_EVERY_S = 10.0
 # A connection that was silent for twice this long is given up: Redis answers a ping.
 PING_S = 10.0
-
-_encode = msgspec.json.Encoder().encode
-_record = msgspec.json.Decoder(Record).decode
 
 T = TypeVar("T")
 
@@ -65,7 +62,7 @@ class RedisTracker:
     async def open(self, records: Sequence[Record]) -> None:
         for part in _parts(records, RECORDS_A_CALL):
             lists = [keys.message(record.uuid) for record in part]
-            args: list[int | bytes] = [self._ttl_s, *(_encode(record) for record in part)]
+            args: list[int | bytes] = [self._ttl_s, *(_kept(record) for record in part)]
             await retry_until_answered(partial(self._open, keys=lists, args=args))
 
     async def keep(self, run: str, messages: Sequence[Message]) -> None:
@@ -78,7 +75,11 @@ class RedisTracker:
 
     async def _send(self, steps: list[Step]) -> None:
         """Keeps and tells steps. A pipeline of commands took this process three times as long as the script does."""
-        args = [arg for step in steps for arg in (step.channel, brief(step), told(step))]
+        args = [
+            arg
+            for step in steps
+            for arg in (step.channel, b"" if step.is_acceptance else brief(step), told(step))
+        ]
         try:
             await retry_until_answered(self._redis.ping)
             # Not repeated, for that might tell steps twice.
@@ -92,15 +93,18 @@ class RedisTracker:
         found = await retry_until_answered(lambda: self._redis.lrange(keys.message(f"{run}.{seq}"), 0, -1))
         if not found:
             return None
-        record = _record(found[0])
+        record = of_kept(found[0], run, seq)
         steps = [of_brief(data, run, seq, record.number, record.text) for data in found[1:]]
-        return Track(record=record, steps=sorted(steps, key=lambda step: step.at_us))
+        return track_of(record, steps)
 
     async def records(self, run: str, seqs: Sequence[int]) -> list[Record | None]:
         found: list[Record | None] = []
         for part in _parts(seqs, RECORDS_A_CALL):
-            kept = await self._first_of_each(run, part)
-            found += [None if data is None else _record(data) for data in kept]
+            first = await self._first_of_each(run, part)
+            found += [
+                None if data is None else of_kept(data, run, seq)
+                for seq, data in zip(part, first, strict=True)
+            ]
         return found
 
     async def messages(self, run: str, seqs: Sequence[int]) -> list[Message | None]:
@@ -193,6 +197,16 @@ class RedisTracker:
             self._hearing.cancel()
             await asyncio.gather(self._hearing, return_exceptions=True)
         await self._teller.close()
+
+
+def _kept(record: Record) -> bytes:
+    return kept(
+        number=record.number,
+        text=record.text,
+        accepted_us=record.accepted_us,
+        lane=record.lane,
+        callback_url=record.callback_url,
+    )
 
 
 async def _as_it_is(response: T) -> T:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import msgspec
 
-from common.messages import MAX_SEQ
-from common.tracking.port import Status, Step
+from common.messages import MAX_SEQ, Lane
+from common.tracking.port import Record, Status, Step
 
 _EPOCH = datetime(1970, 1, 1)
 _EPOCH_UTC = _EPOCH.replace(tzinfo=UTC)
@@ -46,9 +46,18 @@ class _Brief(msgspec.Struct, array_like=True):
     time_us: int | None = None
 
 
+class _Kept(msgspec.Struct, array_like=True):
+    number: str
+    text: str
+    accepted_us: int
+    lane: Lane
+    callback_url: str | None = None
+
+
 _encode = msgspec.json.Encoder().encode
 _heard = msgspec.json.Decoder(_Heard).decode
 _brief = msgspec.json.Decoder(_Brief).decode
+_kept = msgspec.json.Decoder(_Kept).decode
 
 
 def iso(at_us: int) -> str:
@@ -106,4 +115,23 @@ def of_brief(data: bytes, run: str, seq: int, number: str, text: str) -> Step:
         number=number,
         text=text,
         time_us=it.time_us,
+    )
+
+
+def kept(*, number: str, text: str, accepted_us: int, lane: Lane, callback_url: str | None) -> bytes:
+    """A record as it is kept under its message's id, which says the rest."""
+    return _encode([number, text, accepted_us, lane, callback_url])
+
+
+def of_kept(data: bytes, run: str, seq: int) -> Record:
+    """The record that was kept."""
+    it = _kept(data)
+    return Record(
+        run=run,
+        seq=seq,
+        number=it.number,
+        text=it.text,
+        accepted_us=it.accepted_us,
+        lane=it.lane,
+        callback_url=it.callback_url,
     )

@@ -38,6 +38,10 @@ class MemoryCallbacks:
         return self._ttl_s
 
     async def owe(self, records: Sequence[Record]) -> None:
+        self.owe_now(records)
+
+    def owe_now(self, records: Sequence[Record]) -> None:
+        """`owe`, in one step with the acceptance."""
         now = self._clock()
         for record in records:
             # The text is not kept: it is in no callback.

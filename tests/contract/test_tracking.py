@@ -26,8 +26,16 @@ MOST_WAITING = 10
 Make = Callable[..., Awaitable[Tracker]]
 
 
+ACCEPTED_US = 1_700_000_000_000_000
+
+
+def accepted(record: Record) -> Track:
+    """What is known of a message of which nothing was told yet."""
+    return Track(record=record, steps=[record.accepted])
+
+
 def record(seq: int, text: str = TEXT, **more: Any) -> Record:
-    return Record(run=RUN, seq=seq, number=NUMBER, text=text, accepted_us=5, **more)
+    return Record(run=RUN, seq=seq, number=NUMBER, text=text, accepted_us=ACCEPTED_US, **more)
 
 
 def step(status: Status, attempt: int, at_us: int, time_us: int | None = None, seq: int = 0) -> Step:
@@ -36,7 +44,7 @@ def step(status: Status, attempt: int, at_us: int, time_us: int | None = None, s
         seq=seq,
         status=status,
         attempt=attempt,
-        at_us=1_700_000_000_000_000 + at_us,
+        at_us=ACCEPTED_US + at_us,
         number=NUMBER,
         text=TEXT,
         time_us=time_us,
@@ -133,8 +141,8 @@ async def test_a_record_is_kept_as_it_was_opened(tracker: Tracker) -> None:
     """All of its fields, and before any step is told."""
     records = [record(0, lane=Lane.URGENT, callback_url="https://example.com/a"), record(7, text="")]
     await tracker.open(records)
-    assert await tracker.track(RUN, 0) == Track(record=records[0], steps=[])
-    assert await tracker.track(RUN, 7) == Track(record=records[1], steps=[])
+    assert await tracker.track(RUN, 0) == accepted(records[0])
+    assert await tracker.track(RUN, 7) == accepted(records[1])
     assert await tracker.track(RUN, 1) is None
     assert await tracker.track("another", 0) is None
 
@@ -143,7 +151,7 @@ async def test_more_records_than_go_in_one_call_are_all_kept(tracker: Tracker) -
     """As a batch of the API has them."""
     await tracker.open([record(seq) for seq in range(1_203)])
     for seq in (0, 499, 500, 1_202):
-        assert await tracker.track(RUN, seq) == Track(record=record(seq), steps=[])
+        assert await tracker.track(RUN, seq) == accepted(record(seq))
 
 
 async def test_records_are_found_many_at_a_time(tracker: Tracker) -> None:
@@ -174,17 +182,17 @@ async def test_opening_again_changes_nothing(tracker: Tracker) -> None:
     before = await tracked(tracker, 0, 2)
     await tracker.open([record(0, text="another"), record(1)])
     assert await tracker.track(RUN, 0) == before
-    assert await tracker.track(RUN, 1) == Track(record=record(1), steps=[])
+    assert await tracker.track(RUN, 1) == accepted(record(1))
 
 
 async def test_steps_of_a_message_never_opened_are_told_and_kept_nowhere(tracker: Tracker) -> None:
-    """Opening it later begins with no step."""
+    """Opening it later begins with its acceptance."""
     async with ear(tracker) as listener:
         tracker.tell(STORY)
         await eventually(lambda: listener.steps == STORY)
     assert await tracker.track(RUN, 0) is None
     await tracker.open([record(0)])
-    assert await tracker.track(RUN, 0) == Track(record=record(0), steps=[])
+    assert await tracker.track(RUN, 0) == accepted(record(0))
 
 
 @pytest.mark.parametrize("sizes", [[2_500], [1, 999, 1, 999, 500], [700, 700, 700, 400], [1] * 40])

@@ -7,21 +7,6 @@ local announced = tonumber(redis.call('HGET', KEYS[2], 'announced') or 0)
 if first > announced then return announced end
 if upto > announced and redis.call('HEXISTS', KEYS[2], 'cut') == 1 then return -2 end
 open_run(KEYS[1], KEYS[2], KEYS[3], ARGV[1])
-if upto > announced then
-  local counted = 0
-  for piece = math.floor(announced / size), math.floor((upto - 1) / size) do
-    local key = KEYS[2] .. ':unannounced:' .. string.format('%d', piece)
-    if redis.call('EXISTS', key) == 1 then
-      for seq = math.max(announced, piece * size), math.min(upto, (piece + 1) * size) - 1 do
-        counted = counted + redis.call('GETBIT', key, seq % size)
-      end
-    end
-  end
-  redis.call('HSET', KEYS[2], 'announced', upto)
-  local fresh = upto - announced - counted
-  if fresh > 0 then wake(KEYS[2]) end
-  add(KEYS[2], 'published', fresh)
-  add(KEYS[1], 'published', fresh)
-end
+if upto > announced then announce_upto(KEYS[1], KEYS[2], announced, upto, size) end
 redis.call('HSET', KEYS[2], 'producer_seen_us', now_us())
 return -1

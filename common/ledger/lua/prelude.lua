@@ -77,6 +77,20 @@ local function publish_unannounced(key, base, announced, first_word, mask)
   return published
 end
 
+-- The part of seqs `first` to `upto - 1` that was counted as published with no announcement.
+local function counted_before(run_key, first, upto, size)
+  local counted = 0
+  for piece = math.floor(first / size), math.floor((upto - 1) / size) do
+    local key = run_key .. ':unannounced:' .. string.format('%d', piece)
+    if redis.call('EXISTS', key) == 1 then
+      for seq = math.max(first, piece * size), math.min(upto, (piece + 1) * size) - 1 do
+        counted = counted + redis.call('GETBIT', key, seq % size)
+      end
+    end
+  end
+  return counted
+end
+
 local function add(key, field, n)
   -- As text: some versions write large whole numbers as 1e+09, which HINCRBY refuses.
   if n ~= 0 then redis.call('HINCRBY', key, field, string.format('%.0f', n)) end
@@ -171,3 +185,11 @@ local function expire_if_settled(run_key, ttl)
   if is_over(run_key) then list_as_over(run_key) end
 end
 
+-- Announces a run from where it is up to a seq; each seq is added to published once.
+local function announce_upto(stats_key, run_key, announced, upto, size)
+  local fresh = upto - announced - counted_before(run_key, announced, upto, size)
+  redis.call('HSET', run_key, 'announced', upto)
+  if fresh > 0 then wake(run_key) end
+  add(run_key, 'published', fresh)
+  add(stats_key, 'published', fresh)
+end

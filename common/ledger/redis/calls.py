@@ -48,10 +48,14 @@ class RedisCalls:
 def script_texts() -> dict[str, str]:
     """Each script as Redis gets it, with what is put before all of them."""
     lua = files("common.ledger") / "lua"
+    return {name: with_prelude((lua / f"{name}.lua").read_text()) for name in _SCRIPTS}
+
+
+def with_prelude(script: str) -> str:
+    """A script that changes runs, with the functions of lua/prelude.lua before it."""
     names = f"local RUN_KEY, OPEN_RUNS = '{keys.run('')}', '{keys.OPEN_RUNS}'\n"
     names += f"local COUNTERS = {{{', '.join(map(repr, TALLIED))}}}\n"
-    prelude = names + (lua / "prelude.lua").read_text()
-    return {name: prelude + (lua / f"{name}.lua").read_text() for name in _SCRIPTS}
+    return names + (files("common.ledger") / "lua" / "prelude.lua").read_text() + script
 
 
 def unknown(run: str) -> UnknownRun:

@@ -1,0 +1,297 @@
+"""Accepted messages in memory, for a gateway in one process and for tests; the Lua scripts do the same in Redis."""
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from common.ledger.memory import MemoryLedger
+from common.messages import Lane, Message
+from common.tracking.memory import MemoryTracker
+from common.tracking.port import Record
+from gateway.acceptance.port import (
+    KEY_KEPT_S,
+    Bounds,
+    Exceptional,
+    Group,
+    GroupAnswer,
+    IdempotencyKey,
+    Item,
+    Lease,
+    LeaseLost,
+    NewRun,
+    Outbox,
+    Verdict,
+)
+from gateway.acceptance.recipes import recipe_of_batch, recipe_of_singles
+
+MOST_KEYS = 100_000
+
+
+class OwesNow(Protocol):
+    """A store of callbacks that owes them in one step with the acceptance."""
+
+    def owe_now(self, records: Sequence[Record]) -> None:
+        """Keeps the callbacks of records, each of which has a `callback_url`."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """An outbox: `outbox` in Redis's hash, and what is in it.
+
+    Attributes:
+        outbox: What a holder gets, with the present fencing token.
+        lease_until_s: When the lease ends; None once the run is relayed.
+        messages: The messages in the outbox, oldest first.
+        ends: Where each accepted group ends, and how many bytes it has.
+        closed: Whether no more is accepted.
+        call: The number of the last call of `accept`.
+        call_fence: The fencing token that it came with.
+        answer: What it was answered.
+    """
+
+    lease: Lease
+    lane: Lane
+    track: bool
+    lease_until_s: float | None
+    relayed: int = 0
+    accepted: int = 0
+    messages: deque[Message] = field(default_factory=deque)
+    ends: deque[tuple[int, int]] = field(default_factory=deque)
+    closed: bool = False
+    call: int = 0
+    call_fence: int = 0
+    answer: GroupAnswer | None = None
+
+    def outbox(self) -> Outbox:
+        """What its holder gets."""
+        return Outbox(
+            lease=self.lease,
+            lane=self.lane,
+            track=self.track,
+            relayed=self.relayed,
+            accepted=self.accepted,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """What an idempotency key is bound to."""
+
+    fingerprint: str
+    id: str
+    until_s: float
+
+
+class MemoryAcceptances:
+    """Outboxes beside a ledger, a tracker and callbacks in memory. Nothing is awaited within a call.
+
+    At most `most_keys` idempotency keys are remembered, the oldest forgotten first.
+    """
+
+    def __init__(
+        self,
+        ledger: MemoryLedger,
+        tracker: MemoryTracker,
+        callbacks: OwesNow,
+        *,
+        queue: str = "sms_queue",
+        holder: str = "gateway",
+        bounds: Bounds | None = None,
+        lease_s: float = 10.0,
+        most_keys: int = MOST_KEYS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ledger = ledger
+        self._tracker = tracker
+        self._callbacks = callbacks
+        self._queue = queue
+        self._holder = holder
+        self._bounds = bounds or Bounds()
+        self._lease_s = lease_s
+        self._most_keys = most_keys
+        self._clock = clock
+        self._runs: dict[str, _Run] = {}
+        self._keys: OrderedDict[tuple[str, str], _Bound] = OrderedDict()
+        self._messages = 0
+        self._bytes = 0
+
+    async def open(self, run: str, lane: Lane) -> Outbox:
+        return self._opened(run, recipe_of_singles(lane, self._queue), lane, track=True, total=0).outbox()
+
+    async def accept(self, outbox: Outbox, group: Group) -> GroupAnswer:
+        run = self._runs.get(outbox.lease.run)
+        if run is None:
+            raise LeaseLost(f"run {outbox.lease.run} is gone")
+        fence = outbox.lease.fence
+        if run.call_fence == fence and run.call == group.number and run.answer is not None:
+            return run.answer
+        is_open = not run.closed and self._ledger.takes_more(run.lease.run)
+        if run.lease.fence != fence or run.call != group.number - 1 or not is_open:
+            raise LeaseLost(f"run {run.lease.run} takes no more messages of this gateway")
+        self._drain(run, group.relayed)
+        run.call, run.call_fence, run.answer = group.number, fence, self._accept(run, group)
+        self._renew(run)
+        return run.answer
+
+    async def accept_run(self, batch: NewRun) -> Outbox | Exceptional:
+        if (run := self._runs.get(batch.run)) is not None:  # by an earlier try
+            return run.outbox()
+        if batch.key is not None and (bound := self._bound(batch.key, batch.run, binds=False)) is not None:
+            return bound
+        records = _records(batch)
+        size = sum(_size(item) for item in batch.items)
+        if self._is_full(len(batch.items), size):
+            return Exceptional(Verdict.FULL)
+        recipe = recipe_of_batch(len(batch.items), batch.lane, self._queue)
+        run = self._opened(batch.run, recipe, batch.lane, track=batch.track, total=len(batch.items))
+        run.closed = True
+        if batch.key is not None:
+            self._bound(batch.key, batch.run)
+        if batch.track:
+            self._tracker.open_now(records)
+            self._callbacks.owe_now([record for record in records if record.callback_url is not None])
+        else:
+            self._tracker.keep_now(batch.run, batch.messages)
+        self._fill(run, batch.messages, size)
+        return run.outbox()
+
+    async def confirm(self, lease: Lease, relayed: int, close: bool = False) -> int:
+        run = self._held(lease)
+        self._drain(run, relayed)
+        if close:
+            self._close(run)
+        self._renew(run)
+        if run.closed and run.relayed == run.accepted:
+            run.lease_until_s = None
+        return run.accepted
+
+    async def release(self, lease: Lease) -> None:
+        run = self._runs.get(lease.run)
+        if run is not None and run.lease == lease and run.lease_until_s is not None:
+            run.lease_until_s = float("-inf")
+
+    async def take_over(self, silent_s: float) -> Outbox | None:
+        before = self._clock() - silent_s
+        ended = [
+            (run.lease_until_s, name)
+            for name, run in self._runs.items()
+            if run.lease_until_s is not None and run.lease_until_s <= before
+        ]
+        if not ended:
+            return None
+        run = self._runs[min(ended)[1]]
+        run.lease = Lease(run.lease.run, run.lease.fence + 1)
+        self._close(run)
+        self._renew(run)
+        return run.outbox()
+
+    async def read(self, outbox: Outbox, first: int, count: int) -> list[Message | None]:
+        run = self._held(outbox.lease)
+        at = first - run.relayed
+        return [run.messages[k] if 0 <= k < len(run.messages) else None for k in range(at, at + count)]
+
+    async def backlog(self) -> tuple[int, int]:
+        return self._messages, self._bytes
+
+    def _opened(self, name: str, recipe: str, lane: Lane, *, track: bool, total: int) -> _Run:
+        if name not in self._runs:
+            self._ledger.begin_now(name, recipe, total, self._holder)
+            self._runs[name] = _Run(Lease(name, fence=1), lane, track, self._clock() + self._lease_s)
+        return self._runs[name]
+
+    def _accept(self, run: _Run, group: Group) -> GroupAnswer:
+        first, size = run.accepted, 0
+        exceptions: dict[int, Exceptional] = {}
+        records: list[Record] = []
+        is_full = self._is_full(len(group.items), sum(_size(item) for item in group.items))
+        for at, item in enumerate(group.items):
+            seq = first + len(records)
+            exceptional = None
+            if item.key is not None:
+                exceptional = self._bound(item.key, f"{run.lease.run}.{seq}", binds=not is_full)
+            if exceptional is None and is_full:
+                exceptional = Exceptional(Verdict.FULL)
+            if exceptional is not None:
+                exceptions[at] = exceptional
+                continue
+            size += _size(item)
+            records.append(_record(item, run.lease.run, seq, group.accepted_us, run.lane))
+        if records:
+            self._tracker.open_now(records)
+            self._callbacks.owe_now([record for record in records if record.callback_url is not None])
+            self._fill(run, [Message(record.seq, record.number, record.text) for record in records], size)
+        return GroupAnswer(first, exceptions)
+
+    def _bound(self, key: IdempotencyKey, id: str, binds: bool = True) -> Exceptional | None:
+        """What a key is bound to already; else binds it."""
+        now_s, name = self._clock(), (key.caller, key.digest)
+        bound = self._keys.get(name)
+        if bound is not None and bound.until_s > now_s:
+            if bound.fingerprint == key.fingerprint:
+                return Exceptional(Verdict.REPLAYED, bound.id)
+            return Exceptional(Verdict.CONFLICT)
+        if binds:
+            self._keys[name] = _Bound(key.fingerprint, id, now_s + KEY_KEPT_S)
+            self._keys.move_to_end(name)
+            while len(self._keys) > self._most_keys:
+                self._keys.popitem(last=False)
+        return None
+
+    def _is_full(self, messages: int, size: int) -> bool:
+        return self._messages + messages > self._bounds.messages or self._bytes + size > self._bounds.bytes
+
+    def _fill(self, run: _Run, messages: Sequence[Message], size: int) -> None:
+        run.messages.extend(messages)
+        run.accepted += len(messages)
+        run.ends.append((run.accepted, size))
+        self._messages += len(messages)
+        self._bytes += size
+        self._ledger.announce_now(run.lease.run, run.accepted - len(messages), len(messages))
+
+    def _drain(self, run: _Run, upto: int) -> None:
+        upto = min(upto, run.accepted)
+        while run.relayed < upto:
+            run.messages.popleft()
+            run.relayed += 1
+            self._messages -= 1
+        while run.ends and run.ends[0][0] <= upto:
+            self._bytes -= run.ends.popleft()[1]
+        self._ledger.confirm_now(run.lease.run, run.relayed)
+
+    def _close(self, run: _Run) -> None:
+        run.closed = True
+        self._ledger.close_now(run.lease.run)
+
+    def _renew(self, run: _Run) -> None:
+        run.lease_until_s = self._clock() + self._lease_s
+
+    def _held(self, lease: Lease) -> _Run:
+        run = self._runs.get(lease.run)
+        if run is None or run.lease != lease:
+            raise LeaseLost(f"another gateway relays run {lease.run}")
+        return run
+
+
+def _record(item: Item, run: str, seq: int, accepted_us: int, lane: Lane) -> Record:
+    return Record(
+        run=run,
+        seq=seq,
+        number=item.number,
+        text=item.text,
+        accepted_us=accepted_us,
+        lane=lane,
+        callback_url=item.callback_url,
+    )
+
+
+def _records(batch: NewRun) -> list[Record]:
+    return [
+        _record(item, batch.run, seq, batch.accepted_us, batch.lane) for seq, item in enumerate(batch.items)
+    ]
+
+
+def _size(item: Item) -> int:
+    """About what its record takes."""
+    return len(item.number) + len(item.text) + len(item.callback_url or "")

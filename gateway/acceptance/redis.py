@@ -1,0 +1,329 @@
+"""Accepted messages in Redis: one Lua call accepts a group, one confirms what the broker has."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from itertools import chain, islice
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from common import keys
+from common.errors import Unavailable
+from common.ledger.masks import PIECE_MESSAGES
+from common.ledger.redis.calls import with_prelude
+from common.messages import Lane, Message
+from common.redis import retry_until_answered
+from common.tracking.redis import RedisTracker
+from common.tracking.texts import CHUNK_MESSAGES, packed
+from common.tracking.wire import kept
+from gateway.acceptance.port import (
+    KEY_KEPT_S,
+    Bounds,
+    Exceptional,
+    Group,
+    GroupAnswer,
+    IdempotencyKey,
+    Item,
+    Lease,
+    LeaseLost,
+    NewRun,
+    Outbox,
+    Verdict,
+)
+from gateway.acceptance.recipes import recipe_of_batch, recipe_of_singles
+from gateway.callbacks.port import FIRST_LOOK_S, RETRY_ROOM_S
+
+_SCRIPTS = ("open", "accept", "accept_run", "confirm", "release", "take_over")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keeping:
+    """How long what is accepted is kept, and how much of it.
+
+    Attributes:
+        lease_s: How long a lease lasts.
+        message_ttl_s: How long records and texts are kept once the broker has them.
+        run_ttl_s: How long a settled run is kept.
+        closed_s: How long the last answer of a run that was relayed is kept.
+        staged_s: How long texts are kept that were staged and not accepted.
+        staged_from: Messages of a run beyond which its texts are staged, so that no call holds Redis for long.
+        bounds: The most messages in all outboxes.
+        memory_share: The share of Redis's `maxmemory` that all outboxes may take.
+        bounds_for_s: How long `maxmemory` is taken to be what it was.
+    """
+
+    lease_s: float = 10.0
+    message_ttl_s: float = 86_400.0
+    run_ttl_s: float = 7 * 86_400.0
+    closed_s: float = 3_600.0
+    staged_s: float = 600.0
+    staged_from: int = 5_000
+    bounds: Bounds = field(default_factory=Bounds)
+    memory_share: float = 0.25
+    bounds_for_s: float = 60.0
+
+
+class RedisAcceptances:
+    """Shared by all gateways on this Redis; those of one `queue` take over one another's runs.
+
+    The client stays the caller's.
+    """
+
+    def __init__(
+        self, client: Redis, tracker: RedisTracker, queue: str, holder: str, keeping: Keeping
+    ) -> None:
+        self._redis = client
+        self._tracker = tracker
+        self._queue = queue
+        self._holder = holder
+        self._keeping = keeping
+        self._bounds = keeping.bounds
+        self._bounds_until_s = float("-inf")
+        self._scripts = {name: client.register_script(text) for name, text in script_texts().items()}
+
+    async def open(self, run: str, lane: Lane) -> Outbox:
+        open_keys = [keys.STATS, keys.run(run), keys.RUNS, keys.outbox(run), keys.leases(self._queue)]
+        recipe = recipe_of_singles(lane, self._queue)
+        await self._call("open", open_keys, [run, recipe, self._holder, lane.value, self._lease_us])
+        return Outbox(lease=Lease(run, fence=1), lane=lane, track=True)
+
+    async def accept(self, outbox: Outbox, group: Group) -> GroupAnswer:
+        lease, bounds = outbox.lease, await self._current_bounds()
+        records = [
+            kept(
+                number=item.number,
+                text=item.text,
+                accepted_us=group.accepted_us,
+                lane=outbox.lane,
+                callback_url=item.callback_url,
+            )
+            for item in group.items
+        ]
+        accept_keys = [
+            keys.STATS,
+            keys.run(lease.run),
+            keys.outbox(lease.run),
+            keys.OUTBOX,
+            keys.leases(self._queue),
+            keys.CALLBACKS,
+        ]
+        args: list[Any] = [
+            lease.run,
+            lease.fence,
+            group.number,
+            group.relayed,
+            self._lease_us,
+            self._message_ttl_s,
+            bounds.messages,
+            bounds.bytes,
+            int(KEY_KEPT_S),
+            _us(FIRST_LOOK_S),
+            self._callback_ms,
+            PIECE_MESSAGES,
+            len(records),
+            *records,
+            *chain.from_iterable(_extras(group.items)),
+        ]
+        answer = await self._call("accept", accept_keys, args)
+        if not answer:
+            raise LeaseLost(f"run {lease.run} takes no more messages of this gateway")
+        first, *rest = answer
+        exceptions = {
+            at: Exceptional(Verdict(why.decode()), of.decode())
+            for at, why, of in zip(rest[::3], rest[1::3], rest[2::3], strict=True)
+        }
+        return GroupAnswer(first, exceptions)
+
+    async def _stage(self, batch: NewRun) -> None:
+        """Keeps the texts of a large run for a while, before it is accepted."""
+        texts_key, ttl_s = keys.texts(batch.run), max(1, int(self._keeping.staged_s))
+        chunks = packed(batch.messages)
+        while some := list(islice(chunks, 8)):
+
+            async def keep(some: list[tuple[int, bytes]] = some) -> None:
+                pipe = self._redis.pipeline(transaction=True)
+                pipe.hset(texts_key, items=list(chain.from_iterable(some)))
+                pipe.expire(texts_key, ttl_s)
+                await pipe.execute()
+
+            await retry_until_answered(keep)
+
+    async def accept_run(self, batch: NewRun) -> Outbox | Exceptional:
+        staged = not batch.track and len(batch.items) > self._keeping.staged_from
+        if staged:
+            await self._stage(batch)
+        bounds, key = await self._current_bounds(), batch.key
+        run, messages = batch.run, len(batch.items)
+        run_keys = [
+            keys.STATS,
+            keys.run(run),
+            keys.RUNS,
+            keys.outbox(run),
+            keys.OUTBOX,
+            keys.leases(self._queue),
+            keys.CALLBACKS,
+            keys.texts(run),
+            _name(key),
+        ]
+        content = [] if staged else list(_content(batch))
+        args: list[Any] = [
+            run,
+            recipe_of_batch(messages, batch.lane, self._queue),
+            self._holder,
+            batch.lane.value,
+            int(batch.track),
+            messages,
+            key.fingerprint if key else "",
+            self._lease_us,
+            bounds.messages,
+            bounds.bytes,
+            int(KEY_KEPT_S),
+            _us(FIRST_LOOK_S),
+            self._callback_ms,
+            PIECE_MESSAGES,
+            -(-messages // CHUNK_MESSAGES),
+            len(content),
+            *content,
+            *chain.from_iterable(_callbacks(batch)),
+        ]
+        said, *of = await self._call("accept_run", run_keys, args)
+        match said.decode():
+            case "accepted":
+                return Outbox(
+                    lease=Lease(run, fence=1), lane=batch.lane, track=batch.track, accepted=messages
+                )
+            case "unstaged":
+                raise Unavailable(f"Redis lost texts of run {run} before it was accepted")
+            case why:
+                return Exceptional(Verdict(why), of[0].decode())
+
+    async def confirm(self, lease: Lease, relayed: int, close: bool = False) -> int:
+        confirm_keys = [
+            keys.run(lease.run),
+            keys.outbox(lease.run),
+            keys.OUTBOX,
+            keys.leases(self._queue),
+        ]
+        args = [
+            lease.run,
+            lease.fence,
+            relayed,
+            self._lease_us,
+            self._message_ttl_s,
+            int(close),
+            max(1, int(self._keeping.run_ttl_s)),
+            max(1, int(self._keeping.closed_s)),
+        ]
+        accepted: int = await self._call("confirm", confirm_keys, args)
+        if accepted < 0:
+            raise LeaseLost(f"another gateway relays run {lease.run}")
+        return accepted
+
+    async def release(self, lease: Lease) -> None:
+        release_keys = [keys.outbox(lease.run), keys.leases(self._queue)]
+        await self._call("release", release_keys, [lease.run, lease.fence])
+
+    async def take_over(self, silent_s: float) -> Outbox | None:
+        args = [self._holder, _us(silent_s), self._lease_us]
+        found = await self._call("take_over", [keys.leases(self._queue)], args)
+        if not found:
+            return None
+        run, fence, lane, track, relayed, accepted = found
+        return Outbox(
+            lease=Lease(run.decode(), fence),
+            lane=Lane(lane.decode()),
+            track=track == b"1",
+            relayed=relayed,
+            accepted=accepted,
+        )
+
+    async def read(self, outbox: Outbox, first: int, count: int) -> list[Message | None]:
+        return await self._tracker.messages(outbox.lease.run, range(first, first + count))
+
+    async def backlog(self) -> tuple[int, int]:
+        messages, size = await retry_until_answered(
+            lambda: self._redis.hmget(keys.OUTBOX, ["messages", "bytes"])
+        )
+        return int(messages or 0), int(size or 0)
+
+    @property
+    def _lease_us(self) -> int:
+        return _us(self._keeping.lease_s)
+
+    @property
+    def _message_ttl_s(self) -> int:
+        return max(1, int(self._keeping.message_ttl_s))
+
+    @property
+    def _callback_ms(self) -> int:
+        return int((self._keeping.message_ttl_s + RETRY_ROOM_S) * 1000)
+
+    async def _current_bounds(self) -> Bounds:
+        """The bounds, with a share of the memory that Redis may use now."""
+        if time.monotonic() >= self._bounds_until_s:
+            try:
+                memory = await retry_until_answered(lambda: self._redis.info("memory"))
+            except ResponseError:  # INFO may be forbidden
+                memory = {}
+            maxmemory = int(memory.get("maxmemory", 0))
+            most = int(self._keeping.memory_share * maxmemory) if maxmemory else self._keeping.bounds.bytes
+            self._bounds = Bounds(self._keeping.bounds.messages, min(most, self._keeping.bounds.bytes))
+            self._bounds_until_s = time.monotonic() + self._keeping.bounds_for_s
+        return self._bounds
+
+    async def _call(self, script: str, script_keys: list[str], args: list[Any]) -> Any:
+        return await retry_until_answered(lambda: self._scripts[script](keys=script_keys, args=args))
+
+
+def script_texts() -> dict[str, str]:
+    """Each script as Redis gets it."""
+    lua = files("gateway.acceptance") / "lua"
+    prefixes = {
+        "MESSAGE_KEY": keys.message(""),
+        "TEXTS_KEY": keys.texts(""),
+        "CALLBACK_KEY": keys.callback(""),
+        "OUTBOX_KEY": keys.outbox(""),
+    }
+    names = "".join(f"local {name} = '{prefix}'\n" for name, prefix in prefixes.items())
+    prelude = names + (lua / "prelude.lua").read_text()
+    return {name: with_prelude(prelude + (lua / f"{name}.lua").read_text()) for name in _SCRIPTS}
+
+
+def _extras(items: Sequence[Item]) -> Iterator[tuple[Any, ...]]:
+    """What accept.lua gets of each item that has a key or a callback."""
+    for at, item in enumerate(items):
+        if item.key is not None or item.callback_url is not None:
+            fingerprint = item.key.fingerprint if item.key else ""
+            yield at, _name(item.key), fingerprint, item.number, item.callback_url or ""
+
+
+def _content(batch: NewRun) -> Iterator[Any]:
+    """The records of a tracked run; else its texts, chunk by chunk."""
+    if not batch.track:
+        yield from chain.from_iterable(packed(batch.messages))
+        return
+    for item in batch.items:
+        yield kept(
+            number=item.number,
+            text=item.text,
+            accepted_us=batch.accepted_us,
+            lane=batch.lane,
+            callback_url=item.callback_url,
+        )
+
+
+def _callbacks(batch: NewRun) -> Iterator[tuple[Any, ...]]:
+    for seq, item in enumerate(batch.items):
+        if item.callback_url is not None:
+            yield seq, item.number, item.callback_url
+
+
+def _name(key: IdempotencyKey | None) -> str:
+    return keys.idempotency_key(key.caller, key.digest) if key else ""
+
+
+def _us(seconds: float) -> int:
+    return int(seconds * 1e6)
