@@ -24,7 +24,7 @@ from common.logs import configure_logs
 from common.messages import E164_PATTERN, MAX_SEQ, MAX_TEXT_CHARS, Outcome
 from common.settings import load_settings
 from sender.providers.open_files import raise_file_limit
-from sender.providers.profiles import Conditions, Profile
+from sender.providers.profiles import Conditions, Profile, configured_profile
 
 log = logging.getLogger(__name__)
 
@@ -231,7 +231,7 @@ def main(argv: list[str] | None = None, prog: str = "smsim provider") -> int:
         configure_logs("provider", settings.log_level, settings.log_file, sys.stderr)
         warn_of_near_misses()
         seed = secrets.randbits(63) if settings.seed is None else settings.seed
-        provider = MockProvider(Profile.from_settings(settings), seed, args.record)
+        provider = MockProvider(configured_profile(settings), seed, args.record)
         raise_file_limit()
         stop = stop_on_signals()
         async with serving(provider, args.host, args.port) as port:

@@ -23,7 +23,7 @@ from gateway.idempotency.memory import MemoryIdempotency
 from monitor.metrics import PipelineMetrics
 from sender.metrics import SenderMetrics
 from sender.providers import simulated
-from sender.providers.magic import THROTTLED_ATTEMPTS, MagicNumbers
+from sender.providers.magic import MagicBehaviour, MagicNumbers
 from sender.providers.profiles import refuse_beside_profile
 from sender.service import Sender
 
@@ -33,7 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "mean_processing_time": 0.1,
     "failure_rate": 0.0,
     "sender_concurrency": 10_000,
-    "max_attempts": THROTTLED_ATTEMPTS + 1,
+    "max_attempts": MagicBehaviour.throttled_attempts + 1,
     "retry_backoff": 0.25,
     "shutdown_grace": 1.0,  # all is forgotten at the end anyway
     "log_level": LogLevel.WARNING,

@@ -6,13 +6,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from aiohttp import web
+from numpy.typing import NDArray
 
-from common.messages import Message, Outcome
+from common.messages import Message, Outcome, Seqs
 from sender.providers.bulk import Sends
+from sender.providers.draws import Stream, uniforms
 from sender.providers.port import Result
 
 NUMBER = "+358401234560"
 TEXT = "Water is rising, leave now"
+
+
+def failures(seed: int, seqs: Seqs, attempt: int, rate: float) -> NDArray[np.bool_]:
+    """Which sends fail with a probability, where the provider has no other failures."""
+    return uniforms(seed, seqs, attempt, Stream.OUTCOME) < rate
 
 
 class Reports:

@@ -1,6 +1,7 @@
-"""Random draws for simulated sends: a hash of (seed, seq, attempt), so a run repeats however it is spread."""
+"""Random draws for simulated sends: a hash of (seed, seq, attempt), so a run repeats however it is distributed."""
 
 import math
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,58 +9,84 @@ from numpy.typing import NDArray
 from common.messages import Seqs
 from common.settings import Distribution
 
-# SplitMix64's increment and finaliser: G. Steele, D. Lea, C. Flood, "Fast Splittable Pseudorandom Number
-# Generators", OOPSLA 2014; constants of the finaliser by D. Stafford, variant 13.
-GOLDEN = 0x9E3779B97F4A7C15
-MIX_1 = 0xBF58476D1CE4E5B9
-MIX_2 = 0x94D049BB133111EB
-WORD = (1 << 64) - 1
-
-# What a draw is for: streams 1 and 2 decide on the time, this one on the outcome.
-OUTCOME_STREAM = 3
+Floats = NDArray[np.float64]
 
 
-def uniforms(seed: int, seqs: Seqs, attempt: int, stream: int) -> NDArray[np.float64]:
-    """A uniform number strictly between 0 and 1 for each seq; another stream gives independent ones."""
-    key = _mix_one(_mix_one(seed + GOLDEN) + _mix_one((attempt << 8) + stream + 1))
+class Stream(IntEnum):
+    """The independent random numbers of a send, by their use."""
+
+    TIME = 1
+    TIME_ANGLE = 2
+    OUTCOME = 3
+
+
+class SplitMix64:
+    """The random number generator SplitMix64: its increment and its finalizer.
+
+    G. Steele, D. Lea, C. Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014. The constants of the
+    finalizer are D. Stafford's variant 13.
+    """
+
+    INCREMENT = 0x9E3779B97F4A7C15
+    FACTOR_1 = 0xBF58476D1CE4E5B9
+    FACTOR_2 = 0x94D049BB133111EB
+    WORD = (1 << 64) - 1
+
+    @classmethod
+    def mix(cls, x: int) -> int:
+        """The finalizer, on one number."""
+        x &= cls.WORD
+        x = (x ^ x >> 30) * cls.FACTOR_1 & cls.WORD
+        x = (x ^ x >> 27) * cls.FACTOR_2 & cls.WORD
+        return x ^ x >> 31
+
+    @classmethod
+    def mix_in_place(cls, x: NDArray[np.uint64]) -> None:
+        """The finalizer, on each number of an array."""
+        x ^= x >> np.uint64(30)
+        x *= np.uint64(cls.FACTOR_1)
+        x ^= x >> np.uint64(27)
+        x *= np.uint64(cls.FACTOR_2)
+        x ^= x >> np.uint64(31)
+
+
+def uniforms(seed: int, seqs: Seqs, attempt: int, stream: int) -> Floats:
+    """A uniform number strictly between 0 and 1 for each seq; other streams give independent ones."""
+    generator = SplitMix64.mix(seed + SplitMix64.INCREMENT)
+    key = SplitMix64.mix(generator + SplitMix64.mix((attempt << 8) + stream + 1))
     x = seqs.astype(np.uint64)
-    x *= np.uint64(GOLDEN)
+    x *= np.uint64(SplitMix64.INCREMENT)
     x += np.uint64(key)
-    x ^= x >> np.uint64(30)
-    x *= np.uint64(MIX_1)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(MIX_2)
-    x ^= x >> np.uint64(31)
+    SplitMix64.mix_in_place(x)
+    # The upper 52 bits, at the middle of their interval: never 0 or 1.
     return ((x >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
-def _mix_one(x: int) -> int:
-    x &= WORD
-    x = (x ^ x >> 30) * MIX_1 & WORD
-    x = (x ^ x >> 27) * MIX_2 & WORD
-    return x ^ x >> 31
-
-
 def processing_times_us(
-    seed: int, seqs: Seqs, attempt: int, distribution: Distribution, mean_s: float, stddev_s: float
+    seed: int, seqs: Seqs, attempt: int, *, distribution: Distribution, mean_s: float, stddev_s: float
 ) -> NDArray[np.int64]:
-    """How long each send takes, in microseconds. Negative draws of the normal distribution count as 0."""
+    """The time of each send, in microseconds. Negative draws of the normal distribution count as 0."""
     if mean_s == 0 or distribution is Distribution.CONSTANT:
         return np.full(seqs.size, round(mean_s * 1e6), np.int64)
-    u = uniforms(seed, seqs, attempt, 1)
+    u = uniforms(seed, seqs, attempt, Stream.TIME)
     if distribution is Distribution.EXPONENTIAL:
         times_s = -mean_s * np.log(u)
     else:
-        # Box and Muller, "A Note on the Generation of Random Normal Deviates", 1958.
-        z = np.sqrt(-2 * np.log(u)) * np.cos(2 * math.pi * uniforms(seed, seqs, attempt, 2))
+        normal = _normal(u, uniforms(seed, seqs, attempt, Stream.TIME_ANGLE))
         if distribution is Distribution.NORMAL:
-            times_s = np.maximum(mean_s + stddev_s * z, 0)
+            times_s = np.maximum(mean_s + stddev_s * normal, 0)
         else:
-            variance = math.log1p((stddev_s / mean_s) ** 2)
-            times_s = np.exp(math.log(mean_s) - variance / 2 + math.sqrt(variance) * z)
+            times_s = _lognormal(normal, mean_s, stddev_s)
     return np.rint(times_s * 1e6).astype(np.int64)
 
 
-def failures(seed: int, seqs: Seqs, attempt: int, rate: float) -> NDArray[np.bool_]:
-    """Which sends fail, each with probability `rate`."""
-    return uniforms(seed, seqs, attempt, OUTCOME_STREAM) < rate
+def _normal(u: Floats, v: Floats) -> Floats:
+    """Standard normal numbers: G. Box, M. Muller, "A Note on the Generation of Random Normal Deviates", 1958."""
+    radius: Floats = np.sqrt(-2 * np.log(u))
+    angle: Floats = 2 * math.pi * v
+    return radius * np.cos(angle)
+
+
+def _lognormal(normal: Floats, mean_s: float, stddev_s: float) -> Floats:
+    variance = math.log1p((stddev_s / mean_s) ** 2)
+    return np.exp(math.log(mean_s) - variance / 2 + math.sqrt(variance) * normal)

@@ -79,7 +79,8 @@ class BulkAdapter:
 
     async def _run(self, sends: Sends, position: int, message: Message) -> None:
         """Runs one send and records its result."""
-        outgoing = OutgoingMessage(f"{sends.run}.{message.seq}", message.to, message.text, sends.attempt)
+        message_id = f"{sends.run}.{message.seq}"
+        outgoing = OutgoingMessage(message_id, message.to, message.text, sends.attempt)
         began_s = time.perf_counter()
         result = await self._result(outgoing)
         took_s = time.perf_counter() - began_s

@@ -16,7 +16,7 @@ from common.messages import Outcome
 from examples.provider.smsim_acme import AcmeProvider, AcmeSettings
 from sender.providers.bulk import BulkProvider
 from sender.providers.http import HttpProvider
-from sender.providers.magic import Magic, MagicNumbers
+from sender.providers.magic import Magic, MagicBehaviour, MagicNumbers
 from sender.providers.port import OutgoingMessage, Result
 from sender.providers.profiles import Profile, builtin_profiles, load_profile
 from sender.providers.simulated import SimulatedProvider
@@ -72,7 +72,9 @@ async def simulated_bench(profile: str) -> AsyncIterator[Bench]:
 @asynccontextmanager
 async def magic_bench() -> AsyncIterator[Bench]:
     numbers = [NUMBER, *(magic.number() for magic in Magic)]
-    yield Bench(lambda: MagicNumbers(SimulatedProvider(quick("flaky"), seed=1), delay_s=0.1), numbers)
+    yield Bench(
+        lambda: MagicNumbers(SimulatedProvider(quick("flaky"), seed=1), MagicBehaviour(delay_s=0.1)), numbers
+    )
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ from common.errors import UsageError
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Outcomes
 from common.messages import Outcome
-from sender.providers.magic import DELAY_S, Magic
+from sender.providers.magic import Magic, MagicBehaviour
 from simulation.serve import DEFAULTS, forget_old_runs, stand_in_settings
 from tests.e2e.processes import ROOT, Launched, Launcher, run_to_end
 from tests.waiting import eventually
@@ -138,7 +138,7 @@ async def test_magic_numbers(stand_in: StandIn) -> None:
         *(("sending", 2), ("queued", 2), ("sending", 3), ("sent", 3)),
     ]
     message = await stand_in.settled(delayed)
-    assert (message["status"], message["steps"][-1]["time_s"]) == ("sent", DELAY_S)
+    assert (message["status"], message["steps"][-1]["time_s"]) == ("sent", MagicBehaviour.delay_s)
     _, inbox = await stand_in.ask("GET", "/inbox")
     assert [m["uuid"] for m in inbox["messages"]] == [throttled, delayed]
 

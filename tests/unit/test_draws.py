@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from common.settings import Distribution
-from sender.providers.draws import failures, processing_times_us, uniforms
+from sender.providers.draws import processing_times_us, uniforms
+from tests.providers import failures
 
 SEQS = np.arange(100_000, dtype=np.int64)
 EXPECTED_STDDEV = {
@@ -23,7 +24,9 @@ EXPECTED_STDDEV = {
 def times_s(
     distribution: Distribution, mean_s: float = 2.0, stddev_s: float = 0.4, seed: int = 1
 ) -> NDArray[np.float64]:
-    return processing_times_us(seed, SEQS, 1, distribution, mean_s, stddev_s) / 1e6
+    return (
+        processing_times_us(seed, SEQS, 1, distribution=distribution, mean_s=mean_s, stddev_s=stddev_s) / 1e6
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**63 - 1])
@@ -106,7 +109,9 @@ def test_a_message_has_its_draw_however_it_is_sliced(seed, seqs, attempt, distri
 
     def drawn(some: list[int]) -> dict[int, tuple[int, bool]]:
         array = np.array(some, np.int64)
-        times = processing_times_us(seed, array, attempt, distribution, 1.0, 0.1).tolist()
+        times = processing_times_us(
+            seed, array, attempt, distribution=distribution, mean_s=1.0, stddev_s=0.1
+        ).tolist()
         return dict(
             zip(some, zip(times, failures(seed, array, attempt, 0.3).tolist(), strict=True), strict=True)
         )

@@ -20,10 +20,18 @@ from common.messages import Outcome
 from common.settings import Distribution, load_settings
 from sender.cli import main as sender_main
 from sender.providers.bulk import Sends
-from sender.providers.draws import failures, processing_times_us
-from sender.providers.profiles import Conditions, Profile, Window, builtin_profiles, load_profile
+from sender.providers.draws import processing_times_us
+from sender.providers.profiles import (
+    Conditions,
+    Profile,
+    Window,
+    builtin_profiles,
+    configured_profile,
+    load_profile,
+)
 from sender.providers.simulated import SimulatedProvider
 from simulation.simulate import main as simulate_main
+from tests.providers import failures
 
 ROOT = Path(__file__).parents[2]
 SEQS = np.arange(100_000, dtype=np.int64)
@@ -139,8 +147,11 @@ def test_the_settings_alone_are_a_profile(distribution: Distribution, attempt: i
         processing_time_distribution=distribution,
         failure_rate=0.3,
     )
-    plays = Profile.from_settings(settings).play(9, SEQS, attempt, 0)
-    assert np.array_equal(plays.times_us, processing_times_us(9, SEQS, attempt, distribution, 0.5, 0.2))
+    plays = configured_profile(settings).play(9, SEQS, attempt, 0)
+    assert np.array_equal(
+        plays.times_us,
+        processing_times_us(9, SEQS, attempt, distribution=distribution, mean_s=0.5, stddev_s=0.2),
+    )
     fails = failures(9, SEQS, attempt, 0.3)
     assert np.array_equal(plays.outcomes, np.where(fails, Outcome.RETRY, Outcome.SENT))
     assert plays.retry_after_s is None
@@ -155,7 +166,7 @@ def test_the_standard_deviation_is_a_tenth_of_the_mean_unless_given() -> None:
 def test_a_profile_takes_the_place_of_the_settings(bare_environment: Path) -> None:
     """PROVIDER_PROFILE=dead fails all, whatever FAILURE_RATE says."""
     settings = load_settings(provider_profile="dead", failure_rate=0.0)
-    assert Profile.from_settings(settings) == load_profile("dead")
+    assert configured_profile(settings) == load_profile("dead")
 
 
 # Windows
@@ -165,8 +176,8 @@ def test_a_window_holds_from_its_beginning_until_before_its_end() -> None:
     """Once, unless it says `every_s`."""
     once, again = (Window(from_s=10, to_s=20, every_s=every_s) for every_s in (None, 100))
     ages = (0, 9.999, 10, 19.999, 20, 109.999, 110, 119.999, 120, 1_015)
-    assert [age for age in ages if once.holds(age)] == [10, 19.999]
-    assert [age for age in ages if again.holds(age)] == [10, 19.999, 110, 119.999, 1_015]
+    assert [age for age in ages if once.contains(age)] == [10, 19.999]
+    assert [age for age in ages if again.contains(age)] == [10, 19.999, 110, 119.999, 1_015]
 
 
 def test_a_window_changes_what_it_names_and_nothing_else() -> None:

@@ -17,9 +17,10 @@ from common.messages import Lane, Message
 from common.publishing.random_source import RandomSource
 from common.publishing.recipes import Source
 from common.settings import Distribution, load_settings
-from sender.providers.draws import failures, processing_times_us
+from sender.providers.draws import processing_times_us
 from simulation import cli
 from simulation.pipeline import LARGEST_BATCH, Simulation, fitting_batch_size, simulate
+from tests.providers import failures
 
 pytestmark = pytest.mark.usefixtures("bare_environment", "process_as_before")
 
@@ -41,7 +42,9 @@ async def simulated(
 
 
 def times_us(attempt: int) -> NDArray[np.int64]:
-    return processing_times_us(SEED, SEQS, attempt, Distribution.NORMAL, 0.01, 0.001)
+    return processing_times_us(
+        SEED, SEQS, attempt, distribution=Distribution.NORMAL, mean_s=0.01, stddev_s=0.001
+    )
 
 
 async def test_every_message_is_accounted_for() -> None:
