@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-import hypothesis
 import pytest
+from blockbuster import BlockBuster
 
 from common.settings import Settings
-from tests.runners import ServersUnavailableError, docker_answers
+from tests.blocking import blocking_calls
+from tests.examples import register_profiles
+from tests.runners import ServersUnavailableError, docker_answers, free_port
 from tests.servers import RabbitServer, RedisServer, Server
+from tests.spreading import spread, workers
 
 # So that the asserts of helpers speak. Named here, before any is imported: tests use those of other folders, too.
 for helpers in ("chaos", "docker", "e2e", "gateway", "metrics", "model"):
@@ -22,9 +25,7 @@ S = TypeVar("S", bound=Server)
 
 ON_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
-hypothesis.settings.register_profile("default", deadline=None)
-hypothesis.settings.register_profile("ci", deadline=None, max_examples=200, print_blob=True)
-hypothesis.settings.load_profile("ci" if ON_CI else "default")
+register_profiles(ON_CI)
 
 
 def pytest_configure() -> None:
@@ -33,8 +34,14 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """How many workers `-n auto` starts."""
+    return workers()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `docker` say that they did not run where there is no engine: the one thing CI may skip."""
+    spread(items)
     marked = [item for item in items if item.get_closest_marker("docker")]
     if marked and not docker_answers():
         for item in marked:
@@ -64,6 +71,12 @@ def _running(kind: Callable[[], S]) -> Iterator[S]:
         yield server
 
 
+@pytest.fixture
+def unused_tcp_port() -> int:
+    """A port where nobody listens; pytest-asyncio's own is one that an outgoing connection may be given."""
+    return free_port()
+
+
 @pytest.fixture(scope="session")
 def font_cache() -> None:
     """Matplotlib's, which takes long when it is made, the first time ever, and then says so on stderr."""
@@ -79,3 +92,16 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def _blocking_calls() -> BlockBuster:
+    return blocking_calls()
+
+
+@pytest.fixture(autouse=True)
+def _loop_is_never_blocked(_blocking_calls: BlockBuster) -> Iterator[None]:
+    """A blocking call of product code under a running event loop fails the test."""
+    _blocking_calls.activate()
+    yield
+    _blocking_calls.deactivate()

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import os
 import random
 import shutil
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.docker_client import DockerClient
 
 _STOP_DEADLINE_S = 30
+# Into how many parts the ports are divided among workers.
+_PORTS_SHARES = 16
 # Debian puts servers where a user's PATH doesn't look. Its /usr/sbin/rabbitmq-server changes to another user when root,
 # so RabbitMQ's own script, in /usr/lib, comes first.
 _SEARCH = ["/usr/lib/rabbitmq/bin", *os.get_exec_path(), "/usr/local/sbin", "/usr/sbin", "/opt/homebrew/sbin"]
@@ -240,16 +243,24 @@ def docker_answers() -> bool:
 
 
 def free_port() -> int:
-    """A port that is free, and stays so while its server is down.
+    """A port that is free, that no other worker of pytest-xdist takes, and that this one is not given again.
 
     It lies below the ports that systems give to outgoing connections (32768 and up on Linux): from that range, another
     connection may take the port of a killed server, and a client that keeps trying it may even connect to itself.
     """
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = next(_ports())
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+@functools.cache
+def _ports() -> Iterator[int]:
+    """The ports of this worker, in an order of its own: two test runs on one machine are not to meet."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _PORTS_SHARES
+    ports = list(range(20_000 + worker, 32_000, _PORTS_SHARES))
+    return itertools.cycle(random.Random(os.urandom(8)).sample(ports, len(ports)))
 
 
 def temporary_folder(name: str) -> Path:

@@ -24,6 +24,7 @@ from common.ledger.port import Ledger, Outcomes, Publication, Standing
 from common.ledger.redis import RedisLedger
 from common.messages import Outcome, Seqs, State
 from tests.contract.benches import redis_ledger
+from tests.examples import examples
 from tests.servers import RedisServer
 
 T = TypeVar("T")
@@ -293,7 +294,8 @@ def test_the_memory_ledger_is_what_the_model_says(loop: asyncio.AbstractEventLoo
     """Any sequence of calls leaves the same states, counters and answers."""
     LedgerMachine.loop, LedgerMachine.redis_server = loop, None
     run_state_machine_as_test(
-        LedgerMachine, settings=settings(max_examples=150, stateful_step_count=30, deadline=None)
+        LedgerMachine,
+        settings=settings(max_examples=examples(30, 150), stateful_step_count=30, deadline=None),
     )
 
 
@@ -304,5 +306,5 @@ def test_the_redis_ledger_is_what_the_model_says(
     """The same, through the Lua scripts of a real Redis."""
     LedgerMachine.loop, LedgerMachine.redis_server = loop, redis_server
     run_state_machine_as_test(
-        LedgerMachine, settings=settings(max_examples=60, stateful_step_count=30, deadline=None)
+        LedgerMachine, settings=settings(max_examples=examples(15, 60), stateful_step_count=30, deadline=None)
     )

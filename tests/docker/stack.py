@@ -5,7 +5,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 
 import aiohttp
 from redis import Redis
+
+from tests.runners import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 COMMAND_TIMEOUT_S = 600
@@ -34,12 +35,6 @@ def run(
 def compose_command() -> list[str]:
     """docker-compose where it is installed, else the plugin."""
     return ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Stack:

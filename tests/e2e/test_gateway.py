@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from common.messages import State
-from tests.docker.stack import free_port
 from tests.e2e.pipeline import Pipeline
 from tests.e2e.processes import Launched
 from tests.gateway.posting import post_all
+from tests.runners import free_port
 from tests.waiting import eventually
 
 KEY = "a-key-for-tests-only"

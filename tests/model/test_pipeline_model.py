@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 from common.broker.port import Shelf
 from common.messages import Batch, Lane, State, decode_batch
 from common.rate.memory import MemoryRateLimit
+from tests.examples import examples
 from tests.model.world import (
     BAD_SEQ,
     Confirm,
@@ -391,7 +392,7 @@ def test_every_message_is_counted_once_whatever_happens(virtual_loop: VirtualLoo
     run_state_machine_as_test(
         PipelineMachine,
         settings=settings(
-            max_examples=2000,
+            max_examples=examples(200, 2000),
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],

@@ -20,6 +20,7 @@ from monitor.metrics import PipelineMetrics
 from sender.counts import SendCounts
 from sender.metrics import SenderMetrics
 from tests.metrics import SNAPSHOT, everything, idle_sender, read, scrape
+from tests.runners import free_port
 
 LABELS = {
     *("outcome", "lane", "operation", "method", "status", "queue", "reason", "le"),
@@ -244,9 +245,3 @@ async def test_a_port_that_is_taken_is_one_clear_line() -> None:
         f"METRICS_HOST=127.0.0.1, METRICS_PORT={port}: can't listen there: Address already in use;"
         " set another port, 0 for any that is free, or none"
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
