@@ -17,6 +17,8 @@ MAIN := $(VENV)/.installed-main
 DEV  := $(VENV)/.installed-dev
 PEERS := $(VENV)/.installed-peers
 comma := ,
+# Several workers of pytest-xdist, each with servers of its own (tests/spreading.py).
+SIDE_BY_SIDE := -n auto --dist loadgroup
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
@@ -25,7 +27,7 @@ export POETRY_NO_INTERACTION := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo serve test test-docker chaos fuzz soak lint format bench bench-smoke bench-gateway scaling latency volumes memory env servers browser clean
+.PHONY: help setup demo serve test test-all test-docker chaos fuzz soak lint format bench bench-smoke bench-gateway scaling latency volumes memory env servers browser clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,8 +42,11 @@ demo: $(MAIN) ## run the embedded pipeline on a contacts file and on random mess
 serve: $(MAIN) ## run a local stand-in for an SMS service on http://localhost:8000; needs no server
 	@$(BIN)/smsim serve
 
-test: $(DEV) servers browser ## run all tests, on real servers too
-	$(BIN)/pytest
+test: $(DEV) servers browser ## run the tests in minutes, on real servers too
+	$(BIN)/pytest $(SIDE_BY_SIDE)
+
+test-all: $(DEV) servers browser ## run the tests in their long forms, too
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not docker" --hypothesis-profile=long
 
 test-docker: $(DEV) ## run the tests of the image and of the compose stack; needs a Docker engine
 	$(BIN)/pytest -m docker tests/docker

@@ -37,7 +37,7 @@ def test_redis_asks_for_its_password() -> None:
             redis.Redis(server.host, server.port, retry=once).ping()
 
 
-@pytest.mark.parametrize("end", ["kill", "stop"])
+@pytest.mark.parametrize("end", ["kill", pytest.param("stop", marks=pytest.mark.slow)])
 async def test_rabbit_keeps_its_data(rabbit_server: RabbitServer, end: str) -> None:
     """A confirmed persistent message is there after SIGKILL, or a graceful stop, and start, on the same port."""
     queue, port, pid = f"test-servers-{end}", rabbit_server.port, rabbit_server.pid

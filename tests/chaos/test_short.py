@@ -7,7 +7,6 @@ import pytest
 from tests.chaos.__main__ import SHORT_FAULTS, SHORT_MESSAGES, chaos
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("rabbit_server", "redis_server")  # where there are no servers, they say so
 def test_the_short_form() -> None:

@@ -8,8 +8,7 @@ from tests.e2e.pipeline import Pipeline
 from tests.waiting import eventually
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("batch_size", [1, 50])
+@pytest.mark.parametrize("batch_size", [1, pytest.param(50, marks=pytest.mark.slow)])
 async def test_one_of_three_senders_is_killed(pipeline: Pipeline, batch_size: int) -> None:
     """SIGKILL with sends in flight: the others take over, and 20,000 messages are accounted for, each once."""
     pipeline.use(MEAN_PROCESSING_TIME=0.5, SENDER_CONCURRENCY=1500, BATCH_SIZE=batch_size)

@@ -50,10 +50,13 @@ def test_what_was_unacked_when_rabbitmq_died_is_flagged(
     assert all(taken[body] for body in held)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("queue_type", "messages", "batch_size"),
-    [("quorum", 20_000, 1), ("quorum", 200_000, 50), ("classic", 20_000, 1)],
+    [
+        ("quorum", 20_000, 1),
+        pytest.param("quorum", 200_000, 50, marks=pytest.mark.slow),
+        pytest.param("classic", 20_000, 1, marks=pytest.mark.slow),
+    ],
 )
 async def test_rabbitmq_dies_and_comes_back(
     mortal_pipeline: Pipeline, queue_type: str, messages: int, batch_size: int
@@ -71,8 +74,9 @@ async def test_rabbitmq_dies_and_comes_back(
     assert all(one.logged("broker_lost") and one.logged("broker_back") for one in [producer, *senders])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("messages", "batch_size"), [(20_000, 1), (200_000, 50)])
+@pytest.mark.parametrize(
+    ("messages", "batch_size"), [(20_000, 1), pytest.param(200_000, 50, marks=pytest.mark.slow)]
+)
 async def test_redis_dies_and_comes_back(mortal_pipeline: Pipeline, messages: int, batch_size: int) -> None:
     """SIGKILL of Redis, three times, while a producer and senders work: all carry on, the totals are exact."""
     pipeline = mortal_pipeline
@@ -88,7 +92,6 @@ async def test_redis_dies_and_comes_back(mortal_pipeline: Pipeline, messages: in
     assert all(one.logged("ledger_unreachable") and one.logged("ledger_answers_again") for one in senders)
 
 
-@pytest.mark.slow
 async def test_all_connections_are_cut(pipeline: Pipeline) -> None:
     """RabbitMQ closes every connection in mid-run: they are made again, and the totals are exact."""
     producer, senders = await _at_work(pipeline, 20_000, 1)

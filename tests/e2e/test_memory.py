@@ -40,7 +40,6 @@ print(open("{PEAK}").read().split("VmHWM:")[1].split()[0])
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not PEAK.exists(), reason="the peak of one process is told by Linux only")
 def test_a_million_messages_in_constant_memory() -> None:
     """A producer of 1,000,000 messages to a broker that is drained as it goes never holds more than 150 MiB."""

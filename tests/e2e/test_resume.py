@@ -2,8 +2,6 @@
 
 from signal import SIGINT, SIGKILL
 
-import pytest
-
 from tests.e2e.pipeline import Pipeline
 from tests.e2e.processes import Launched
 from tests.waiting import eventually
@@ -17,7 +15,6 @@ async def refused(producer: Launched) -> str:
     return producer.stderr
 
 
-@pytest.mark.slow
 async def test_a_killed_producer_is_resumed(pipeline: Pipeline) -> None:
     """SIGKILL in mid-run, then `--resume`: in the end each message is accounted for once, and none is missing."""
     total = 300_000

@@ -123,7 +123,6 @@ async def test_a_simulated_run_goes_to_its_end_and_leaves_the_inbox_alone(stand_
     assert await stand_in.ask("GET", "/inbox") == (200, {"messages": []})
 
 
-@pytest.mark.slow
 async def test_magic_numbers(stand_in: StandIn) -> None:
     """Each comes out as documented, over the whole way: attempts, steps and the time of a send."""
     fails, never, throttled, delayed = [await stand_in.send(magic.number()) for magic in Magic]

@@ -19,9 +19,10 @@ from schemathesis.engine.recorder import ScenarioRecorder
 from schemathesis.hooks import GLOBAL_HOOK_DISPATCHER
 
 from common.web.bodies import NDJSON
+from tests.examples import examples
 from tests.gateway.running import KEY, NUMBER, running
 
-EXAMPLES = 60
+EXAMPLES = examples(15, 60)
 CONFIG = {
     "seed": 1,
     "headers": {"Authorization": f"Bearer {KEY}"},
@@ -103,7 +104,6 @@ class Findings:
                 self.wrong.append(f"{failure.operation}: {failure}\n  {check.failure_info.code_sample}")
 
 
-@pytest.mark.slow
 async def test_the_gateway_does_what_its_document_says(sensible: None) -> None:
     """Of the stand-in, which has all operations, with keys asked for, and a sender beside it."""
     findings = Findings()

@@ -211,7 +211,9 @@ def kept(broker: MemoryBroker) -> set[int]:
     return {m.seq for body, _ in broker.failed for m in decode_batch(body)[0].messages}
 
 
-@pytest.mark.parametrize(("max_attempts", "keep_failed"), [(1, False), (2, False), (2, True)])
+@pytest.mark.parametrize(
+    ("max_attempts", "keep_failed"), [(1, False), pytest.param(2, False, marks=pytest.mark.slow), (2, True)]
+)
 @pytest.mark.timeout(300)
 async def test_every_message_is_counted_once_wherever_a_sender_dies(
     make_ledger: MakeLedger, max_attempts: int, keep_failed: bool

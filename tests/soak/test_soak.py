@@ -45,6 +45,7 @@ def test_too_few_samples_have_no_trend() -> None:
     assert trend(samples_of(0, [10, 10])) is None
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_a_short_soak_is_exact(
     tmp_path: Path, rabbit_server: RabbitServer, redis_server: RedisServer
