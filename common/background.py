@@ -28,7 +28,7 @@ class Worker(Protocol):
         """Works until cancelled; may be called again after it ended."""
 
 
-async def kept_up(part: Worker) -> None:
+async def supervise(part: Worker) -> None:
     """Runs a part until cancelled. If it ends by itself, that is logged, and it begins again after a pause."""
     clock = asyncio.get_running_loop().time
     backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
@@ -61,7 +61,7 @@ async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
         _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
 
 
-async def ended_soon(tasks: Iterable[asyncio.Task[None]]) -> None:
+async def finish_within(tasks: Iterable[asyncio.Task[None]]) -> None:
     """Waits for tasks, but no longer than LAST_WORDS_S; then ends them: another gateway goes on with what they had."""
     pending = set(tasks)
     if pending:
@@ -71,7 +71,7 @@ async def ended_soon(tasks: Iterable[asyncio.Task[None]]) -> None:
         await end(pending)
 
 
-async def persistently(ask: Callable[[], Awaitable[T]]) -> T:
+async def retry_forever(ask: Callable[[], Awaitable[T]]) -> T:
     """Asks until no server refuses any more."""
     while True:
         try:

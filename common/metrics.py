@@ -66,7 +66,7 @@ def time_histogram(
 ) -> HistogramMetricFamily:
     """A histogram in seconds of times counted by octave: octave k holds 2**k to 2**(k + 1) microseconds.
 
-    As in the ledger (common/ledger/latency.py), the edges are off by a microsecond or two.
+    As in the ledger (common/ledger/histogram.py), the edges are off by a microsecond or two.
     """
     below = sum(count for octave, count in octaves.items() if octave < OCTAVES[0])
     buckets = []

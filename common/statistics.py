@@ -6,8 +6,8 @@ import msgspec
 from msgspec import Meta
 
 from common.counters import COUNTERS, Counters
-from common.ledger.latency import percentile_s
-from common.ledger.port import Snapshot
+from common.ledger.histogram import percentile_s
+from common.ledger.values import Snapshot
 
 Seconds = Annotated[float, Meta(description="seconds")]
 

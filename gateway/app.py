@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from common.background import Worker, end, kept_up
+from common.background import Worker, end, supervise
 from common.broker.port import Broker
 from common.ledger.port import Ledger
 from common.settings import Settings
@@ -151,7 +151,7 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def _working(self) -> AsyncIterator[None]:
         await self._intake.open()
-        self._tasks = [asyncio.create_task(kept_up(part)) for part in self._background]
+        self._tasks = [asyncio.create_task(supervise(part)) for part in self._background]
         try:
             yield
         finally:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from common.counters import COUNTERS, Kind
-from common.ledger.latency import BUCKETS_PER_OCTAVE
-from common.ledger.port import Snapshot
+from common.ledger.histogram import BUCKETS_PER_OCTAVE
+from common.ledger.values import Snapshot
 from common.metrics import time_histogram
 
 

@@ -9,7 +9,8 @@ from rich.live import Live
 
 from common.errors import UnknownRun
 from common.health import beat
-from common.ledger.port import Ledger, Snapshot
+from common.ledger.port import Ledger
+from common.ledger.values import Snapshot
 from common.statistics import statistics
 from monitor.view import picture
 

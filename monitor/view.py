@@ -7,7 +7,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from common.counters import COUNTERS
-from common.ledger.port import Snapshot
+from common.ledger.values import Snapshot
 from common.statistics import Statistics, statistics
 
 SENDERS_SHOWN = 10

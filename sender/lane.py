@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from common.broker.port import Broker, Delivery, Subscription
 from common.errors import BadBody
-from common.ledger.port import Ledger, Standing
+from common.ledger.port import Ledger
+from common.ledger.values import Standing
 from common.messages import Lane, Message, Outcome, Seqs, is_increasing
 from common.rate.port import RateLimit
 from common.tracking.port import Tracker

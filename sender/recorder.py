@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from common.broker.port import Broker
 from common.errors import PublishFailed
-from common.ledger.port import Ledger, Outcomes
+from common.ledger.port import Ledger
+from common.ledger.values import Outcomes
 from common.messages import Outcome, is_increasing
 from common.tracking.port import Tracker
 from sender import steps

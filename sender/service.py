@@ -82,7 +82,7 @@ class Sender:
         try:
             async with asyncio.timeout(LAST_WORDS_S):
                 await self._recorder.drain()
-                await self._ledger.goodbye(self.name)
+                await self._ledger.deregister(self.name)
         except TimeoutError:
             log.warning("last_settle_unanswered", extra={"sender": self.name})
         for lane in self.lanes:

@@ -9,7 +9,8 @@ import msgspec
 
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Ledger, Snapshot
+from common.ledger.port import Ledger
+from common.ledger.values import Snapshot
 from common.messages import Lane
 from common.publishing.publish import Producer
 from common.publishing.recipes import Source

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from common.cli import EXIT_FAILED, Parser, number, run_command, stop_on_signals, warn_of_near_misses, whole
 from common.errors import UsageError
-from common.ledger.port import Snapshot
+from common.ledger.values import Snapshot
 from common.logs import configure_logs
 from common.messages import Lane, new_run_id
 from common.settings import Settings, load_settings

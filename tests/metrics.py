@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import SenderStatus, Snapshot
+from common.ledger.values import SenderStatus, Snapshot
 from common.messages import Lane
 from common.metrics import new_registry
 from common.settings import Settings

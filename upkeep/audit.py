@@ -11,7 +11,8 @@ from typing import Any
 from common.broker.port import Broker
 from common.counters import COUNTERS, RECOUNTED
 from common.errors import BadBody, UnknownRun, UsageError
-from common.ledger.port import Ledger, Publication
+from common.ledger.port import Ledger
+from common.ledger.values import Publication
 from common.messages import Seqs, decode_batch
 from common.publishing.recipes import BATCHES, SINGLES
 from upkeep.replay import SOURCE, failed
@@ -260,7 +261,7 @@ class _Comparison:
         publication = self._publications[found.run]
         # What could be gone on with is given up by name only, also where nobody knows how many there will be.
         if self._by_name if found.unfinished else publication.confirmed < publication.total:
-            await self._ledger.cut(found.run)
+            await self._ledger.close_run(found.run)
             found.unfinished = False
 
     async def _missing(self, found: RunAudit) -> AsyncIterator[Seqs]:

@@ -19,18 +19,45 @@ from common.broker.confirm import publish_until_confirmed
 from common.broker.port import Broker, Delivery, Shelf
 from common.cli import LAST_WORDS_S
 from common.errors import BadBody, UnknownRun
-from common.ledger.heard import heard_of
-from common.ledger.port import Ledger, Outcomes
+from common.ledger import port as ledger_port
+from common.ledger.heartbeat import producer_heartbeat
+from common.ledger.port import Ledger
+from common.ledger.values import Outcomes
 from common.messages import Batch, Lane, Message, Outcome, Seqs, State, decode_batch, fitting, new_run_id
 from upkeep.seen import Seen
 
 log = logging.getLogger(__name__)
 
 SOURCE = "replay"
-# A shelf that says nothing for so long has no more for us: another reader may hold the rest.
-SILENCE_S = 5.0
-# Bodies in hand and published together; a replay that is killed leaves no more published and unmarked.
-WINDOW = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of a replay, in seconds.
+
+    Attributes:
+        silence_s: When the shelf delivers nothing for this long, the replay ends: another reader may hold the rest.
+        heartbeat_s: Interval of the heartbeats of the new runs.
+    """
+
+    silence_s: float = 5.0
+    heartbeat_s: float = ledger_port.TIMING.producer_silence_s / 3
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The sizes that a replay keeps within.
+
+    Attributes:
+        window: Bodies that are held and published together. A replay that is killed leaves no more than these published
+            and unmarked.
+    """
+
+    window: int = 500
+
+
+TIMING = Timing()
+LIMITS = Limits()
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +138,8 @@ class Replay:
         producer: str,
         run: str | None = None,
         limit: int | None = None,
+        timing: Timing = TIMING,
+        limits: Limits = LIMITS,
     ) -> None:
         self._broker = broker
         self._ledger = ledger
@@ -119,6 +148,8 @@ class Replay:
         self._producer = producer
         self._run = run
         self._limit = limit
+        self._timing = timing
+        self._window = limits.window
         self._seen = Seen()
 
     async def look(self, depth: int) -> Found:
@@ -141,7 +172,7 @@ class Replay:
                         body.run, found.wanted.get(body.run, len(body.wanted)), ends
                     )
                 window.append(body)
-                if len(window) == WINDOW:
+                if len(window) == self._window:
                     await self._publish(window, runs)
                     window = []
                     on_progress(sum(new.announced for new in runs.values()))
@@ -152,11 +183,11 @@ class Replay:
         """The bodies to be replayed, and the spent ones, which the caller acks a window at a time, if it does; counts
         into `found`. What stays on the shelf is held, and let go of when the broker is closed.
         """
-        subscription = await self._broker.subscribe(self._shelf, 2 * WINDOW)
+        subscription = await self._broker.subscribe(self._shelf, 2 * self._window)
         left, staying, made_room_for = found.depth, 0, 0
         while left > 0:
             try:
-                async with asyncio.timeout(SILENCE_S):
+                async with asyncio.timeout(self._timing.silence_s):
                     deliveries = await subscription.take()
             except TimeoutError:
                 break
@@ -166,9 +197,9 @@ class Replay:
                 staying += body is None or not acking
                 if body is not None:
                     yield body
-            if staying - made_room_for > WINDOW // 2:  # what stays in hand must not keep the rest away
+            if staying - made_room_for > self._window // 2:  # what stays in hand must not keep the rest away
                 made_room_for = staying
-                subscription.set_prefetch(staying + 2 * WINDOW)
+                subscription.set_prefetch(staying + 2 * self._window)
 
     async def _sorted_out(self, delivery: Delivery, found: Found) -> _Body | None:
         try:
@@ -217,7 +248,7 @@ class Replay:
         recipe = Recipe(of=of, shelf=self._shelf, count=total, queue=self._queue)
         await self._ledger.begin(new.name, msgspec.json.encode(recipe).decode(), total, self._producer)
         ends.push_async_callback(self._end, new)
-        await ends.enter_async_context(heard_of(self._ledger, new.name))
+        await ends.enter_async_context(producer_heartbeat(self._ledger, new.name, self._timing.heartbeat_s))
         return new
 
     async def _end(self, new: _NewRun) -> None:
@@ -229,7 +260,7 @@ class Replay:
                 if new.unconfirmed:
                     await self._ledger.settle(new.name, failed(np.array(sorted(new.unconfirmed), np.int64)))
                 if new.announced != new.total:
-                    await self._ledger.cut(new.name)
+                    await self._ledger.close_run(new.name)
         if new.unconfirmed or new.announced != new.total:
             log.warning(
                 "replay_broke_off", extra={"run": new.name, "published": new.announced - len(new.unconfirmed)}

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from common.ledger.masks import PIECE_MESSAGES, by_piece
+from common.ledger.pieces import PIECE_MESSAGES, by_piece
 from common.messages import Seqs
 
 # With more than this many messages, a piece is a bit for each that it could have (16 KiB).

@@ -1,4 +1,4 @@
-"""The ledger in memory, for embedded runs and tests: the same promises, within one process. One byte a message."""
+"""The ledger in memory, for embedded runs and tests. It takes one byte a message."""
 
 import time
 from collections.abc import AsyncIterator
@@ -9,15 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.counters import Tally
-from common.errors import LedgerLost, RunBusy, RunExists, RunOpen, UnknownRun
-from common.ledger.latency import histogram
-from common.ledger.masks import PIECE_MESSAGES
+from common.ledger import refusals
+from common.ledger.histogram import histogram
 from common.ledger.memory_run import MemoryRun, Totals
-from common.ledger.port import (
-    ENDED,
-    LOST,
-    NEVER_BEGUN,
-    SENDER_SILENCE_S,
+from common.ledger.pieces import PIECE_MESSAGES
+from common.ledger.port import TIMING, Timing
+from common.ledger.values import (
     Claim,
     Outcomes,
     Publication,
@@ -29,14 +26,11 @@ from common.ledger.port import (
 from common.messages import Seqs, State
 
 
-def _now_us() -> int:
-    return time.time_ns() // 1000
-
-
 class MemoryLedger:
     """Runs in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, timing: Timing = TIMING) -> None:
+        self._timing = timing
         self._all = Totals()
         self._runs: dict[str, MemoryRun] = {}
         self._forgotten: set[str] = set()
@@ -50,9 +44,7 @@ class MemoryLedger:
         """`begin`, in one step with what its caller does before and after; so are the others of this form."""
         known = self._runs.get(run)
         if known is not None and known.producer != producer:
-            raise RunExists(
-                f"run {run} exists already: choose another name, or go on with it by --resume {run}"
-            )
+            raise refusals.run_exists(run)
         if known is None:
             now = _now_us()
             self._forgotten.discard(run)
@@ -62,10 +54,12 @@ class MemoryLedger:
 
     async def resume(self, run: str, producer: str) -> Resumable:
         known = self._known(run)
-        if known.producer != producer and known.publishing(_now_us()):
-            raise RunBusy(f"run {run} is being published by {known.producer}: wait until it has ended")
+        if known.producer != producer and self._publishing(known):
+            raise refusals.run_busy(run, known.producer)
         known.producer, known.producer_seen_us = producer, _now_us()
-        return Resumable(known.recipe, known.total, known.announced, known.confirmed)
+        return Resumable(
+            recipe=known.recipe, total=known.total, announced=known.announced, confirmed=known.confirmed
+        )
 
     async def leave(self, run: str, producer: str) -> None:
         known = self._runs.get(run)
@@ -78,20 +72,20 @@ class MemoryLedger:
     def takes_more(self, run: str) -> bool:
         """Whether more of a run may be announced."""
         known = self._runs.get(run)
-        return known is not None and not known.cut
+        return known is not None and not known.closed
 
     def announce_now(self, run: str, first: int, count: int) -> None:
         """`announce`."""
         announced = self._runs[run].announced if run in self._runs else 0
         if first > announced and run not in self._forgotten:
-            raise LedgerLost(LOST.format(announced, first - 1, run))
+            raise refusals.announcements_lost(run, announced, first)
         known = self._opened(run)
         if known is None:
             return
         upto = first + count
         if upto > known.announced:
-            if known.cut:
-                raise LedgerLost(ENDED.format(run))
+            if known.closed:
+                raise refusals.run_closed(run)
             counted = sum(known.announced <= seq < upto for seq in known.unannounced)
             self._publish(known, upto - known.announced - counted)
             known.announced = upto
@@ -110,24 +104,21 @@ class MemoryLedger:
     def close_now(self, run: str) -> None:
         """No more of a run will be announced; what is announced may not be confirmed yet."""
         known = self._runs.get(run)
-        if known is not None and not known.cut:
-            known.total, known.cut = known.announced, True
+        if known is not None and not known.closed:
+            known.total, known.closed = known.announced, True
 
-    async def cut(self, run: str) -> None:
+    async def close_run(self, run: str) -> None:
         known = self._known(run)
         known.total = known.confirmed = known.announced
-        known.cut = True
+        known.closed = True
 
     async def forget(self, run: str) -> None:
         known = self._known(run)
         published, settled = known.tally.published, known.tally.settled
         if not known.producer:
-            raise RunOpen(NEVER_BEGUN.format(run))
+            raise refusals.never_begun(run)
         if published > settled or known.total > published:
-            raise RunOpen(
-                f"run {run} is not over: {max(known.total, published)} messages, {published} published,"
-                f" {settled} settled"
-            )
+            raise refusals.run_open(run, published=published, settled=settled, total=known.total)
         del self._runs[run]
         self._forgotten.add(run)
 
@@ -141,7 +132,11 @@ class MemoryLedger:
     async def publication(self, run: str) -> Publication:
         known = self._known(run)
         return Publication(
-            known.recipe, known.total, known.announced, known.confirmed, known.publishing(_now_us())
+            recipe=known.recipe,
+            total=known.total,
+            announced=known.announced,
+            confirmed=known.confirmed,
+            publishing=self._publishing(known),
         )
 
     async def replayed(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
@@ -256,13 +251,13 @@ class MemoryLedger:
         status, _ = self._senders.get(sender, (SenderStatus(), 0))
         self._senders[sender] = (replace(status, slots=slots, in_flight=in_flight), _now_us())
 
-    async def goodbye(self, sender: str) -> None:
+    async def deregister(self, sender: str) -> None:
         self._senders.pop(sender, None)
 
     async def snapshot(self, run: str | None = None) -> Snapshot:
         known = self._known(run) if run is not None else None
         totals = known.totals if known else self._all
-        now = _now_us()
+        now, silence_us = _now_us(), self._timing.sender_silence_s * 1e6
         return Snapshot(
             **msgspec.structs.asdict(totals.tally),
             total=known.total if known else sum(r.total for r in self._runs.values()),
@@ -270,7 +265,9 @@ class MemoryLedger:
             last_settled_us=totals.last_settled_us,
             now_us=now,
             latency=dict(totals.latency),
-            senders={n: s for n, (s, seen) in self._senders.items() if now - seen < SENDER_SILENCE_S * 1e6},
+            senders={
+                name: status for name, (status, seen) in self._senders.items() if now - seen < silence_us
+            },
         )
 
     async def recount(self, run: str) -> dict[str, int]:
@@ -286,10 +283,15 @@ class MemoryLedger:
         try:
             return self._runs[run]
         except KeyError:
-            raise UnknownRun(f"no run {run} in the ledger") from None
+            raise refusals.unknown_run(run) from None
+
+    def _publishing(self, known: MemoryRun) -> bool:
+        """Whether the producer of a run is alive and has not finished."""
+        silent_us = _now_us() - known.producer_seen_us
+        return not known.published and silent_us < self._timing.producer_silence_s * 1e6
 
     def _opened(self, run: str) -> MemoryRun | None:
-        """The run, opened here and now if somebody publishes without a word to the ledger. None if it was forgotten."""
+        """The run; a new one if it was not begun. None if it was forgotten."""
         if run in self._forgotten:
             return None
         if run not in self._runs:
@@ -297,7 +299,7 @@ class MemoryLedger:
         return self._runs[run]
 
     def _publish_unannounced(self, known: MemoryRun, seqs: Seqs) -> None:
-        """Counts seqs that somebody sends though nobody announced them, each once."""
+        """Counts seqs that are sent and were not announced, each once."""
         fresh = set(seqs[seqs >= known.announced].tolist()) - known.unannounced
         known.unannounced |= fresh
         self._publish(known, len(fresh))
@@ -315,3 +317,7 @@ class MemoryLedger:
         for totals in (self._all, known.totals):
             totals.latency.update(times)
             totals.last_settled_us = now_us
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

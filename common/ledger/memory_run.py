@@ -1,4 +1,4 @@
-"""What the ledger in memory keeps of a run: counters, a byte a message, and how far it is published."""
+"""A run of the ledger in memory: its counters, the states of its messages, and how far it is published."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.counters import Tally
-from common.ledger.port import PRODUCER_SILENCE_S
 from common.messages import Seqs
 
 
@@ -32,7 +31,22 @@ class Totals:
 
 @dataclass
 class MemoryRun:
-    """One run: its counters, a state for each seq, and which seqs were counted without an announcement."""
+    """One run.
+
+    Attributes:
+        totals: Its counters.
+        recipe: How to make its messages again.
+        total: How many messages it will have; 0 where that is not known.
+        producer: Who publishes it; empty if no producer began it.
+        producer_seen_us: When the producer last made a call, as Unix time in microseconds.
+        announced: All seqs below this are announced.
+        confirmed: All seqs below this are confirmed.
+        closed: Whether it was closed, so that no more can be announced.
+        started_us: When it began, as Unix time in microseconds.
+        states: The `State` of each seq.
+        unannounced: The seqs that were counted without an announcement.
+        replayed: The seqs that were replayed in another run.
+    """
 
     totals: Totals = field(default_factory=Totals)
     recipe: str = ""
@@ -41,7 +55,7 @@ class MemoryRun:
     producer_seen_us: int = 0
     announced: int = 0
     confirmed: int = 0
-    cut: bool = False
+    closed: bool = False
     started_us: int = 0
     states: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(1024, np.uint8))
     unannounced: set[int] = field(default_factory=set)
@@ -52,18 +66,18 @@ class MemoryRun:
         """The run's counters."""
         return self.totals.tally
 
-    def publishing(self, now_us: int) -> bool:
-        """Whether a producer was at it a moment ago, and is not done."""
-        open_still = self.total == 0 or self.confirmed < self.total
-        return open_still and now_us - self.producer_seen_us < PRODUCER_SILENCE_S * 1e6
+    @property
+    def published(self) -> bool:
+        """Whether all of its messages are in the queue, as far as their number is known."""
+        return 0 < self.total <= self.confirmed
 
     @property
     def over(self) -> bool:
-        """Whether all of it is settled, and no more will come, as far as its producer said, if it has one."""
+        """Whether all of it is settled and no more messages will come."""
         published = self.tally.published
         if published > self.tally.settled:
             return False
-        return self.cut or 0 < self.total <= published if self.producer else published > 0
+        return self.closed or 0 < self.total <= published if self.producer else published > 0
 
     def hold(self, last_seq: int) -> None:
         """Makes room for the state of a seq."""
@@ -72,5 +86,5 @@ class MemoryRun:
             self.states = np.concatenate([self.states, np.zeros(size - self.states.size, np.uint8)])
 
     def beyond_announced(self) -> Seqs:
-        """The seqs that were counted though nobody has announced them yet, ascending."""
+        """The seqs that were counted without an announcement and are not announced yet, ascending."""
         return np.array(sorted(seq for seq in self.unannounced if seq >= self.announced), np.int64)

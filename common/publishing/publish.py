@@ -12,7 +12,7 @@ from itertools import islice
 from common.broker.confirm import publish_until_confirmed
 from common.broker.port import Broker
 from common.errors import PublishFailed
-from common.ledger.heard import heard_of
+from common.ledger.heartbeat import producer_heartbeat
 from common.ledger.port import Ledger
 from common.messages import Batch, Lane, fitting
 from common.publishing.pace import Pace
@@ -73,7 +73,7 @@ class Producer:
         self._on_progress = on_progress
         self._safe = self._noted = first
         self._noted_at = time.monotonic()
-        async with heard_of(self._ledger, run):
+        async with producer_heartbeat(self._ledger, run):
             await self._publish(run, source, batch_size, lane, first, pace, track)
 
     async def _publish(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from common.background import ended_soon, persistently
+from common.background import finish_within, retry_forever
 from common.broker.port import Broker
 from common.errors import RunBusy, RunExists, SmsimError, UnknownRun
 from common.ledger.port import Ledger
@@ -106,7 +106,7 @@ class BatchIntake:
         """Returns when what is being published is confirmed, or withdrawn; soon, if a server is away: then another
         gateway finishes it.
         """
-        await ended_soon(self._publishing)
+        await finish_within(self._publishing)
 
     async def accept(self, batch: BatchRun, hold: Hold | None = None, answer: bytes = b"") -> None:
         """Publishes a run whole, or withdraws it: Problem 503. It is withdrawn too if this is cancelled meanwhile.
@@ -159,7 +159,7 @@ class BatchIntake:
             await self._ledger.begin(run, recipe(BATCHES, 0, queue=self._queue), 0, self._gateway)
         except RunExists:
             raise RunBusy(f"run {run} has just begun") from None
-        await self._ledger.cut(run)
+        await self._ledger.close_run(run)
 
     def _forget(self, task: "asyncio.Task[None]") -> None:
         """One that nobody waits for has ended; what came of it is in the log."""
@@ -196,21 +196,21 @@ class BatchIntake:
             log.warning("batch_not_published", extra={"run": batch.run, "reason": reason})
         finally:
             in_hand.deadline = None
-        if hold is not None and not await persistently(hold.void):
+        if hold is not None and not await retry_forever(hold.void):
             # This gateway slept for longer than the key was ours: who has it now may have answered that it is accepted.
-            await persistently(lambda: self._ledger.leave(batch.run, self._gateway))
+            await retry_forever(lambda: self._ledger.leave(batch.run, self._gateway))
             raise Problem(503, "another gateway goes on with this: try again", retry_after_s=RETRY_AFTER_S)
         taken = set((await self._withdraw(batch.run, in_hand.may_begin)).tolist())
         rest = [record for record in in_hand.called_back if record.seq not in taken]
-        await persistently(lambda: self._owing.withdraw(rest))
+        await retry_forever(lambda: self._owing.withdraw(rest))
         if taken:
             if hold is not None:
                 # The plan stays void, so that nobody sends those twice unawares.
-                await persistently(hold.leave)
+                await retry_forever(hold.leave)
             what = in_part(batch.run, len(taken), len(batch.messages))
             raise Problem(503, f"the broker went away: {what}", retry_after_s=RETRY_AFTER_S)
         if hold is not None:
-            await persistently(hold.release)
+            await retry_forever(hold.release)
         raise Problem(503, NOT_KEPT, retry_after_s=RETRY_AFTER_S)
 
     async def _publish(self, in_hand: "_InHand") -> None:
@@ -229,13 +229,15 @@ class BatchIntake:
         it and did not answer, so that it may do so yet.
         """
         try:
-            announced = (await persistently(lambda: self._ledger.publication(run))).announced
-            withdrawn = await persistently(lambda: self._ledger.withdraw(run, np.arange(announced)))
-            await persistently(lambda: self._ledger.cut(run))  # not before: what is cut counts as published
+            announced = (await retry_forever(lambda: self._ledger.publication(run))).announced
+            withdrawn = await retry_forever(lambda: self._ledger.withdraw(run, np.arange(announced)))
+            await retry_forever(
+                lambda: self._ledger.close_run(run)
+            )  # not before: what is cut counts as published
         except UnknownRun:
             if may_begin:
                 try:
-                    await persistently(lambda: self.rule_out(run))
+                    await retry_forever(lambda: self.rule_out(run))
                 except RunBusy:
                     return await self._withdraw(run)
             return np.arange(0)

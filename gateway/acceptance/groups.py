@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from common.background import persistently
+from common.background import retry_forever
 from common.broker.port import Broker
 from common.errors import LedgerLost, PublishFailed, SmsimError
 from common.ledger.port import Ledger
@@ -174,7 +174,7 @@ class Groups:
         """Those that are ours to withdraw, and those whose key is another's by now."""
 
         async def is_ours(item: Item) -> bool:
-            return item.keyed is None or await persistently(item.keyed.hold.void)
+            return item.keyed is None or await retry_forever(item.keyed.hold.void)
 
         mine = await asyncio.gather(*(is_ours(item) for item, _ in gone))
         parts: tuple[list[Taken], list[Taken]] = ([], [])
@@ -184,16 +184,16 @@ class Groups:
 
     async def _withdraw(self, ours: list[Taken]) -> None:
         seqs, run = np.array([record.seq for _, record in ours], np.int64), ours[0][1].run
-        withdrawn = (await persistently(lambda: self._ledger.withdraw(run, seqs))).tolist()
+        withdrawn = (await retry_forever(lambda: self._ledger.withdraw(run, seqs))).tolist()
         sent_on = [one for one, is_lost in zip(ours, withdrawn, strict=True) if not is_lost]
         self._answer(sent_on)
         lost = [one for one, is_lost in zip(ours, withdrawn, strict=True) if is_lost]
         records = [record for _, record in lost]
-        await persistently(lambda: self._owing.withdraw(records))
+        await retry_forever(lambda: self._owing.withdraw(records))
         # Here, and not where the request is answered: that may be over.
         await asyncio.gather(
-            *(persistently(item.keyed.hold.release) for item, _ in lost if item.keyed is not None),
-            *(persistently(partial(_stands, item.keyed, record)) for item, record in sent_on if item.keyed),
+            *(retry_forever(item.keyed.hold.release) for item, _ in lost if item.keyed is not None),
+            *(retry_forever(partial(_stands, item.keyed, record)) for item, record in sent_on if item.keyed),
         )
         for item, _ in lost:
             item.fail(Problem(503, NOT_KEPT, retry_after_s=RETRY_AFTER_S))

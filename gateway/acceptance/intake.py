@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections.abc import Coroutine, Sequence
 
-from common.background import end, ended_soon
+from common.background import end, finish_within
 from common.broker.port import Broker
 from common.ledger.port import Ledger
 from common.messages import Lane
@@ -75,7 +75,7 @@ class Intake:
             await end([self._working])
             for item in self._waiting:
                 item.fail(Problem(503, "the gateway is stopping: try again", retry_after_s=RETRY_AFTER_S))
-            await ended_soon({*self._tasks, asyncio.create_task(self._close_session())})
+            await finish_within({*self._tasks, asyncio.create_task(self._close_session())})
 
     async def _close_session(self) -> None:
         await asyncio.gather(*self._tasks)

@@ -13,8 +13,9 @@ import numpy as np
 
 from common.broker.port import Broker
 from common.errors import PublishFailed, RunBusy, SmsimError, UnknownRun
-from common.ledger.heard import heard_of
-from common.ledger.port import PRODUCER_SILENCE_S, Ledger, Publication, Resumable
+from common.ledger.heartbeat import producer_heartbeat
+from common.ledger.port import TIMING, Ledger
+from common.ledger.values import Publication, Resumable
 from common.messages import Batch, Lane, Message, fitting
 from common.publishing.recipes import BATCHES, SINGLES, Recipe, recipe_of
 from common.tracking.port import Tracker
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 # A run is taken over once it was silent at so many looks, one after another. One look would not do: after an outage of
 # Redis those who live are silent too, until they have been heard again.
-LOOK_EVERY_S = PRODUCER_SILENCE_S / 3
+LOOK_EVERY_S = TIMING.producer_silence_s / 3
 SILENT_LOOKS = 4
 # An answer that takes longer means that Redis was away: the looks before count no more.
 PROMPT_S = 2.0
@@ -80,7 +81,7 @@ class Recovery:
             raise RunBusy(f"run {run} goes through the queue {made.queue}: a gateway of that one finishes it")
         found = await self._ledger.resume(run, self._gateway)
         try:
-            async with heard_of(self._ledger, run):
+            async with producer_heartbeat(self._ledger, run):
                 await self._publish_rest(run, made, found)
         except BaseException:
             await self._ledger.leave(run, self._gateway)
@@ -143,7 +144,7 @@ class Recovery:
             await self._ledger.confirm(run, seqs.stop)
             if seqs.stop >= beyond:
                 break
-        await self._ledger.cut(run)
+        await self._ledger.close_run(run)
         log.info("run_recovered", extra={"run": run, "messages": max(0, beyond - found.confirmed)})
 
     async def _batches(self, run: str, made: Recipe, messages: list[Message]) -> list[tuple[Batch, Lane]]:

@@ -12,8 +12,8 @@ from redis.exceptions import ResponseError
 
 from common import keys
 from common.errors import Unavailable
-from common.ledger.masks import PIECE_MESSAGES
-from common.ledger.redis.calls import with_prelude
+from common.ledger.pieces import PIECE_MESSAGES
+from common.ledger.redis.scripts import with_prelude
 from common.messages import Lane, Message
 from common.redis import retry_until_answered
 from common.tracking.redis import RedisTracker

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 import msgspec
 
 from common.errors import SmsimError, UnknownRun
-from common.ledger.heard import heard_of
+from common.ledger.heartbeat import producer_heartbeat
 from common.ledger.port import Ledger
 from common.messages import Lane, new_run_id
 from common.publishing.recipes import SINGLES, Recipe
@@ -51,7 +51,7 @@ class Session:
     async def begin(self) -> None:
         """Opens the run."""
         await self._ledger.begin(self.run, recipe(SINGLES, 0, queue=self._queue), 0, self._gateway)
-        await self._heard.enter_async_context(heard_of(self._ledger, self.run))
+        await self._heard.enter_async_context(producer_heartbeat(self._ledger, self.run))
         self._noting = asyncio.create_task(self._note_now_and_then())
 
     @property
@@ -79,7 +79,7 @@ class Session:
         await self._heard.aclose()
         await self._ledger.confirm(self.run, self._safe)
         with contextlib.suppress(UnknownRun):  # Redis may have lost it
-            await self._ledger.cut(self.run)
+            await self._ledger.close_run(self.run)
 
     def _advance(self) -> None:
         while self._open and self._open[0][1].is_set():

@@ -115,5 +115,5 @@ class SimulatedRuns:
     async def _take_back(self, run: str) -> None:
         """Ends a run that was begun just now, by us, and frees its name."""
         with contextlib.suppress(UnknownRun):
-            await self._ledger.cut(run)
+            await self._ledger.close_run(run)
             await self._ledger.forget(run)

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from common.ledger.port import Snapshot
+from common.ledger.values import Snapshot
 from common.messages import RUN_PATTERN
 from common.statistics import Statistics, statistics
 from common.tracking import wire

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from common.broker.port import Broker
 from common.counters import COUNTERS
 from common.errors import SmsimError, Unavailable, UnknownRun
-from common.ledger.port import Ledger, Snapshot
+from common.ledger.port import Ledger
+from common.ledger.values import Snapshot
 from gateway.api.views import RunView, StatsView, run_view, stats_view
 from gateway.live.fresh import Fresh
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.errors import UnknownRun
-from common.ledger.port import Snapshot
 from common.ledger.redis import RedisLedger
+from common.ledger.values import Snapshot
 from studies.bench.figures import BOTH, Measured
 from studies.meter import Meter
 from studies.process import BenchmarkFailed, Launched

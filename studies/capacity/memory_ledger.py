@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from redis.asyncio import Redis
 
-from common.ledger.port import Outcomes
 from common.ledger.redis import RedisLedger
+from common.ledger.values import Outcomes
 from common.messages import Outcome
 from common.statistics import statistics
 from studies.process import BenchmarkFailed

@@ -27,8 +27,8 @@ import uvloop
 from redis.asyncio import Redis
 
 from common.cli import EXIT_DONE, Parser, number, whole
-from common.ledger.port import Snapshot
 from common.ledger.redis import RedisLedger
+from common.ledger.values import Snapshot
 from common.messages import Batch, Lane, Message
 from common.publishing.publish import Producer
 from common.publishing.random_source import RandomSource

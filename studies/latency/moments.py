@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 import producer.cli
 import sender.cli
-from common.ledger.port import Outcomes
 from common.ledger.redis import RedisLedger
+from common.ledger.values import Outcomes
 from common.publishing.pace import Pace
 
 Seconds = NDArray[np.float64]

@@ -16,7 +16,8 @@ import numpy as np
 
 from common.broker.rabbitmq import RabbitBroker, connect_broker
 from common.errors import UnknownRun
-from common.ledger.port import Ledger, Outcomes, Snapshot
+from common.ledger.port import Ledger
+from common.ledger.values import Outcomes, Snapshot
 from common.messages import Outcome
 from common.settings import Settings
 from common.stores import connect_stores
@@ -178,7 +179,7 @@ class Distributed:
     async def _forget(self, run: str) -> None:
         """Takes the run off the ledger's record. One that broke off is given up first."""
         with contextlib.suppress(UnknownRun):
-            await self._ledger.cut(run)
+            await self._ledger.close_run(run)
             async for seqs in self._ledger.unsettled(run):
                 nothing = np.zeros(seqs.size, np.int64)
                 lost = np.full(seqs.size, Outcome.FAILED, np.uint8)

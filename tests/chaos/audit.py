@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from redis.asyncio import Redis
 
 from common import keys
-from common.ledger.masks import PIECE_MESSAGES
+from common.ledger.pieces import PIECE_MESSAGES
 from common.messages import State
 
 COUNTERS = ("published", "sending", "sent", "failed", "retried", "ambiguous", "rejected")

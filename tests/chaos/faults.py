@@ -9,7 +9,7 @@ from random import Random
 from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP, Signals
 from typing import ClassVar
 
-from common.ledger.redis.calls import script_texts
+from common.ledger.redis.scripts import script_texts
 from common.messages import Lane
 from tests.chaos.plan import FLAKY, OUTAGES, STEADY, Wishes
 from tests.chaos.proxy import LostAnswers, Proxy
@@ -353,7 +353,7 @@ class LostLedgerAnswers(Fault):
         {
             *("begin", "resume", "leave", "announce", "confirm"),
             *("claim", "settle", "release", "heartbeat", "hincrby", "zrem"),
-            *("take", "runs", "cut", "forget"),
+            *("take", "runs", "close_run", "forget"),
         }
     )
 

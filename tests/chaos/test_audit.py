@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
-from common.ledger.port import Outcomes
 from common.ledger.redis import RedisLedger
+from common.ledger.values import Outcomes
 from common.messages import Outcome
 from tests.chaos.audit import Books, compare, contradictions, read_books, shrunk
 from tests.servers import RedisServer

@@ -8,7 +8,8 @@ from msgspec.structs import replace
 
 from common.errors import LedgerLost, RunBusy, RunExists, RunOpen, UnknownRun
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Ledger, Outcomes, Publication, Snapshot, Standing
+from common.ledger.port import Ledger
+from common.ledger.values import Outcomes, Publication, Snapshot, Standing
 from common.messages import Outcome, State
 from tests.contract.benches import redis_ledger
 
@@ -112,9 +113,9 @@ async def test_nothing_more_is_announced_of_a_run_that_was_cut(ledger: Ledger, t
     """
     await ledger.begin(RUN, "", total, "p")
     await ledger.announce(RUN, 0, 10)
-    await ledger.cut(RUN)
+    await ledger.close_run(RUN)
     for first, count in ((10, 5), (5, 6)):
-        with pytest.raises(LedgerLost, match=f"run {RUN} was ended meanwhile"):
+        with pytest.raises(LedgerLost, match=f"run {RUN} was closed by"):
             await ledger.announce(RUN, first, count)
     with pytest.raises(LedgerLost, match="10 to 11"):
         await ledger.announce(RUN, 12, 5)
@@ -128,7 +129,7 @@ async def test_nothing_more_is_announced_of_a_run_that_was_cut(ledger: Ledger, t
 async def test_a_name_that_was_cut_and_forgotten_is_free_again(ledger: Ledger) -> None:
     """Of the new run as much is announced as one likes."""
     await ledger.begin(RUN, "", 4, "p")
-    await ledger.cut(RUN)
+    await ledger.close_run(RUN)
     await ledger.forget(RUN)
     await ledger.announce(RUN, 0, 2)
     await ledger.begin(RUN, "", 4, "p")
@@ -247,7 +248,7 @@ async def test_a_run_of_unknown_length_is_open_until_it_is_cut(ledger: Ledger) -
     assert (await ledger.publication(RUN)).publishing
     with pytest.raises(RunBusy):
         await ledger.resume(RUN, "p2")
-    await ledger.cut(RUN)
+    await ledger.close_run(RUN)
     assert not (await ledger.publication(RUN)).publishing
     assert (await ledger.resume(RUN, "p2")).total == 10
 
@@ -284,7 +285,7 @@ async def test_senders_are_listed_while_they_live(ledger: Ledger) -> None:
     assert set(senders) == {"s1", "s2"}
     first = senders["s1"]
     assert (first.slots, first.in_flight, first.sent, first.failed, first.retried) == (10, 3, 1, 1, 1)
-    await ledger.goodbye("s1")
+    await ledger.deregister("s1")
     assert set((await ledger.snapshot()).senders) == {"s2"}
 
 
@@ -297,7 +298,7 @@ async def test_rejected_bodies_are_counted_apart(ledger: Ledger) -> None:
 
 ABOUT_A_RUN: dict[str, Callable[[Ledger], Awaitable[object]]] = {
     "resume": lambda ledger: ledger.resume("nowhere", "p"),
-    "cut": lambda ledger: ledger.cut("nowhere"),
+    "close_run": lambda ledger: ledger.close_run("nowhere"),
     "forget": lambda ledger: ledger.forget("nowhere"),
     "publication": lambda ledger: ledger.publication("nowhere"),
     "states": lambda ledger: ledger.states("nowhere", seqs(0)),
@@ -414,7 +415,7 @@ async def test_a_run_that_was_withdrawn_whole_is_over(ledger: Ledger) -> None:
     assert await unsettled(ledger) == [list(range(30, 40))]
     await ledger.withdraw(RUN, np.arange(30, 40))
     assert await unsettled(ledger) == []
-    await ledger.cut(RUN)
+    await ledger.close_run(RUN)
     await ledger.forget(RUN)
     assert counters(await ledger.snapshot()) == (40, 0, 0, 0, 40)
 
@@ -518,7 +519,7 @@ async def test_a_run_is_open_until_it_is_settled_and_wholly_published(ledger: Le
     await ledger.withdraw("whole", seqs(3))
     assert await ledger.open_runs() == ["session"]
     await ledger.announce("session", 2, 1)
-    await ledger.cut("session")
+    await ledger.close_run("session")
     assert await ledger.open_runs() == ["session"]
     await ledger.settle("session", outcomes({2: SENT}))
     assert await ledger.open_runs() == []
@@ -542,7 +543,7 @@ async def test_a_run_that_is_cut_before_anything_is_published_is_over(ledger: Le
     """A batch that could not be published, or a session that nobody sent by: nobody need look at it again."""
     await ledger.begin(RUN, "{}", 4, "p")
     assert await ledger.open_runs() == [RUN]
-    await ledger.cut(RUN)
+    await ledger.close_run(RUN)
     assert await ledger.open_runs() == []
     await ledger.forget(RUN)
     await ledger.begin(RUN, "{}", 4, "p")
@@ -562,7 +563,7 @@ async def test_a_run_that_nobody_began_is_open_while_it_is_unsettled(ledger: Led
     assert await ledger.open_runs() == []
     await ledger.resume("foreign", "p")
     assert await ledger.open_runs() == ["foreign"]
-    await ledger.cut("foreign")
+    await ledger.close_run("foreign")
     assert await ledger.open_runs() == []
 
 
@@ -640,7 +641,7 @@ async def test_a_cut_run_is_as_long_as_what_is_announced(ledger: Ledger) -> None
     await ledger.announce(RUN, 0, 4)
     await ledger.confirm(RUN, 2)
     for _ in range(2):
-        await ledger.cut(RUN)
+        await ledger.close_run(RUN)
         assert await ledger.publication(RUN) == Publication("recipe", 4, 4, 4, False)
     snapshot = await ledger.snapshot(RUN)
     assert (counters(snapshot), snapshot.total) == ((4, 4, 0, 0, 0), 4)
@@ -741,7 +742,7 @@ async def test_a_run_of_unknown_length_is_not_forgotten(ledger: Ledger) -> None:
     await ledger.claim(RUN, seqs, redelivered=False)
     sent = Outcomes(seqs, np.full(4, Outcome.SENT, np.uint8), np.zeros(4, np.int64))
     await ledger.settle(RUN, sent)
-    with pytest.raises(RunOpen, match="nobody said how many"):
+    with pytest.raises(RunOpen, match="was not begun by a producer"):
         await ledger.forget(RUN)
     assert (await ledger.snapshot(RUN)).sent == 4
 

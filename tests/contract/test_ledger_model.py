@@ -20,8 +20,9 @@ from hypothesis.stateful import (
 
 from common.errors import LedgerLost, RunOpen, UnknownRun
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Ledger, Outcomes, Publication, Standing
+from common.ledger.port import Ledger
 from common.ledger.redis import RedisLedger
+from common.ledger.values import Outcomes, Publication, Standing
 from common.messages import Outcome, Seqs, State
 from tests.contract.benches import redis_ledger
 from tests.examples import examples
@@ -190,9 +191,9 @@ class LedgerMachine(RuleBasedStateMachine):
         for _ in range(1 + twice):
             if self.run is None:
                 with pytest.raises(UnknownRun):
-                    self.call(self.ledger.cut(RUN))
+                    self.call(self.ledger.close_run(RUN))
             else:
-                self.call(self.ledger.cut(RUN))
+                self.call(self.ledger.close_run(RUN))
         if self.run:
             self.run.total = self.run.confirmed = self.run.announced
             self.run.cut = True

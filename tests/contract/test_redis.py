@@ -11,10 +11,11 @@ from redis.exceptions import ConnectionError
 
 from common import keys
 from common.errors import Refused, Unavailable, UnknownRun
-from common.ledger.masks import PIECE_MESSAGES
-from common.ledger.port import PRODUCER_SILENCE_S, Outcomes, Standing
+from common.ledger.pieces import PIECE_MESSAGES
+from common.ledger.port import TIMING
 from common.ledger.redis import RedisLedger
 from common.ledger.redis.runs import NAMES_A_CALL, NAMES_ASIDE
+from common.ledger.values import Outcomes, Standing
 from common.messages import Outcome, Seqs
 from common.redis import connect_redis, retry_until_answered
 from common.settings import load_settings
@@ -76,7 +77,7 @@ CALLS: dict[str, Callable[[RedisLedger], Awaitable[Any]]] = {
     "resume": lambda ledger: ledger.resume(RUN, "p"),
     "announce": lambda ledger: ledger.announce(RUN, 10, 5),
     "confirm": lambda ledger: ledger.confirm(RUN, 3),
-    "cut": lambda ledger: ledger.cut(RUN),
+    "close_run": lambda ledger: ledger.close_run(RUN),
     "runs": lambda ledger: ledger.runs(),
     "newest": lambda ledger: ledger.runs(5),
     "settle": lambda ledger: ledger.settle(RUN, SETTLE, "s"),
@@ -213,7 +214,7 @@ async def test_a_settled_run_is_forgotten_in_time_and_one_that_goes_on_is_not(
         await ledger.claim(run, SEQS[:2], False)
         await ledger.settle(run, Outcomes(SEQS[:2], np.full(2, Outcome.SENT, np.uint8), np.full(2, 5)))
     await ledger.begin("cut", "", 2, "p")
-    await ledger.cut("cut")  # nothing of it was announced, so it is over
+    await ledger.close_run("cut")  # nothing of it was announced, so it is over
     await ledger.announce("goes-on", 2, 1)
     await ledger.claim("over", SEQS[:2], True)  # delivered again after it was settled: that wakes no run
 
@@ -307,7 +308,7 @@ async def test_a_producer_that_was_silent_for_long_publishes_no_more(ledger: Red
     assert (await ledger.publication(RUN)).publishing
     seen_us = int(await ledger._redis.hget(keys.run(RUN), "producer_seen_us") or 0)
     await ledger._redis.hset(
-        keys.run(RUN), "producer_seen_us", str(seen_us - int(PRODUCER_SILENCE_S * 1_000_000))
+        keys.run(RUN), "producer_seen_us", str(seen_us - int(TIMING.producer_silence_s * 1_000_000))
     )
     assert not (await ledger.publication(RUN)).publishing
 

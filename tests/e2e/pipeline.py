@@ -10,7 +10,8 @@ from pika.adapters.blocking_connection import BlockingChannel
 from redis import Redis
 
 from common.broker.topology import RETRY_RUNGS_S, Topology
-from common.ledger.port import Ledger, Snapshot
+from common.ledger.port import Ledger
+from common.ledger.values import Snapshot
 from common.messages import Lane
 from common.settings import Settings
 from common.stores import connect_stores

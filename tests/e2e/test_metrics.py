@@ -7,7 +7,7 @@ from urllib.error import HTTPError
 
 import pytest
 
-from common.ledger.port import Snapshot
+from common.ledger.values import Snapshot
 from tests.e2e.pipeline import Pipeline
 from tests.e2e.processes import Launched
 from tests.metrics import Samples, scrape

@@ -47,11 +47,11 @@ async def test_a_producer_whose_run_was_given_up_ends(pipeline: Pipeline) -> Non
     run = "given-up"
     producer = pipeline.producer("--num-messages", 1_000_000, "--rate", 100, "--run", run)
     await eventually(lambda: pipeline.hash(f"sms:run:{run}").get("confirmed", 0) > 0)
-    await pipeline.ledger.cut(run)
+    await pipeline.ledger.close_run(run)
 
     assert await producer.ended() == 1, producer.stderr
     assert producer.stdout == ""
-    (complaint,) = [line for line in producer.stderr.splitlines() if f"run {run} was ended meanwhile" in line]
+    (complaint,) = [line for line in producer.stderr.splitlines() if f"run {run} was closed by" in line]
     assert "smsim audit --repair" in complaint
     assert "Traceback" not in producer.stderr
     assert f"run {run} was given up after" in await refused(pipeline.producer("--resume", run))

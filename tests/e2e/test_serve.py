@@ -21,7 +21,7 @@ from yarl import URL
 
 from common.errors import UsageError
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Outcomes
+from common.ledger.values import Outcomes
 from common.messages import Outcome
 from sender.providers.magic import Magic, MagicBehaviour
 from simulation.serve import DEFAULTS, forget_old_runs, stand_in_settings

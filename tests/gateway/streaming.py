@@ -15,7 +15,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from common.broker.memory import MemoryBroker
 from common.broker.port import Broker
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Ledger, Outcomes
+from common.ledger.port import Ledger
+from common.ledger.values import Outcomes
 from common.messages import Outcome
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Status, Step

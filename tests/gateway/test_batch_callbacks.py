@@ -9,7 +9,7 @@ import pytest
 
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import PRODUCER_SILENCE_S
+from common.ledger.port import TIMING
 from common.messages import Lane, Message
 from common.tracking.memory import MemoryTracker
 from gateway.acceptance import batch_intake, recovery
@@ -241,7 +241,7 @@ async def test_another_gateway_tells_of_a_batch_whose_gateway_died(
             publishing.cancel()
         await asyncio.gather(dying, return_exceptions=True)
         ledger.at = ""
-        ledger._runs["a-run"].producer_seen_us = time.time_ns() // 1000 - int(PRODUCER_SILENCE_S * 2e6)
+        ledger._runs["a-run"].producer_seen_us = time.time_ns() // 1000 - int(TIMING.producer_silence_s * 2e6)
         for kept in list(callbacks._kept):
             callbacks._look_at(kept, 0)  # the first look, which the dead gateway's hint would have hastened
         async with running(

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common import background
-from common.background import end, kept_up
+from common.background import end, supervise
 from common.broker.memory import MemoryBroker
 from common.errors import Refused
 from common.ledger.memory import MemoryLedger
@@ -90,7 +90,7 @@ async def test_a_part_that_fails_begins_again(
     """Each failure is logged, and the part works in the end."""
     monkeypatch.setattr(background, "FIRST_PAUSE_S", 0.01)
     part = Failing(3)
-    task = asyncio.create_task(kept_up(part))
+    task = asyncio.create_task(supervise(part))
     await eventually(lambda: part.works)
     await end([task])
     assert task.cancelled()

@@ -17,8 +17,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from common.broker.memory import MemoryBroker
 from common.errors import Unavailable
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Snapshot
 from common.ledger.redis import RedisLedger
+from common.ledger.values import Snapshot
 from common.redis import CONNECTIONS, connect_redis
 from common.settings import Settings
 from common.tracking.port import Status

@@ -7,7 +7,7 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.errors import Unavailable
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Snapshot
+from common.ledger.values import Snapshot
 from gateway.api import health
 from tests.gateway.running import KEY, running
 

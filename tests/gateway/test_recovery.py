@@ -10,7 +10,7 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.errors import PublishFailed, RunBusy
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Publication
+from common.ledger.values import Publication
 from common.messages import Batch, Lane, Message, decode_batch
 from common.publishing.recipes import BATCHES, SINGLES
 from common.tracking.memory import MemoryTracker

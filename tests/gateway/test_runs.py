@@ -11,7 +11,7 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.errors import Refused, Unavailable
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Outcomes, Snapshot
+from common.ledger.values import Outcomes, Snapshot
 from common.messages import Outcome
 from gateway.api.views import RunView
 from gateway.live import hub as hub_module

@@ -24,7 +24,7 @@ from common.broker.memory import MemoryBroker, MemorySubscription
 from common.broker.port import Shelf, Subscription
 from common.errors import PublishFailed
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Claim, Outcomes
+from common.ledger.values import Claim, Outcomes
 from common.messages import Batch, Lane, Message, Outcome, Seqs
 from common.publishing.publish import Producer
 from common.publishing.recipes import Recipe

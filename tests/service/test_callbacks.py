@@ -23,7 +23,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from redis.asyncio import Redis
 
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Outcomes
+from common.ledger.values import Outcomes
 from common.messages import Outcome
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Record, Status, Step

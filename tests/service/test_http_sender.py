@@ -8,7 +8,7 @@ import numpy as np
 
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Snapshot
+from common.ledger.values import Snapshot
 from common.messages import Batch, Lane, Message, Outcome
 from sender.providers.http import HttpProvider
 from sender.providers.profiles import load_profile

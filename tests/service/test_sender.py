@@ -13,7 +13,7 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.broker.port import Delivery
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Snapshot
+from common.ledger.values import Snapshot
 from common.messages import MAX_BODY_BYTES, Batch, Lane, Message, Outcome, State, decode_batch
 from common.rate.memory import MemoryRateLimit
 from common.rate.port import Grant, bucket_of

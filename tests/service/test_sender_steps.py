@@ -15,7 +15,8 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.broker.port import Broker, Delivery, Subscription
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Claim, Ledger, Outcomes
+from common.ledger.port import Ledger
+from common.ledger.values import Claim, Outcomes
 from common.messages import Batch, Lane, Message, Seqs, State, decode_batch
 from sender.providers.bulk import Sends
 from sender.providers.profiles import Profile

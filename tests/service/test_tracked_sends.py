@@ -9,7 +9,8 @@ import numpy as np
 
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Claim, Ledger, Outcomes
+from common.ledger.port import Ledger
+from common.ledger.values import Claim, Outcomes
 from common.messages import Batch, Lane, Message, Outcome, Seqs
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Record, Status, Step

@@ -17,7 +17,7 @@ from common.broker.port import Delivery, Shelf
 from common.counters import RECOUNTED, Tally
 from common.errors import UnknownRun, UsageError
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Outcomes
+from common.ledger.values import Outcomes
 from common.messages import (
     MAX_BODY_BYTES,
     Batch,
@@ -37,7 +37,7 @@ from sender.service import Sender
 from tests.waiting import eventually
 from upkeep.audit import DEAD_LETTER_S, InQueues, RunAudit, audit
 from upkeep.cli import _of_run
-from upkeep.replay import Found, Replay, Replayed, failed
+from upkeep.replay import Found, Limits, Replay, Replayed, Timing, failed
 
 OURS = '{"queue":"sms_queue"}'
 SHELF_QUEUES = {Shelf.FAILED: "sms_queue.failed", Shelf.REJECTED: "sms_queue.rejected"}
@@ -425,7 +425,7 @@ async def test_nothing_is_repaired_while_anybody_works(bench: Bench) -> None:
     result = await audit(bench.broker, bench.ledger, "sms_queue")
     assert "senders" in result.not_at_rest
     assert result.right
-    await bench.ledger.goodbye("s")
+    await bench.ledger.deregister("s")
     subscription = await bench.broker.subscribe(Lane.BULK, 1)
     with pytest.raises(UsageError, match="1 consumers"):
         await audit(bench.broker, bench.ledger, "sms_queue", repair=True)
@@ -459,10 +459,9 @@ async def test_a_replay_that_dies_leaves_no_more_than_a_window(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, at: int, left: int, again: int
 ) -> None:
     """What it is done with has left the shelf, spent copies too, and what it marked is not published again."""
-    monkeypatch.setattr("upkeep.replay.WINDOW", 10)
     twice = [range(k, k + 1) for k in range(40)] * 2
     await bench.keep_failed("bulk", 45, [*twice, *(range(k, k + 1) for k in range(40, 45))])
-    replay, found = await bench.look(Shelf.FAILED)
+    replay, found = await bench.look(Shelf.FAILED, limits=Limits(window=10))
     confirm = bench.ledger.confirm
 
     async def dies(run: str, upto: int) -> None:
@@ -546,7 +545,6 @@ async def test_a_replay_has_few_bodies_in_hand(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, limit: int | None
 ) -> None:
     """Neither looking nor replaying keeps what was looked at: a shelf may be larger than the memory."""
-    monkeypatch.setattr("upkeep.replay.WINDOW", 10)
     await bench.keep_failed("bulk", 500, [range(k, k + 1) for k in range(500)])
     subscriptions: list[LetGo] = []
     subscribe = bench.broker.subscribe
@@ -556,7 +554,7 @@ async def test_a_replay_has_few_bodies_in_hand(
         return subscriptions[-1]
 
     monkeypatch.setattr(bench.broker, "subscribe", counted)
-    (new,) = await bench.replay(Shelf.FAILED, limit=limit)
+    (new,) = await bench.replay(Shelf.FAILED, limit=limit, limits=Limits(window=10))
     assert new.messages == (limit or 500)
     looking, replaying = subscriptions
     assert 0 < looking.most <= 50
@@ -605,10 +603,9 @@ async def test_a_replay_of_what_was_rejected_may_die_between_any_two_steps(
 async def test_no_repair_while_a_replay_waits_for_a_confirm(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long RabbitMQ holds its publishes up, the ledger hears of it: its run is nobody's to give up."""
-    monkeypatch.setattr("common.ledger.heard.EVERY_S", 0.01)
+    """However long RabbitMQ delays the publishes, the replay's heartbeat keeps its run from being given up."""
     await bench.keep_failed("bulk", 3, [range(3)])
-    replay, found = await bench.look(Shelf.FAILED)
+    replay, found = await bench.look(Shelf.FAILED, timing=Timing(heartbeat_s=0.01))
     publish, asked, free = bench.broker.publish, asyncio.Event(), asyncio.Event()
 
     async def publish_later(batch: Batch, lane: Lane) -> None:

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from common.counters import COUNTERS, RECOUNTED, TALLIED, Counter, Kind, Tally
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Snapshot
-from common.ledger.redis.calls import script_texts
+from common.ledger.redis.scripts import script_texts
+from common.ledger.values import Snapshot
 from common.messages import State
 from common.statistics import statistics
 from gateway.api.runs import _RUN, _STATS

@@ -5,10 +5,9 @@ import asyncio
 import pytest
 
 from common.errors import Refused, SmsimError, Unavailable
-from common.ledger import heard
-from common.ledger.heard import heard_of
+from common.ledger.heartbeat import producer_heartbeat
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Snapshot
+from common.ledger.values import Snapshot
 from gateway import cli
 from tests.waiting import eventually
 
@@ -57,11 +56,10 @@ async def test_the_gateway_is_healthy_again_once_redis_answers(
     await asyncio.gather(beating, return_exceptions=True)
 
 
-async def test_a_producer_is_heard_of_again_once_redis_answers(
-    moody: Moody, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_producers_heartbeat_goes_on_once_redis_answers(
+    moody: Moody, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Else its run would be free for another after a while."""
-    monkeypatch.setattr(heard, "EVERY_S", 0.01)
-    async with heard_of(moody, "run"):
+    """Otherwise another producer could take its run after a while."""
+    async with producer_heartbeat(moody, "run", every_s=0.01):
         await eventually(lambda: moody.confirmed >= 3)
-    assert "producer_unheard" in caplog.text
+    assert "producer_heartbeat_failed" in caplog.text

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from common.ledger.masks import GAP_WORDS, PIECE_MESSAGES, WORD_MESSAGES, by_piece, segments, unpack
+from common.ledger.pieces import PIECE_MESSAGES, by_piece
+from common.ledger.redis.masks import GAP_WORDS, WORD_MESSAGES, segments, unpack
 
 # Offsets that lie close together, far apart, and at the very ends of a piece.
 offsets = st.one_of(

@@ -10,7 +10,7 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.errors import PublishFailed
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Snapshot
+from common.ledger.values import Snapshot
 from common.messages import MAX_BODY_BYTES, MAX_TEXT_CHARS, SURE_TO_FIT, Batch, Lane, Message, decode_batch
 from common.publishing import publish
 from common.publishing.publish import ANNOUNCE_BLOCK, Producer

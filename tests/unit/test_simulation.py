@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from common.contacts.files import ContactsSource
-from common.ledger.port import Snapshot
+from common.ledger.values import Snapshot
 from common.messages import Lane, Message
 from common.publishing.random_source import RandomSource
 from common.publishing.recipes import Source

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.ledger.latency import histogram
-from common.ledger.port import SenderStatus, Snapshot
+from common.ledger.histogram import histogram
+from common.ledger.values import SenderStatus, Snapshot
 from common.statistics import statistics
 
 FIELDS = (

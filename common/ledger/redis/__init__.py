@@ -4,20 +4,20 @@ from typing import Any, cast
 
 from common import keys
 from common.counters import TALLIED
-from common.ledger.port import SENDER_SILENCE_S, SenderStatus, Snapshot
-from common.ledger.redis.calls import unknown
-from common.ledger.redis.messages import RedisMessages
+from common.ledger import refusals
 from common.ledger.redis.runs import RedisRuns
+from common.ledger.redis.states import RedisStates
+from common.ledger.values import SenderStatus, Snapshot
 from common.redis import retry_until_answered
 
 _FIELDS = (*TALLIED, "total", "started_us", "last_settled_us")
 
 
-class RedisLedger(RedisRuns, RedisMessages):
+class RedisLedger(RedisRuns, RedisStates):
     """Runs, their messages, and the senders, in Redis.
 
-    What must belong together is read by one command. A transaction would do as well, but Redis refuses to begin one
-    when it is out of memory, and that is when somebody must be able to look.
+    Values that must be consistent are read by one command. A transaction would do as well, but Redis refuses to begin
+    one when it is out of memory, which is when an operator needs to look.
     """
 
     async def reject(self, bodies: int) -> None:
@@ -28,7 +28,7 @@ class RedisLedger(RedisRuns, RedisMessages):
             "heartbeat", [keys.SENDERS, keys.sender(sender)], [sender, slots, in_flight, self._ttl_s]
         )
 
-    async def goodbye(self, sender: str) -> None:
+    async def deregister(self, sender: str) -> None:
         await retry_until_answered(lambda: self._redis.zrem(keys.SENDERS, sender))
 
     async def snapshot(self, run: str | None = None) -> Snapshot:
@@ -45,10 +45,11 @@ class RedisLedger(RedisRuns, RedisMessages):
 
         counters, latency, senders, (seconds, micros) = await retry_until_answered(read)
         if run is not None and b"started_us" not in counters:
-            raise unknown(run)
+            raise refusals.unknown_run(run)
         now_us = seconds * 1_000_000 + micros
         values = {name: int(counters.get(name.encode(), 0)) for name in _FIELDS}
-        alive = [name.decode() for name, seen in senders if now_us - seen < SENDER_SILENCE_S * 1e6]
+        silence_us = self._timing.sender_silence_s * 1e6
+        alive = [name.decode() for name, seen in senders if now_us - seen < silence_us]
         return Snapshot(
             **values,
             now_us=now_us,

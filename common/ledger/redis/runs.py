@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import keys
-from common.errors import LedgerLost, RunBusy, RunExists, RunOpen
-from common.ledger.masks import PIECE_MESSAGES, by_piece
-from common.ledger.port import ENDED, LOST, NEVER_BEGUN, PRODUCER_SILENCE_S, Publication, Resumable
-from common.ledger.redis.calls import RedisCalls, unknown
+from common.ledger import refusals
+from common.ledger.pieces import PIECE_MESSAGES, by_piece
+from common.ledger.redis.scripts import RedisScripts
+from common.ledger.values import Publication, Resumable
 from common.messages import Seqs
 from common.redis import retry_until_answered
 
@@ -22,7 +22,7 @@ NAMES_A_CALL = 1_000
 NAMES_ASIDE = 100
 
 
-class RedisRuns(RedisCalls):
+class RedisRuns(RedisScripts):
     """Runs, and what a producer and an operator do with them."""
 
     # Where the look for expired runs, some at a time, goes on.
@@ -31,18 +31,17 @@ class RedisRuns(RedisCalls):
     async def begin(self, run: str, recipe: str, total: int, producer: str) -> None:
         begin_keys = [keys.run(run), keys.RUNS, keys.STATS, keys.forgotten(run)]
         if not await self._call("begin", begin_keys, [run, recipe, total, producer]):
-            raise RunExists(
-                f"run {run} exists already: choose another name, or go on with it by --resume {run}"
-            )
+            raise refusals.run_exists(run)
 
     async def resume(self, run: str, producer: str) -> Resumable:
-        answer = await self._call("resume", [keys.run(run)], [producer, int(PRODUCER_SILENCE_S * 1e6)])
+        silence_us = int(self._timing.producer_silence_s * 1e6)
+        answer = await self._call("resume", [keys.run(run)], [producer, silence_us])
         if not answer:
-            raise unknown(run)
+            raise refusals.unknown_run(run)
         if len(answer) == 1:
-            raise RunBusy(f"run {run} is being published by {answer[0].decode()}: wait until it has ended")
+            raise refusals.run_busy(run, answer[0].decode())
         recipe, total, announced, confirmed = answer
-        return Resumable(recipe.decode(), total, announced, confirmed)
+        return Resumable(recipe=recipe.decode(), total=total, announced=announced, confirmed=confirmed)
 
     async def leave(self, run: str, producer: str) -> None:
         await self._call("leave", [keys.run(run)], [producer])
@@ -52,16 +51,16 @@ class RedisRuns(RedisCalls):
             "announce", [keys.STATS, keys.run(run), keys.RUNS], [run, first, count, PIECE_MESSAGES]
         )
         if answer == -2:
-            raise LedgerLost(ENDED.format(run))
+            raise refusals.run_closed(run)
         if answer >= 0:
-            raise LedgerLost(LOST.format(answer, first - 1, run))
+            raise refusals.announcements_lost(run, answer, first)
 
     async def confirm(self, run: str, upto: int) -> None:
         await self._call("confirm", [keys.run(run)], [upto])
 
-    async def cut(self, run: str) -> None:
-        if not await self._call("cut", [keys.run(run)], [self._ttl_s]):
-            raise unknown(run)
+    async def close_run(self, run: str) -> None:
+        if not await self._call("close_run", [keys.run(run)], [self._ttl_s]):
+            raise refusals.unknown_run(run)
 
     async def forget(self, run: str) -> None:
         forget_keys = [keys.run(run), keys.RUNS, keys.forgotten(run)]
@@ -69,14 +68,11 @@ class RedisRuns(RedisCalls):
         args = [run, self._ttl_s, secrets.token_hex(8)]
         match await self._call("forget", forget_keys, args):
             case [-2]:
-                raise RunOpen(NEVER_BEGUN.format(run))
+                raise refusals.never_begun(run)
             case [published, settled, total]:
-                raise RunOpen(
-                    f"run {run} is not over: {max(total, published)} messages, {published} published,"
-                    f" {settled} settled"
-                )
+                raise refusals.run_open(run, published=published, settled=settled, total=total)
             case [_]:
-                raise unknown(run)
+                raise refusals.unknown_run(run)
 
     async def runs(self, newest: int | None = None) -> list[str]:
         if newest is None:
@@ -115,13 +111,19 @@ class RedisRuns(RedisCalls):
 
         values, (seconds, micros) = await retry_until_answered(read)
         if not values:
-            raise unknown(run)
+            raise refusals.unknown_run(run)
         silent_us = seconds * 1_000_000 + micros - int(values.get(b"producer_seen_us", 0))
         total, announced, confirmed = (
             int(values.get(name, 0)) for name in (b"total", b"announced", b"confirmed")
         )
-        publishing = silent_us < PRODUCER_SILENCE_S * 1e6 and (total == 0 or confirmed < total)
-        return Publication(values.get(b"recipe", b"").decode(), total, announced, confirmed, publishing)
+        publishing = silent_us < self._timing.producer_silence_s * 1e6 and not 0 < total <= confirmed
+        return Publication(
+            recipe=values.get(b"recipe", b"").decode(),
+            total=total,
+            announced=announced,
+            confirmed=confirmed,
+            publishing=publishing,
+        )
 
     async def replayed(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
         marked = np.zeros(seqs.size, np.bool_)
@@ -139,4 +141,4 @@ class RedisRuns(RedisCalls):
             offsets = (seqs[at] - piece * PIECE_MESSAGES).tolist()
             mark_keys = [keys.run(run), f"{keys.replayed(run)}{piece}"]
             for i in range(0, len(offsets), MARKS_A_CALL):
-                await self._call("mark", mark_keys, offsets[i : i + MARKS_A_CALL])
+                await self._call("mark_replayed", mark_keys, offsets[i : i + MARKS_A_CALL])

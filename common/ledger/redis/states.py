@@ -9,15 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import keys
-from common.ledger.latency import histogram
-from common.ledger.masks import PIECE_MESSAGES, Pairs, Segment, by_piece, pairs_at, segments, unpack
-from common.ledger.port import Claim, Outcomes, Standing
-from common.ledger.redis.calls import RedisCalls, unknown
+from common.ledger import refusals
+from common.ledger.histogram import histogram
+from common.ledger.pieces import PIECE_MESSAGES, by_piece
+from common.ledger.redis.masks import Pairs, Segment, pairs_at, segments, unpack
+from common.ledger.redis.scripts import RedisScripts
+from common.ledger.values import Claim, Outcomes, Standing
 from common.messages import Outcome, Seqs, State
 from common.redis import retry_until_answered
 
 
-class RedisMessages(RedisCalls):
+class RedisStates(RedisScripts):
     """Messages, and what becomes of them."""
 
     async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> Claim:
@@ -58,7 +60,7 @@ class RedisMessages(RedisCalls):
 
         known, *found = await retry_until_answered(read)
         if not known:
-            raise unknown(run)
+            raise refusals.unknown_run(run)
         states = np.zeros(seqs.size, np.uint8)
         for (_, at, offsets), quads in zip(parts, found, strict=True):
             first = int(offsets.min()) >> 2
@@ -205,7 +207,7 @@ class RedisMessages(RedisCalls):
             lambda: self._redis.hmget(keys.run(run), ["started_us", "announced"])
         )
         if started is None:
-            raise unknown(run)
+            raise refusals.unknown_run(run)
         return int(announced or 0)
 
     async def _pieces(self, run: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""common/ledger/latency.py: percentiles off a log-bucketed histogram."""
+"""common/ledger/histogram.py: percentiles off a log-bucketed histogram."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.ledger.latency import histogram, percentile_s
+from common.ledger.histogram import histogram, percentile_s
 
 # 2.2 %, and what counting from 1 µs instead of 0 costs: nothing that shows above 0.2 ms.
 RELATIVE, ABSOLUTE_S = 0.022, 0.022e-6

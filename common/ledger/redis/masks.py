@@ -1,11 +1,10 @@
-"""Sets of seqs as bit masks, the form in which the ledger's states travel to Redis and back.
+"""Sets of seqs as bit masks: the form in which states are sent to Redis and back.
 
-A message's state takes two bits, low bit first: message k of a piece stands in bits 2k and 2k+1 of the piece's
-string, read as little-endian words of 32 bits, 16 messages a word. A piece has 131,072 messages (32 KiB), so that
-no call holds Redis for long, and a stray seq opens little memory.
+The state of a message takes two bits, low bit first. Message k of a piece has bits 2k and 2k+1 of the string of the
+piece, read as little-endian words of 32 bits, 16 messages a word. The string of a piece is at most 32 KiB long, so no
+call blocks Redis for long, and a stray seq takes little memory.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +12,8 @@ from numpy.typing import NDArray
 
 from common.messages import Seqs
 
-PIECE_MESSAGES = 1 << 17
 WORD_MESSAGES = 16
-# Untouched words in a row that end a segment: sending them along would cost more than a segment's own overhead.
+# A segment ends at this many untouched words in a row: sending more of them costs more than another segment.
 GAP_WORDS = 16
 
 Pairs = NDArray[np.uint8]
@@ -23,30 +21,24 @@ Pairs = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of words of one piece: where it begins, how many messages it touches, and its columns as bytes."""
+    """Adjacent words of one piece.
+
+    Attributes:
+        first_word: The index of its first word.
+        messages: How many messages it touches.
+        columns: The words of each column, as bytes.
+    """
 
     first_word: int
     messages: int
     columns: tuple[bytes, ...]
 
 
-def by_piece(seqs: Seqs) -> Iterator[tuple[int, NDArray[np.intp] | slice]]:
-    """The pieces that seqs fall into, each with the positions of its seqs."""
-    if seqs.size == 0:
-        return
-    pieces = seqs >> 17
-    first = int(pieces[0])
-    if bool((pieces == first).all()):
-        yield first, slice(None)
-        return
-    for piece in np.unique(pieces).tolist():
-        yield piece, np.flatnonzero(pieces == piece)
-
-
 def segments(offsets: Seqs, columns: list[Pairs]) -> list[Segment]:
-    """The touched words around offsets into a piece, each column's pair of bits put where its message stands.
+    """The words that hold some messages, with the two bits of each column at the place of its message.
 
-    `offsets` are distinct; the first column is non-zero for each of them, since it tells the touched words.
+    `offsets` are those of the messages in their piece, each once. The first column is non-zero for each of them: it
+    shows which words are touched.
     """
     base = (int(offsets.min()) >> 4) << 4
     words = ((int(offsets.max()) - base) >> 4) + 1
@@ -67,13 +59,13 @@ def segments(offsets: Seqs, columns: list[Pairs]) -> list[Segment]:
 
 
 def unpack(words: bytes) -> Pairs:
-    """The pairs of bits in words, one a message."""
+    """The two bits of each message in some words."""
     quads = np.frombuffer(words, np.uint8)
     return np.stack([quads & 3, quads >> 2 & 3, quads >> 4 & 3, quads >> 6], axis=1).reshape(-1)
 
 
 def pairs_at(offsets: Seqs, parts: list[Segment], answers: list[bytes]) -> Pairs:
-    """The pair of each offset, read from the words that were given for each segment; 0 where there are none."""
+    """The two bits of each message, read from the words of each segment; 0 where a segment has no words."""
     pairs = np.zeros(offsets.size, np.uint8)
     for part, words in zip(parts, answers, strict=True):
         if words:

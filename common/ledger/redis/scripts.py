@@ -1,4 +1,4 @@
-"""What the sides of the ledger in Redis share: the client, its scripts, and calls that are repeated until answered."""
+"""The Lua scripts of the ledger in Redis, and their calls, which are repeated until Redis answers."""
 
 from collections.abc import Callable, Sequence
 from importlib.resources import files
@@ -9,20 +9,16 @@ from redis.commands.core import AsyncScript
 
 from common import keys
 from common.counters import TALLIED
-from common.errors import UnknownRun
+from common.ledger.port import TIMING, Timing
 from common.redis import retry_until_answered
 
-_SCRIPTS = (
-    *("begin", "resume", "leave", "announce", "confirm", "cut", "forget", "runs", "newest"),
-    *("claim", "settle", "release", "withdraw", "mark", "heartbeat"),
-)
 
+class RedisScripts:
+    """Calls the scripts in lua/. `run_ttl_s` is how long a settled run is kept, in seconds."""
 
-class RedisCalls:
-    """Calls of the scripts in lua/. `run_ttl_s` is how long a settled run is kept."""
-
-    def __init__(self, client: Redis, run_ttl_s: float = 7 * 86_400) -> None:
+    def __init__(self, client: Redis, run_ttl_s: float = 7 * 86_400, timing: Timing = TIMING) -> None:
         self._redis = client
+        self._timing = timing
         self._ttl_s = max(1, int(run_ttl_s))
         self._scripts: dict[str, AsyncScript] = {
             name: client.register_script(text) for name, text in script_texts().items()
@@ -34,7 +30,7 @@ class RedisCalls:
     async def _call_noting_loss(
         self, script: str, script_keys: Sequence[str], args: Callable[[bool], Sequence[Any]]
     ) -> tuple[Any, bool]:
-        """The script's answer, and whether an earlier try may have been carried out without one."""
+        """The script's answer, and whether an earlier attempt may have taken effect without an answer."""
         tries = 0
 
         async def once() -> Any:
@@ -46,18 +42,14 @@ class RedisCalls:
 
 
 def script_texts() -> dict[str, str]:
-    """Each script as Redis gets it, with what is put before all of them."""
-    lua = files("common.ledger") / "lua"
-    return {name: with_prelude((lua / f"{name}.lua").read_text()) for name in _SCRIPTS}
+    """Each script as it is sent to Redis."""
+    lua = files("common.ledger.redis") / "lua"
+    texts = {file.name.removesuffix(".lua"): file.read_text() for file in lua.iterdir()}
+    return {name: with_prelude(text) for name, text in texts.items() if name != "prelude"}
 
 
 def with_prelude(script: str) -> str:
-    """A script that changes runs, with the functions of lua/prelude.lua before it."""
+    """A script that changes runs, with the names from Python and the functions of lua/prelude.lua before it."""
     names = f"local RUN_KEY, OPEN_RUNS = '{keys.run('')}', '{keys.OPEN_RUNS}'\n"
     names += f"local COUNTERS = {{{', '.join(map(repr, TALLIED))}}}\n"
-    return names + (files("common.ledger") / "lua" / "prelude.lua").read_text() + script
-
-
-def unknown(run: str) -> UnknownRun:
-    """The error for a run that is not there."""
-    return UnknownRun(f"no run {run} in the ledger")
+    return names + (files("common.ledger.redis") / "lua" / "prelude.lua").read_text() + script

@@ -1,4 +1,4 @@
--- mark(run, messages of one piece): they were replayed under another run. The marks live as long as the run.
+-- mark_replayed(run, messages of one piece): they were replayed as another run. The marks are kept as long as the run.
 -- KEYS: 1 the run's hash, 2 the piece's marks        ARGV: offsets into the piece
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 for i = 1, #ARGV do redis.call('SETBIT', KEYS[2], ARGV[i], 1) end

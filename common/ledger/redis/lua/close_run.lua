@@ -1,5 +1,5 @@
--- cut(run): nothing more of it will be published; what is announced is all there is of it.
--- KEYS: 1 the run's hash        ARGV: 1 seconds that a settled run lives on
+-- close_run(run): no more of it will be published. Its total is what is announced.
+-- KEYS: 1 the run's hash        ARGV: 1 seconds that a settled run is kept
 -- Returns 0 if there is no such run.
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 local announced = redis.call('HGET', KEYS[1], 'announced') or 0
