@@ -15,24 +15,48 @@ from common.messages import Lane
 from common.publishing.publish import Producer
 from common.publishing.recipes import Source
 from common.settings import Settings
-from common.stores import memory_stores
+from common.stores import Stores, memory_stores
+from common.tracking.port import Tracker
 from monitor.service import show_live
+from sender.providers.bulk import BulkProvider
 from sender.providers.registry import build_provider
 from sender.service import Sender
 from sender.slots import Slots
 
-SENDER = "embedded"
-FOLLOW_EVERY_S = 0.02
-# A batch no larger than this share of the slots keeps the slots evenly filled.
-BATCHES_IN_FLIGHT = 64
-LARGEST_BATCH = 512
-# Messages that wait between producer and senders at most, if the slots are not fewer.
-AHEAD = 65_536
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of an embedded run.
+
+    Attributes:
+        batches_in_flight: A batch is at most the slots divided by this, which keeps the slots evenly filled.
+        largest_batch: The most messages in a batch.
+        messages_ahead: The most messages that wait between producer and sender, beyond ten batches, so that memory
+            is bounded for any run.
+        follow_every_s: How often the ledger is asked whether the run is over, in seconds.
+    """
+
+    batches_in_flight: int = 64
+    largest_batch: int = 512
+    messages_ahead: int = 65_536
+    follow_every_s: float = 0.02
+
+
+LIMITS = Limits()
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """One embedded run. `senders` is the number of slots for bulk messages."""
+    """An embedded run.
+
+    Attributes:
+        run: Its run id.
+        source: The messages.
+        senders: The number of slots for bulk messages.
+        batch_size: Messages in a batch.
+        lane: The lane that they go through.
+        settings: The settings of producer and sender.
+    """
 
     run: str
     source: Source
@@ -43,67 +67,94 @@ class Simulation:
 
     @property
     def in_flight(self) -> int:
-        """Sends in flight at most: urgent ones may have the slots that are there for them besides."""
+        """The most sends in flight: urgent messages have slots on top."""
         return Slots(self.senders).most(self.lane)
 
 
 def fitting_batch_size(senders: int) -> int:
-    """The batch size for a number of slots, where nobody asks for another."""
-    return max(1, min(LARGEST_BATCH, math.ceil(senders / BATCHES_IN_FLIGHT)))
+    """The batch size for a number of slots, unless one is asked for."""
+    share = math.ceil(senders / LIMITS.batches_in_flight)
+    return max(1, min(LIMITS.largest_batch, share))
+
+
+def embedded_sender(
+    settings: Settings,
+    broker: MemoryBroker,
+    stores: Stores,
+    provider: BulkProvider,
+    *,
+    tracker: Tracker | None = None,
+) -> Sender:
+    """A sender in this process, with the settings of a sender's own process."""
+    return Sender(
+        "embedded",
+        broker,
+        stores.ledger,
+        provider,
+        slots=settings.sender_concurrency,
+        max_attempts=settings.max_attempts,
+        retry_backoff_s=settings.retry_backoff,
+        grace_s=settings.shutdown_grace,
+        limit=stores.rate_limit,
+        tracker=tracker,
+    )
 
 
 async def simulate(
     simulation: Simulation, stop: asyncio.Event, live: bool, ledger: MemoryLedger | None = None
 ) -> Snapshot:
-    """Runs it until every message is sent or failed, or until told to stop; gives the last snapshot.
+    """Runs it until every message is settled, or `stop` is set; returns the last snapshot.
 
-    With a ledger of the caller's it can be looked at meanwhile.
+    `live` shows the statistics in the terminal. A caller can observe the run in a ledger of its own.
     """
-    settings, run = simulation.settings, simulation.run
-    # The producer runs ahead of the senders by so much, so that memory is bounded for any N.
-    broker = MemoryBroker(capacity=min(2 * simulation.senders, AHEAD) + 10 * simulation.batch_size)
+    settings = simulation.settings.model_copy(update={"sender_concurrency": simulation.senders})
+    ahead = min(2 * simulation.senders, LIMITS.messages_ahead)
+    broker = MemoryBroker(capacity=ahead + 10 * simulation.batch_size)
     stores = memory_stores(settings, ledger)
-    sender = Sender(
-        SENDER,
-        broker,
-        stores.ledger,
-        build_provider(settings.model_copy(update={"sender_concurrency": simulation.senders})),
-        simulation.senders,
-        settings.max_attempts,
-        settings.retry_backoff,
-        settings.shutdown_grace,
-        limit=stores.rate_limit,
-    )
-    recipe = simulation.source.recipe(simulation.batch_size, simulation.lane)
-    await stores.ledger.begin(run, msgspec.json.encode(recipe).decode(), simulation.source.count, "embedded")
-    ended, sender_stop = asyncio.Event(), asyncio.Event()
+    sender = embedded_sender(settings, broker, stores, build_provider(settings))
+    await _begin(simulation, stores.ledger)
     try:
-        async with asyncio.TaskGroup() as tasks:
-            sending = tasks.create_task(sender.run(sender_stop))
-            publishing = tasks.create_task(
-                Producer(broker, stores.ledger).publish(
-                    run, simulation.source, simulation.batch_size, simulation.lane
-                )
-            )
-            viewing = tasks.create_task(show_live(stores.ledger, run, ended)) if live else None
-            await _settled_or_stopped(stores.ledger, run, stop)
-            publishing.cancel()
-            sender_stop.set()
-            await sending
-            ended.set()
-            if viewing:
-                await viewing
+        await _run(simulation, sender, Producer(broker, stores.ledger), stores.ledger, stop, live=live)
     finally:
         await broker.close()
-    return await stores.ledger.snapshot(run)
+    return await stores.ledger.snapshot(simulation.run)
 
 
-def _over(snapshot: Snapshot) -> bool:
-    return snapshot.settled >= snapshot.total
+async def _begin(simulation: Simulation, ledger: Ledger) -> None:
+    recipe = simulation.source.recipe(simulation.batch_size, simulation.lane)
+    encoded = msgspec.json.encode(recipe).decode()
+    await ledger.begin(simulation.run, encoded, simulation.source.count, "embedded")
+
+
+async def _run(
+    simulation: Simulation,
+    sender: Sender,
+    producer: Producer,
+    ledger: Ledger,
+    stop: asyncio.Event,
+    *,
+    live: bool,
+) -> None:
+    """Publishes and sends until the run is over or stopped; then ends the sender gracefully, and the view last."""
+    run, sender_stop, view_stop = simulation.run, asyncio.Event(), asyncio.Event()
+    publish = producer.publish(run, simulation.source, simulation.batch_size, simulation.lane)
+    async with asyncio.TaskGroup() as tasks:
+        sending = tasks.create_task(sender.run(sender_stop))
+        publishing = tasks.create_task(publish)
+        if live:
+            tasks.create_task(show_live(ledger, run, view_stop))
+        await _settled_or_stopped(ledger, run, stop)
+        publishing.cancel()
+        sender_stop.set()
+        await sending
+        view_stop.set()
 
 
 async def _settled_or_stopped(ledger: Ledger, run: str, stop: asyncio.Event) -> None:
-    while not _over(await ledger.snapshot(run)):
+    while True:
+        now = await ledger.snapshot(run)
+        if now.settled >= now.total:
+            return
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), FOLLOW_EVERY_S)
+            await asyncio.wait_for(stop.wait(), LIMITS.follow_every_s)
             return

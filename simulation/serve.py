@@ -1,11 +1,14 @@
-"""`smsim serve`: gateway, sender, statistics and dashboard in one process with no server, for programs to be tested
-against (docs/stand-in.md).
+"""`smsim serve`: gateway, sender, statistics and dashboard in one process with no server (docs/stand-in.md).
+
+A local stand-in for an SMS service, to test programs against.
 """
 
+import argparse
 import asyncio
 import contextlib
 import os
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 from common.broker.memory import MemoryBroker
@@ -25,63 +28,45 @@ from sender.metrics import SenderMetrics
 from sender.providers import simulated
 from sender.providers.magic import MagicBehaviour, MagicNumbers
 from sender.providers.profiles import refuse_beside_profile
-from sender.service import Sender
+from simulation.pipeline import embedded_sender
 
-SENDER = "stand-in"
-# What a developer wants of a stand-in, where it differs from what a study of a provider wants.
+# Defaults for developers, where they differ from those for studies.
 DEFAULTS: dict[str, Any] = {
     "mean_processing_time": 0.1,
     "failure_rate": 0.0,
     "sender_concurrency": 10_000,
     "max_attempts": MagicBehaviour.throttled_attempts + 1,
     "retry_backoff": 0.25,
-    "shutdown_grace": 1.0,  # all is forgotten at the end anyway
+    "shutdown_grace": 1.0,  # the messages are lost at the end in any case
     "log_level": LogLevel.WARNING,
 }
-# What bounds the memory, beside the bounds of the parts. Messages that wait in each lane: beyond that, publishes wait.
-LANE_CAPACITY = 200_000
-RECORDS_KEPT = 100_000
-# A batch may bring 100,000 steps at once, and the inbox is to miss none.
-STEPS_WAITING = 1_000_000
-# Of runs that are over the newest are kept, and no more than so many messages, at one byte each.
-RUNS_KEPT = 1_000
-MESSAGES_KEPT = 50_000_000
-SNAPSHOT_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The bounds of the stand-in's memory, beside those of its parts.
+
+    Attributes:
+        lane_capacity: The most messages that wait in a lane; publishes wait beyond that.
+        records: The most messages in the inbox.
+        steps_waiting: The most steps that wait for the inbox: a batch may bring 100,000 at once, and none may be lost.
+        runs: The most runs that are kept once they are over.
+        messages: The most messages in them, at one byte each.
+    """
+
+    lane_capacity: int = 200_000
+    records: int = 100_000
+    steps_waiting: int = 1_000_000
+    runs: int = 1_000
+    messages: int = 50_000_000
 
 
 def main(argv: list[str] | None = None, prog: str = "smsim serve") -> int:
     """Reads the arguments and serves until SIGTERM or Ctrl-C."""
-    parser = Parser(prog, "A local stand-in for an SMS service: REST, live events, dashboard and an inbox.")
-    parser.add_argument(
-        "--host", help="where it listens (GATEWAY_HOST, 127.0.0.1); others need GATEWAY_API_KEY"
-    )
-    parser.add_argument("--port", type=whole(0, 65535), help="(GATEWAY_PORT, 8000; 0: any free one)")
-    parser.add_argument(
-        "--mean-processing-time", type=number(0, 86_400), help="seconds (MEAN_PROCESSING_TIME; 0.1)"
-    )
-    parser.add_argument(
-        "--failure-rate", type=number(0, 1), help="share of attempts that fail (FAILURE_RATE; 0)"
-    )
-    parser.add_argument(
-        "--max-attempts", type=whole(1, 1000), help="tries before a message is failed (MAX_ATTEMPTS; 3)"
-    )
-    parser.add_argument(
-        "--concurrency", type=whole(1, 10_000_000), help="sends in flight (SENDER_CONCURRENCY; 10000)"
-    )
-    parser.add_argument("--seed", type=whole(0, 2**63 - 1), help="makes times and failures repeat (SEED)")
-    args = parser.parse_args(argv)
+    args = _parser(prog).parse_args(argv)
 
     async def run() -> int:
-        behaviour = {"mean_processing_time": args.mean_processing_time, "failure_rate": args.failure_rate}
-        settings = stand_in_settings(
-            gateway_host=args.host,
-            gateway_port=args.port,
-            max_attempts=args.max_attempts,
-            sender_concurrency=args.concurrency,
-            seed=args.seed,
-            **behaviour,
-        )
-        refuse_beside_profile(settings, behaviour)
+        settings = _settings(args)
         configure_logs("stand-in", settings.log_level, settings.log_file, sys.stderr)
         warn_of_near_misses()
         await _serve(settings, prog)
@@ -90,50 +75,93 @@ def main(argv: list[str] | None = None, prog: str = "smsim serve") -> int:
     return run_command(prog, run)
 
 
-def stand_in_settings(**flags: Any) -> Settings:
-    """The settings in force, with DEFAULTS in place of the usual ones; no authentication on loopback.
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = Parser(prog, "A local stand-in for an SMS service: REST, live events, dashboard and an inbox.")
+    parser.add_argument(
+        "--host",
+        help="address to listen on (GATEWAY_HOST, 127.0.0.1); others need GATEWAY_API_KEY",
+    )
+    parser.add_argument("--port", type=whole(0, 65535), help="(GATEWAY_PORT, 8000; 0: any free one)")
+    parser.add_argument(
+        "--mean-processing-time",
+        type=number(0, 86_400),
+        help="seconds (MEAN_PROCESSING_TIME; 0.1)",
+    )
+    parser.add_argument(
+        "--failure-rate",
+        type=number(0, 1),
+        help="share of attempts that fail (FAILURE_RATE; 0)",
+    )
+    parser.add_argument(
+        "--max-attempts",
+        type=whole(1, 1000),
+        help="attempts before a message is failed (MAX_ATTEMPTS; 3)",
+    )
+    parser.add_argument(
+        "--concurrency",
+        type=whole(1, 10_000_000),
+        help="sends in flight (SENDER_CONCURRENCY; 10000)",
+    )
+    parser.add_argument("--seed", type=whole(0, 2**63 - 1), help="makes times and failures repeat (SEED)")
+    return parser
 
-    What `.env` says counts unless it repeats a usual default: `make env` writes all of these there, for docker-compose.
-    Raises UsageError if others than this machine could come in with no key.
+
+def _settings(args: argparse.Namespace) -> Settings:
+    """The settings in force. Raises UsageError."""
+    behaviour = {"mean_processing_time": args.mean_processing_time, "failure_rate": args.failure_rate}
+    settings = stand_in_settings(
+        gateway_host=args.host,
+        gateway_port=args.port,
+        max_attempts=args.max_attempts,
+        sender_concurrency=args.concurrency,
+        seed=args.seed,
+        **behaviour,
+    )
+    refuse_beside_profile(settings, behaviour)
+    return settings
+
+
+def stand_in_settings(**flags: Any) -> Settings:
+    """The settings in force, with DEFAULTS in place of the usual ones, and no authentication on loopback.
+
+    A value of `.env` that is a usual default counts as unset: `make env` writes all of these, for docker-compose.
+
+    Raises:
+        UsageError: A setting is invalid, or other machines could connect without a key.
     """
     settings = load_settings(**flags)
-    defaults = DEFAULTS | ({"gateway_auth": False} if is_loopback(settings.gateway_host) else {})
-    in_environment = {name.lower() for name, value in os.environ.items() if value}
-    mine = {
-        name: value
-        for name, value in defaults.items()
-        if flags.get(name) is None
-        and name not in in_environment
-        and getattr(settings, name) == Settings.model_fields[name].default
-    }
-    settings = settings.model_copy(update=mine)
+    defaults = dict(DEFAULTS)
+    if is_loopback(settings.gateway_host):
+        defaults["gateway_auth"] = False
+    for name in list(defaults):
+        if flags.get(name) is not None or _is_set(settings, name):
+            del defaults[name]
+    settings = settings.model_copy(update=defaults)
     refuse_open_doors(settings)
     if settings.gateway_auth and settings.gateway_api_key is None:
         raise UsageError(
-            f"others than this machine may come in by GATEWAY_HOST={settings.gateway_host}, so it needs a key:"
-            " set GATEWAY_API_KEY (e.g. to what openssl rand -hex 32 prints), or listen on 127.0.0.1"
+            f"other machines can connect to GATEWAY_HOST={settings.gateway_host}, so it needs a key:"
+            " set GATEWAY_API_KEY (e.g. to the output of openssl rand -hex 32), or listen on 127.0.0.1"
         )
     return settings
 
 
+def _is_set(settings: Settings, name: str) -> bool:
+    """Whether the environment sets it, or `.env` to a value that is not the usual default."""
+    in_environment = {variable.lower() for variable, value in os.environ.items() if value}
+    return name in in_environment or getattr(settings, name) != Settings.model_fields[name].default
+
+
 async def _serve(settings: Settings, prog: str) -> None:
-    """Builds the stand-in in memory and runs it until a signal says stop."""
-    broker, ttl_s = MemoryBroker(capacity=LANE_CAPACITY), settings.message_ttl * HOUR_S
-    shared = memory_stores(settings, tracker=MemoryTracker(ttl_s, RECORDS_KEPT, most_waiting=STEPS_WAITING))
+    """Builds the stand-in in memory and runs it until a signal stops it."""
+    limits, ttl_s = Limits(), settings.message_ttl * HOUR_S
+    broker = MemoryBroker(capacity=limits.lane_capacity)
+    tracker = MemoryTracker(ttl_s, limits.records, most_waiting=limits.steps_waiting)
+    shared = memory_stores(settings, tracker=tracker)
     stores = Stores(shared.api_keys, MemoryIdempotency(), MemoryCallbacks(ttl_s))
-    gateway = Gateway(settings, broker, shared.ledger, shared.tracker, stores, stand_in=True)
-    sender = Sender(
-        SENDER,
-        broker,
-        shared.ledger,
-        MagicNumbers(simulated.create(settings)),
-        settings.sender_concurrency,
-        settings.max_attempts,
-        settings.retry_backoff,
-        settings.shutdown_grace,
-        limit=shared.rate_limit,
-        tracker=shared.tracker,
-    )
+    gateway = Gateway(settings, broker, shared.ledger, tracker, stores, stand_in=True)
+    provider = MagicNumbers(simulated.create(settings))
+    sender = embedded_sender(settings, broker, shared, provider, tracker=tracker)
     pipeline = PipelineMetrics()
     gateway.metrics.registry.register(SenderMetrics(sender))
     gateway.metrics.registry.register(pipeline)
@@ -141,12 +169,12 @@ async def _serve(settings: Settings, prog: str) -> None:
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(sender.run(sender_stop))
-            caring = tasks.create_task(_care_for(shared.ledger, pipeline))
+            upkeep = tasks.create_task(_keep_up(shared.ledger, pipeline))
             async with gateway.serving(settings.gateway_host, settings.gateway_port) as port:
                 sys.stderr.write(f"{prog}: {_ready(settings, port)}\n")
                 sys.stderr.flush()
                 await stop.wait()
-            caring.cancel()
+            upkeep.cancel()
             sender_stop.set()
     finally:
         await broker.close()
@@ -154,33 +182,32 @@ async def _serve(settings: Settings, prog: str) -> None:
 
 
 def _ready(settings: Settings, port: int) -> str:
-    """Where it listens, and how sends turn out."""
+    """The address, and the behaviour of sends."""
     host = f"[{settings.gateway_host}]" if ":" in settings.gateway_host else settings.gateway_host
-    behaviour = (
-        f"a send takes {settings.mean_processing_time:g} s, {100 * settings.failure_rate:.3g} % of them fail"
-        if settings.provider_profile is None
-        else f"profile {settings.provider_profile}"
-    )
+    if settings.provider_profile is None:
+        mean_s, failed = settings.mean_processing_time, 100 * settings.failure_rate
+        behaviour = f"a send takes {mean_s:g} s, {failed:.3g} % of them fail"
+    else:
+        behaviour = f"profile {settings.provider_profile}"
     return f"ready on http://{host}:{port}/ ({behaviour}; Ctrl-C ends it)"
 
 
-async def _care_for(ledger: Ledger, pipeline: PipelineMetrics) -> None:
-    """Tells the metrics where the pipeline stands, and lets go of old runs, until cancelled."""
+async def _keep_up(ledger: Ledger, pipeline: PipelineMetrics, every_s: float = 1.0) -> None:
+    """Updates the metrics and forgets old runs, until cancelled."""
     while True:
         pipeline.update(await ledger.snapshot())
-        await forget_old_runs(ledger)
-        await asyncio.sleep(SNAPSHOT_EVERY_S)
+        await forget_old_runs(ledger, Limits())
+        await asyncio.sleep(every_s)
 
 
-async def forget_old_runs(
-    ledger: Ledger, runs_kept: int = RUNS_KEPT, messages_kept: int = MESSAGES_KEPT
-) -> None:
-    """Of the runs that are over, forgets all but the newest."""
+async def forget_old_runs(ledger: Ledger, limits: Limits) -> None:
+    """Forgets runs that are over, except the newest."""
     messages = 0
     for runs, run in enumerate(reversed(await ledger.runs()), start=1):
         publication = await ledger.publication(run)
         messages += publication.announced
-        # A gateway's session, whose total is not known, may get messages still.
-        if publication.total and (runs > runs_kept or messages > messages_kept):
+        # A gateway's session has no known total: it may still get messages.
+        is_old = runs > limits.runs or messages > limits.messages
+        if publication.total and is_old:
             with contextlib.suppress(RunOpen):
                 await ledger.forget(run)

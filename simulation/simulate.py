@@ -20,49 +20,11 @@ from simulation.pipeline import Simulation, fitting_batch_size, simulate
 
 def main(argv: list[str] | None = None, prog: str = "smsim simulate") -> int:
     """Reads the arguments, runs the pipeline in this process, and prints a summary."""
-    parser = Parser(prog, "Runs producer, senders and monitor in one process, with no server.")
-    add_source_arguments(parser, resume=False, batch_size="(default: what suits so many senders)")
-    parser.add_argument(
-        "--senders",
-        type=whole(1, 10_000_000),
-        default=1_000,
-        help="sends in flight at most; with --urgent a tenth more",
-    )
-    parser.add_argument(
-        "--mean-processing-time", type=number(0, 86_400), help="seconds (MEAN_PROCESSING_TIME)"
-    )
-    parser.add_argument("--processing-time-stddev", type=number(0, 86_400), help="seconds (default: mean/10)")
-    parser.add_argument("--failure-rate", type=number(0, 1), help="share of sends that fail (FAILURE_RATE)")
-    parser.add_argument(
-        "--profile", help="a profile's name or YAML file, in place of those (PROVIDER_PROFILE)"
-    )
-    parser.add_argument(
-        "--max-attempts", type=whole(1, 1000), help="tries before a message is failed (MAX_ATTEMPTS)"
-    )
-    parser.add_argument("--seed", type=whole(0, 2**63 - 1), help="makes the run repeat exactly (SEED)")
-    parser.add_argument(
-        "--json", action="store_true", help="the summary as one JSON object on stdout, no view"
-    )
-    args = parser.parse_args(argv)
+    args = _parser(prog).parse_args(argv)
 
     async def run() -> int:
-        if args.text is not None and args.contacts is None:
-            raise UsageError("--text goes with --contacts")
-        if args.strict and args.contacts is None:
-            raise UsageError("--strict goes with --contacts")
-        behaviour = {
-            "mean_processing_time": args.mean_processing_time,
-            "processing_time_stddev": args.processing_time_stddev,
-            "failure_rate": args.failure_rate,
-        }
-        settings = load_settings(
-            batch_size=args.batch_size,
-            max_attempts=args.max_attempts,
-            seed=args.seed,
-            provider_profile=args.profile,
-            **behaviour,
-        )
-        refuse_beside_profile(settings, behaviour)
+        _require_contacts(args)
+        settings = _settings(args)
         configure_logs("simulation", "WARNING", settings.log_file, sys.stderr)
         warn_of_near_misses()
         return await _simulate(args, settings)
@@ -70,45 +32,100 @@ def main(argv: list[str] | None = None, prog: str = "smsim simulate") -> int:
     return run_command(prog, run)
 
 
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = Parser(prog, "Runs producer, senders and monitor in one process, with no server.")
+    add_source_arguments(parser, resume=False, batch_size="(default: suits the number of senders)")
+    parser.add_argument(
+        "--senders",
+        type=whole(1, 10_000_000),
+        default=1_000,
+        help="most sends in flight; a tenth more with --urgent",
+    )
+    _add_behaviour_arguments(parser)
+    parser.add_argument(
+        "--max-attempts",
+        type=whole(1, 1000),
+        help="attempts before a message is failed (MAX_ATTEMPTS)",
+    )
+    parser.add_argument("--seed", type=whole(0, 2**63 - 1), help="makes the run repeat exactly (SEED)")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="the summary as one JSON object on stdout, and no live view",
+    )
+    return parser
+
+
+def _add_behaviour_arguments(parser: argparse.ArgumentParser) -> None:
+    seconds = number(0, 86_400)
+    parser.add_argument("--mean-processing-time", type=seconds, help="seconds (MEAN_PROCESSING_TIME)")
+    parser.add_argument("--processing-time-stddev", type=seconds, help="seconds (default: mean/10)")
+    parser.add_argument("--failure-rate", type=number(0, 1), help="share of sends that fail (FAILURE_RATE)")
+    parser.add_argument(
+        "--profile",
+        help="a built-in profile's name, or a YAML file; replaces those three (PROVIDER_PROFILE)",
+    )
+
+
+def _require_contacts(args: argparse.Namespace) -> None:
+    """Raises UsageError for flags that only contacts have a use for."""
+    for flag in ("text", "strict"):
+        if getattr(args, flag) not in (None, False) and args.contacts is None:
+            raise UsageError(f"--{flag} goes with --contacts")
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    """The settings in force. Raises UsageError."""
+    behaviour = {
+        "mean_processing_time": args.mean_processing_time,
+        "processing_time_stddev": args.processing_time_stddev,
+        "failure_rate": args.failure_rate,
+    }
+    settings = load_settings(
+        batch_size=args.batch_size,
+        max_attempts=args.max_attempts,
+        seed=args.seed,
+        provider_profile=args.profile,
+        **behaviour,
+    )
+    refuse_beside_profile(settings, behaviour)
+    return settings
+
+
 async def _simulate(args: argparse.Namespace, settings: Settings) -> int:
-    source = open_source(args, settings)
     simulation = Simulation(
-        args.run or new_run_id(),
-        source,
-        args.senders,
-        args.batch_size or fitting_batch_size(args.senders),
-        Lane.URGENT if args.urgent else Lane.BULK,
-        settings,
+        run=args.run or new_run_id(),
+        source=open_source(args, settings),
+        senders=args.senders,
+        batch_size=args.batch_size or fitting_batch_size(args.senders),
+        lane=Lane.URGENT if args.urgent else Lane.BULK,
+        settings=settings,
     )
     live = not args.json and sys.stdout.isatty()
     snapshot = await simulate(simulation, stop_on_signals(), live)
-    # The one sender of the pipeline has ended; what `--senders` counts are its slots.
+    # The pipeline's one sender has ended; `--senders` counts its slots.
     stats = replace(statistics(snapshot), senders=simulation.in_flight)
     if args.json:
         print(json.dumps({"run": simulation.run, **stats.as_json()}), flush=True)
     else:
         print(summary(simulation, stats), flush=True)
-    return 0 if _exact(snapshot, source.count) else EXIT_FAILED
+    return 0 if _complete(snapshot, simulation.source.count) else EXIT_FAILED
 
 
-def _exact(snapshot: Snapshot, count: int) -> bool:
+def _complete(snapshot: Snapshot, count: int) -> bool:
+    """Whether every message of the source was published and settled."""
     return snapshot.published == count and snapshot.sent + snapshot.failed == count
 
 
 def summary(simulation: Simulation, stats: Statistics) -> str:
-    """The closing words of a run, for people."""
-    settled = stats.sent + stats.failed
-    verdict = (
-        "every message accounted for" if settled == stats.published else f"{stats.published - settled:,} open"
-    )
-    percentiles = ", ".join(
-        f"{name} {value:.3g} s"
-        for name, value in (("p50", stats.p50_s), ("p95", stats.p95_s), ("p99", stats.p99_s))
-        if value is not None
-    )
+    """The summary of a run, for people."""
+    open_messages = stats.published - stats.sent - stats.failed
+    verdict = f"{open_messages:,} open" if open_messages else "every message accounted for"
+    percentiles = {"p50": stats.p50_s, "p95": stats.p95_s, "p99": stats.p99_s}
+    times = [f"{name} {value:.3g} s" for name, value in percentiles.items() if value is not None]
     return (
         f"run {simulation.run}: {stats.published:,} messages through {stats.senders:,} senders"
         f" in {stats.elapsed_s:.2f} s ({stats.rate_per_s:,.0f} messages/s)\n"
         f"  sent {stats.sent:,}, failed {stats.failed:,}: {verdict}\n"
-        f"  processing time: {percentiles}"
+        f"  processing time: {', '.join(times)}"
     )

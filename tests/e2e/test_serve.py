@@ -24,7 +24,7 @@ from common.ledger.memory import MemoryLedger
 from common.ledger.values import Outcomes
 from common.messages import Outcome
 from sender.providers.magic import Magic, MagicBehaviour
-from simulation.serve import DEFAULTS, forget_old_runs, stand_in_settings
+from simulation.serve import DEFAULTS, Limits, forget_old_runs, stand_in_settings
 from tests.e2e.processes import ROOT, Launched, Launcher, run_to_end
 from tests.waiting import eventually
 
@@ -292,9 +292,9 @@ async def test_old_runs_are_let_go(bare_environment: Path) -> None:
         await ledger.begin(run, "{}", 10, "gateway")
         await ledger.announce(run, 0, 10)
     await _settle(ledger, "old", "new", "newest", "session")
-    await forget_old_runs(ledger, runs_kept=2)
+    await forget_old_runs(ledger, Limits(runs=2))
     assert await ledger.runs() == ["session", "open", "new", "newest"]
-    await forget_old_runs(ledger, messages_kept=15)
+    await forget_old_runs(ledger, Limits(messages=15))
     assert await ledger.runs() == ["session", "open", "newest"]
 
 

@@ -14,7 +14,10 @@ from sender.providers.http import HttpProvider
 from sender.providers.profiles import load_profile
 from sender.providers.single import BulkAdapter
 from sender.service import Sender
-from simulation.provider import MockProvider, serving
+from simulation.accepted import Record
+from simulation.fates import Fates
+from simulation.mock_provider import MockProvider
+from simulation.provider import serving
 from tests.waiting import eventually
 
 RUN = "over-http"
@@ -63,7 +66,7 @@ async def test_totals_are_exact_and_agree_with_the_record(tmp_path: Path) -> Non
         retried += sum(
             1 for k in range(1, MAX_ATTEMPTS) if all(outcome == Outcome.RETRY for outcome in outcomes[:k])
         )
-    mock = MockProvider(profile, SEED, record)
+    mock = MockProvider(Fates(profile, SEED), Record(record))
     async with serving(mock) as port:
         end = await all_sent(port, timeout_s=60)
     accepted = Counter(line.split()[0] for line in record.read_text().splitlines())
@@ -80,7 +83,7 @@ async def test_timeouts_are_ambiguous_and_bound_what_was_sent_twice(tmp_path: Pa
     profile, record = load_profile("flaky"), tmp_path / "record"
     times_us = profile.play(SEED, np.arange(COUNT), 1, 0).times_us
     timeout_s = float(np.quantile(times_us, 0.9)) / 1e6
-    async with serving(MockProvider(profile, SEED, record)) as port:
+    async with serving(MockProvider(Fates(profile, SEED), Record(record))) as port:
         end = await all_sent(port, timeout_s)
     accepted = Counter(line.split()[0] for line in record.read_text().splitlines())
     twice = sum(accepted.values()) - len(accepted)

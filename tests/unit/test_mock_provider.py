@@ -1,8 +1,8 @@
-"""simulation/provider.py: `smsim provider` plays its profile, and counts and records what it accepted."""
+"""simulation/mock_provider.py: `smsim provider` plays its profile, and counts and records what it accepted."""
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,10 @@ import pytest
 from common.messages import MAX_SEQ, MAX_TEXT_CHARS, Outcome
 from common.settings import Distribution
 from sender.providers.profiles import Profile, Window
-from simulation.provider import BLOCK, PIECE, MockProvider, main, serving
+from simulation.accepted import AcceptedMessages, Record
+from simulation.fates import Fates
+from simulation.mock_provider import MockProvider
+from simulation.provider import main, serving
 from tests.e2e.processes import Launched, Launcher
 from tests.waiting import eventually
 
@@ -33,13 +36,6 @@ class Sleeps:
     async def sleep(self, seconds: float) -> None:
         self.asked_s.append(seconds)
         await self.over.wait()
-
-
-@pytest.fixture
-def sleeps(monkeypatch: pytest.MonkeyPatch) -> Sleeps:
-    sleeps = Sleeps()
-    monkeypatch.setattr("simulation.provider.asyncio", sleeps)  # it uses nothing else of it
-    return sleeps
 
 
 class Client:
@@ -74,10 +70,13 @@ async def client_of(
     seed: int = 1,
     record: Path | None = None,
     clock: Callable[[], float] = lambda: 0.0,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[Client]:
     """A client of a mock that serves in this process."""
     async with (
-        serving(MockProvider(profile, seed, record, clock)) as port,
+        serving(
+            MockProvider(Fates(profile, seed, clock), None if record is None else Record(record), sleep)
+        ) as port,
         aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
     ):
         yield Client(session)
@@ -87,7 +86,7 @@ async def client_of(
 async def test_it_plays_its_profile(attempt: int) -> None:
     """Message by message what the same profile and seed give a simulated sender, across blocks of draws."""
     profile = Profile(mean_s=0, failed=0.2, retry=0.2, throttled=0.2, retry_after_s=2.5)
-    seqs = np.arange(BLOCK - 60, BLOCK + 60)
+    seqs = np.arange(Fates.BLOCK - 60, Fates.BLOCK + 60)
     plays = profile.play(7, seqs, attempt, 0)
     assert plays.retry_after_s is not None
     wanted = [
@@ -115,12 +114,12 @@ async def test_other_refusals_name_no_time() -> None:
     assert "Retry-After" not in headers
 
 
-async def test_answers_take_as_long_as_the_profile_says(sleeps: Sleeps) -> None:
+async def test_answers_take_as_long_as_the_profile_says() -> None:
     """Each message its drawn time, and no answer comes before that is over."""
     profile = Profile(mean_s=0.4, distribution=Distribution.EXPONENTIAL)
-    times_us = profile.play(1, np.arange(BLOCK), 1, 0).times_us
-    chosen = range(3, 8)
-    async with client_of(profile) as client:
+    times_us = profile.play(1, np.arange(Fates.BLOCK), 1, 0).times_us
+    chosen, sleeps = range(3, 8), Sleeps()
+    async with client_of(profile, sleep=sleeps.sleep) as client:
         sending = [asyncio.create_task(client.send(f"r.{seq}")) for seq in chosen]
         await eventually(lambda: len(sleeps.asked_s) == len(chosen))
         assert sorted(sleeps.asked_s) == sorted((times_us[chosen] / 1e6).tolist())
@@ -152,7 +151,7 @@ async def test_the_age_of_a_run_counts_from_its_first_message() -> None:
 
 async def test_a_repeated_message_is_told_so() -> None:
     """Accepted again, and both answers say which it was; other messages of its byte, piece or run are their own."""
-    ids = ["r.0", "r.1", f"r.{PIECE}", f"r.{MAX_SEQ - 1}", "q.0"]
+    ids = ["r.0", "r.1", f"r.{AcceptedMessages.PIECE}", f"r.{MAX_SEQ - 1}", "q.0"]
     async with client_of() as client:
         first = [(await client.send(message))[1] for message in ids]
         again = [(await client.send(message, attempt=2))[1] for message in ids]
@@ -245,11 +244,11 @@ async def test_what_cannot_be_recorded_is_not_accepted() -> None:
         }  # fmt: skip
 
 
-async def test_a_client_that_gave_up_is_accepted_all_the_same(tmp_path: Path, sleeps: Sleeps) -> None:
+async def test_a_client_that_gave_up_is_accepted_all_the_same(tmp_path: Path) -> None:
     """This is what makes a timeout ambiguous: the message goes out, and nobody hears of it."""
-    record = tmp_path / "record"
+    record, sleeps = tmp_path / "record", Sleeps()
     profile = Profile(mean_s=0.3, distribution=Distribution.CONSTANT)
-    async with client_of(profile, record=record) as client:
+    async with client_of(profile, record=record, sleep=sleeps.sleep) as client:
         sending = asyncio.create_task(client.send("r.0"))
 
         await eventually(lambda: sleeps.asked_s == [0.3])
@@ -263,7 +262,7 @@ async def test_a_client_that_gave_up_is_accepted_all_the_same(tmp_path: Path, sl
 async def test_it_says_that_it_is_well() -> None:
     """For health checks of a stack."""
     async with (
-        serving(MockProvider(AT_ONCE, 1)) as port,
+        serving(MockProvider(Fates(AT_ONCE, 1))) as port,
         aiohttp.ClientSession() as session,
         session.get(f"http://127.0.0.1:{port}/health") as answer,
     ):

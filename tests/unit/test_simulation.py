@@ -19,7 +19,7 @@ from common.publishing.recipes import Source
 from common.settings import Distribution, load_settings
 from sender.providers.draws import processing_times_us
 from simulation import cli
-from simulation.pipeline import LARGEST_BATCH, Simulation, fitting_batch_size, simulate
+from simulation.pipeline import LIMITS, Simulation, fitting_batch_size, simulate
 from tests.providers import failures
 
 pytestmark = pytest.mark.usefixtures("bare_environment", "process_as_before")
@@ -141,7 +141,8 @@ async def test_contacts_go_the_same_way(bare_environment: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("senders", "batch_size"), [(1, 1), (64, 1), (65, 2), (100, 2), (6_400, 100), (10_000_000, LARGEST_BATCH)]
+    ("senders", "batch_size"),
+    [(1, 1), (64, 1), (65, 2), (100, 2), (6_400, 100), (10_000_000, LIMITS.largest_batch)],
 )
 def test_batches_fit_the_number_of_senders(senders: int, batch_size: int) -> None:
     """64 batches or more fill the slots, none larger than 512."""
