@@ -25,16 +25,16 @@ from common.web.answers import json_answer
 from common.web.guard import Guard
 from common.web.keys.authenticator import Authenticator
 from common.web.keys.port import ApiKeys
-from common.web.limits import Limits
 from common.web.openapi import document
 from common.web.operations import Answer, Operation
+from common.web.rate import RateLimiter
 from common.web.routing import not_served, routes_of
 from common.web.server import serving
 from gateway.acceptance.batch_intake import BatchIntake
 from gateway.acceptance.intake import Intake
 from gateway.acceptance.recovery import Recovery
 from gateway.api.batches import Batches
-from gateway.api.events import EventRoutes
+from gateway.api.events import Events
 from gateway.api.health import Health
 from gateway.api.inbox import Inbox
 from gateway.api.messages import Messages
@@ -45,7 +45,7 @@ from gateway.callbacks.dispatcher import Dispatcher
 from gateway.callbacks.port import Callbacks
 from gateway.dashboard import Dashboard
 from gateway.idempotency.port import Idempotency
-from gateway.live.hub import Hub
+from gateway.live.broadcaster import Broadcaster
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
@@ -87,7 +87,7 @@ class Gateway:
             stores.api_keys, settings.gateway_auth, fixed_key.get_secret_value() if fixed_key else None
         )
         origins = _listed(settings.gateway_cors_origins)
-        limits = Limits(settings.gateway_rate, settings.gateway_key_rate)
+        limits = RateLimiter(settings.gateway_rate, settings.gateway_key_rate)
         dispatcher = Dispatcher(
             stores.callbacks,
             tracker,
@@ -101,9 +101,10 @@ class Gateway:
         # A name of its own: a run that this very gateway is at is to be as busy to it as any other.
         recovery = Recovery(broker, ledger, tracker, f"{name}-recovery", queue)
         self._simulated = SimulatedRuns(broker, ledger, name, queue)
-        self._hub = Hub(ledger, broker, tracker)
-        events = EventRoutes(self._hub, self.authenticator)
-        self._background: list[Worker] = [self._hub, dispatcher, recovery]
+        self._broadcaster = Broadcaster(ledger, broker, tracker)
+        events = Events(self._broadcaster, self.authenticator)
+        self.inbox = Inbox(tracker) if stand_in else None
+        self._background: list[Worker] = [self._broadcaster, dispatcher, recovery]
         parts: list[_Part] = [
             Messages(
                 *(self._intake, ledger, tracker, stores.idempotency, limits, dispatcher.flaw_of),
@@ -113,22 +114,21 @@ class Gateway:
                 *(self._batch_intake, ledger, stores.idempotency, limits, recovery, dispatcher.flaw_of),
                 *(self.metrics.accepted, stand_in),
             ),
-            Runs(ledger, self._hub),
+            Runs(self._broadcaster.poller),
             self._simulated,
             events,
             Health(broker, ledger),
             self.metrics,
         ]
-        if stand_in:
-            inbox = Inbox(tracker)
-            parts.append(inbox)
-            self._background.append(inbox)
+        if self.inbox is not None:
+            parts.append(self.inbox)
+            self._background.append(self.inbox)
         operations = [operation for part in parts for operation in part.operations()]
         operations += self._own_operations()
         self._document = msgspec.json.encode(document(operations, project_version()))
         self._tasks: list[asyncio.Task[None]] = []
         self.metrics.watch_pending(lambda: self._intake.pending)
-        self.metrics.watch_events(lambda: self._hub.subscribers, self._hub.dropped)
+        self.metrics.watch_events(lambda: self._broadcaster.subscribers, self._broadcaster.dropped)
         starlette = Starlette(
             routes=[
                 *routes_of(operations, self.authenticator, self.metrics.observe),
@@ -146,7 +146,16 @@ class Gateway:
     async def serving(self, host: str, port: int) -> AsyncIterator[int]:
         """Serves there until left, then answers what it has in hand; gives the port. Raises Unavailable."""
         async with self._working(), serving(self._app, host, port) as bound:
-            yield bound
+            try:
+                yield bound
+            finally:
+                await self._end_streams()
+
+    async def _end_streams(self) -> None:
+        """Ends the answers that would hold up the server's end."""
+        if self.inbox is not None:
+            self.inbox.close()
+        await self._broadcaster.close()
 
     @contextlib.asynccontextmanager
     async def _working(self) -> AsyncIterator[None]:

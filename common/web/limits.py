@@ -1,86 +1,57 @@
-"""Limits: how many messages a caller, and all callers together, may hand in.
+"""Limits of the HTTP server: how much one client, and all clients together, may take of it."""
 
-Each gateway process counts for itself, so that no request waits for Redis: with N of them, N times as much comes in.
-"""
-
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from common.web.keys.port import Caller
-from common.web.problems import Problem
 
-BURST_S = 1.0
-MOST_CALLERS = 10_000
-
-
-@dataclass(slots=True)
-class _Bucket:
-    """Tokens at a moment, at most one burst; below 0 it owes."""
-
-    rate: float
-    tokens: float
-    at: float
-
-    @classmethod
-    def full(cls, rate: float, now: float) -> "_Bucket":
-        return cls(rate, max(1.0, rate * BURST_S), now)
-
-    def wait_s(self, now: float) -> float:
-        """How long until anything passes; 0 or less: now."""
-        size = max(1.0, self.rate * BURST_S)
-        self.tokens = min(size, self.tokens + max(0.0, now - self.at) * self.rate)
-        self.at = now
-        return (1 - self.tokens) / self.rate
-
-
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Token buckets of one second's burst; rates in messages/s, None for no limit. `clock` gives seconds.
+    """Bounds on connections and requests; durations in seconds.
 
-    Whatever is asked passes once a bucket holds one token, takes all it asks for, and leaves the bucket owing: in any T
-    seconds no more than rate · (T + 1 s) pass, and the rest of one request. A batch larger than a burst needs some such
-    rule. One that waited for a full bucket would never find it beside somebody who sends single messages all the time;
-    this way both wait alike.
+    Attributes:
+        connections: Open connections. Beyond them the connection that has been idle longest is closed.
+        connections_per_address: The same for one client address.
+        first_byte_s: Time from the connection to the first byte of a request.
+        head_s: Time from the first byte of a request to the end of its head.
+        body_pause_s: Longest pause between two reads of a body.
+        keep_alive_s: How long an idle connection stays open. Longer than proxies keep theirs, which would otherwise
+            reuse a connection that is being closed.
+        write_s: An answer of which the client takes nothing for this long ends the connection.
+        linger_s: After a refusal, how long the client may go on sending, so that it comes to read the answer.
+        grace_s: How long requests may take once the server stops. Docker kills 10 s after SIGTERM.
+        last_answers_s: How long requests that were ended then may take to say so.
+        unacknowledged_s: The kernel gives a client up that acknowledges nothing for this long.
+        sweep_s: How often the times above are checked.
+        report_s: Refusals are counted, and the counts logged no more often than this.
+        head_bytes: Request line and header fields of a request; also its trailer fields.
+        head_fields: Header fields of a request.
+        unread_bytes: Pipelined requests that wait for their turn. Beyond this, reading pauses.
+        linger_bytes: How much is read and thrown away after a refusal.
+        send_buffer_bytes: What the kernel holds of an answer, so that a slow client is noticed.
+        websocket_message_bytes: A message from a WebSocket client.
+        websocket_bytes_per_s: All that a WebSocket client sends, pings included. Beyond this, reading pauses.
+        websocket_ping_s: Time between pings, and for the pong.
+        backlog: Connections that wait to be accepted.
     """
 
-    def __init__(
-        self,
-        total_rate: float | None,
-        key_rate: float | None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._key_rate = key_rate
-        self._clock = clock
-        self._total = None if total_rate is None else _Bucket.full(total_rate, clock())
-        self._callers: dict[str, _Bucket] = {}
-
-    def take(self, caller: Caller, messages: int) -> None:
-        """Counts messages that a caller hands in. Raises Problem 429, and counts nothing, if they must wait.
-
-        Retry-After is when the same would pass, unless others come first.
-        """
-        if messages <= 0:
-            return
-        now = self._clock()
-        buckets: list[tuple[_Bucket, str]] = []
-        if self._key_rate is not None:
-            own = self._bucket_of(caller, self._key_rate, now)
-            buckets.append((own, f"an API key may hand in {self._key_rate:g} messages/s here"))
-        if self._total is not None:
-            buckets.append(
-                (self._total, f"all callers together may hand in {self._total.rate:g} messages/s here")
-            )
-        waits_s = [(bucket.wait_s(now), limit) for bucket, limit in buckets]
-        longest_s, limit = max(waits_s, default=(0.0, ""))
-        if longest_s > 0:
-            raise Problem(429, f"too much at once: {limit}; try again later", retry_after_s=longest_s)
-        for bucket, _ in buckets:
-            bucket.tokens -= messages
-
-    def _bucket_of(self, caller: Caller, rate: float, now: float) -> _Bucket:
-        """A caller's bucket. Of those beyond so many the one goes that was longest not used, and so is likely full."""
-        bucket = self._callers.pop(caller.id, None) or _Bucket.full(rate, now)
-        self._callers[caller.id] = bucket
-        if len(self._callers) > MOST_CALLERS:
-            del self._callers[next(iter(self._callers))]
-        return bucket
+    connections: int = 8_192
+    connections_per_address: int = 4_096
+    first_byte_s: float = 30.0
+    head_s: float = 10.0
+    body_pause_s: float = 30.0
+    keep_alive_s: float = 75.0
+    write_s: float = 15.0
+    linger_s: float = 2.0
+    grace_s: float = 5.0
+    last_answers_s: float = 1.0
+    unacknowledged_s: float = 30.0
+    sweep_s: float = 1.0
+    report_s: float = 10.0
+    head_bytes: int = 64 * 1024
+    head_fields: int = 128
+    unread_bytes: int = 64 * 1024
+    linger_bytes: int = 64 * 1024 * 1024
+    send_buffer_bytes: int = 256 * 1024
+    websocket_message_bytes: int = 4_096
+    websocket_bytes_per_s: int = 16 * 1024
+    websocket_ping_s: float = 20.0
+    backlog: int = 4_096

@@ -16,7 +16,7 @@ from common.web.flaws import refused, unknown
 from common.web.keys.authenticator import Authenticator
 from common.web.operations import Operation
 from common.web.problems import Problem
-from common.web.protocols import connection_of
+from common.web.server import connection_of
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Serves an ASGI application with uvicorn, in the event loop that runs already."""
+"""Serves an ASGI application: uvicorn, in the event loop that runs already, behind a `FrontDoor`."""
 
 import asyncio
 import contextlib
@@ -6,20 +6,14 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.errors import Unavailable
-from common.web.protocols import EventHttp, EventWebSocket
+from common.web.connection import Connection, FastLane
+from common.web.front_door import FrontDoor
+from common.web.limits import Limits
 
-BACKLOG = 4096
-# What open requests may take once it is told to stop; streams end at once. Docker kills 10 s after SIGTERM.
-GRACE_S = 5
-# What requests may take to say that their time is over.
-_LAST_WORDS_S = 1.0
-LARGEST_WS_MESSAGE = 4096
-WS_PING_S = 20.0
-# An idle connection is kept for longer than proxies keep theirs, which would else reuse one that is just closing.
-KEEP_ALIVE_S = 75
+_NEVER_S = 24 * 3600  # uvicorn's keep-alive; the front door has its own
 
 
 class _Server(uvicorn.Server):
@@ -31,54 +25,100 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(app: ASGIApp, host: str, port: int) -> AsyncIterator[int]:
-    """Serves there until left; gives the port (0 asks for any free one). Raises Unavailable if it can't listen."""
-    listener = _listener(host, port)
-    config = uvicorn.Config(
-        app,
-        http=EventHttp,
-        ws=EventWebSocket,
+async def serving(
+    app: ASGIApp,
+    host: str,
+    port: int,
+    limits: Limits | None = None,
+    fast_lane: FastLane | None = None,
+) -> AsyncIterator[int]:
+    """Serves until left; gives the port (0 asks for any free one). Raises Unavailable if it can't listen."""
+    limits = limits or Limits()
+    door = FrontDoor(limits, fast_lane)
+    listener = _listener(host, port, limits)
+    server = _Server(_config(app, door))
+    async with door.open():
+        task = asyncio.create_task(server.serve([listener]))
+        try:
+            while not server.started and not task.done():
+                await asyncio.sleep(0.005)
+            if task.done():
+                await task  # raises what ended it
+                raise Unavailable(f"the server on {host}:{port} ended before it served: see the log")
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            await asyncio.wait({task})
+            if cancelled := set(server.server_state.tasks):
+                await asyncio.wait(cancelled, timeout=limits.last_answers_s)
+            listener.close()
+
+
+def connection_of(scope: Scope) -> Connection | None:
+    """The connection that a request came by; None without this server."""
+    connection: Connection | None = scope.get("state", {}).get("connection")
+    return connection
+
+
+def _config(app: ASGIApp, door: FrontDoor) -> uvicorn.Config:
+    limits = door.limits
+    return uvicorn.Config(
+        _Answered(app),
+        http=door.protocol,  # type: ignore[arg-type]  # it only calls it
+        ws="websockets-sansio",
         lifespan="off",
         access_log=False,
         log_config=None,
-        log_level="warning",
+        log_level="error",
         server_header=False,
-        ws_max_size=LARGEST_WS_MESSAGE,
-        ws_ping_interval=WS_PING_S,
-        ws_ping_timeout=WS_PING_S,
+        proxy_headers=False,
+        ws_max_size=limits.websocket_message_bytes,
+        ws_ping_interval=limits.websocket_ping_s,
+        ws_ping_timeout=limits.websocket_ping_s,
         ws_per_message_deflate=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=GRACE_S,
-        backlog=BACKLOG,
+        timeout_keep_alive=_NEVER_S,
+        timeout_graceful_shutdown=limits.grace_s,  # type: ignore[arg-type]  # it takes any number
+        backlog=limits.backlog,
     )
-    server = _Server(config)
-    task = asyncio.create_task(server.serve([listener]))
-    try:
-        while not server.started and not task.done():
-            await asyncio.sleep(0.005)
-        if task.done():
-            await task  # raises what ended it
-            raise Unavailable(f"the server on {host}:{port} ended before it served: see the log")
-        yield listener.getsockname()[1]
-    finally:
-        server.should_exit = True
-        await asyncio.wait({task})
-        if cancelled := set(server.server_state.tasks):
-            await asyncio.wait(cancelled, timeout=_LAST_WORDS_S)
-        listener.close()
 
 
-def _listener(host: str, port: int) -> socket.socket:
+class _Answered:
+    """Tells each connection when its request is answered. An answer before the request has come whole is its last."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        connection = connection_of(scope)
+        if connection is None or scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_or_end(message: Message) -> None:
+            if message["type"] == "http.response.start" and not connection.whole:
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        await self._app(scope, receive, send_or_end)
+        connection.answered()
+
+
+def _listener(host: str, port: int, limits: Limits) -> socket.socket:
+    """Connections inherit its options."""
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        listener = socket.create_server(address[:2], family=family, backlog=limits.backlog)
     except OSError as error:
         raise Unavailable(
             f"can't listen on {host}:{port}: {error.strerror} (GATEWAY_HOST, GATEWAY_PORT)"
         ) from None
-    # Connections inherit it. asyncio's own loop sets it on no socket that it did not make, and then an answer's body
-    # waits for the ACK of its head: 40 ms (seen; uvloop sets it always).
+    # asyncio's own loop sets it on no socket that it did not make, and then an answer's body waits for the ACK of its
+    # head: 40 ms (seen; uvloop sets it always).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.send_buffer_bytes)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        unacknowledged_ms = int(limits.unacknowledged_s * 1000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unacknowledged_ms)
     return listener

@@ -15,9 +15,9 @@ from common.messages import Lane, new_run_id
 from common.web.answers import json_answer
 from common.web.bodies import LARGE_BYTES, NDJSON, Budget
 from common.web.flaws import MOST_FLAWS, refused
-from common.web.limits import Limits
 from common.web.operations import JSON, Answer, Body, Operation, Parameter, Scope
 from common.web.problems import Flaw, Problem
+from common.web.rate import RateLimiter
 from gateway.acceptance.batch_intake import BatchIntake, BatchRun, in_part
 from gateway.acceptance.groups import RETRY_AFTER_S
 from gateway.acceptance.recovery import Recovery
@@ -60,7 +60,7 @@ class Batches:
         intake: BatchIntake,
         ledger: Ledger,
         idempotency: Idempotency,
-        limits: Limits,
+        limits: RateLimiter,
         recovery: Recovery,
         flaw_of: Callable[[str], str | None],
         count: Callable[[Lane, int], None],

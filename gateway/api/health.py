@@ -13,7 +13,7 @@ from common.ledger.port import Ledger
 from common.web.answers import json_answer
 from common.web.operations import Answer, Operation
 from common.web.problems import Problem
-from gateway.live.fresh import Fresh
+from gateway.live.coalesced import CoalescedRead
 
 # Who does not answer by then is away.
 WITHIN_S = 1.0
@@ -33,12 +33,12 @@ class Ready(msgspec.Struct, frozen=True):
 
 
 class Health:
-    """Tells it to everybody, with no key; so many may ask as like, the servers are asked a few times a second."""
+    """Answers without an API key. Concurrent requests share a check of the servers."""
 
     def __init__(self, broker: Broker, ledger: Ledger) -> None:
         self._broker = broker
         self._ledger = ledger
-        self._away = Fresh(self._look)
+        self._away = CoalescedRead(self._look, every_s=0.1)
 
     def operations(self) -> list[Operation]:
         """The endpoints."""

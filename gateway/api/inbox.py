@@ -16,7 +16,7 @@ from common.web.answers import json_answer
 from common.web.flaws import flaws_in, refused
 from common.web.operations import Answer, Operation, Parameter, Scope
 from common.web.problems import Flaw, Problem
-from common.web.protocols import connection_of
+from common.web.server import connection_of
 from gateway.api.schemas import NumberText, Time, UuidText
 
 # The last so many messages are kept.
@@ -152,7 +152,7 @@ class Inbox:
         gone.add_done_callback(lambda _: _settle(waiter, None))
         connection = connection_of(request.scope)
         if connection is not None:
-            connection.stream(self.close)
+            connection.streams()
         waiters = self._waiters.setdefault(query.to, set())
         waiters.add(waiter)
         self.waiting += 1
@@ -163,8 +163,6 @@ class Inbox:
             waiters.discard(waiter)
             if not waiters and self._waiters.get(query.to) is waiters:
                 del self._waiters[query.to]
-            if connection is not None:
-                connection.on_shutdown = None
             gone.cancel()
             await asyncio.gather(gone, return_exceptions=True)
         received = waiter.result() if waiter.done() else None

@@ -19,9 +19,9 @@ from common.tracking.wire import iso
 from common.web.answers import json_answer
 from common.web.bodies import SMALL_BYTES, decoded, media_type, read_body
 from common.web.flaws import Check, refused
-from common.web.limits import Limits
 from common.web.operations import DEADLINE_S, JSON, Answer, Body, Operation, Parameter, Scope
 from common.web.problems import Flaw, Problem
+from common.web.rate import RateLimiter
 from gateway.acceptance.groups import Keyed
 from gateway.acceptance.intake import Intake
 from gateway.api.schemas import Accepted, MessageView, Priority, SmsIn, StepView
@@ -68,7 +68,7 @@ class Messages:
         ledger: Ledger,
         tracker: Tracker,
         idempotency: Idempotency,
-        limits: Limits,
+        limits: RateLimiter,
         flaw_of: Callable[[str], str | None],
         count: Callable[[Lane, int], None],
     ) -> None:

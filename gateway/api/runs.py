@@ -1,6 +1,5 @@
 """GET /runs, GET /runs/{run} and GET /stats."""
 
-import asyncio
 from typing import Annotated
 
 import msgspec
@@ -9,16 +8,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.counters import Counters
-from common.errors import Unavailable, UnknownRun
-from common.ledger.port import Ledger
+from common.errors import UnknownRun
 from common.messages import is_run_id
 from common.web.answers import json_answer
 from common.web.flaws import must_be, refused
 from common.web.operations import Answer, Operation, Parameter, Scope
 from common.web.problems import Flaw, Problem
 from gateway.api.views import Run, RunList, RunView, StatsView, run_view
-from gateway.live.hub import Hub
-from gateway.live.watch import PATIENCE_S
+from gateway.live.poller import Poller
 
 MOST_RUNS = 1000
 RUNS_UNLESS_SAID = 100
@@ -43,11 +40,10 @@ _STATS = {**_FIGURES, "depths": {"sms_queue": 12, "sms_queue.urgent": 0}, "share
 
 
 class Runs:
-    """What the ledger says now. However many ask for the list and the statistics, it is asked a few times a second."""
+    """Shows what the ledger has now. Concurrent requests share a read."""
 
-    def __init__(self, ledger: Ledger, hub: Hub) -> None:
-        self._ledger = ledger
-        self._watch = hub.watch
+    def __init__(self, poller: Poller) -> None:
+        self._poller = poller
 
     def operations(self) -> list[Operation]:
         """The endpoints."""
@@ -96,7 +92,7 @@ class Runs:
         ]
 
     async def _list(self, request: Request) -> Response:
-        runs = await self._watch.runs(_limit(request))
+        runs = await self._poller.runs(_limit(request))
         return json_answer(RunList(runs))
 
     async def _one(self, request: Request) -> Response:
@@ -104,16 +100,13 @@ class Runs:
         try:
             if not is_run_id(run):
                 raise UnknownRun
-            async with asyncio.timeout(PATIENCE_S):
-                now = await self._ledger.snapshot(run)
-        except TimeoutError:
-            raise Unavailable("the ledger does not answer") from None
+            now = await self._poller.snapshot(run)
         except UnknownRun:
             raise Problem(404, "there is no such run, or it was forgotten: GET /runs lists them") from None
-        return json_answer(run_view(run, now, self._watch.earlier(run)))
+        return json_answer(run_view(run, now, self._poller.earlier(run)))
 
     async def _stats(self, _: Request) -> Response:
-        return json_answer(await self._watch.stats())
+        return json_answer(await self._poller.statistics())
 
 
 def _limit(request: Request) -> int:

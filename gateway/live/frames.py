@@ -1,6 +1,5 @@
-"""Events on the wire: as WebSocket frames and as Server-Sent Events, encoded once for all who see the same."""
+"""Events on the wire: WebSocket messages and Server-Sent Events, encoded once for all clients that see the same."""
 
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -9,26 +8,24 @@ FRAME_BYTES = 64 * 1024
 
 
 class Encoded(NamedTuple):
-    """An event: its type, and the whole of it as JSON."""
+    """An event.
+
+    Attributes:
+        kind: Its type.
+        json: The whole event as JSON.
+    """
 
     kind: bytes
     json: bytes
 
 
-Join = Callable[[Sequence[Encoded]], bytes]
+Frame = str | bytes
+Join = Callable[[Sequence[Encoded]], Frame]
 
 
-def websocket_frame(events: Sequence[Encoded]) -> bytes:
-    """One text frame, a JSON array of the events. RFC 6455 §5.2: a server's frames are not masked, so that the same
-    bytes do for every client.
-    """
-    payload = b"[" + b",".join([event.json for event in events]) + b"]"
-    size = len(payload)
-    if size < 126:
-        return struct.pack("!BB", 0x81, size) + payload
-    if size < 1 << 16:
-        return struct.pack("!BBH", 0x81, 126, size) + payload
-    return struct.pack("!BBQ", 0x81, 127, size) + payload
+def websocket_message(events: Sequence[Encoded]) -> str:
+    """A JSON array of the events."""
+    return (b"[" + b",".join([event.json for event in events]) + b"]").decode()
 
 
 def sse_frame(events: Sequence[Encoded]) -> bytes:

@@ -24,12 +24,14 @@ from common.web.guard import Guard
 from common.web.keys.authenticator import Authenticator
 from common.web.keys.memory import MemoryApiKeys
 from common.web.keys.port import new_key
+from common.web.limits import Limits
 from common.web.operations import Scope
 from common.web.routing import routes_of
 from common.web.server import serving
-from gateway.api.events import EventRoutes
+from gateway.api.events import Events
 from gateway.api.runs import Runs
-from gateway.live.hub import MOST_SUBSCRIBERS, Hub
+from gateway.live.broadcaster import Broadcaster
+from gateway.live.limits import LiveLimits
 from tests.waiting import eventually
 
 NUMBER = "+541166587382"
@@ -39,7 +41,7 @@ NUMBER = "+541166587382"
 class Streaming:
     """What is under test, and what it stands on."""
 
-    hub: Hub
+    hub: Broadcaster
     port: int
     ledger: Ledger
     tracker: MemoryTracker
@@ -89,22 +91,24 @@ async def streaming(
     broker: Broker | None = None,
     required: bool = False,
     origins: frozenset[str] = frozenset(),
-    most_subscribers: int = MOST_SUBSCRIBERS,
+    limits: Limits | None = None,
+    **live: Any,
 ) -> AsyncIterator[Streaming]:
-    """Serves until left."""
+    """Serves until left. `live` are those of `LiveLimits`; statistics come often, so that no test takes long."""
     ledger, broker, tracker = ledger or MemoryLedger(), broker or MemoryBroker(), MemoryTracker()
     keys = MemoryApiKeys()
     authenticator = Authenticator(keys, required, None)
-    hub = Hub(ledger, broker, tracker, most_subscribers)
-    events = EventRoutes(hub, authenticator)
-    operations = [*events.operations(), *Runs(ledger, hub).operations()]
+    hub = Broadcaster(ledger, broker, tracker, LiveLimits(**{"poll_s": 0.05, **live}))
+    events = Events(hub, authenticator)
+    operations = [*events.operations(), *Runs(hub.poller).operations()]
     routes = [*routes_of(operations, authenticator, lambda *_: None), *events.websockets()]
     running = asyncio.create_task(hub.run())
     try:
         async with contextlib.AsyncExitStack() as server:
             port = await server.enter_async_context(
-                serving(Guard(Starlette(routes=routes), None, origins), "127.0.0.1", 0)
+                serving(Guard(Starlette(routes=routes), None, origins), "127.0.0.1", 0, limits)
             )
+            server.push_async_callback(hub.close)
             async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
                 yield Streaming(hub, port, ledger, tracker, keys, http, server)
     finally:

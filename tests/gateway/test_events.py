@@ -22,20 +22,13 @@ from common.ledger.values import Snapshot
 from common.redis import CONNECTIONS, connect_redis
 from common.settings import Settings
 from common.tracking.port import Status
+from common.web.limits import Limits
 from common.web.operations import Scope
-from gateway.api import events as routes
-from gateway.live import hub as hub_module
-from gateway.live import subscribers
-from gateway.live.watch import Seen, Watch
+from gateway.live.limits import LiveLimits
+from gateway.live.poller import Poller
 from tests.gateway.streaming import NUMBER, Client, Streaming, client, created, publish, streaming
 from tests.servers import RedisServer
 from tests.waiting import eventually
-
-
-@pytest.fixture(autouse=True)
-def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Statistics come more often than each second, so that no test takes long."""
-    monkeypatch.setattr(hub_module, "LOOK_EVERY_S", 0.05)
 
 
 async def closed(it: Any) -> tuple[int, str]:
@@ -126,7 +119,7 @@ async def test_statistics_come_at_once_and_with_depths_and_shares() -> None:
     await publish(ledger, "a", 10, 4)
     await ledger.claim("a", np.arange(4, 6), redelivered=False)
     async with streaming(ledger) as it:
-        await it.hub.watch.stats()
+        await it.hub.poller.statistics()
         async with client(it) as one:
             stats = await one.hears(lambda e: e["type"] == "statistics")
             await eventually(lambda: len(one.of("statistics")) >= 3)
@@ -138,7 +131,7 @@ async def test_statistics_come_at_once_and_with_depths_and_shares() -> None:
         assert (stats["published"], stats["queued"], stats["sent"], stats["senders"]) == (10, 4, 4, 1)
 
 
-async def test_a_broker_or_ledger_that_is_away_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_broker_or_ledger_that_is_away_ends_nothing() -> None:
     """Without the broker, depths are null; while the ledger is away, messages still come; then all goes on."""
 
     class AwayBroker(MemoryBroker):
@@ -155,11 +148,9 @@ async def test_a_broker_or_ledger_that_is_away_ends_nothing(monkeypatch: pytest.
                 await asyncio.Event().wait()
             return await super().snapshot(run)
 
-    monkeypatch.setattr("gateway.live.watch.PATIENCE_S", 0.1)
-    monkeypatch.setattr("gateway.api.runs.PATIENCE_S", 0.1)
     ledger = AwayLedger()
     await publish(ledger, "a", 10, 4)
-    async with streaming(ledger, AwayBroker()) as it, client(it) as one:
+    async with streaming(ledger, AwayBroker(), patience_s=0.1) as it, client(it) as one:
         assert (await one.hears(lambda e: e["type"] == "statistics"))["depths"] is None
         ledger.away = True
         for path in ("/stats", "/runs", "/runs/a"):
@@ -182,34 +173,21 @@ async def test_a_broker_or_ledger_that_is_away_ends_nothing(monkeypatch: pytest.
         await one.hears(lambda e: e["type"] == "run" and e["over"])
 
 
-async def test_a_redis_that_hangs_wedges_nothing(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Looks that were given up, many more than there are connections, leave none of them taken."""
+async def test_a_redis_that_hangs_wedges_nothing(redis_server: RedisServer) -> None:
+    """Polls that were given up, many more than there are connections, leave none of them taken."""
     redis_server.flush()
     settings = Settings(redis_host=redis_server.host, redis_port=redis_server.port)
     redis = await connect_redis(settings, 10)
     ledger = RedisLedger(redis)
     for number in range(20):
         await publish(ledger, f"run-{number}", 10, 4)
-    looks = 0
-
-    class CountedWatch(Watch):
-        async def look(self) -> Seen:
-            nonlocal looks
-            looks += 1
-            return await super().look()
-
-    monkeypatch.setattr(hub_module, "Watch", CountedWatch)
-    async with streaming(ledger) as it, client(it) as one:
-        await one.hears(lambda e: e["type"] == "statistics" and e["sent"] == 80)
-        with monkeypatch.context() as patched:
-            patched.setattr("gateway.live.watch.PATIENCE_S", 0.05)
-            await redis.execute_command("CLIENT", "PAUSE", PAUSE_MS, "ALL")  # type: ignore[no-untyped-call]
-            given_up = looks + CONNECTIONS
-            await eventually(lambda: looks > given_up)
-        await publish(ledger, "run-0", 10, 10)
-        await one.hears(lambda e: e["type"] == "statistics" and e["sent"] == 86)
+    impatient = Poller(ledger, MemoryBroker(), LiveLimits(patience_s=0.05))
+    await redis.execute_command("CLIENT", "PAUSE", PAUSE_MS, "ALL")  # type: ignore[no-untyped-call]
+    given_up = 0
+    while given_up <= CONNECTIONS:
+        given_up += (await impatient.poll()).statistics is None
+    await publish(ledger, "run-0", 10, 10)
+    assert (await Poller(ledger, MemoryBroker(), LiveLimits()).statistics()).sent == 86
     await ledger.close()
 
 
@@ -250,10 +228,9 @@ async def test_a_key_that_may_read_is_needed() -> None:
 
 async def test_a_revoked_key_ends_its_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream does not outlive its key: it is closed with 1008, or its last event says why."""
-    monkeypatch.setattr(routes, "RECHECK_S", 0.05)
     monkeypatch.setattr("common.web.keys.authenticator.KEPT_S", 0.03)
     monkeypatch.setattr("common.web.keys.authenticator.AGAIN_S", 0.03)
-    async with streaming(required=True) as it:
+    async with streaming(required=True, recheck_s=0.05) as it:
         headers = {"X-API-Key": await created(it, Scope.READ)}
         async with (
             connect(it.address, additional_headers=headers) as one,
@@ -298,11 +275,9 @@ async def test_server_sent_events_for_curl() -> None:
     assert (event["type"], event["uuid"], event["text"]) == ("message", "a.1", "two\nlines")
 
 
-async def test_a_silent_stream_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_stream_gives_signs_of_life() -> None:
     """Where nothing happens a comment comes now and then, so that a dead connection shows."""
-    monkeypatch.setattr(subscribers, "HEARTBEAT_S", 0.02)
-    monkeypatch.setattr(hub_module, "LOOK_EVERY_S", 1000.0)
-    async with streaming() as it, it.http.get("/events") as stream:
+    async with streaming(heartbeat_s=0.02, poll_s=1000.0) as it, it.http.get("/events") as stream:
         async for line in stream.content:
             if line.startswith(b":"):
                 break
@@ -333,7 +308,7 @@ async def test_clients_that_leave_are_forgotten() -> None:
 
 async def test_no_more_clients_than_there_is_room_for() -> None:
     """Beyond the bound: 503 with Retry-After, and for a WebSocket a close with 1013, which a page can see."""
-    async with streaming(most_subscribers=1) as it, client(it) as one:
+    async with streaming(subscribers=1) as it, client(it) as one:
         async with connect(it.address) as second:
             assert (await closed(second))[0] == 1013
         async with it.http.get("/events") as third:
@@ -392,13 +367,10 @@ async def flood(it: Streaming, good: Client, size: int = FLOOD_BYTES) -> int:
 
 
 @pytest.mark.parametrize("request_line", [WEBSOCKET, SSE])
-async def test_a_client_that_is_too_slow_is_dropped_with_the_reason(
-    request_line: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_client_that_is_too_slow_is_dropped_with_the_reason(request_line: bytes) -> None:
     """It hears why, after what was on its way already; the others miss nothing."""
-    monkeypatch.setattr(subscribers, "STALL_S", 600.0)
-    monkeypatch.setattr(subscribers, "TOO_FAR_BEHIND", subscribers.TOO_FAR_BEHIND._replace(linger_s=600.0))
-    async with streaming() as it, client(it) as good:
+    limits = Limits(write_s=600.0)
+    async with streaming(limits=limits, stall_s=600.0, linger_s=600.0) as it, client(it) as good:
         with deaf(it, request_line) as slow:
             await it.listeners(2)
             count = await flood(it, good)
@@ -412,14 +384,15 @@ async def test_a_client_that_is_too_slow_is_dropped_with_the_reason(
 
 @pytest.mark.parametrize("request_line", [WEBSOCKET, SSE])
 async def test_a_client_that_takes_nothing_is_cut_off(
-    request_line: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    request_line: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One that reads nothing for a while is cut off, however little waits for it; no socket, no task stays behind."""
-    monkeypatch.setattr(subscribers, "STALL_S", 1.0)
-    monkeypatch.setattr(subscribers, "STALLED", subscribers.STALLED._replace(linger_s=0.2))
-    monkeypatch.setattr(hub_module, "SWEEP_EVERY_S", 0.05)
     caplog.set_level("INFO")
-    async with streaming() as it, client(it) as good:
+    limits = Limits(write_s=600.0)
+    async with (
+        streaming(limits=limits, stall_s=1.0, linger_s=0.2, sweep_s=0.05) as it,
+        client(it) as good,
+    ):
         tasks = len(asyncio.all_tasks())
         with deaf(it, request_line) as slow:
             await it.listeners(2)
@@ -429,7 +402,7 @@ async def test_a_client_that_takes_nothing_is_cut_off(
             assert slow.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
         assert it.hub.dropped == {1013: 1}
         dropped = [vars(record) for record in caplog.records if record.message == "subscriber_dropped"]
-        assert [record["reason"] for record in dropped] == ["too slow: nothing was read for 10 s"]
+        assert [record["reason"] for record in dropped] == ["too slow: nothing was read for 1 s"]
 
 
 async def test_shutdown_ends_all_streams_at_once() -> None:

@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from common.tracking.port import Status
-from gateway.live import subscribers
+from common.web.limits import Limits
 from tests.gateway.streaming import Streaming, step_of, streaming
 from tests.gateway.test_events import WEBSOCKET, deaf
 
@@ -21,10 +21,8 @@ LONGEST_S = 240
 STATUSES = (Status.QUEUED, Status.SENDING, Status.SENT)
 
 
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A crowd that gets no CPU for a while has not stopped reading."""
-    monkeypatch.setattr(subscribers, "STALL_S", 600.0)
+# A crowd that gets no CPU for a while has not stopped reading.
+PATIENT: dict[str, Any] = {"limits": Limits(write_s=600.0), "stall_s": 600.0}
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +74,7 @@ def test_a_thousand_clients_hear_everything() -> None:
     """200 messages of three steps each: every client hears all 600 events once, and statistics; nobody is dropped."""
 
     async def main() -> None:
-        async with streaming() as it:
+        async with streaming(**PATIENT) as it:
             process = await crowd(it, CLIENTS, MESSAGES * len(STATUSES), MESSAGES * len(STATUSES))
             await it.listeners(CLIENTS)
             for seq in range(MESSAGES):
@@ -103,7 +101,7 @@ def test_one_who_never_reads_holds_up_nobody() -> None:
     clients, texts, portion = 50, 20_000, 400
 
     async def main() -> None:
-        async with streaming() as it:
+        async with streaming(**PATIENT) as it:
             process = await crowd(it, clients, texts, portion)
             with deaf(it, WEBSOCKET):
                 await it.listeners(clients + 1)

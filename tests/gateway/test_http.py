@@ -6,21 +6,21 @@ import gzip
 import json
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
-from common.web import protocols, routing, server
+from common.web import routing
 from common.web.bodies import read_body
 from common.web.keys.authenticator import Authenticator
 from common.web.keys.memory import MemoryApiKeys
+from common.web.limits import Limits
 from common.web.operations import Answer, Operation
-from common.web.protocols import LARGEST_HEAD_BYTES
 from common.web.routing import routes_of
 from common.web.server import serving
-from gateway.live import hub as hub_module
 from tests.gateway.running import NUMBER, running
 from tests.gateway.streaming import streaming
 from tests.waiting import eventually
@@ -28,6 +28,7 @@ from tests.waiting import eventually
 GET = b"GET %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n"
 POST = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n%b\r\n"
 LIMIT_BYTES = 100_000
+LARGEST_HEAD_BYTES = Limits().head_bytes
 
 
 class Talk:
@@ -54,6 +55,14 @@ class Talk:
         async with asyncio.timeout(60):
             return await self._reader.read() == b""
 
+    async def is_cut_off(self) -> bool:
+        """Whether the server ends the connection, politely or not."""
+        async with asyncio.timeout(60):
+            try:
+                return await self._reader.read() == b""
+            except ConnectionError:
+                return True
+
     async def says_until_cut_off(self, said: bytes) -> None:
         with contextlib.suppress(ConnectionError):
             async with asyncio.timeout(60):
@@ -73,7 +82,8 @@ async def talk(port: int) -> Talk:
 class Served:
     """An application under test: /echo, /unread, and /held, which answers once it is let."""
 
-    def __init__(self) -> None:
+    def __init__(self, **limits: Any) -> None:
+        self.limits = Limits(**{"sweep_s": 0.02, **limits})
         self.port = 0
         self.let = asyncio.Event()
         self.held = 0
@@ -101,12 +111,18 @@ class Served:
         )
 
 
-@pytest.fixture
-async def served() -> AsyncIterator[Served]:
-    served = Served()
-    async with serving(served.app(), "127.0.0.1", 0) as served.port:
+@contextlib.asynccontextmanager
+async def serve(**limits: Any) -> AsyncIterator[Served]:
+    served = Served(**limits)
+    async with serving(served.app(), "127.0.0.1", 0, served.limits) as served.port:
         yield served
         served.let.set()
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    async with serve() as served:
+        yield served
 
 
 def length(body: bytes) -> bytes:
@@ -120,11 +136,8 @@ UPGRADE = (
 
 
 @pytest.mark.parametrize("behind", [GET % (b"/runs", b""), GET % (b"/events", UPGRADE)])
-async def test_a_stream_with_a_request_behind_it_ends_with_its_client(
-    behind: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_stream_with_a_request_behind_it_ends_with_its_client(behind: bytes) -> None:
     """Its place is free again, as without one; also where that asks for a WebSocket."""
-    monkeypatch.setattr(hub_module, "LOOK_EVERY_S", 0.05)
     async with streaming() as it:
         client = await (await talk(it.port)).say(GET % (b"/events", b""), behind)
         await client.heard(b"retry:")
@@ -136,7 +149,8 @@ async def test_a_stream_with_a_request_behind_it_ends_with_its_client(
 async def test_a_wait_with_a_request_behind_it_ends_with_its_client() -> None:
     """The same of GET /inbox/wait."""
     async with running(stand_in=True, sends=False) as it:
-        inbox = next(part for part in it.gateway._background if hasattr(part, "waiting"))
+        inbox = it.gateway.inbox
+        assert inbox is not None
         waits = GET % (b"/inbox/wait?to=358401234567&timeout=60", b"")
         client = await (await talk(it.port)).say(waits, GET % (b"/health", b""))
         await eventually(lambda: inbox.waiting == 1)
@@ -215,7 +229,7 @@ async def test_many_small_headers_are_refused_too(served: Served) -> None:
 async def test_what_is_refused_behind_a_request_does_not_disturb_it(
     served: Served, said: bytes, half_closes: bool
 ) -> None:
-    """Its answer comes whole, also to a client that sends no more; then the connection ends."""
+    """Its answer comes whole, also to a client that sends no more; then the refusal, and the end."""
     client = await (await talk(served.port)).say(GET % (b"/held", b""), said)
     if half_closes:
         client.writer.write_eof()
@@ -223,6 +237,7 @@ async def test_what_is_refused_behind_a_request_does_not_disturb_it(
     await eventually(lambda: served.held == 1)
     served.let.set()
     assert (await client.answer())[2] == b"at last"
+    assert (await client.answer())[0] in (400, 431)
     assert await client.at_end()
 
 
@@ -256,29 +271,25 @@ async def test_nonsense_is_answered_by_a_problem(served: Served) -> None:
 
 
 @pytest.mark.parametrize("path", [b"/echo", b"/unread"])
-async def test_an_answer_before_the_body_is_there_is_the_last(
-    served: Served, path: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_answer_before_the_body_is_there_is_the_last(path: bytes) -> None:
     """The client can read it though it sends on; what it sends is read no more after a while."""
-    monkeypatch.setattr(protocols, "MOST_THROWN_AWAY_BYTES", 1024 * 1024)
     chunk = b"10000\r\n%b\r\n" % (b"c" * 0x10000)
-    client = await (await talk(served.port)).say(
-        POST % (path, b"Transfer-Encoding: chunked\r\n"), chunk, chunk
-    )
-    status, headers, _ = await client.answer()
-    assert (status, headers["connection"]) == (413 if path == b"/echo" else 401, "close")
-    await client.says_until_cut_off(chunk)
+    async with serve(linger_bytes=1024 * 1024, linger_s=600.0) as served:
+        client = await (await talk(served.port)).say(
+            POST % (path, b"Transfer-Encoding: chunked\r\n"), chunk, chunk
+        )
+        status, headers, _ = await client.answer()
+        assert (status, headers["connection"]) == (413 if path == b"/echo" else 401, "close")
+        await client.says_until_cut_off(chunk)
 
 
-async def test_who_stops_sending_after_an_early_answer_is_let_go(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_stops_sending_after_an_early_answer_is_let_go() -> None:
     """Its connection is not kept for the body that never came."""
-    monkeypatch.setattr(protocols, "LINGER_S", 0.05)
-    client = await (await talk(served.port)).say(POST % (b"/unread", b"Content-Length: 9\r\n"))
-    assert (await client.answer())[1]["connection"] == "close"
-    assert await client.at_end()
-    await client.says_until_cut_off(b"x")
+    async with serve(linger_s=0.05) as served:
+        client = await (await talk(served.port)).say(POST % (b"/unread", b"Content-Length: 9\r\n"))
+        assert (await client.answer())[1]["connection"] == "close"
+        assert await client.at_end()
+        await client.says_until_cut_off(b"x")
 
 
 @pytest.mark.parametrize("behind", [[], [b"ab"], [b"ab", b"cd"]])
@@ -331,14 +342,11 @@ async def test_a_compressed_body_is_refused_as_such() -> None:
         assert "without Content-Encoding" in answer["detail"]
 
 
-async def test_a_request_that_the_end_leaves_no_time_hears_so(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_request_that_the_end_leaves_no_time_hears_so(caplog: pytest.LogCaptureFixture) -> None:
     """503 as a problem, with Retry-After, and no traceback in the log."""
-    monkeypatch.setattr(server, "GRACE_S", 0.05)
-    served = Served()
+    served = Served(grace_s=0.05)
     with caplog.at_level(logging.INFO):
-        async with serving(served.app(), "127.0.0.1", 0) as port:
+        async with serving(served.app(), "127.0.0.1", 0, served.limits) as port:
             client = await (await talk(port)).say(GET % (b"/held", b""))
             await eventually(lambda: served.held == 1)
         status, headers, body = await client.answer()
@@ -359,3 +367,101 @@ async def test_a_request_that_is_cancelled_otherwise_is_not_answered() -> None:
     scope = {"type": "http", "method": "GET", "path": "/it", "query_string": b"", "headers": []}
     with pytest.raises(asyncio.CancelledError):
         await endpoint(Request(scope))
+
+
+async def test_many_pipelined_requests_wait_unparsed(served: Served) -> None:
+    """However many come in one read, one at a time is worked on, and others have their turn."""
+    pipelined = await (await talk(served.port)).say(GET % (b"/held", b"") * 10_000)
+    await eventually(lambda: served.held == 1)
+    other = await (await talk(served.port)).say(GET % (b"/unread", b""))
+    assert (await other.answer())[0] == 401
+    assert served.held == 1
+    pipelined.writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    ("said", "answers"),
+    [
+        (b"", False),
+        (b"GET /echo HTT", True),
+        (GET % (b"/echo", b"X: y") + b"Z: ", True),
+        (POST % (b"/echo", b"Content-Length: 9\r\n") + b"half", True),
+        (GET % (b"/unread", b""), True),
+    ],
+    ids=["no byte", "half a line", "half a head", "half a body", "idle"],
+)
+async def test_a_client_that_keeps_the_server_waiting_is_let_go(said: bytes, answers: bool) -> None:
+    """For a first byte, a head, the rest of a body, a next request: each has its time."""
+    async with serve(
+        first_byte_s=0.1, head_s=0.1, body_pause_s=0.1, keep_alive_s=0.1, linger_s=0.1
+    ) as served:
+        client = await (await talk(served.port)).say(said)
+        if answers:
+            assert (await client.answer())[0] in (401, 408)
+        assert await client.at_end()
+
+
+async def test_a_client_that_does_not_take_its_answer_is_cut_off() -> None:
+    """What waits for it is not kept for as long as it likes."""
+    gone = asyncio.Event()
+
+    async def app(_: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await receive()
+        disconnected = asyncio.create_task(receive())
+        while not disconnected.done():
+            await send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})
+        gone.set()
+
+    async with serving(app, "127.0.0.1", 0, Limits(sweep_s=0.02, write_s=0.2)) as port:
+        client = await (await talk(port)).say(GET % (b"/", b""))
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        async with asyncio.timeout(60):
+            await gone.wait()
+
+
+async def test_the_connection_that_is_idle_longest_makes_room(caplog: pytest.LogCaptureFixture) -> None:
+    """Beyond the limit it is closed, not one with a request under way; the log has one line for many."""
+    async with serve(connections=3, report_s=0.0) as served:
+        busy = await (await talk(served.port)).say(GET % (b"/held", b""))
+        await eventually(lambda: served.held == 1)
+        idle = await (await talk(served.port)).say(GET % (b"/unread", b""))
+        await idle.answer()
+        for _ in range(2):
+            newest = await (await talk(served.port)).say(GET % (b"/unread", b""))
+            assert (await newest.answer())[0] == 401
+        assert await idle.is_cut_off()
+        served.let.set()
+        assert (await busy.answer())[2] == b"at last"
+        await eventually(lambda: "clients_refused" in [record.message for record in caplog.records])
+
+
+async def test_one_address_has_its_share_of_connections() -> None:
+    """Where all of them are busy, the new one is closed."""
+    async with serve(connections_per_address=2) as served:
+        for _ in range(2):
+            await (await talk(served.port)).say(GET % (b"/held", b""))
+        await eventually(lambda: served.held == 2)
+        assert await (await talk(served.port)).is_cut_off()
+
+
+async def test_many_header_fields_are_refused(served: Served) -> None:
+    """Counted as they come: each of them takes many times its bytes."""
+    most = served.limits.head_fields
+    for fields, expected in ((most - 1, 401), (most + 1, 431)):
+        client = await (await talk(served.port)).say(GET % (b"/unread", b"a:b\r\n" * (fields)))
+        status, _, body = await client.answer()
+        assert status == expected
+    assert str(most) in json.loads(body)["detail"]
+
+
+async def test_a_request_behind_a_chunked_one_is_refused_with_it(served: Served) -> None:
+    """Only what is answered may be followed: nothing of either is served, so nothing is served twice."""
+    chunked = POST % (b"/echo", b"Transfer-Encoding: chunked\r\n") + b"1\r\na\r\n0\r\n\r\n"
+    client = await (await talk(served.port)).say(chunked, GET % (b"/held", b""))
+    assert (await client.answer())[0] == 400
+    assert await client.at_end()
+    client = await (await talk(served.port)).say(chunked)
+    assert (await client.answer())[2] == b"a"
+    await client.say(chunked)
+    assert (await client.answer())[2] == b"a"

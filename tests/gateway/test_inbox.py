@@ -18,6 +18,7 @@ from common.web.problems import Problem
 from common.web.server import serving
 from gateway.api import inbox as inbox_module
 from gateway.api.inbox import Inbox
+from tests.gateway.running import running
 from tests.waiting import eventually
 
 ANNA, BERT = "+358401234567", "+541166587382"
@@ -269,12 +270,13 @@ async def test_when_it_takes_nothing_in_nobody_waits(served: Served) -> None:
     assert (await served.wait(f"to={BERT}"))[0] == 200
 
 
-async def test_nobody_holds_up_the_end_of_the_server() -> None:
+async def test_nobody_holds_up_the_end_of_the_gateway() -> None:
     """Who waits when it stops is answered 503 at once."""
-    inbox = Inbox(MemoryTracker())
     async with aiohttp.ClientSession() as session:
-        async with serving(app_of(inbox), "127.0.0.1", 0) as port:
-            url = f"http://127.0.0.1:{port}/inbox/wait?to={ANNA[1:]}&timeout=60"
+        async with running(stand_in=True, sends=False) as it:
+            inbox = it.gateway.inbox
+            assert inbox is not None
+            url = f"{it.url}/inbox/wait?to={ANNA[1:]}&timeout=60"
             waiting = asyncio.create_task(session.get(url))
             await eventually(lambda: inbox.waiting == 1)
         assert (await waiting).status == 503

@@ -14,9 +14,8 @@ from common.ledger.memory import MemoryLedger
 from common.ledger.values import Outcomes, Snapshot
 from common.messages import Outcome
 from gateway.api.views import RunView
-from gateway.live import hub as hub_module
-from gateway.live import watch as watch_module
-from gateway.live.watch import Watch
+from gateway.live.limits import LiveLimits
+from gateway.live.poller import Poller
 from tests.gateway.running import running
 from tests.gateway.streaming import Streaming, publish, streaming
 from tests.waiting import eventually
@@ -56,8 +55,7 @@ def ledger() -> CountingLedger:
 
 
 @pytest.fixture
-async def it(ledger: CountingLedger, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Streaming]:
-    monkeypatch.setattr(hub_module, "LOOK_EVERY_S", 0.05)
+async def it(ledger: CountingLedger) -> AsyncIterator[Streaming]:
     async with streaming(ledger) as it:
         yield it
 
@@ -144,8 +142,10 @@ async def test_statistics_as_the_monitor_has_them(it: Streaming) -> None:
 async def test_readers_cost_the_ledger_nothing(ledger: CountingLedger) -> None:
     """However many ask for the list and the statistics, the ledger is asked for one of them all, and the next ones."""
     await publish(ledger, "a", 10, 4)
-    watch = Watch(ledger, MemoryBroker())
-    seen = await asyncio.gather(*(watch.stats() for _ in range(1000)), *(watch.runs(9) for _ in range(1000)))
+    poller = Poller(ledger, MemoryBroker(), LiveLimits())
+    seen = await asyncio.gather(
+        *(poller.statistics() for _ in range(1000)), *(poller.runs(9) for _ in range(1000))
+    )
 
     assert len(seen) == 2000
     assert ledger.looked == {None: 1, "a": 1}
@@ -162,114 +162,64 @@ async def test_accepted_and_at_once_in_the_list_and_the_statistics() -> None:
             assert [(run["run"], run["published"]) for run in runs["runs"]] == [(uuid.partition(".")[0], k)]
 
 
-async def test_old_runs_are_looked_at_once(ledger: CountingLedger) -> None:
-    """A ledger full of runs that are over costs one look each, a bounded number at a time; open ones come first."""
+async def test_runs_that_are_over_cost_a_poll_nothing(ledger: CountingLedger) -> None:
+    """Of a ledger full of runs only the open ones are read; the list reads each of the others once."""
     for number in range(999):
         await publish(ledger, f"old-{number}", 1, 1)
     await publish(ledger, "open", 10, 1)
-    watch = Watch(ledger, MemoryBroker())
+    poller = Poller(ledger, MemoryBroker(), LiveLimits())
+    changed: list[RunView] = []
+    for settled in range(1, 4):
+        await publish(ledger, "open", 10, settled)
+        changed += (await poller.poll()).changed
+    assert [(view.run, view.sent) for view in changed] == [("open", 2), ("open", 3)]
+    assert ledger.looked == {None: 3, "open": 3}
 
-    _, moved = await watch.look()
-    assert ledger.looked["open"] == 1
-    assert ledger.looked.total() - ledger.looked[None] == watch_module.RUNS_A_LOOK
-    for _ in range(9):
-        await publish(ledger, "open", 10, min(10, 1 + ledger.looked["open"]))
-        _, more = await watch.look()
-        moved += more
-
-    assert {name for name in ledger.looked if ledger.looked[name] > 1} == {None, "open"}
-    assert len(ledger.looked) == 1001
-    assert {view.run for view in moved} == {"open"}
-    assert len(await watch.runs(1000)) == 1000
+    for _ in range(2):
+        assert len(await poller.runs(1000)) == 1000
+    assert {ledger.looked[f"old-{number}"] for number in range(999)} == {1}
 
 
-async def test_many_open_runs_all_get_their_turn(
-    ledger: CountingLedger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Runs that stand still are looked at in turn, so that none that moves again is missed for ever."""
-    monkeypatch.setattr(watch_module, "QUIET_AFTER_S", -1.0)
+async def test_many_open_runs_take_turns(ledger: CountingLedger) -> None:
+    """A poll reads a bounded number of them, and none is left out for long."""
     for number in range(100):
         await publish(ledger, f"open-{number}", 10, 1)
-    watch = Watch(ledger, MemoryBroker())
-    await watch.look()
-
+    poller = Poller(ledger, MemoryBroker(), LiveLimits(runs_a_poll=20))
+    for _ in range(5):
+        assert (await poller.poll()).changed == []
     await publish(ledger, "open-50", 10, 2)
-    moved: list[RunView] = []
-    looks = 0
-    while not moved:
-        _, moved = await watch.look()
-        looks += 1
-
-    assert [view.run for view in moved] == ["open-50"]
-    assert looks <= 100 // watch_module.QUIET_A_LOOK
-    assert max(ledger.looked[f"open-{number}"] for number in range(100)) <= 2
+    ledger.looked.clear()
+    changed = [view.run for _ in range(5) for view in (await poller.poll()).changed]
+    assert changed == ["open-50"]
+    assert {ledger.looked[f"open-{number}"] for number in range(100)} == {1}
 
 
-async def test_runs_that_go_on_are_seen_beside_any_number_of_newer_ones(
-    ledger: CountingLedger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of the others no more than the newest are asked for. Those that go on are asked for once: then they are known."""
-    monkeypatch.setattr(watch_module, "RUNS_KEPT", 5)
+async def test_a_new_run_is_reported_at_once_beside_many_open_ones(ledger: CountingLedger) -> None:
+    """Also one that was over before it was seen; once, unless it changes again."""
+    for number in range(20):
+        await publish(ledger, f"open-{number}", 10, 1)
+    poller = Poller(ledger, MemoryBroker(), LiveLimits(runs_a_poll=5, runs_kept=3))
+    await poller.poll()
+    await publish(ledger, "new", 10, 3)
+    await publish(ledger, "short", 1, 1)
+    reported = [(view.run, view.over) for view in (await poller.poll()).changed]
+    assert reported == [("short", True), ("new", False)]
+    assert (await poller.poll()).changed == []
+
+
+async def test_a_run_reports_its_end_however_many_are_newer(ledger: CountingLedger) -> None:
+    """It is known from when it was open."""
     await publish(ledger, "before-us", 10, 0)
-    for number in range(20):
-        await publish(ledger, f"old-{number}", 1, 1)
-    ledger.asked.clear()
-    watch = Watch(ledger, MemoryBroker())
-    await watch.look()
-    await publish(ledger, "known", 10, 0)
-    await watch.look()
+    poller = Poller(ledger, MemoryBroker(), LiveLimits(runs_kept=5))
+    await poller.poll()
     for number in range(20):
         await publish(ledger, f"new-{number}", 1, 1)
-    await publish(ledger, "known", 10, 3)
     await publish(ledger, "before-us", 10, 10)
+    assert "before-us" in {view.run for view in (await poller.poll()).changed if view.over}
     ledger.looked.clear()
-    asked_for_all = ledger.asked[None]  # by `publish`
-    _, moved = await watch.look()
-
-    newest = {f"new-{number}" for number in range(15, 20)}
-    assert {view.run: view.sent for view in moved if view.run not in newest} == {"known": 3, "before-us": 10}
-    assert set(ledger.looked) == {None, "known", "before-us", *newest}
-    await ledger.forget("before-us")
-    ledger.looked.clear()
-    await watch.look()
-    assert set(ledger.looked) == {None, "known"}
-    assert {view.run for view in await watch.runs(10)} == newest
-    assert (ledger.asked[None], ledger.asked["open"]) == (asked_for_all, 1)
-
-
-async def test_a_run_that_nobody_saw_when_it_was_new_is_found_later(
-    ledger: CountingLedger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Redis was away while more came than a look asks for: those of them that go on are asked for now and then."""
-    monkeypatch.setattr(watch_module, "RUNS_KEPT", 5)
-    for number in range(10):
-        await publish(ledger, f"old-{number}", 1, 1)
-    watch = Watch(ledger, MemoryBroker())
-    await watch.look()
-    await publish(ledger, "missed", 10, 3)
-    for number in range(10):
-        await publish(ledger, f"new-{number}", 1, 1)
-    _, moved = await watch.look()
-    assert "missed" not in {view.run for view in moved}
-    monkeypatch.setattr(watch_module, "ASK_FOR_OPEN_EVERY_S", 0.0)
-    _, moved = await watch.look()
-    assert [view.run for view in moved] == ["missed"]
-
-
-async def test_an_open_run_that_is_gone_is_not_asked_for_again(
-    ledger: CountingLedger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One that fell behind the newest is known to be there only by a look at it."""
-    monkeypatch.setattr(watch_module, "RUNS_KEPT", 2)
-    for run in ("open", "new", "newest"):
-        await publish(ledger, run, 10, 0)
-    watch = Watch(ledger, MemoryBroker())
-    await watch.look()
-    del ledger._runs["open"]
-    await watch.look()
-    ledger.looked.clear()
-    await watch.look()
-    assert set(ledger.looked) == {None, "new", "newest"}
+    await poller.poll()
+    assert set(ledger.looked) == {None}
+    assert [view.run for view in await poller.runs(10)] == [f"new-{k}" for k in (19, 18, 17, 16, 15)]
 
 
 async def test_a_forgotten_run_is_gone(it: Streaming) -> None:
@@ -308,14 +258,17 @@ class AskedBroker(MemoryBroker):
         return await super().depths(anew)
 
 
-async def test_queues_are_looked_for_anew_where_there_may_be_new_ones(
-    ledger: CountingLedger, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("new_queues_s", "after_a_retry"), [(60.0, [False] * 3), (-1.0, [False, True, False])]
+)
+async def test_queues_are_looked_for_where_there_may_be_new_ones(
+    ledger: CountingLedger, new_queues_s: float, after_a_retry: list[bool]
 ) -> None:
-    """Until the broker has once answered, and then after a retry or a failure: not each second, in vain."""
+    """Until the broker has answered once, and then after a retry or a failure: not at each poll, and not too often."""
     broker = AskedBroker()
-    watch = Watch(ledger, broker)
+    poller = Poller(ledger, broker, LiveLimits(new_queues_s=new_queues_s))
     for _ in range(4):
-        await watch.look()
+        await poller.poll()
     assert broker.anew == [True, True, False, False]
 
     await ledger.begin("run", "", 2, "p")
@@ -325,25 +278,21 @@ async def test_queues_are_looked_for_anew_where_there_may_be_new_ones(
     retries = np.full(2, Outcome.RETRY, np.uint8)
     await ledger.settle("run", Outcomes(seqs, retries, np.zeros(2, np.int64)))
     broker.anew.clear()
-    for _ in range(2):
-        await watch.look()
-    assert broker.anew == [False, False], "QUEUES_ANEW_S have not passed"
-    monkeypatch.setattr(watch_module, "QUEUES_ANEW_S", -1.0)
-    for _ in range(2):
-        await watch.look()
-    assert broker.anew[2:] == [True, False]
+    for _ in range(3):
+        await poller.poll()
+    assert broker.anew == after_a_retry
 
 
 async def test_a_run_that_moved_is_told_of_though_another_is_refused(ledger: CountingLedger) -> None:
     """The look fails, but what it has seen by then it tells: the next look finds nothing new in it."""
     await publish(ledger, "quiet", 1, 0)
-    watch = Watch(ledger, MemoryBroker())
-    await watch.look()
+    poller = Poller(ledger, MemoryBroker(), LiveLimits())
+    await poller.poll()
     for run in ("moves", "refused"):
         await publish(ledger, run, 2, 0)
     ledger.refused = "refused"
-    _, moved = await watch.look()
+    moved = (await poller.poll()).changed
     assert [view.run for view in moved] == ["moves"]
     ledger.refused = None
-    _, moved = await watch.look()
+    moved = (await poller.poll()).changed
     assert [view.run for view in moved] == ["refused"]

@@ -18,7 +18,7 @@ from common.statistics import statistics
 from gateway.api.runs import _RUN, _STATS
 from gateway.api.views import run_view, stats_view
 from gateway.dashboard import Dashboard
-from gateway.live.watch import _counters
+from gateway.live.runs import _counters
 from monitor.metrics import PipelineMetrics
 from monitor.view import picture
 

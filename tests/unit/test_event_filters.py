@@ -11,13 +11,11 @@ from starlette.datastructures import QueryParams
 from common.tracking.port import Status, Step
 from common.web.problems import Problem
 from gateway.api.views import MessageEvent, message_event
-from gateway.live.audience import Audience
 from gateway.live.filters import Filters, filters_of
-from gateway.live.frames import FRAME_BYTES, Encoded, Join, pieces, sse_frame, websocket_frame
-from gateway.live.subscribers import Ending
-
-# Of a WebSocket frame's head, by its second byte. The length in it may be any byte, that of a bracket too.
-HEAD_BYTES = {126: 4, 127: 10}
+from gateway.live.frames import FRAME_BYTES, Encoded, Frame, Join, pieces, sse_frame, websocket_message
+from gateway.live.limits import LiveLimits
+from gateway.live.subscribers import Subscriber
+from gateway.live.subscriptions import Subscriptions
 
 
 def step(run: str = "a", seq: int = 0, status: Status = Status.SENT, attempt: int = 1) -> Step:
@@ -32,27 +30,28 @@ def step(run: str = "a", seq: int = 0, status: Status = Status.SENT, attempt: in
     )
 
 
-class Ear:
+class Connection:
+    """A client's connection, of which nothing is asked here."""
+
+    def streams(self) -> None: ...
+
+    def cut_off(self) -> None: ...
+
+
+class Ear(Subscriber):
     """A subscriber that keeps what it is offered."""
 
-    def __init__(self, filters: Filters, wire: Join = websocket_frame) -> None:
-        self.filters = filters
-        self.wire = wire
-        self.ending: Ending | None = None
-        self.frames: list[bytes] = []
+    def __init__(self, filters: Filters, join: Join = websocket_message) -> None:
+        super().__init__(filters, join, Connection(), LiveLimits())
+        self.offered: list[Frame] = []
 
-    def offer(self, frame: bytes) -> None:
-        self.frames.append(frame)
-
-    def check(self, now_s: float) -> None: ...
-
-    def end(self, ending: Ending) -> None: ...
+    def offer(self, frame: Frame) -> None:
+        self.offered.append(frame)
 
     @property
     def heard(self) -> list[Any]:
-        """All events, unpacked from WebSocket frames."""
-        payloads = (frame[HEAD_BYTES.get(frame[1], 2) :] for frame in self.frames)
-        return [event for payload in payloads for event in msgspec.json.decode(payload)]
+        """All events, unpacked from WebSocket messages."""
+        return [event for message in self.offered for event in msgspec.json.decode(message)]
 
 
 def test_no_filter_lets_everything_through() -> None:
@@ -134,15 +133,15 @@ filters = st.builds(
 @given(st.lists(filters, min_size=1, max_size=8), st.lists(steps, max_size=12))
 async def test_everybody_hears_what_his_filters_let_through(asked: list[Filters], told: list[Step]) -> None:
     """The index of groups changes nothing about who hears what: as if each filter were asked about each step."""
-    audience = Audience()
+    subscriptions = Subscriptions()
     ears = [Ear(it) for it in asked]
     for ear in ears:
-        audience.join(ear)
+        subscriptions.add(ear)
 
     for it in told:
-        audience.add_step(it, message_event)
-        audience.add_run(it.run, b'{"type":"run","run":"%b"}' % it.run.encode())
-    await audience.broadcast()
+        subscriptions.add_step(it, message_event)
+        subscriptions.add_run(it.run, b'{"type":"run","run":"%b"}' % it.run.encode())
+    await subscriptions.broadcast()
 
     for ear in ears:
         wanted = [
@@ -165,11 +164,11 @@ async def test_everybody_hears_what_his_filters_let_through(asked: list[Filters]
 
 async def test_an_event_is_encoded_once_and_a_frame_is_shared() -> None:
     """However many listen: one encoding an event, and the very same bytes for all with the same filters."""
-    audience = Audience()
+    subscriptions = Subscriptions()
     same = [Ear(Filters(run="a")) for _ in range(250)]
     others = [Ear(Filters()), Ear(Filters(), sse_frame), Ear(Filters(statuses=frozenset({Status.SENT})))]
     for ear in (*same, *others):
-        audience.join(ear)
+        subscriptions.add(ear)
     encoded = 0
 
     def encode(it: Step) -> bytes:
@@ -177,41 +176,31 @@ async def test_an_event_is_encoded_once_and_a_frame_is_shared() -> None:
         encoded += 1
         return message_event(it)
 
-    size = audience.add_step(step(), encode)
-    await audience.broadcast()
+    size = subscriptions.add_step(step(), encode)
+    await subscriptions.broadcast()
 
     assert encoded == 1
     assert size == len(message_event(step()))
-    assert len({id(frame) for ear in same for frame in ear.frames}) == 1
-    assert all(len(ear.frames) == 1 for ear in others)
+    assert len({id(frame) for ear in same for frame in ear.offered}) == 1
+    assert all(len(ear.offered) == 1 for ear in others)
 
 
 async def test_who_left_hears_nothing_and_leaves_nothing_behind() -> None:
     """Leaving takes the group and its index entries away, so that clients that come and go cost nothing for good."""
-    audience = Audience()
+    subscriptions = Subscriptions()
     ears = [Ear(Filters("a", f"a.{seq}")) for seq in range(50)]
     for ear in ears:
-        audience.join(ear)
+        subscriptions.add(ear)
     for ear in ears:
-        audience.leave(ear)
-        audience.leave(ear)
+        subscriptions.remove(ear)
+        subscriptions.remove(ear)
 
-    assert audience.add_step(step(seq=3), message_event) == 0
-    await audience.broadcast()
+    assert subscriptions.add_step(step(seq=3), message_event) == 0
+    await subscriptions.broadcast()
 
-    assert len(audience) == 0
-    assert not any(ear.frames for ear in ears)
-    assert not any(vars(audience)[name] for name in ("_groups", "_by_message", "_by_run"))
-
-
-@pytest.mark.parametrize("size", [0, 1, 110, 125, 126, 65_535, 65_536, 200_000])
-def test_a_frame_is_what_rfc_6455_says(size: int) -> None:
-    """The length of every size class is as the `websockets` package writes it."""
-    from websockets.frames import Frame, Opcode
-
-    event = Encoded(b"message", b'"' + b"x" * size + b'"')
-
-    assert websocket_frame([event]) == Frame(Opcode.TEXT, b"[" + event.json + b"]").serialize(mask=False)
+    assert len(subscriptions) == 0
+    assert not any(ear.offered for ear in ears)
+    assert not any(vars(subscriptions)[name] for name in ("_groups", "_by_message", "_by_run"))
 
 
 @given(st.lists(st.integers(1, FRAME_BYTES * 2), max_size=30))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from common.errors import Unavailable
-from gateway.live.fresh import Fresh
+from gateway.live.coalesced import CoalescedRead
 from tests.waiting import eventually
 
 
@@ -22,7 +22,7 @@ async def test_what_was_written_before_is_read() -> None:
         return before
 
     written = 1
-    fresh = Fresh(read)
+    fresh = CoalescedRead(read, every_s=0.1)
     first = asyncio.create_task(fresh.get())
     await eventually(lambda: reads == 1)
     written = 2
@@ -41,7 +41,7 @@ async def test_a_reading_that_fails_fails_for_those_who_asked_only() -> None:
             return answer
         raise answer
 
-    fresh = Fresh(read)
+    fresh = CoalescedRead(read, every_s=0.1)
     gone, waits = asyncio.create_task(fresh.get()), asyncio.create_task(fresh.get())
     await asyncio.sleep(0)
     gone.cancel()

@@ -1,22 +1,22 @@
-"""common/web/limits.py: how much comes in, and when the rest may."""
+"""common/web/rate.py: how much comes in, and when the rest may."""
 
 import random
 
 import pytest
 
 from common.web.keys.port import ALL_SCOPES, Caller
-from common.web.limits import MOST_CALLERS, Limits
 from common.web.problems import Problem
+from common.web.rate import MOST_CALLERS, RateLimiter
 
 A, B = (Caller(name, name, ALL_SCOPES) for name in "ab")
 
 
 class Bench:
-    """Limits on a clock that the test moves."""
+    """RateLimiter on a clock that the test moves."""
 
     def __init__(self, total: float | None = None, key: float | None = None) -> None:
         self.now = 1000.0
-        self.limits = Limits(total, key, lambda: self.now)
+        self.limits = RateLimiter(total, key, lambda: self.now)
 
     def passes(self, caller: Caller = A, messages: int = 1) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""The audience: subscribers, grouped by what they see, so that each event is encoded and joined once for many."""
+"""Subscriptions: subscribers grouped by what they see, so that each event is encoded and joined once for many."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -8,27 +8,34 @@ from gateway.live.filters import Filters
 from gateway.live.frames import Encoded, Join, pieces
 from gateway.live.subscribers import Subscriber
 
-# So many writes hold the loop for about a millisecond; then whatever else is due gets its turn.
-WRITES_A_TURN = 100
+# This many offers hold the event loop for less than a millisecond; then other tasks get a turn.
+OFFERS_A_TURN = 100
 
 
 class _Group:
-    """Subscribers with the same filters on the same kind of wire, and the events that wait to be joined for them."""
+    """Subscribers with the same filters on the same kind of wire.
 
-    def __init__(self, filters: Filters, wire: Join) -> None:
+    Attributes:
+        filters: What they see.
+        join: How events become a frame for them.
+        members: The subscribers.
+        events: Events that wait to be joined and sent.
+    """
+
+    def __init__(self, filters: Filters, join: Join) -> None:
         self.filters = filters
-        self.wire = wire
+        self.join = join
         self.members: dict[Subscriber, None] = {}
         self.events: list[Encoded] = []
 
 
-class Audience:
-    """Everybody who listens. Events are added one by one, and go out when `broadcast` is called."""
+class Subscriptions:
+    """All subscribers. Events are added one by one, and sent when `broadcast` is called."""
 
     def __init__(self) -> None:
         self._groups: dict[tuple[Filters, Join], _Group] = {}
-        # Groups by the narrowest thing that they ask for (a message id, else a run, else ""), and by run alone: what
-        # an event costs must not grow with the number of clients that follow other messages.
+        # Groups by the narrowest thing that they ask for (a message id, else a run, else ""), and by run alone: the
+        # cost of an event must not grow with the number of clients that follow other messages.
         self._by_message: dict[str, dict[_Group, None]] = {}
         self._by_run: dict[str, dict[_Group, None]] = {}
         self._size = 0
@@ -39,9 +46,9 @@ class Audience:
     def __iter__(self) -> Iterator[Subscriber]:
         return (member for group in list(self._groups.values()) for member in list(group.members))
 
-    def join(self, subscriber: Subscriber) -> None:
-        """From now on it sees what its filters let through."""
-        key = (subscriber.filters, subscriber.wire)
+    def add(self, subscriber: Subscriber) -> None:
+        """From now on the subscriber gets the events that its filters let through."""
+        key = (subscriber.filters, subscriber.join)
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = _Group(*key)
@@ -50,9 +57,9 @@ class Audience:
         group.members[subscriber] = None
         self._size += 1
 
-    def leave(self, subscriber: Subscriber) -> None:
-        """It sees nothing more. Leaving twice changes nothing."""
-        key = (subscriber.filters, subscriber.wire)
+    def remove(self, subscriber: Subscriber) -> None:
+        """The subscriber gets no more events. Removing it twice changes nothing."""
+        key = (subscriber.filters, subscriber.join)
         group = self._groups.get(key)
         if group is None or subscriber not in group.members:
             return
@@ -64,7 +71,7 @@ class Audience:
             _take_off(self._by_run, group.filters.run or "", group)
 
     def add_step(self, step: Step, encode: Callable[[Step], bytes]) -> int:
-        """An event for whoever follows this message; its size in bytes, 0 if nobody does."""
+        """Adds an event for the followers of this message; gives its size in bytes, 0 if there are none."""
         event: Encoded | None = None
         for key in (step.uuid, step.run, ""):
             for group in self._by_message.get(key, ()):
@@ -75,28 +82,28 @@ class Audience:
         return len(event.json) if event is not None else 0
 
     def add_run(self, run: str, json: bytes) -> None:
-        """An event for whoever follows this run."""
+        """Adds an event for the followers of this run."""
         event = Encoded(b"run", json)
         for key in (run, ""):
             for group in self._by_run.get(key, ()):
                 group.events.append(event)
 
     def add_for_all(self, event: Encoded) -> None:
-        """An event for everybody."""
+        """Adds an event for every subscriber."""
         for group in self._groups.values():
             group.events.append(event)
 
     async def broadcast(self) -> None:
-        """Sends what was added since the last time."""
-        writes = 0
+        """Sends the events that were added since the last call."""
+        offers = 0
         for group in [group for group in self._groups.values() if group.events]:
             events, group.events = group.events, []
             for piece in pieces(events):
-                frame = group.wire(piece)
+                frame = group.join(piece)
                 for member in list(group.members):
                     member.offer(frame)
-                    writes += 1
-                    if writes % WRITES_A_TURN == 0:
+                    offers += 1
+                    if offers % OFFERS_A_TURN == 0:
                         await asyncio.sleep(0)
 
 

@@ -1,0 +1,122 @@
+"""The front door: every client connection of a server, how many there may be, and the clock that ends slow ones.
+
+uvicorn bounds neither the number of connections nor the time for a head, and declines to (its issue 157). Here each
+client gets a `Connection`, which frames and bounds its requests and passes them to uvicorn's own protocol.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator
+from email.utils import formatdate
+from typing import Any, cast
+
+from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from common.web.connection import Connection, FastLane
+from common.web.limits import Limits
+
+log = logging.getLogger(__name__)
+
+
+class FrontDoor:
+    """Admits connections and watches them while it is `open`; `protocol` is for uvicorn's `Config(http=...)`.
+
+    Attributes:
+        limits: The bounds of each connection, and of all.
+        fast_lane: Serves the requests that it takes without ASGI.
+        date_line: The header field Date of an answer, now.
+    """
+
+    def __init__(self, limits: Limits, fast_lane: FastLane | None = None) -> None:
+        self.limits = limits
+        self.fast_lane = fast_lane
+        self.date_line = b""
+        # The connection that became idle first comes first; busy ones stand anywhere.
+        self._connections: OrderedDict[Connection, None] = OrderedDict()
+        self._by_address: Counter[str] = Counter()
+        self._for_shutdown: set[Any] = set()
+        self._counts: Counter[str] = Counter()
+        self._reported_s = float("-inf")
+
+    def protocol(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Connection:
+        """The protocol of a new connection. uvicorn calls it with these arguments."""
+        self._for_shutdown = cast(set[Any], server_state.connections)
+
+        def inner(connection: Connection) -> asyncio.Protocol:
+            return HttpToolsProtocol(config, server_state, {**app_state, "connection": connection}, _loop)
+
+        return Connection(self, inner)
+
+    def admit(self, connection: Connection) -> None:
+        """Counts a connection. Beyond a limit, the one that has been idle longest is closed, or else this one."""
+        self._connections[connection] = None
+        self._by_address[connection.address] += 1
+        self._for_shutdown.add(connection)
+        if self._by_address[connection.address] > self.limits.connections_per_address:
+            self._make_room(connection, connection.address)
+        elif len(self._connections) > self.limits.connections:
+            self._make_room(connection, None)
+
+    def leave(self, connection: Connection) -> None:
+        """The connection is closed."""
+        self._for_shutdown.discard(connection)
+        del self._connections[connection]
+        self._by_address[connection.address] -= 1
+        if not self._by_address[connection.address]:
+            del self._by_address[connection.address]
+
+    def became_idle(self, connection: Connection) -> None:
+        """The connection waits for its next request."""
+        self._connections.move_to_end(connection)
+
+    def count(self, refusal: str) -> None:
+        """Counts a refusal; the log tells how many there were, not of each."""
+        self._counts[refusal] += 1
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Watches the connections until left."""
+        self._look()
+        watching = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    def _make_room(self, newcomer: Connection, address: str | None) -> None:
+        """Closes an idle connection, of this address or of any."""
+        for connection in self._connections:
+            right_address = address is None or connection.address == address
+            if right_address and not connection.busy and connection is not newcomer:
+                self.count("idle connection closed for a new one")
+                connection.cut_off()
+                return
+        self.count("new connection closed: all others are busy")
+        newcomer.cut_off()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self.limits.sweep_s)
+            self._look()
+
+    def _look(self) -> None:
+        self.date_line = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()
+        now_s = asyncio.get_running_loop().time()
+        for connection in list(self._connections):
+            connection.check(now_s)
+        if self._counts and now_s - self._reported_s >= self.limits.report_s:
+            log.warning("clients_refused", extra={"counts": dict(self._counts)})
+            self._counts.clear()
+            self._reported_s = now_s
