@@ -85,8 +85,7 @@ bench-gateway: $(DEV) servers ## measure the gateway under load, 3 minutes; a ta
 scaling: $(DEV) servers ## run the scaling study, embedded and on servers, 11 minutes; into docs/scaling
 	$(BIN)/python -m studies.on_servers --none $(BIN)/smsim scale --fresh --out docs/scaling
 	$(BIN)/python -m studies.on_servers $(BIN)/smsim scale --distributed --fresh --out docs/scaling
-	$(BIN)/python -m studies.scale.table docs/scaling/points.csv --write docs/scaling.md
-	$(BIN)/python -m studies.scale.table docs/scaling/distributed.csv --write docs/scaling.md
+	$(BIN)/python -m studies.pages
 
 latency: $(DEV) servers ## measure latency against offered load, 5 minutes; into docs/capacity
 	$(BIN)/python -m studies.latency

@@ -33,9 +33,14 @@ class ProgressBar:
     ) -> None:
         self._progress.stop()
 
-    def update(self, done: int) -> None:
-        """So many are done."""
+    def update(self, done: int, what: str | None = None) -> None:
+        """Shows how many are done, and optionally another description of the job."""
         if self._progress.disable:
             return
         speed = self._progress.tasks[0].speed
-        self._progress.update(self._task, completed=done, rate=f"{speed:,.0f}/s" if speed else "")
+        rate = f"{speed:,.0f}/s" if speed and speed >= 1 else ""
+        self._progress.update(self._task, completed=done, rate=rate, description=what)
+
+    def print(self, line: str) -> None:
+        """Prints a line on stderr, above the bar."""
+        self._progress.console.print(line, soft_wrap=True, highlight=False, markup=False)

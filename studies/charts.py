@@ -1,35 +1,59 @@
-"""What studies need and no service does: optional packages, asked for before the work begins, and charts on disk."""
+"""The one chart style."""
 
-import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from common.errors import UsageError
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from studies.record import not_written
 
-INSTALL = 'pip install ".[study]"'
+OURS, PEER, REFERENCE = "#0b6e99", "#c8553d", "#888888"
+THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.10g}")
+STYLE: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.constrained_layout.use": True,
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
+    "svg.fonttype": "none",
+}
 
 
-def needed(*modules: str) -> None:
-    """Returns if these modules can be imported. Raises UsageError, which names those missing and how to get them."""
-    missing = [module for module in modules if importlib.util.find_spec(module) is None]
-    if missing:
-        raise UsageError(f"{' and '.join(missing)} not installed: {INSTALL}, or make setup")
+@contextmanager
+def chart(
+    folder: Path,
+    name: str,
+    *,
+    size: tuple[float, float] = (7.5, 4.8),
+    panels: tuple[int, int] = (1, 1),
+    kinds: Sequence[str] = ("png", "svg"),
+    **layout: Any,
+) -> Iterator[tuple[Figure, list[Axes], list[Path]]]:
+    """A figure to draw into; on leaving, it is written as `name`.png and `name`.svg, the same bytes for the same chart.
 
-
-def save_chart(
-    figure: "Figure", folder: Path, name: str, kinds: Sequence[str] = ("png", "svg")
-) -> list[Path]:
-    """Writes a chart as `name`.png and `name`.svg, the same bytes for the same chart. Raises OSError."""
-    from matplotlib import rc_context
-
-    files = {kind: folder / f"{name}.{kind}" for kind in kinds}
-    with rc_context({"svg.hashsalt": name}):
-        for kind, file in files.items():
-            # Else an SVG tells when, and by which Matplotlib, it was drawn.
-            metadata = {"Date": None, "Creator": None} if kind == "svg" else None
-            figure.savefig(file, dpi=150, metadata=metadata)
-    return list(files.values())
+    Yields the figure, its panels row by row, and the paths. Raises NotWritten.
+    """
+    paths = [folder / f"{name}.{kind}" for kind in kinds]
+    with rc_context({**STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=size)
+        axes = figure.subplots(*panels, squeeze=False, **layout)
+        yield figure, list(axes.flat), paths
+        try:
+            for path in paths:
+                # Otherwise an SVG holds the date, and the version of Matplotlib.
+                metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else None
+                figure.savefig(path, dpi=150, metadata=metadata)
+        except OSError as error:
+            raise not_written(error, folder) from None

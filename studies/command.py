@@ -1,30 +1,48 @@
-"""What the commands of all benchmarks do: measure, keep the results, or say in a line why there are none."""
+"""What the commands of all studies share."""
 
-import asyncio
-import json
-import sys
+import argparse
+import importlib.util
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from common.cli import EXIT_FAILED
-from studies.process import BenchmarkFailed
+from common.cli import EXIT_DONE, Parser, number, run_command, whole
+from common.errors import UsageError
 
-Measurement = Coroutine[Any, Any, dict[str, Any]]
+INSTALL = 'pip install ".[study]"'
+
+T = TypeVar("T")
 
 
-def measured_into(
-    path: Path,
-    prog: str,
-    measurement: Measurement,
-    run: Callable[[Measurement], dict[str, Any]] = asyncio.run,
-) -> dict[str, Any]:
-    """Measures, and writes the results as JSON; if a figure can't be had, `prog` says so and exits."""
-    try:
-        results = run(measurement)
-    except BenchmarkFailed as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=2) + "\n")
-    return results
+def require(*modules: str) -> None:
+    """Raises UsageError if one of these modules is not installed; it names the missing ones and the remedy."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise UsageError(f"{' and '.join(missing)} not installed: {INSTALL}, or make setup")
+
+
+def study_parser(prog: str, description: str, out: Path) -> Parser:
+    """A parser with `--out`, the file or folder of the results."""
+    parser = Parser(prog, description)
+    parser.add_argument("--out", type=Path, default=out, help="where the results go (default: %(default)s)")
+    return parser
+
+
+def add_rounds(parser: argparse.ArgumentParser, default: int) -> None:
+    """The flag --rounds."""
+    parser.add_argument("--rounds", type=whole(1), default=default, help="medians are over these rounds")
+
+
+def add_scale(parser: argparse.ArgumentParser, lowest: float, what: str) -> None:
+    """The flag --scale."""
+    parser.add_argument("--scale", type=number(lowest, 100), default=1.0, help=f"multiplies {what}")
+
+
+def run_study(prog: str, measure: Callable[[], Coroutine[Any, Any, T]], finish: Callable[[T], str]) -> int:
+    """Measures, lets `finish` write the results, and prints what it returns. An error is one line on stderr."""
+
+    async def run() -> int:
+        print(finish(await measure()))
+        return EXIT_DONE
+
+    return run_command(prog, run)

@@ -1,49 +1,82 @@
-"""Puts the recorded figures into docs/capacity.md: `python -m studies.pages`, after latency, volumes and memory.
+"""Puts the recorded figures into the pages of docs/: `python -m studies.pages`, after a study was recorded.
 
-Each table stands between `<!-- NAME -->` and `<!-- end -->`, where NAME.json in docs/capacity holds its figures.
+A table stands between `<!-- NAME -->` and `<!-- end -->`.
 """
 
-import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-import studies.latency.__main__ as latency
-from common.cli import EXIT_DONE, EXIT_FAILED
+from common.cli import EXIT_DONE, Parser, run_command
+from studies import DOCS
+from studies.bench import table as bench
+from studies.bench.chart import draw
+from studies.bench.figures import BenchRecord
 from studies.capacity import memory, volumes
-from studies.page import conditions, filled
+from studies.capacity.memory import MemoryRecord
+from studies.capacity.volumes import VolumesRecord
+from studies.gateway import table as gateway
+from studies.gateway.figures import GatewayRecord
+from studies.latency import figures as latency
+from studies.latency.figures import LatencyRecord
+from studies.page import filled
+from studies.record import read, write_file
+from studies.scale.records import DistributedSweep, EmbeddedSweep
+from studies.scale.table import loads_markdown, points_markdown
 
-DOCS = Path(__file__).parent.parent / "docs"
-PAGE = DOCS / "capacity.md"
-END = "<!-- end -->"
-PARTS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "latency": latency.markdown,
-    "volumes": volumes.markdown,
-    "memory": memory.markdown,
-}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Place(Generic[T]):
+    """A table in a page.
+
+    Attributes:
+        page: The page.
+        name: The marker in it.
+        recorded: The file of the figures.
+        kind: The type of the record in that file.
+        markdown: Makes the table.
+    """
+
+    page: Path
+    name: str
+    recorded: Path
+    kind: type[T]
+    markdown: Callable[[T], str]
+
+    def filled_page(self) -> str:
+        """The page with the table as recorded. Raises UsageError if it has no place for it."""
+        return filled(self.page, self.name, self.markdown(read(self.recorded, self.kind)))
+
+
+PERFORMANCE, CAPACITY, SCALING = DOCS / "performance.md", DOCS / "capacity.md", DOCS / "scaling.md"
+GATEWAY = DOCS / "gateway-performance.md"
+PLACES: tuple[Place[Any], ...] = (
+    Place(PERFORMANCE, "bench", DOCS / "performance.json", BenchRecord, bench.markdown),
+    Place(GATEWAY, "gateway", DOCS / "gateway.json", GatewayRecord, gateway.markdown),
+    Place(SCALING, "points", DOCS / "scaling" / "points.json", EmbeddedSweep, points_markdown),
+    Place(SCALING, "distributed", DOCS / "scaling" / "distributed.json", DistributedSweep, loads_markdown),
+    Place(CAPACITY, "latency", DOCS / "capacity" / "latency.json", LatencyRecord, latency.markdown),
+    Place(CAPACITY, "volumes", DOCS / "capacity" / "volumes.json", VolumesRecord, volumes.markdown),
+    Place(CAPACITY, "memory", DOCS / "capacity" / "memory.json", MemoryRecord, memory.markdown),
+)
 
 
 def main() -> int:
-    """Writes the page anew; what is not recorded stays as it is."""
-    try:
-        PAGE.write_text(with_tables(PAGE.read_text()))
-    except ValueError as error:
-        print(f"{PAGE}: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    return EXIT_DONE
+    """Rewrites every page, and the chart of `make bench`."""
+    parser = Parser("studies.pages", "Puts the recorded figures into the pages of docs/.")
+    parser.parse_args()
 
+    async def run() -> int:
+        for place in PLACES:
+            write_file(place.page, place.filled_page())
+        draw(read(DOCS / "performance.json", BenchRecord), DOCS, "performance")
+        return EXIT_DONE
 
-def with_tables(page: str) -> str:
-    """The page with what is recorded. Raises ValueError where it lacks a place for it."""
-    for name, markdown in PARTS.items():
-        recorded = DOCS / "capacity" / f"{name}.json"
-        if not recorded.exists():
-            print(f"{recorded} is not there: run make {name}", file=sys.stderr)
-            continue
-        results = json.loads(recorded.read_text())
-        page = filled(page, f"<!-- {name} -->", END, f"{markdown(results)}\n\n{conditions(results)}")
-    return page
+    return run_command(parser.prog, run)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How many messages were settled when: the steady rate is read off that, with ramp and tail left out."""
+"""How many messages were settled at which moment. The steady rate, without ramp and tail, is read from that."""
 
 import asyncio
 import contextlib
@@ -8,17 +8,18 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 SAMPLE_S = 0.025
-# A phase of fewer samples than some ten says nothing.
-SHORTEST_PHASE_S = 0.25
-# Of all messages, the first and the last so many are ramp and tail.
+# The share of all messages at the begin, and at the end, that is ramp and tail.
 MARGIN = 0.15
+# A phase of fewer than ten samples or so shows nothing.
+SHORTEST_PHASE_S = 10 * SAMPLE_S
 
 
 def margin(messages_per_sender: int) -> float:
-    """The share to leave out at either end: 15 %, at least 1.5 messages of each sender.
+    """The share to leave out at either end: 15 %, and at least 1.5 messages of each sender.
 
     Senders that begin together settle in waves, one for each of their messages. From the middle of one wave to the
-    middle of another is a whole number of them; any other cut would count a wave that took no time, or the reverse.
+    middle of another there is a whole number of waves. Any other cut would count a wave without the time it took, or
+    the reverse.
     """
     waves = max(1.5, math.floor(MARGIN * messages_per_sender) + 0.5)
     return waves / messages_per_sender
@@ -26,7 +27,7 @@ def margin(messages_per_sender: int) -> float:
 
 @contextlib.asynccontextmanager
 async def sampling(samples: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Lets samples be taken until the end of the block, however it ends; raises there what went wrong with them."""
+    """Takes samples until the block ends. Raises at its end if taking them failed."""
     task = asyncio.create_task(samples)
     try:
         yield
@@ -37,7 +38,11 @@ async def sampling(samples: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 class Timeline:
-    """Samples of the settled count, from the run's beginning on."""
+    """Samples of the settled count, from the run's begin on.
+
+    Attributes:
+        peak_in_flight: The most sends in flight in any sample.
+    """
 
     def __init__(self) -> None:
         self._at_s = [0.0]
@@ -45,15 +50,15 @@ class Timeline:
         self.peak_in_flight = 0
 
     def note(self, at_s: float, settled: int, in_flight: int = 0) -> None:
-        """So many are settled so many seconds after the beginning. Neither may be less than before."""
+        """Adds a sample. Neither the time since the run's begin nor the settled count may fall."""
         self._at_s.append(at_s)
         self._settled.append(settled)
         self.peak_in_flight = max(self.peak_in_flight, in_flight)
 
     def steady_per_s(self, total: int, margin: float = MARGIN) -> float | None:
-        """The rate between the moments when the shares `margin` and 1 - `margin` of `total` were settled.
+        """The rate between the moments at which the shares `margin` and 1 - `margin` of `total` were settled.
 
-        None where there is no such phase: too few messages, or too short a time.
+        None if there is no such phase: too few messages, or too short a time.
         """
         first, last = margin * total, (1 - margin) * total
         if last - first < 1:
@@ -64,7 +69,7 @@ class Timeline:
         return (last - first) / (end_s - begin_s)
 
     def _reached_s(self, count: float) -> float | None:
-        """When `count` were settled, with the settles between two samples taken for evenly spread."""
+        """When `count` were settled, on the assumption that settles are evenly spread between two samples."""
         after = bisect_left(self._settled, count)
         if after in (0, len(self._settled)):
             return None

@@ -1,43 +1,43 @@
-"""The figures: what one measurement gives, and the medians over rounds that the JSON holds."""
+"""What one measurement gives, and the medians over rounds that the JSON holds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+
+import msgspec
 
 from studies.meter import Meter
+from studies.record import Record
 
-# Who did it, where that is not a peer: ours over the servers, and in one process.
-US, EMBEDDED = "ours", "embedded"
-# The works that all have in common.
+OURS, EMBEDDED = "ours", "embedded"
 PUBLISH, CONSUME, BOTH = "publish", "consume", "both at once"
-# The processes that users dimension their machines by; the servers' memory is mostly their own caches.
+# Users plan their machines by these processes; most of a server's memory is its own cache.
 CLIENTS = ("producer", "sender", "embedded")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One measurement. `batch_size` is None where the pipeline chooses it; `who` is a peer's name, or ours.
+    """One measurement.
 
-    `steady_per_s` is the rate with ramp and tail left out, where that is what was asked for; all else, as `elapsed_s`,
-    is of the whole run.
+    Attributes:
+        who: `OURS`, `EMBEDDED` or the name of a peer.
+        work: The work measured.
+        batch_size: Messages a batch; None where the pipeline chooses it.
+        messages: How many messages went through.
+        elapsed_s: Duration of the whole run.
+        cpu_s: CPU time by process.
+        peak_mb: Peak memory by process.
+        steady_per_s: The rate without ramp and tail, where that is wanted.
     """
 
+    who: str = OURS
     work: str
     batch_size: int | None
     messages: int
     elapsed_s: float
-    cpu_s: dict[str, float]
-    peak_mb: dict[str, float]
-    who: str = US
+    cpu_s: Mapping[str, float]
+    peak_mb: Mapping[str, float]
     steady_per_s: float | None = None
-
-    @classmethod
-    def of(
-        cls, work: str, batch_size: int | None, messages: int, elapsed_s: float, meter: Meter, who: str = US
-    ) -> "Measured":
-        """With what a meter saw."""
-        return cls(work, batch_size, messages, elapsed_s, meter.cpu_s(), meter.peak_mb(), who)
 
     @property
     def rate_per_s(self) -> float:
@@ -45,25 +45,109 @@ class Measured:
         return self.messages / self.elapsed_s if self.steady_per_s is None else self.steady_per_s
 
 
-def figure(rounds: Sequence[Measured]) -> dict[str, Any]:
-    """The medians over rounds of the same measurement, as JSON values."""
-    first = rounds[0]
-    rates = [round(one.rate_per_s) for one in rounds]
-    per_million = 1e6 / first.messages
-    return {
-        "who": first.who,
-        "work": first.work,
-        "batch_size": first.batch_size,
-        "messages": first.messages,
-        "rate_per_s": round(median(rates)),
-        "rates_per_s": rates,
-        "elapsed_s": round(median(one.elapsed_s for one in rounds), 3),
-        "cpu_s_per_million": {
-            name: round(median(one.cpu_s[name] for one in rounds) * per_million, 2) for name in first.cpu_s
-        },
-        "peak_rss_mb": {
-            name: round(median(one.peak_mb[name] for one in rounds), 1)
-            for name in CLIENTS
-            if name in first.peak_mb
-        },
-    }
+@dataclass(frozen=True)
+class Work:
+    """Something to measure: a work of so many messages, in batches of a size."""
+
+    name: str
+    batch_size: int | None
+    messages: int
+
+    def measured(
+        self, elapsed_s: float, meter: Meter, *, who: str = OURS, steady_per_s: float | None = None
+    ) -> Measured:
+        """This work, done in a time, with the costs that a meter sampled."""
+        return Measured(
+            who=who,
+            work=self.name,
+            batch_size=self.batch_size,
+            messages=self.messages,
+            elapsed_s=elapsed_s,
+            cpu_s=meter.cpu_s(),
+            peak_mb=meter.peak_mb(),
+            steady_per_s=steady_per_s,
+        )
+
+
+class Figure(msgspec.Struct, frozen=True):
+    """The medians over the rounds of one measurement; fields as in `Measured`.
+
+    Attributes:
+        who: Who did it.
+        work: The work.
+        batch_size: Messages a batch.
+        messages: How many messages a round had.
+        rate_per_s: The median of the rates.
+        rates_per_s: The rate of each round.
+        elapsed_s: Seconds.
+        cpu_s_per_million: CPU seconds by process for a million messages.
+        peak_rss_mb: Peak memory of each client process, in MB.
+    """
+
+    who: str
+    work: str
+    batch_size: int | None
+    messages: int
+    rate_per_s: int
+    rates_per_s: list[int]
+    elapsed_s: float
+    cpu_s_per_million: dict[str, float]
+    peak_rss_mb: dict[str, float]
+
+    @classmethod
+    def of(cls, rounds: Sequence[Measured]) -> "Figure":
+        """The medians of one measurement."""
+        first = rounds[0]
+        rates = [round(one.rate_per_s) for one in rounds]
+        per_million = 1e6 / first.messages
+        clients = [name for name in CLIENTS if name in first.peak_mb]
+        return cls(
+            who=first.who,
+            work=first.work,
+            batch_size=first.batch_size,
+            messages=first.messages,
+            rate_per_s=round(median(rates)),
+            rates_per_s=rates,
+            elapsed_s=round(median(one.elapsed_s for one in rounds), 3),
+            cpu_s_per_million={
+                name: round(median(one.cpu_s[name] for one in rounds) * per_million, 2)
+                for name in first.cpu_s
+            },
+            peak_rss_mb={name: round(median(one.peak_mb[name] for one in rounds), 1) for name in clients},
+        )
+
+
+class PeerNote(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the record says of a peer.
+
+    Attributes:
+        name: Its name.
+        publishes: How it publishes.
+        works: How its worker is set up.
+        docs: The pages that advise this setup.
+        failure: Why it has no figures.
+    """
+
+    name: str
+    publishes: str
+    works: str
+    docs: list[str]
+    failure: str | None = None
+
+
+class BenchRecord(Record, frozen=True, kw_only=True):
+    """The results of `make bench`.
+
+    Attributes:
+        rounds: How many rounds the medians are over.
+        scale: The factor on the message counts.
+        sender_concurrency: Slots of our sender.
+        peers: How the peers are set up.
+        figures: The figures, in the order of the first round.
+    """
+
+    rounds: int
+    scale: float
+    sender_concurrency: int
+    peers: list[PeerNote]
+    figures: list[Figure]

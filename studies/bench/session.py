@@ -1,36 +1,36 @@
-"""One session of measurements: servers of its own, the peers that can be had, and what is recorded of it all."""
+"""One session of measurements: its servers, the peers that are available, and the record of all of it."""
 
 import tempfile
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import asdict
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from redis.asyncio import Redis
-
-from common.ledger.redis import RedisLedger
+from studies.bench.figures import BenchRecord, PeerNote
+from studies.bench.ours import SLOTS, Ours
 from studies.bench.peers import c_client
 from studies.bench.peers.catalogue import C_CLIENT
-from studies.bench.peers.measure import PeerMeasurement
+from studies.bench.peers.measure import opened
 from studies.bench.peers.port import NotAvailable, Peer
-from studies.bench.pipeline import SENDER_CONCURRENCY, Pipeline
 from studies.bench.rounds import Rounds, Scenario
-from studies.record import PACKAGES, installed, machine, versions
+from studies.bench.works import both_works
+from studies.record import PACKAGES, installed_version
 from studies.servers import Servers
-from tests.servers import RabbitServer, RedisServer
 
 
 class Session:
-    """What measurements share. `rounds` takes what they give; peers that can't be had are failed there at once."""
+    """What measurements share.
 
-    def __init__(self, servers: Servers, pipeline: Pipeline, peers: Iterable[Peer], folder: Path) -> None:
-        self.servers = servers
-        self.pipeline = pipeline
-        self.folder = folder
+    Attributes:
+        ours: Measures our own works.
+        rounds: Collects the measurements. A peer that is not available has failed there from the start.
+    """
+
+    def __init__(self, servers: Servers, peers: Iterable[Peer], folder: Path) -> None:
         self.rounds = Rounds()
+        self._servers = servers
+        self.ours = Ours(servers, folder)
         self._peers = tuple(peers)
         self._environments: dict[str, dict[str, str]] = {}
         for peer in self._peers:
@@ -42,52 +42,50 @@ class Session:
     @classmethod
     @asynccontextmanager
     async def open(cls, peers: Iterable[Peer]) -> AsyncIterator[Self]:
-        """Starts the servers. Raises BenchmarkFailed."""
-        with RabbitServer() as rabbit, RedisServer() as redis, tempfile.TemporaryDirectory() as folder:
-            ledger = RedisLedger(Redis(host=redis.host, port=redis.port))
-            servers = Servers(rabbit, redis)
-            try:
-                yield cls(servers, Pipeline(servers, ledger, Path(folder)), peers, Path(folder))
-            finally:
-                await ledger.close()
+        """Starts the servers. Raises StudyFailed."""
+        async with Servers.started() as servers:
+            with tempfile.TemporaryDirectory() as folder:
+                yield cls(servers, peers, Path(folder))
 
     def of_peers(self, scale: float) -> list[Scenario]:
-        """Each peer's works."""
+        """The works of each peer."""
         made = []
         for peer in self._peers:
-            messages = max(100, round(peer.messages * scale))
-            measurement = PeerMeasurement(
-                peer, self.servers, self.folder, self._environments.get(peer.name, {})
+            messages, environment = (
+                max(100, round(peer.messages * scale)),
+                self._environments.get(peer.name, {}),
             )
-            made.append(Scenario(peer.name, partial(measurement.publish_then_consume, messages)))
-            made.append(Scenario(peer.name, partial(measurement.both_at_once, messages)))
+            made += both_works(peer.name, partial(opened, peer, self._servers, environment, messages))
         return made
 
-    def results(self, **more: Any) -> dict[str, Any]:
-        """All that is known of it, as JSON values."""
+    def record(self, rounds: int, scale: float) -> BenchRecord:
+        """The results, with all that is known of how they were measured."""
         packages = dict.fromkeys((*PACKAGES, *(package for peer in self._peers for package in peer.packages)))
-        found = versions(self.servers.rabbit, self.servers.redis, packages)
+        conditions = self._servers.conditions(packages)
         if C_CLIENT in self._environments:
-            found["librabbitmq"] = c_client.librabbitmq_version(self._environments[C_CLIENT])
-        return {
-            "measured_at": f"{datetime.now(UTC):%Y-%m-%d}",
-            "machine": machine(),
-            "versions": found,
-            **more,
-            "sender_concurrency": SENDER_CONCURRENCY,
-            "peers": [_described(peer, self.rounds.failures.get(peer.name)) for peer in self._peers],
-            "figures": self.rounds.figures(),
-        }
+            conditions["versions"]["librabbitmq"] = c_client.librabbitmq_version(self._environments[C_CLIENT])
+        return BenchRecord(
+            **conditions,
+            rounds=rounds,
+            scale=scale,
+            sender_concurrency=SLOTS,
+            peers=[self._note(peer) for peer in self._peers],
+            figures=self.rounds.figures(),
+        )
+
+    def _note(self, peer: Peer) -> PeerNote:
+        return PeerNote(
+            name=peer.name,
+            publishes=peer.publishes,
+            works=peer.works,
+            docs=list(peer.docs),
+            failure=self.rounds.failures.get(peer.name),
+        )
 
 
 def _prepare(peer: Peer, folder: Path) -> dict[str, str]:
-    """What its processes need besides. Raises NotAvailable."""
+    """Environment variables that the peer's processes need. Raises NotAvailable."""
     for package in peer.packages:
-        if installed(package) is None:
+        if installed_version(package) is None:
             raise NotAvailable(f"{package} is not installed: make bench installs it")
     return c_client.build(folder) if peer.name == C_CLIENT else {}
-
-
-def _described(peer: Peer, failure: str | None) -> dict[str, Any]:
-    known = {name: asdict(peer)[name] for name in ("name", "publishes", "works", "docs")}
-    return known | ({"failure": failure} if failure else {})

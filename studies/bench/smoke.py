@@ -1,102 +1,122 @@
-"""`make bench-smoke`, `python -m studies.bench.smoke`: in under two minutes, whether ours has become slower.
+"""`make bench-smoke`, `python -m studies.bench.smoke`: whether ours has become slower, in less than two minutes.
 
-Measures ours and plain pika in interleaved rounds and prints ours / plain pika, beside the same ratio in the recorded
-run (docs/performance.json). Machines differ, and a busy one is slow at everything: so ratios are compared, and their
-quotient says how ours has changed. Beginnings and ends weigh more in a short run: so the message counts are those of
-`make bench`, and a ratio of other counts than these (`--scale`) is compared with none. Fails if a run of ours does not
-add up, or if plain pika can't be measured, for it is the yardstick; not for a timing, which proves nothing by itself.
+Measures ours and plain pika in interleaved rounds, and prints ours / plain pika beside the same ratio in the recorded
+run (docs/performance.json). Machines differ, and a busy machine is slow at everything, so ratios are compared: their
+quotient says how ours has changed. A short run is mostly begin and end, so the message counts are those of
+`make bench`; with `--scale` nothing is compared. Fails if a run of ours does not add up, or if plain pika, the
+yardstick, can't be measured; never because of a time.
 """
 
-import json
+import argparse
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from common.cli import EXIT_DONE, EXIT_FAILED, Parser, number, whole
-from studies.bench.__main__ import MESSAGES, ours, scaled
-from studies.bench.figures import US
+from studies import DOCS, RESULTS, record
+from studies.bench.figures import OURS, BenchRecord, Figure
 from studies.bench.peers.catalogue import PEERS, PLAIN_PIKA
 from studies.bench.session import Session
-from studies.bench.table import RECORDED, as_table
-from studies.command import measured_into
+from studies.bench.works import of_ours
+from studies.command import add_rounds, add_scale, run_study, study_parser
+from studies.page import Column, table
+from studies.process import StudyFailed
 
-LATEST = Path(__file__).resolve().parents[1] / "results" / "smoke.json"
-COLUMNS = ("work", "batch", "ours/s", "plain pika/s", "ours / plain pika", "recorded", "now / recorded")
+RECORDED = DOCS / "performance.json"
 
 
 def main() -> int:
     """Reads the arguments and measures."""
-    parser = Parser("studies.bench.smoke", "Compares ours with plain pika, and with the recorded run.")
-    parser.add_argument("--rounds", type=whole(1), default=3, help="medians are over these (default: 3)")
-    parser.add_argument("--scale", type=number(0.001, 100), default=1.0, help="multiplies the message counts")
+    parser = study_parser(
+        "studies.bench.smoke",
+        "Compares ours with plain pika, and with the recorded run.",
+        RESULTS / "smoke.json",
+    )
+    add_rounds(parser, 3)
+    add_scale(parser, 0.001, "the message counts")
     args = parser.parse_args()
-    results = measured_into(LATEST, parser.prog, _measure(args.rounds, args.scale))
-    recorded = json.loads(RECORDED.read_text()) if RECORDED.exists() else {"figures": []}
-    print(as_table(COLUMNS, rows(results, recorded), left=1))
-    for peer in results["peers"]:
-        if "failure" in peer:
-            print(f"studies.bench.smoke: {peer['name']}: {peer['failure']}", file=sys.stderr)
-            return EXIT_FAILED
-    return EXIT_DONE
+
+    def finish(results: BenchRecord) -> str:
+        record.write(args.out, results)
+        return table(COLUMNS, comparisons(results, record.read(RECORDED, BenchRecord)))
+
+    return run_study(parser.prog, lambda: _measure(args), finish)
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """Ours / plain pika, and how many messages either had."""
+class Comparison:
+    """One of our works beside plain pika's, now and in the recorded run.
 
-    times: float
-    messages: tuple[int, int]
+    Attributes:
+        ours: Our figure.
+        pika: Plain pika's; None if it was not measured.
+        recorded: Ours / plain pika in the recorded run; None if that had other message counts.
+    """
+
+    ours: Figure
+    pika: Figure | None
+    recorded: float | None
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours / plain pika."""
+        return self.ours.rate_per_s / self.pika.rate_per_s if self.pika else None
+
+    @property
+    def change(self) -> float | None:
+        """The ratio divided by the recorded one."""
+        return self.ratio / self.recorded if self.ratio and self.recorded else None
 
 
-def rows(now: dict[str, Any], recorded: dict[str, Any]) -> list[tuple[str, ...]]:
-    """A row for each of our works: rates, ratios, and the quotient of the ratios where both are of as many messages."""
-    figures, ratios, before = _figures(now), ratios_of(now), ratios_of(recorded)
+def comparisons(now: BenchRecord, recorded: BenchRecord) -> list[Comparison]:
+    """A comparison for each of our works."""
+    figures, before = _by_work(now), _by_work(recorded)
     found = []
-    for (who, work, batch), figure in figures.items():
-        if who != US:
+    for (who, work, batch_size), ours in figures.items():
+        if who != OURS:
             continue
-        ratio, old = ratios.get((work, batch)), before.get((work, batch))
-        if ratio and old and ratio.messages != old.messages:
-            old = None
-        pika = figures.get((PLAIN_PIKA, work, 1), {})
-        found.append(
-            (
-                *(work, str(batch), f"{figure['rate_per_s']:,}", _shown(pika.get("rate_per_s"), ",")),
-                *(_shown(one.times if one else None, ".2f") for one in (ratio, old)),
-                _shown(ratio.times / old.times if ratio and old else None, ".2f"),
-            )
-        )
+        # Plain pika has no batches: its rate at the same work is the yardstick for every batch size.
+        pika, old_pika = (of.get((PLAIN_PIKA, work, 1)) for of in (figures, before))
+        old = before.get((OURS, work, batch_size))
+        alike = old and old_pika and _messages(ours, pika or old_pika) == _messages(old, old_pika)
+        ratio = old.rate_per_s / old_pika.rate_per_s if old and old_pika and alike else None
+        found.append(Comparison(ours, pika, ratio))
     return found
 
 
-def ratios_of(results: dict[str, Any]) -> dict[tuple[str, int], Ratio]:
-    """By our work and batch size; plain pika always has one message per AMQP message."""
-    figures = _figures(results)
-    found = {}
-    for (who, work, batch), mine in figures.items():
-        if who == US and (pika := figures.get((PLAIN_PIKA, work, 1))):
-            times = mine["rate_per_s"] / pika["rate_per_s"]
-            found[work, batch] = Ratio(times, (mine["messages"], pika["messages"]))
-    return found
+def _messages(*figures: Figure) -> list[int]:
+    return [figure.messages for figure in figures]
 
 
-def _figures(results: dict[str, Any]) -> dict[tuple[str, str, int], dict[str, Any]]:
-    return {(one["who"], one["work"], one["batch_size"]): one for one in results["figures"]}
+def _by_work(results: BenchRecord) -> dict[tuple[str, str, int | None], Figure]:
+    return {(one.who, one.work, one.batch_size): one for one in results.figures}
 
 
-def _shown(value: float | None, form: str) -> str:
-    return "" if value is None else f"{value:{form}}"
+def _decimal(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
-async def _measure(rounds: int, scale: float) -> dict[str, Any]:
+async def _measure(args: argparse.Namespace) -> BenchRecord:
     async with Session.open(peer for peer in PEERS if peer.name == PLAIN_PIKA) as session:
-        for done in range(rounds):
-            single, hundred = (ours(session, size, scaled(MESSAGES[size], scale)) for size in (1, 100))
-            scenarios = [*single, *session.of_peers(scale), *hundred]
-            await session.rounds.add(scenarios, f"round {done + 1} of {rounds}")
-        return session.results(rounds=rounds, scale=scale)
+        scenarios = [
+            *of_ours(session.ours, 1, args.scale),
+            *session.of_peers(args.scale),
+            *of_ours(session.ours, 100, args.scale),
+        ]
+        for done in range(args.rounds):
+            await session.rounds.add(scenarios, f"round {done + 1} of {args.rounds}")
+        for peer, reason in session.rounds.failures.items():
+            raise StudyFailed(f"{peer}: {reason}")
+        return session.record(args.rounds, args.scale)
 
+
+COLUMNS = (
+    Column[Comparison]("work", lambda row: row.ours.work, left=True),
+    Column[Comparison]("batch", lambda row: str(row.ours.batch_size)),
+    Column[Comparison]("ours/s", lambda row: f"{row.ours.rate_per_s:,}"),
+    Column[Comparison]("plain pika/s", lambda row: f"{row.pika.rate_per_s:,}" if row.pika else ""),
+    Column[Comparison]("ours / plain pika", lambda row: _decimal(row.ratio)),
+    Column[Comparison]("recorded", lambda row: _decimal(row.recorded)),
+    Column[Comparison]("now / recorded", lambda row: _decimal(row.change)),
+)
 
 if __name__ == "__main__":
     sys.exit(main())

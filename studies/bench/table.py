@@ -1,173 +1,132 @@
-"""The figures as markdown: `python -m studies.bench.table FILE` prints that of a results file.
+"""The figures of `make bench` as markdown."""
 
-`--write` records the file as docs/performance.json, and puts its tables and its chart into docs/performance.md.
-"""
+from dataclasses import dataclass
 
-import json
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
-
-from common.cli import Parser
-from studies.bench.figures import BOTH, CONSUME, EMBEDDED, PUBLISH, US
+from studies.bench.figures import BOTH, CONSUME, EMBEDDED, OURS, PUBLISH, BenchRecord, Figure, PeerNote
 from studies.bench.peers.catalogue import C_CLIENT
-from studies.page import conditions, filled
-
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGE, RECORDED, CHART = DOCS / "performance.md", DOCS / "performance.json", DOCS / "performance.svg"
-BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
-COMPARED = (
-    *("who", "publish/s", "consume/s", "both at once/s (lowest to highest)", "ours / it"),
-    *("CPU s per million: producer", "worker", "RabbitMQ", "Redis", "peak MB: producer", "worker"),
-)
-OURS = (
-    *("work", "batch", "messages", "messages/s (lowest to highest)"),
-    *("CPU s per million: producer", "sender", "RabbitMQ", "Redis", "peak MB: producer", "sender"),
-)
-PEERS = ("peer", "publishes", "works", "as advised in")
-SIDES = ("producer", "sender", "rabbitmq", "redis")
+from studies.page import Column, spread, table
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """All tables, with what there is to say on each."""
+@dataclass(frozen=True)
+class Compared:
+    """Who is compared, by the figures of one message per AMQP message.
+
+    Attributes:
+        who: Ours, or a peer.
+        works: The figures by work.
+        times: Our rate with both at once, divided by theirs.
+    """
+
+    who: str
+    works: dict[str, Figure]
+    times: float | None
+
+    @property
+    def both(self) -> Figure:
+        """The figure of both at once."""
+        return self.works[BOTH]
+
+
+def markdown(record: BenchRecord) -> str:
+    """All tables, with a sentence to each."""
     parts = []
-    if any(figure["who"] not in (US, EMBEDDED) for figure in results["figures"]):
+    if any(figure.who not in (OURS, EMBEDDED) for figure in record.figures):
         parts += [
             "One message per AMQP message. CPU time and memory are of both at once; the JSON has the others.",
-            as_table(COMPARED, _compared(results), left=1),
-            *_verdict(results),
+            table(COMPARED, compared(record)),
+            *_verdict(record),
         ]
-    parts += [f"Not measured: {peer['name']}: {peer['failure']}." for peer in _failed(results)]
-    ours = [_own_row(figure) for figure in results["figures"] if figure["who"] in (US, EMBEDDED)]
-    if ours:
-        parts += ["Ours, in batches too:", as_table(OURS, ours, left=1)]
-    parts.append(_conditions(results))
-    if results["peers"]:
-        parts += ["How the peers are set up:", as_table(PEERS, map(_peer_row, results["peers"]), left=4)]
+    parts += [f"Not measured: {peer.name}: {peer.failure}." for peer in record.peers if peer.failure]
+    if ours := [figure for figure in record.figures if figure.who in (OURS, EMBEDDED)]:
+        parts += ["Ours, in batches too:", table(OWN, ours)]
+    parts.append(
+        f"{record.conditions} Medians of {record.rounds} rounds; {record.sender_concurrency:,} slots a sender."
+    )
+    if record.peers:
+        parts += ["How the peers are set up:", table(PEERS, record.peers)]
     return "\n\n".join(parts)
 
 
-def into_page(page: str, tables: str) -> str:
-    """A page with the tables between its markers. Raises ValueError where it has none."""
-    return filled(page, BEGIN, END, tables)
+def compared(record: BenchRecord) -> list[Compared]:
+    """Ours and the peers at one message per AMQP message; the fastest at both at once comes first."""
+    by_who: dict[str, dict[str, Figure]] = {}
+    for figure in record.figures:
+        if figure.batch_size == 1:
+            by_who.setdefault(figure.who, {})[figure.work] = figure
+    ours = by_who.get(OURS, {}).get(BOTH)
+    rows = [
+        Compared(who, works, ours.rate_per_s / works[BOTH].rate_per_s if ours else None)
+        for who, works in by_who.items()
+    ]
+    return sorted(rows, key=lambda row: row.both.rate_per_s, reverse=True)
 
 
-def compared(results: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """The figures at one message per AMQP message: by who, by work; in the order in which they were measured."""
-    by_who: dict[str, dict[str, dict[str, Any]]] = {}
-    for figure in results["figures"]:
-        if figure["batch_size"] == 1:
-            by_who.setdefault(figure["who"], {})[figure["work"]] = figure
-    return by_who
-
-
-def ratio(results: dict[str, Any], who: str) -> float | None:
-    """How many times what `who` does with both at once ours does, one message per AMQP message; None if unknown."""
-    by_who = compared(results)
-    ours, theirs = (by_who.get(name, {}).get(BOTH) for name in (US, who))
-    return ours["rate_per_s"] / theirs["rate_per_s"] if ours and theirs else None
-
-
-def as_table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]], left: int) -> str:
-    """A table whose columns stand to the right from number `left` on."""
-    rules = ("---",) * left + ("---:",) * (len(columns) - left)
-    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, rules, *rows))
-
-
-def _compared(results: dict[str, Any]) -> list[tuple[str, ...]]:
-    rows = []
-    for who, works in _fastest_first(results):
-        both = works[BOTH]
-        times = ratio(results, who)
-        rows.append(
-            (
-                f"**{who}**" if who == US else who,
-                *(f"{works[work]['rate_per_s']:,}" for work in (PUBLISH, CONSUME)),
-                _rate(both),
-                "" if who == US or times is None else f"{times:.2f}" if times < 10 else f"{times:.0f}",
-                *_costs(both),
-            )
-        )
-    return rows
-
-
-def _verdict(results: dict[str, Any]) -> list[str]:
+def _verdict(record: BenchRecord) -> list[str]:
     """Ours beside the best Python peer and the C client, in a sentence."""
-    best = next((who for who, _ in _fastest_first(results) if who not in (US, C_CLIENT)), None)
-    said = []
-    if best and (times := ratio(results, best)):
-        said.append(f"{times:.1f} times what the best Python peer does ({best})")
-    if share := ratio(results, C_CLIENT):
-        said.append(f"{share:.0%} of what the C client does, which keeps no counters")
-    return [f"With both at once, ours does {' and '.join(said)}."] if said else []
+    rows = [row for row in compared(record) if row.who != OURS and row.times]
+    best = next((row for row in rows if row.who != C_CLIENT), None)
+    c_client = next((row for row in rows if row.who == C_CLIENT), None)
+    found = []
+    if best:
+        found.append(f"{best.times:.1f} times what the best Python peer does ({best.who})")
+    if c_client:
+        found.append(f"{c_client.times:.0%} of what the C client does, which keeps no counters")
+    return [f"With both at once, ours does {' and '.join(found)}."] if found else []
 
 
-def _fastest_first(results: dict[str, Any]) -> list[tuple[str, dict[str, dict[str, Any]]]]:
-    return sorted(compared(results).items(), key=_both, reverse=True)
+def _times(row: Compared) -> str:
+    if row.who == OURS or row.times is None:
+        return ""
+    return f"{row.times:.2f}" if row.times < 10 else f"{row.times:.0f}"
 
 
-def _both(named: tuple[str, dict[str, dict[str, Any]]]) -> int:
-    return int(named[1][BOTH]["rate_per_s"])
+def _cpu(figure: Figure, process: str) -> str:
+    """CPU seconds for a million messages. An embedded run is producer and sender in one process."""
+    costs = figure.cpu_s_per_million
+    cost = costs.get(process, costs.get(EMBEDDED) if process == "sender" else None)
+    return "" if cost is None else f"{cost:.0f}" if cost >= 100 else f"{cost:.1f}"
 
 
-def _own_row(figure: dict[str, Any]) -> tuple[str, ...]:
-    batch = str(figure["batch_size"] or "fitting")
-    return (figure["work"], batch, f"{figure['messages']:,}", _rate(figure), *_costs(figure))
+def _peak(figure: Figure, process: str) -> str:
+    costs = figure.peak_rss_mb
+    cost = costs.get(process, costs.get(EMBEDDED) if process == "sender" else None)
+    return "" if cost is None else f"{cost:.0f}"
 
 
-def _rate(figure: dict[str, Any]) -> str:
-    rates = figure["rates_per_s"]
-    return f"**{figure['rate_per_s']:,}** ({min(rates):,} to {max(rates):,})"
+def _links(peer: PeerNote) -> str:
+    return ", ".join(f"[{number}]({link})" for number, link in enumerate(peer.docs, 1))
 
 
-def _costs(figure: dict[str, Any]) -> tuple[str, ...]:
-    """CPU time of each side and server, and memory of each side; an embedded run is both sides in one."""
-    cpu, peak = dict(figure["cpu_s_per_million"]), dict(figure["peak_rss_mb"])
-    for costs in (cpu, peak):
-        if EMBEDDED in costs:
-            costs["sender"] = costs[EMBEDDED]
-    cells = [_cell(cpu.get(name), 0 if cpu.get(name, 0) >= 100 else 1) for name in SIDES]
-    return (*cells, *(_cell(peak.get(name), 0) for name in SIDES[:2]))
-
-
-def _cell(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def _peer_row(peer: dict[str, Any]) -> tuple[str, ...]:
-    links = ", ".join(f"[{number}]({link})" for number, link in enumerate(peer["docs"], 1))
-    return (peer["name"], peer["publishes"], peer["works"], links)
-
-
-def _failed(results: dict[str, Any]) -> list[dict[str, Any]]:
-    return [peer for peer in results["peers"] if "failure" in peer]
-
-
-def _conditions(results: dict[str, Any]) -> str:
-    rounds, slots = results["rounds"], results["sender_concurrency"]
-    return f"{conditions(results)} Medians of {rounds} rounds; {slots:,} slots a sender."
-
-
-def main() -> None:
-    """Prints the tables, or writes them into the docs."""
-    parser = Parser("studies.bench.table", "Shows the figures of a results file as markdown.")
-    parser.add_argument("file", type=Path, nargs="?", default=RECORDED)
-    parser.add_argument("--write", action="store_true", help="into docs/performance.md, .json and .svg")
-    args = parser.parse_args()
-    try:
-        recorded = args.file.read_text()
-        results = json.loads(recorded)
-    except (OSError, ValueError) as error:
-        parser.error(f"{args.file}: can't be read: {error}")
-    if not args.write:
-        print(markdown(results))
-        return
-    from studies.bench.chart import draw  # it needs what is here
-
-    PAGE.write_text(into_page(PAGE.read_text(), markdown(results)))
-    draw(results, CHART)
-    RECORDED.write_text(recorded)
-
-
-if __name__ == "__main__":
-    main()
+COMPARED = (
+    Column[Compared]("who", lambda row: f"**{row.who}**" if row.who == OURS else row.who, left=True),
+    Column[Compared]("publish/s", lambda row: f"{row.works[PUBLISH].rate_per_s:,}"),
+    Column[Compared]("consume/s", lambda row: f"{row.works[CONSUME].rate_per_s:,}"),
+    Column[Compared](
+        "both at once/s (lowest to highest)", lambda row: spread(row.both.rate_per_s, row.both.rates_per_s)
+    ),
+    Column[Compared]("ours / it", _times),
+    Column[Compared]("CPU s per million: producer", lambda row: _cpu(row.both, "producer")),
+    Column[Compared]("worker", lambda row: _cpu(row.both, "sender")),
+    Column[Compared]("RabbitMQ", lambda row: _cpu(row.both, "rabbitmq")),
+    Column[Compared]("Redis", lambda row: _cpu(row.both, "redis")),
+    Column[Compared]("peak MB: producer", lambda row: _peak(row.both, "producer")),
+    Column[Compared]("worker", lambda row: _peak(row.both, "sender")),
+)
+OWN = (
+    Column[Figure]("work", lambda one: one.work, left=True),
+    Column[Figure]("batch", lambda one: str(one.batch_size or "fitting")),
+    Column[Figure]("messages", lambda one: f"{one.messages:,}"),
+    Column[Figure]("messages/s (lowest to highest)", lambda one: spread(one.rate_per_s, one.rates_per_s)),
+    Column[Figure]("CPU s per million: producer", lambda one: _cpu(one, "producer")),
+    Column[Figure]("sender", lambda one: _cpu(one, "sender")),
+    Column[Figure]("RabbitMQ", lambda one: _cpu(one, "rabbitmq")),
+    Column[Figure]("Redis", lambda one: _cpu(one, "redis")),
+    Column[Figure]("peak MB: producer", lambda one: _peak(one, "producer")),
+    Column[Figure]("sender", lambda one: _peak(one, "sender")),
+)
+PEERS = (
+    Column[PeerNote]("peer", lambda peer: peer.name, left=True),
+    Column[PeerNote]("publishes", lambda peer: peer.publishes, left=True),
+    Column[PeerNote]("works", lambda peer: peer.works, left=True),
+    Column[PeerNote]("as advised in", _links, left=True),
+)

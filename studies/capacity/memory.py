@@ -1,79 +1,99 @@
-"""What memory the pipeline takes, and what a look at it: `make memory`, `python -m studies.capacity.memory`.
+"""What memory the pipeline takes, and what a snapshot costs: `make memory`, `python -m studies.capacity.memory`.
 
-On real servers: a sender's memory against the messages it has in flight, a producer's against the messages it
-publishes, Redis's bytes a message, and the CPU time of one snapshot against the size of the run. Every run must add up
-exactly, else it fails. Prints tables; writes memory.json into `--out`.
+On real servers: a sender's memory against its messages in flight, a producer's against the messages it publishes,
+Redis's bytes a message, and the CPU time of a snapshot against the size of the run. Every run must add up exactly.
+Prints tables; writes memory.json into `--out`.
 """
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
-from common.cli import EXIT_DONE, Parser, number
-from studies.capacity.memory_ledger import ledger_of_size
-from studies.capacity.memory_services import Services
-from studies.command import measured_into
-from studies.record import machine, versions
-from tests.servers import RabbitServer, RedisServer
+from studies import DOCS, record
+from studies.capacity.ledger import LedgerFigure, ledger_of_size
+from studies.capacity.services import ProducerFigure, SenderFigure, measure_producer, measure_sender
+from studies.command import add_scale, run_study, study_parser
+from studies.page import Column, table
+from studies.record import Record
+from studies.servers import Servers
 
-OUT = Path(__file__).resolve().parents[2] / "docs" / "capacity"
 IN_FLIGHT = (1_000, 10_000, 100_000, 400_000)
 PUBLISHED = (10_000, 100_000, 1_000_000, 10_000_000)
 IN_LEDGER = (10_000, 1_000_000, 10_000_000)
 
-HEADINGS = {
-    "sender": ("slots", "batch", "most in flight", "idle MB", "peak MB", "bytes per message in flight"),
-    "producer": ("messages", "batch", "peak MB"),
-    "ledger": ("messages", "Redis bytes", "per message", "snapshot: our CPU µs", "Redis CPU µs"),
-}
+
+class MemoryRecord(Record, frozen=True, kw_only=True):
+    """The results of `make memory`.
+
+    Attributes:
+        sender: A sender with so many slots.
+        producer: A producer of so many messages.
+        ledger: A run of so many messages in Redis.
+    """
+
+    sender: list[SenderFigure]
+    producer: list[ProducerFigure]
+    ledger: list[LedgerFigure]
 
 
 def main() -> int:
     """Reads the arguments and measures."""
-    parser = Parser("studies.capacity.memory", "Measures the memory of sender, producer and ledger.")
-    parser.add_argument("--scale", type=number(0.001, 10), default=1.0, help="multiplies all sizes")
-    parser.add_argument("--out", type=Path, default=OUT, help=f"folder of the results (default: {OUT})")
+    parser = study_parser(
+        "studies.capacity.memory", "Measures the memory of sender, producer and ledger.", DOCS / "capacity"
+    )
+    add_scale(parser, 0.001, "all sizes")
     args = parser.parse_args()
-    results = measured_into(args.out / "memory.json", parser.prog, _measure(args))
-    print(markdown(results))
-    return EXIT_DONE
+
+    def finish(results: MemoryRecord) -> str:
+        record.write(args.out / "memory.json", results)
+        return markdown(results)
+
+    return run_study(parser.prog, lambda: _measure(args), finish)
 
 
-def markdown(results: dict[str, Any]) -> str:
+def markdown(results: MemoryRecord) -> str:
     """A table for each part."""
-    parts = []
-    for part, heads in HEADINGS.items():
-        rows = [f"| {' | '.join(row.values())} |" for row in map(_cells, results[part])]
-        parts.append("\n".join([f"| {' | '.join(heads)} |", f"|{' ---: |' * len(heads)}", *rows]))
-    return "\n\n".join(parts)
+    return "\n\n".join(
+        [
+            table(SENDER, results.sender),
+            table(PRODUCER, results.producer),
+            table(LEDGER, results.ledger),
+            results.conditions,
+        ]
+    )
 
 
-def _cells(row: dict[str, Any]) -> dict[str, str]:
-    return {name: f"{value:,}" for name, value in row.items()}
-
-
-async def _measure(args: argparse.Namespace) -> dict[str, Any]:
+async def _measure(args: argparse.Namespace) -> MemoryRecord:
     def scaled(sizes: Sequence[int]) -> list[int]:
         return [max(1_000, round(size * args.scale)) for size in sizes]
 
-    with RabbitServer() as rabbit, RedisServer() as redis, tempfile.TemporaryDirectory() as folder:
-        async with Services(rabbit, redis, Path(folder)) as services:
-            producers = [await services.producer(messages) for messages in scaled(PUBLISHED)]
-            senders = [await services.sender(slots) for slots in scaled(IN_FLIGHT)]
-        ledgers = [await ledger_of_size(redis, messages) for messages in scaled(IN_LEDGER)]
-        return {
-            "measured_at": f"{datetime.now(UTC):%Y-%m-%d}",
-            "machine": machine(),
-            "versions": versions(rabbit, redis),
-            "sender": senders,
-            "producer": producers,
-            "ledger": ledgers,
-        }
+    async with Servers.started() as servers:
+        producers = [await measure_producer(servers, messages) for messages in scaled(PUBLISHED)]
+        senders = [await measure_sender(servers, slots) for slots in scaled(IN_FLIGHT)]
+        ledgers = [await ledger_of_size(servers.redis, messages) for messages in scaled(IN_LEDGER)]
+        return MemoryRecord(**servers.conditions(), sender=senders, producer=producers, ledger=ledgers)
 
+
+SENDER = (
+    Column[SenderFigure]("slots", lambda one: f"{one.slots:,}"),
+    Column[SenderFigure]("batch", lambda one: f"{one.batch_size:,}"),
+    Column[SenderFigure]("most in flight", lambda one: f"{one.most_in_flight:,}"),
+    Column[SenderFigure]("idle MB", lambda one: f"{one.idle_mb:,}"),
+    Column[SenderFigure]("peak MB", lambda one: f"{one.peak_mb:,}"),
+    Column[SenderFigure]("bytes per message in flight", lambda one: f"{one.bytes_per_message:,}"),
+)
+PRODUCER = (
+    Column[ProducerFigure]("messages", lambda one: f"{one.messages:,}"),
+    Column[ProducerFigure]("batch", lambda one: f"{one.batch_size:,}"),
+    Column[ProducerFigure]("peak MB", lambda one: f"{one.peak_mb:,}"),
+)
+LEDGER = (
+    Column[LedgerFigure]("messages", lambda one: f"{one.messages:,}"),
+    Column[LedgerFigure]("Redis bytes", lambda one: f"{one.redis_bytes:,}"),
+    Column[LedgerFigure]("per message", lambda one: f"{one.bytes_per_message:,}"),
+    Column[LedgerFigure]("snapshot: our CPU µs", lambda one: f"{one.snapshot_cpu_us:,}"),
+    Column[LedgerFigure]("Redis CPU µs", lambda one: f"{one.snapshot_redis_cpu_us:,}"),
+)
 
 if __name__ == "__main__":
     sys.exit(main())

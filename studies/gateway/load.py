@@ -1,4 +1,4 @@
-"""Load for a gateway: single requests by wrk, batches by clients of our own."""
+"""Load on a gateway: single messages by wrk, many messages a request by clients of our own."""
 
 import asyncio
 import json
@@ -10,19 +10,26 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 
-from studies.process import BenchmarkFailed
+from studies.process import StudyFailed
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
 JSON, NDJSON = "application/json", "application/x-ndjson"
+POST, GET = "POST", "GET"
 TIMEOUT_S = 60
 # Valid numbers of four countries.
 NUMBERS = ("+541160{:06d}", "+35840{:07d}", "+9198{:08d}", "+491512{:07d}")
-TEXT_CHARS = 100
 
 
 @dataclass(frozen=True)
 class Requests:
-    """What wrk saw of requests that all went well. Times in seconds."""
+    """What wrk measured; each request was answered as expected.
+
+    Attributes:
+        done: How many requests.
+        time_s: How long all of them took.
+        p50_s: Median time of a request.
+        p99_s: 99th percentile of the times.
+    """
 
     done: int
     time_s: float
@@ -36,78 +43,121 @@ class Requests:
 
 
 @dataclass(frozen=True)
+class Wrk:
+    """wrk as it is run here: it sends the lines of a file in turn, as bodies or as paths.
+
+    Attributes:
+        method: POST, with bodies in the file, or GET, with paths in it.
+        url: Where to.
+        file: The file.
+        key: The API key.
+    """
+
+    method: str
+    url: str
+    file: Path
+    key: str
+
+    async def run(self, connections: int, seconds: int) -> Requests:
+        """Sends requests for some seconds. Raises StudyFailed if one fails."""
+        command = [_wrk(), "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s"]
+        command += ["--timeout", f"{TIMEOUT_S}s", "--script", str(SCRIPT)]
+        command += [self.url, "--", self.method, str(self.file), self.key]
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
+        out, log = await process.communicate()
+        if process.returncode != 0:
+            raise StudyFailed(f"wrk ended with exit code {process.returncode}: {log.decode()[-500:]}")
+        seen = json.loads(out.splitlines()[-1])
+        if seen["refused"] or seen["broken"] or not seen["requests"]:
+            raise StudyFailed(f"{self.method} {self.url}: {seen}")
+        return Requests(
+            done=seen["requests"],
+            time_s=seen["time_us"] / 1e6,
+            p50_s=seen["p50_us"] / 1e6,
+            p99_s=seen["p99_us"] / 1e6,
+        )
+
+
+@dataclass(frozen=True)
 class Posted:
-    """Batches that were accepted: the run of each, and how long all of them together took, in seconds."""
+    """Requests with many messages that were accepted.
+
+    Attributes:
+        runs: The run of each.
+        time_s: How long all of them took together.
+    """
 
     runs: list[str]
     time_s: float
 
 
+@dataclass(frozen=True)
+class Upload:
+    """A body with many messages.
+
+    Attributes:
+        url: Where to post it.
+        key: The API key.
+        kind: Its media type.
+        body: The body.
+        messages: How many messages it has.
+    """
+
+    url: str
+    key: str
+    kind: str
+    body: bytes
+    messages: int
+
+    async def post(self, requests: int, at_once: int) -> Posted:
+        """Posts it again and again, by some clients at a time.
+
+        Raises StudyFailed if one is refused, or its answer lacks an id for each message.
+        """
+        shares = [requests // at_once + (k < requests % at_once) for k in range(at_once)]
+        began_s = time.perf_counter()
+        answers = await asyncio.gather(*(asyncio.to_thread(self._post, share) for share in shares))
+        time_s = time.perf_counter() - began_s
+        return Posted([self._run_of(answer) for client in answers for answer in client], time_s)
+
+    def _run_of(self, answer: bytes) -> str:
+        accepted = json.loads(answer)
+        if not accepted["count"] == len(set(accepted["ids"])) == self.messages:
+            raise StudyFailed(f"{self.messages} messages were answered with {accepted['count']} ids")
+        return str(accepted["run"])
+
+    def _post(self, times: int) -> list[bytes]:
+        host, _, path = self.url.removeprefix("http://").partition("/")
+        client = HTTPConnection(host, timeout=TIMEOUT_S)
+        headers = {"Content-Type": self.kind, "Authorization": f"Bearer {self.key}"}
+        answers = []
+        for _ in range(times):
+            client.request("POST", f"/{path}", self.body, headers)
+            with client.getresponse() as response:
+                answers.append(response.read())
+                if response.status != 202:
+                    raise StudyFailed(f"POST {path}: {response.status} {answers[-1][:300]!r}")
+        client.close()
+        return answers
+
+
 def messages(count: int) -> list[dict[str, str]]:
-    """The same ones each time: numbers in E.164, texts of 100 characters that are not all alike."""
+    """The same messages each time: numbers in E.164, texts of 100 characters that are not all alike."""
     draw = random.Random(1)
     words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(2, 9))) for _ in range(1000)]
-    texts = [" ".join(draw.choices(words, k=40))[:TEXT_CHARS] for _ in range(count)]
+    texts = [" ".join(draw.choices(words, k=40))[:100] for _ in range(count)]
     return [{"number": NUMBERS[k % len(NUMBERS)].format(k), "text": text} for k, text in enumerate(texts)]
 
 
 def wrk_version() -> str:
-    """Raises BenchmarkFailed where it is not installed."""
-    said = subprocess.run([_wrk(), "--version"], capture_output=True, text=True, check=False).stdout
-    return said.split()[1].removeprefix("debian/")
-
-
-async def requests(method: str, url: str, file: Path, key: str, connections: int, seconds: int) -> Requests:
-    """Lets wrk send the requests of a file in turn, over so many connections. Raises BenchmarkFailed if one fails."""
-    command = [_wrk(), "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s"]
-    command += ["--timeout", f"{TIMEOUT_S}s", "--script", str(SCRIPT), url, "--", method, str(file), key]
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
-    out, log = await process.communicate()
-    if process.returncode != 0:
-        raise BenchmarkFailed(f"wrk ended with {process.returncode}: {log.decode()[-500:]}")
-    said = json.loads(out.splitlines()[-1])
-    if said["refused"] or said["broken"] or not said["requests"]:
-        raise BenchmarkFailed(f"{method} {url}: {said}")
-    return Requests(said["requests"], *(said[name] / 1e6 for name in ("time_us", "p50_us", "p99_us")))
-
-
-async def batches(
-    url: str, key: str, kind: str, body: bytes, messages: int, requests: int, at_once: int
-) -> Posted:
-    """Posts one body of so many messages again and again, `at_once` clients at a time.
-
-    Raises BenchmarkFailed if one is refused, or not answered with an id for each message.
-    """
-    shares = [requests // at_once + (k < requests % at_once) for k in range(at_once)]
-    began_s = time.perf_counter()
-    answers = await asyncio.gather(*(asyncio.to_thread(_post, url, key, kind, body, n) for n in shares))
-    time_s = time.perf_counter() - began_s
-    runs = []
-    for answer in (one for of_client in answers for one in of_client):
-        accepted = json.loads(answer)
-        if not accepted["count"] == len(set(accepted["ids"])) == messages:
-            raise BenchmarkFailed(f"a batch of {messages} was answered with {accepted['count']} ids")
-        runs.append(accepted["run"])
-    return Posted(runs, time_s)
-
-
-def _post(url: str, key: str, kind: str, body: bytes, times: int) -> list[bytes]:
-    host, _, path = url.removeprefix("http://").partition("/")
-    client = HTTPConnection(host, timeout=TIMEOUT_S)
-    answers = []
-    for _ in range(times):
-        client.request("POST", f"/{path}", body, {"Content-Type": kind, "Authorization": f"Bearer {key}"})
-        with client.getresponse() as response:
-            answers.append(response.read())
-            if response.status != 202:
-                raise BenchmarkFailed(f"POST /sms/batch: {response.status} {answers[-1][:300]!r}")
-    client.close()
-    return answers
+    """Raises StudyFailed if wrk is not installed."""
+    output = subprocess.run([_wrk(), "--version"], capture_output=True, text=True, check=False).stdout
+    return output.split()[1].removeprefix("debian/")
 
 
 def _wrk() -> str:
     program = shutil.which("wrk")
     if program is None:
-        raise BenchmarkFailed("wrk is not installed: make bench-gateway installs it on Debian and Ubuntu")
+        raise StudyFailed("wrk is not installed: make bench-gateway installs it on Debian and Ubuntu")
     return program

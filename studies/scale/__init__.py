@@ -1,1 +1,1 @@
-"""The scaling study, `smsim scale`: how throughput grows with the number of senders (docs/scaling.md)."""
+"""`smsim scale`: throughput against the number of senders, embedded or on RabbitMQ and Redis."""

@@ -1,6 +1,6 @@
-"""Measures one point in this process and prints it as JSON: `python -m studies.scale.child TASK`.
+"""Measures one embedded point and prints it as JSON: `python -m studies.scale.child TASK`.
 
-A process of its own for each point, so that its memory and its CPU time are that point's alone.
+Each point has a process of its own, so that CPU time and memory are that point's alone.
 """
 
 import asyncio
@@ -14,15 +14,15 @@ import msgspec
 import uvloop
 
 from studies.scale.embedded import run_pipeline
-from studies.scale.point import Point, Task
+from studies.scale.points import Point, Task
 from studies.scale.tasks import run_tasks
 
-# What a process needs to send at all, however little, is no part of what a point costs.
+# A small run before the point: what a process needs to send at all is not a cost of the point.
 WARM_UP_SENDERS = 100
 
 
 def measure(task: Task) -> Point:
-    """The point, with the CPU time and the memory of this process. The pipeline runs on uvloop, as it always does."""
+    """The point, with the CPU time and the memory of this process."""
     at_once = msgspec.structs.replace(task.parameters, mean_s=0.0, stddev_s=0.0)
     with contextlib.suppress(OSError):  # Linux: the peak counts from here (man 5 proc, clear_refs)
         Path("/proc/self/clear_refs").write_text("5")
@@ -38,12 +38,13 @@ def measure(task: Task) -> Point:
 
 
 def _run(task: Task) -> Point:
+    """The pipeline runs on uvloop, as it always does; the plain version on asyncio's own loop."""
     return asyncio.run(run_tasks(task)) if task.version == "plain" else uvloop.run(run_pipeline(task))
 
 
 def _peak_rss_bytes() -> int:
-    """The most memory that this process has had, in bytes."""
-    # Not ru_maxrss where it can be helped: on Linux a process inherits it from the one that started it.
+    """The most memory that this process has had."""
+    # On Linux a process inherits ru_maxrss from its parent, so that is the second choice.
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():
@@ -54,4 +55,4 @@ def _peak_rss_bytes() -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(msgspec.json.encode(measure(msgspec.json.decode(sys.argv[1], type=Task))))
+    print(msgspec.json.encode(measure(msgspec.json.decode(sys.argv[1], type=Task))).decode())

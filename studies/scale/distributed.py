@@ -1,8 +1,8 @@
 """The sweep on RabbitMQ and Redis over sender processes and batch sizes, on queues and runs of its own.
 
-Its queues are deleted and its runs forgotten. What stays in Redis: its messages in the totals and the histogram of all
-runs (sms:stats, sms:latency), for good; and for RUN_TTL days a mark of each forgotten run (sms:run:RUN:forgotten) and
-the counters of each of its senders (sms:sender:RUN-NUMBER).
+Its queues are deleted and its runs forgotten. Redis keeps its messages in the totals and the histogram of all runs
+(sms:stats, sms:latency). For RUN_TTL days it also keeps a mark of each forgotten run (sms:run:RUN:forgotten) and the
+counters of each of its senders (sms:sender:RUN-NUMBER).
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import contextlib
 import secrets
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 
 import numpy as np
 
@@ -21,39 +21,31 @@ from common.ledger.values import Outcomes, Snapshot
 from common.messages import Outcome
 from common.settings import Settings
 from common.stores import connect_stores
+from studies import runs
+from studies.meter import Meter
+from studies.process import Process, until
 from studies.scale.embedded import sample
-from studies.scale.load import Load, LoadPoint
-from studies.scale.processes import Child, StudyFailed
-from studies.scale.progress import StudyProgress
+from studies.scale.points import Load, LoadParameters, LoadPoint
 from studies.scale.records import Records
+from studies.scale.sweep import sweep
 from studies.timeline import Timeline, sampling
 
-LOOK_S = 0.02
-START_DEADLINE_S = 60.0
-END_DEADLINE_S = 30.0
+PRODUCER = "producer"
 CLEAN_UP_DEADLINE_S = 30.0
-# A run that has not moved for so long is stuck.
-STUCK_S = 60.0
-# For the progress bar's guess and for nothing else.
-EXPECTED_PER_S = {"one": 15_000, "many": 300_000}
-EXPECTED_START_S = 3.0
 
 
 @asynccontextmanager
 async def connected(
     settings: Settings, connect_timeout_s: float
 ) -> AsyncIterator[tuple["Distributed", dict[str, str]]]:
-    """A study on the servers of the settings, and their versions. Raises Unavailable or Refused."""
-    stores = await connect_stores(settings, connect_timeout_s)
-    ledger = stores.ledger
-    try:
+    """A study on the servers of the settings, and the versions of these. Raises Unavailable or Refused."""
+    async with await connect_stores(settings, connect_timeout_s) as stores:
         broker = await connect_broker(settings, "scale", connect_timeout_s, declares=False)
         rabbitmq = broker.server_version
         await broker.close()
         redis = str((await stores.client.info("server"))["redis_version"])
-        yield Distributed(settings, ledger, connect_timeout_s), {"rabbitmq": rabbitmq, "redis_server": redis}
-    finally:
-        await ledger.close()
+        study = Distributed(settings, stores.ledger, connect_timeout_s)
+        yield study, {"rabbitmq": rabbitmq, "redis_server": redis}
 
 
 class Distributed:
@@ -64,60 +56,53 @@ class Distributed:
         self._ledger = ledger
         self._connect_timeout_s = connect_timeout_s
 
-    async def sweep(self, loads: Sequence[Load], records: Records[LoadPoint]) -> None:
-        """Measures the points that are missing. Raises StudyFailed if one can't be had or does not add up."""
-        missing = [load for load in loads if (load.processes, load.batch_size) not in records.measured]
-        if missing and (others := await self._ledger.runs()):
+    async def sweep(self, loads: Sequence[Load], records: Records[LoadParameters, LoadPoint]) -> None:
+        """Measures the points that are missing. Raises StudyFailed if one can't be measured or does not add up."""
+        if any(load.key not in records.measured for load in loads) and (others := await self._ledger.runs()):
             sys.stderr.write(
                 f"The ledger holds other runs ({len(others)}), and the study's messages will stay in their common"
                 " totals: REDIS_DB chooses another database.\n"
             )
-        with StudyProgress([_expected_s(load) for load in missing]) as progress:
-            for load in missing:
-                progress.begin(load.name)
-                point = await self._measured(load)
-                records.add(point)
-                progress.done(
-                    f"{load.name}: {point.rate_per_s:,.0f} messages/s, {point.messages:,} messages"
-                    f" in {point.elapsed_s:.1f} s"
-                )
+        await sweep(loads, records, self._measured)
 
     async def _measured(self, load: Load) -> LoadPoint:
         run = f"scale-{secrets.token_hex(4)}"
-        async with self._queues_of(run) as broker, AsyncExitStack() as started:
-            senders = [
-                await started.enter_async_context(self._sender(load, run, number))
+        async with AsyncExitStack() as stack:
+            broker = await stack.enter_async_context(self._queues_of(run))
+            processes = stack.enter_context(ExitStack())
+            senders = {
+                f"{run}-{number}": processes.enter_context(_sender(load, run, number))
                 for number in range(load.processes)
-            ]
-            await self._listed(load, run, senders)
-            producer = await started.enter_async_context(self._producer(load, run))
+            }
+            await self._listed(load, senders)
+            producer = processes.enter_context(_producer(load, run))
+            meter = Meter({PRODUCER: producer.pid, **{name: one.pid for name, one in senders.items()}})
             timeline = Timeline()
-            async with sampling(sample(self._ledger, run, timeline)):
-                end = await self._settled(load, run, [producer, *senders])
-            await producer.result(END_DEADLINE_S)
-            for sender in senders:
-                sender.look()
+            end = await self._settled(load, run, meter, timeline, [producer, *senders.values()])
+            producer.check()
+            meter.sample()
+            for sender in senders.values():
                 sender.stop()
-            for sender in senders:
-                await sender.result(END_DEADLINE_S)
-            await self._check(load, run, end, broker)
-        timeline.note((end.last_settled_us - end.started_us) / 1e6, end.settled)
-        return LoadPoint(
-            processes=load.processes,
-            batch_size=load.batch_size,
-            messages=load.messages,
-            sent=end.sent,
-            failed=end.failed,
-            elapsed_s=(end.last_settled_us - end.started_us) / 1e6,
-            steady_per_s=timeline.steady_per_s(load.messages),
-            producer_cpu_s=producer.cpu_s,
-            senders_cpu_s=sum(sender.cpu_s for sender in senders),
-            peak_sender_rss_bytes=max(sender.peak_rss_bytes for sender in senders),
-        )
+            for sender in senders.values():
+                sender.check()
+            await runs.audit(self._ledger, run, load.messages, sum((await broker.depths()).values()))
+        return _point(load, end, meter, timeline)
+
+    async def _settled(
+        self, load: Load, run: str, meter: Meter, timeline: Timeline, watched: Sequence[Process]
+    ) -> Snapshot:
+        """The last snapshot of the run, with the way there in the timeline."""
+        async with sampling(sample(self._ledger, run, timeline)):
+            await runs.begun(self._ledger, run, *watched, look=meter.start)
+            end = await runs.settled(
+                self._ledger, run, load.messages, *watched, look=lambda _: meter.sample()
+            )
+        timeline.note(runs.elapsed_s(end), end.settled)
+        return end
 
     @asynccontextmanager
     async def _queues_of(self, run: str) -> AsyncIterator[RabbitBroker]:
-        """Queues named after the run; afterwards they are deleted, and the run is forgotten."""
+        """Queues named after the run. Afterwards they are deleted, and the run is forgotten."""
         settings = self._settings.model_copy(update={"queue_name": run})
         broker = await connect_broker(settings, "scale", self._connect_timeout_s)
         try:
@@ -130,95 +115,62 @@ class Distributed:
             finally:
                 await broker.close()
 
-    async def _listed(self, load: Load, run: str, senders: list[Child]) -> None:
-        """Returns when all senders are there: the ledger lists them. Raises StudyFailed if they don't come."""
-        names = {_name(run, number) for number in range(load.processes)}
-        try:
-            async with asyncio.timeout(START_DEADLINE_S):
-                while not names <= (await self._ledger.snapshot()).senders.keys():
-                    _look_at(senders)
-                    await asyncio.sleep(LOOK_S)
-        except TimeoutError:
-            raise StudyFailed(
-                f"{load.name}: not all senders are there after {START_DEADLINE_S:g} s"
-            ) from None
+    async def _listed(self, load: Load, senders: dict[str, Process]) -> None:
+        """Waits until the ledger lists all senders."""
 
-    async def _settled(self, load: Load, run: str, watched: list[Child]) -> Snapshot:
-        """The snapshot once every message is sent or failed. Raises StudyFailed if that stops coming nearer."""
-        loop, settled, begun = asyncio.get_running_loop(), 0, False
-        moved_at = loop.time()
-        while loop.time() - moved_at < STUCK_S:
-            _look_at(watched)
-            with contextlib.suppress(UnknownRun):
-                now = await self._ledger.snapshot(run)
-                if not begun:
-                    begun = True
-                    for child in watched:
-                        child.begin()
-                if now.settled >= load.messages:
-                    return now
-                if now.settled > settled:
-                    settled, moved_at = now.settled, loop.time()
-            await asyncio.sleep(LOOK_S)
-        raise StudyFailed(
-            f"{load.name}: {settled:,} of {load.messages:,} messages settled, and none for {STUCK_S:g} s"
-        )
+        async def all_listed() -> bool:
+            return senders.keys() <= (await self._ledger.snapshot()).senders.keys()
 
-    async def _check(self, load: Load, run: str, end: Snapshot, broker: RabbitBroker) -> None:
-        """Raises StudyFailed unless each message is sent or failed, once, and no queue holds anything."""
-        counted, waiting = await self._ledger.recount(run), sum((await broker.depths()).values())
-        now = await self._ledger.snapshot(run)
-        exact = end.settled == now.settled == now.published == load.messages
-        proven = counted == {name: getattr(now, name) for name in counted}
-        if not (exact and proven and now.sending == 0 and waiting == 0):
-            raise StudyFailed(
-                f"{load.name}: the run does not add up: {now.published:,} published, {now.sent:,} sent,"
-                f" {now.failed:,} failed, counted one by one {counted}, {waiting:,} bodies in the queues"
-            )
+        await until(all_listed, *senders.values(), what=f"{load.name}: all senders have started")
 
     async def _forget(self, run: str) -> None:
-        """Takes the run off the ledger's record. One that broke off is given up first."""
+        """Removes the run from the ledger. A run that broke off is settled as failed first."""
         with contextlib.suppress(UnknownRun):
             await self._ledger.close_run(run)
             async for seqs in self._ledger.unsettled(run):
-                nothing = np.zeros(seqs.size, np.int64)
-                lost = np.full(seqs.size, Outcome.FAILED, np.uint8)
-                await self._ledger.settle(run, Outcomes(seqs, lost, nothing))
+                no_time = np.zeros(seqs.size, np.int64)
+                failed = np.full(seqs.size, Outcome.FAILED, np.uint8)
+                await self._ledger.settle(run, Outcomes(seqs, failed, no_time))
             await self._ledger.forget(run)
 
-    def _sender(self, load: Load, run: str, number: int) -> Child:
-        arguments = ["--name", _name(run, number), "--concurrency", str(load.parameters.slots)]
-        return self._smsim(f"{load.name}: sender {number + 1}", load, run, "send", *arguments)
 
-    def _producer(self, load: Load, run: str) -> Child:
-        arguments = ["--num-messages", str(load.messages), "--batch-size", str(load.batch_size), "--run", run]
-        return self._smsim(f"{load.name}: producer", load, run, "produce", *arguments)
-
-    def _smsim(self, what: str, load: Load, run: str, *arguments: str) -> Child:
-        parameters = load.parameters
-        env = {
-            "QUEUE_NAME": run,
-            "MEAN_PROCESSING_TIME": f"{parameters.mean_s:g}",
-            "PROCESSING_TIME_STDDEV": f"{parameters.stddev_s:g}",
-            "FAILURE_RATE": f"{parameters.failure_rate:g}",
-            "LOG_LEVEL": "WARNING",
-        }
-        if parameters.seed is not None:
-            env["SEED"] = str(parameters.seed)
-        return Child(what, [sys.executable, "-m", "simulation.cli", *arguments], env)
+def _point(load: Load, end: Snapshot, meter: Meter, timeline: Timeline) -> LoadPoint:
+    cpu_s, peak_bytes = meter.cpu_s(), meter.peak_bytes()
+    producer_cpu_s = cpu_s.pop(PRODUCER)
+    del peak_bytes[PRODUCER]
+    return LoadPoint(
+        processes=load.processes,
+        batch_size=load.batch_size,
+        messages=load.messages,
+        sent=end.sent,
+        failed=end.failed,
+        elapsed_s=runs.elapsed_s(end),
+        steady_per_s=timeline.steady_per_s(load.messages),
+        producer_cpu_s=producer_cpu_s,
+        senders_cpu_s=sum(cpu_s.values()),
+        peak_sender_rss_bytes=max(peak_bytes.values()),
+    )
 
 
-def _name(run: str, number: int) -> str:
-    return f"{run}-{number}"
+def _sender(load: Load, run: str, number: int) -> Process:
+    arguments = ["send", "--name", f"{run}-{number}", "--concurrency", str(load.parameters.slots)]
+    return _smsim(f"{load.name}: sender {number + 1}", load, run, arguments)
 
 
-def _look_at(children: Sequence[Child]) -> None:
-    """Takes their CPU time and memory. Raises StudyFailed if one has ended other than well."""
-    for child in children:
-        if child.ended_badly:
-            raise child.failed()
-        child.look()
+def _producer(load: Load, run: str) -> Process:
+    arguments = ["produce", "--num-messages", str(load.messages), "--batch-size", str(load.batch_size)]
+    return _smsim(f"{load.name}: producer", load, run, [*arguments, "--run", run])
 
 
-def _expected_s(load: Load) -> float:
-    return EXPECTED_START_S + load.messages / EXPECTED_PER_S["one" if load.batch_size == 1 else "many"]
+def _smsim(name: str, load: Load, run: str, arguments: list[str]) -> Process:
+    parameters = load.parameters
+    env = {
+        "QUEUE_NAME": run,
+        "MEAN_PROCESSING_TIME": f"{parameters.mean_s:g}",
+        "PROCESSING_TIME_STDDEV": f"{parameters.stddev_s:g}",
+        "FAILURE_RATE": f"{parameters.failure_rate:g}",
+        "LOG_LEVEL": "WARNING",
+    }
+    if parameters.seed is not None:
+        env["SEED"] = str(parameters.seed)
+    return Process(name, [sys.executable, "-m", "simulation.cli", *arguments], env=env, end_deadline_s=30.0)

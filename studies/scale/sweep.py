@@ -1,22 +1,51 @@
-"""The sweep over the number of senders: each point in a process of its own, the two versions in turn."""
+"""A sweep: measures the points that are missing, one after the other, and keeps each at once."""
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
 
 import msgspec
 
-from studies.scale.conditions import conditions
-from studies.scale.point import Parameters, Point, Task
-from studies.scale.processes import Child, StudyFailed
-from studies.scale.progress import StudyProgress
-from studies.scale.records import Records
+from common.progress import ProgressBar
+from studies.process import Process, StudyFailed
+from studies.scale.points import LoadPoint, Parameters, Point, Task
+from studies.scale.records import P, Records
 
-# What either version can do at most, roughly: for the progress bar's guess and for nothing else.
-EXPECTED_PER_S = {"smsim": 400_000, "plain": 30_000}
-EXPECTED_START_S = 0.5
 
-Measure = Callable[[Task], Awaitable[Point]]
+class Wanted(Protocol):
+    """A point to measure."""
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Identifies the point within a sweep."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+
+    @property
+    def messages(self) -> int:
+        """How many messages the point has."""
+
+
+W = TypeVar("W", bound=Wanted)
+R = TypeVar("R", Point, LoadPoint)
+
+
+async def sweep(wanted: Sequence[W], records: Records[P, R], measure: Callable[[W], Awaitable[R]]) -> None:
+    """Measures the missing points. Raises StudyFailed if one can't be measured or does not add up."""
+    missing = [one for one in wanted if one.key not in records.measured]
+    with ProgressBar("points", len(missing)) as progress:
+        for done, one in enumerate(missing):
+            progress.update(done, one.name)
+            point = await measure(one)
+            if point.sent + point.failed != one.messages:
+                raise StudyFailed(
+                    f"{one.name}: sent {point.sent:,} + failed {point.failed:,} is not {one.messages:,}:"
+                    " the sweep ends here"
+                )
+            records.add(point)
+            progress.print(point.summary)
 
 
 def ladder(most: int) -> list[int]:
@@ -29,7 +58,7 @@ def ladder(most: int) -> list[int]:
 
 
 def tasks_of(senders: Iterable[int], plain_max: int, parameters: Parameters) -> list[Task]:
-    """The points to measure, in their order: few senders first, and beside each point of ours the plain one."""
+    """The points of an embedded sweep: few senders first, and beside each point of ours the plain one."""
     return [
         Task(version, count, parameters)
         for count in senders
@@ -38,45 +67,9 @@ def tasks_of(senders: Iterable[int], plain_max: int, parameters: Parameters) -> 
     ]
 
 
-def open_records(folder: Path, parameters: Parameters, fresh: bool) -> Records[Point]:
-    """What is measured so far. Raises UsageError."""
-    return Records(folder, "points", Point, conditions(parameters), fresh)
-
-
-async def sweep(tasks: list[Task], records: Records[Point], measure: Measure) -> None:
-    """Measures the points that are missing. Raises StudyFailed if one can't be had or does not add up."""
-    missing = [task for task in tasks if (task.version, task.senders) not in records.measured]
-    with StudyProgress([_expected_s(task) for task in missing]) as progress:
-        for task in missing:
-            progress.begin(task.name)
-            point = await measure(task)
-            if not point.adds_up:
-                raise StudyFailed(
-                    f"{task.name}: sent {point.sent:,} + failed {point.failed:,} is not {task.messages:,}:"
-                    " the sweep ends here"
-                )
-            records.add(point)
-            progress.done(_line(point))
-
-
 async def in_a_process(task: Task) -> Point:
-    """The point, measured in a process of its own. Raises StudyFailed if that ends badly."""
+    """The point, measured in a process of its own. Raises StudyFailed."""
     command = [sys.executable, "-m", "studies.scale.child", msgspec.json.encode(task).decode()]
-    async with Child(task.name, command) as child:
-        return msgspec.json.decode(await child.result(), type=Point)
-
-
-def _expected_s(task: Task) -> float:
-    at_their_time = task.parameters.messages_per_sender * task.parameters.mean_s
-    return EXPECTED_START_S + max(at_their_time, task.messages / EXPECTED_PER_S[task.version])
-
-
-def _line(point: Point) -> str:
-    steady = point.steady_per_s
-    rate = (
-        f"{point.rate_per_s:,.0f} messages/s" if steady is None else f"{steady:,.0f} messages/s once steady"
-    )
-    return (
-        f"{point.version:>5} {point.senders:>10,} senders: {rate}, {point.messages:,} messages in"
-        f" {point.elapsed_s:.1f} s, {point.cpu_s:.1f} CPU s, {point.peak_rss_bytes / 1e6:,.0f} MB"
-    )
+    with Process(task.name, command) as child:
+        await child.ended()
+        return msgspec.convert(child.result(), Point)

@@ -1,159 +1,100 @@
-"""A study's CSV file as a markdown table: `python -m studies.scale.table FILE.csv [--write PAGE.md]`.
+"""The points of both sweeps as markdown tables."""
 
-In a page it goes between the lines `<!-- table: NAME.csv -->` and `<!-- end of table -->`.
-"""
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import re
-import sys
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from studies.page import Column, table
+from studies.scale.points import LoadPoint, Point
+from studies.scale.records import DistributedSweep, EmbeddedSweep
 
-from common.cli import EXIT_DONE, Parser, run_command
-from common.errors import UsageError
-from studies.scale.load import LoadPoint
-from studies.scale.point import Point
-from studies.scale.records import read_conditions, read_rows, replace_file, writing
-
-POINT_COLUMNS = (
-    *(
-        "senders",
-        "smsim: messages/s",
-        "of ideal",
-        "CPU s per million",
-        "MB",
-        "bytes a send",
-        "340 million take",
-    ),
-    *("plain: messages/s", "of ideal", "CPU s per million", "MB", "340 million take"),
-)
-LOAD_COLUMNS = (
-    *("sender processes", "batch", "messages", "messages/s", "CPU s per million: producer", "senders"),
-    "peak MB of a sender",
-)
 UNITS = (("years", 31_557_600), ("days", 86_400), ("h", 3_600), ("min", 60))
-# Below so many senders, what the process needs anyway is most of its CPU time and memory.
+# With fewer senders, CPU time and memory are mostly what any process needs.
 FEW_SENDERS = 10_000
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Prints the table of a CSV file, or writes it into a page."""
-    parser = Parser("studies.scale.table", "Makes a markdown table of a study's CSV file.")
-    parser.add_argument("csv", type=Path, metavar="FILE.csv", help="points.csv or distributed.csv")
-    parser.add_argument("--write", type=Path, metavar="PAGE.md", help="the page that the table stands in")
-    args = parser.parse_args(argv)
+@dataclass(frozen=True)
+class Pair:
+    """The points of both versions at one number of senders."""
 
-    async def run() -> int:
-        table = markdown(args.csv)
-        if args.write is None:
-            sys.stdout.write(table + "\n")
-        else:
-            write_into(args.write, args.csv.name, table)
-        return EXIT_DONE
-
-    return run_command(parser.prog, run)
+    senders: int
+    smsim: Point | None
+    plain: Point | None
 
 
-def markdown(path: Path) -> str:
-    """The table, and a line on how it was measured. Raises UsageError if the file is none of a study's."""
-    if path.name == "points.csv":
-        header: Sequence[str] = POINT_COLUMNS
-        rows = _point_rows(read_rows(path, Point))
-    elif path.name == "distributed.csv":
-        header, rows = LOAD_COLUMNS, _load_rows(read_rows(path, LoadPoint))
-    else:
-        raise UsageError(f"{path}: points.csv and distributed.csv are what there are tables of")
-    lines = [header, ["---:"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_how(read_conditions(path))}"
-
-
-def write_into(page: Path, name: str, table: str) -> None:
-    """Puts a table between its markers. Raises UsageError if the page has no such markers, or NotWritten."""
-    begin, end = f"<!-- table: {name} -->", "<!-- end of table -->"
-    try:
-        text = page.read_text()
-    except OSError as error:
-        raise UsageError(f"{page}: {error.strerror}") from None
-    pattern = re.compile(f"({re.escape(begin)}\n).*?({re.escape(end)})", re.DOTALL)
-    if not pattern.search(text):
-        raise UsageError(f"{page} has no lines {begin} and {end}")
-    with writing(page):
-        replace_file(page, pattern.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text, count=1))
-
-
-def _point_rows(points: Iterable[Point]) -> list[list[str]]:
-    """A row for each number of senders, the two versions side by side."""
-    by_senders: dict[int, dict[str, Point]] = {}
-    for point in points:
-        by_senders.setdefault(point.senders, {})[point.version] = point
-    rows = []
-    for senders, both in sorted(by_senders.items()):
-        smsim, plain = both.get("smsim"), both.get("plain")
-        cells = _cells(smsim)
-        cells.insert(4, _bytes_per_send(smsim))
-        rows.append([f"{senders:,}", *cells, *_cells(plain)])
-    return rows
-
-
-def _cells(point: Point | None) -> list[str]:
-    """Rate, share of the ideal, CPU time, memory, time for everyone."""
-    if point is None:
-        return [""] * 5
-    steady, per_sender, ideal = (
-        point.steady_per_s,
-        point.steady_per_sender_per_s,
-        point.ideal_per_sender_per_s,
-    )
-    return [
-        "" if steady is None else f"{steady:,.0f}" if steady >= 100 else f"{steady:.3g}",
-        f"{100 * per_sender / ideal:.1f} %" if per_sender and ideal else "",
-        f"{point.cpu_s / point.messages * 1e6:,.1f}" if point.senders >= FEW_SENDERS else "",
-        f"{point.peak_rss_bytes / 1e6:,.0f}",
-        _duration(point.everyone_s),
+def points_markdown(sweep: EmbeddedSweep) -> str:
+    """The table of an embedded sweep, and how it was measured."""
+    points = {(point.version, point.senders): point for point in sweep.points}
+    pairs = [
+        Pair(senders, points.get(("smsim", senders)), points.get(("plain", senders)))
+        for senders in sorted({point.senders for point in sweep.points})
     ]
+    return f"{table(POINT_COLUMNS, pairs)}\n\n{sweep.conditions}"
 
 
-def _bytes_per_send(point: Point | None) -> str:
-    return f"{point.bytes_per_send:,.0f}" if point and point.senders >= FEW_SENDERS else ""
+def loads_markdown(sweep: DistributedSweep) -> str:
+    """The table of a sweep on servers, and how it was measured."""
+    points = sorted(sweep.points, key=lambda point: (point.batch_size, point.processes))
+    return f"{table(LOAD_COLUMNS, points)}\n\n{sweep.conditions}"
 
 
-def _load_rows(points: Iterable[LoadPoint]) -> list[list[str]]:
-    return [
-        [
-            str(p.processes),
-            f"{p.batch_size:,}",
-            f"{p.messages:,}",
-            f"**{p.rate_per_s:,.0f}**",
-            f"{p.producer_cpu_s / p.messages * 1e6:.1f}",
-            f"{p.senders_cpu_s / p.messages * 1e6:.1f}",
-            f"{p.peak_sender_rss_bytes / 1e6:,.0f}",
-        ]
-        for p in sorted(points, key=lambda p: (p.batch_size, p.processes))
-    ]
+def _rate(point: Point) -> str:
+    steady = point.steady_per_s
+    return "" if steady is None else f"{steady:,.0f}" if steady >= 100 else f"{steady:.3g}"
 
 
-def _duration(seconds: float | None) -> str:
+def _of_ideal(point: Point) -> str:
+    per_sender, ideal = point.steady_per_sender_per_s, point.ideal_per_sender_per_s
+    return f"{100 * per_sender / ideal:.1f} %" if per_sender and ideal else ""
+
+
+def _cpu(point: Point) -> str:
+    return f"{point.cpu_s / point.messages * 1e6:,.1f}" if point.senders >= FEW_SENDERS else ""
+
+
+def _memory(point: Point) -> str:
+    return f"{point.peak_rss_bytes / 1e6:,.0f}"
+
+
+def _bytes_per_send(point: Point) -> str:
+    return f"{point.bytes_per_send:,.0f}" if point.senders >= FEW_SENDERS else ""
+
+
+def _everyone(point: Point) -> str:
+    seconds = point.everyone_s
     if seconds is None:
         return ""
     unit, length = next((one for one in UNITS if seconds >= one[1]), ("s", 1))
     return f"{seconds / length:.3g} {unit}"
 
 
-def _how(conditions: dict[str, Any]) -> str:
-    machine, parameters = conditions["machine"], conditions["parameters"]
-    packages = ", ".join(f"{name} {number}" for name, number in conditions["versions"].items())
-    if "messages_per_sender" in parameters:
-        load = f"{parameters['messages_per_sender']} messages a sender"
-    else:
-        load = f"{parameters['slots']:,} slots a sender, {parameters['queue_type']} queues"
-    first, last = conditions["measured_at"], conditions.get("measured_until")
-    date = first if last in (None, first) else f"{first} to {last}"
-    return (
-        f"Measured {date} on {machine['cores']} cores ({machine['cpu']}),"
-        f" {machine['memory_gb']:g} GB, {machine['system']}; {packages}. {load}; sends of {parameters['mean_s']:g} s"
-        f" ± {parameters['stddev_s']:g} s, of which {100 * parameters['failure_rate']:g} % fail."
-    )
+def _ours(heading: str, cell: Callable[[Point], str]) -> Column[Pair]:
+    return Column(heading, lambda pair: cell(pair.smsim) if pair.smsim else "")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _plain(heading: str, cell: Callable[[Point], str]) -> Column[Pair]:
+    return Column(heading, lambda pair: cell(pair.plain) if pair.plain else "")
+
+
+POINT_COLUMNS = (
+    Column[Pair]("senders", lambda pair: f"{pair.senders:,}"),
+    _ours("smsim: messages/s", _rate),
+    _ours("of ideal", _of_ideal),
+    _ours("CPU s per million", _cpu),
+    _ours("MB", _memory),
+    _ours("bytes a send", _bytes_per_send),
+    _ours("340 million take", _everyone),
+    _plain("plain: messages/s", _rate),
+    _plain("of ideal", _of_ideal),
+    _plain("CPU s per million", _cpu),
+    _plain("MB", _memory),
+    _plain("340 million take", _everyone),
+)
+LOAD_COLUMNS = (
+    Column[LoadPoint]("sender processes", lambda p: str(p.processes)),
+    Column[LoadPoint]("batch", lambda p: f"{p.batch_size:,}"),
+    Column[LoadPoint]("messages", lambda p: f"{p.messages:,}"),
+    Column[LoadPoint]("messages/s", lambda p: f"**{p.rate_per_s:,.0f}**"),
+    Column[LoadPoint]("CPU s per million: producer", lambda p: f"{p.producer_cpu_s / p.messages * 1e6:.1f}"),
+    Column[LoadPoint]("senders", lambda p: f"{p.senders_cpu_s / p.messages * 1e6:.1f}"),
+    Column[LoadPoint]("peak MB of a sender", lambda p: f"{p.peak_sender_rss_bytes / 1e6:,.0f}"),
+)

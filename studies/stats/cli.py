@@ -1,10 +1,11 @@
-"""`smsim stats`: samples services, runs a command under observation, and draws what it took."""
+"""`smsim stats`: samples services while a command runs, and draws what they used."""
 
 import argparse
 import contextlib
-import json
 import sys
 from pathlib import Path
+
+import msgspec
 
 from common.cli import (
     EXIT_DONE,
@@ -17,10 +18,8 @@ from common.cli import (
     whole,
 )
 from common.errors import UsageError
-from studies.charts import needed
-from studies.stats.usage import VOLUME, Watched
-
-ENDLESS_S = float("inf")
+from studies.command import require
+from studies.stats import VOLUME
 
 
 def main(argv: list[str] | None = None, prog: str = "smsim stats") -> int:
@@ -34,7 +33,7 @@ def main(argv: list[str] | None = None, prog: str = "smsim stats") -> int:
 
     async def run() -> int:
         _check(args, command, "--" in given)
-        needed("psutil", "matplotlib")
+        require("psutil", "matplotlib")
         return await _study(args, command)
 
     return run_command(prog, run)
@@ -53,7 +52,7 @@ def _parser(prog: str) -> Parser:
         type=_process,
         default=[],
         metavar="PID[=NAME]",
-        help="processes, each with its children; those of one name count together",
+        help="processes, each with its children; those of the same name count together",
     )
     parser.add_argument(
         "--containers",
@@ -79,17 +78,17 @@ def _parser(prog: str) -> Parser:
 
 
 def _check(args: argparse.Namespace, command: list[str], separated: bool) -> None:
-    """Raises UsageError for what does not go together."""
+    """Raises UsageError for flags that do not go together."""
     if separated and not command:
         raise UsageError("no command after --")
     if not (args.watch or args.containers is not None or command):
         raise UsageError("nothing to sample: say --watch PID, --containers, or a command after --")
     if command and args.seconds is not None:
         raise UsageError("--seconds is for sampling without a command: leave it out, or the command")
-    filled_in = any(VOLUME in word for word in command)
-    if args.volumes and not filled_in:
+    has_volume = any(VOLUME in word for word in command)
+    if args.volumes and not has_volume:
         raise UsageError(f"--volumes needs a command with {VOLUME} in it")
-    if filled_in and not args.volumes:
+    if has_volume and not args.volumes:
         raise UsageError(f"{VOLUME} in the command needs --volumes")
 
 
@@ -97,31 +96,32 @@ async def _study(args: argparse.Namespace, command: list[str]) -> int:
     # These import the optional packages.
     from studies.stats.containers import Containers
     from studies.stats.processes import Processes
-    from studies.stats.report import table, write
-    from studies.stats.sampling import Sampler
+    from studies.stats.report import text, write
+    from studies.stats.sampling import Sampler, Timing, Watched
     from studies.stats.study import Plan, Run, carry_out, observe
 
     processes, stop = Processes(), stop_on_signals()
     for pid, name in args.watch:
         processes.add(pid, name)
-    _make(args.out)
+    _prepare(args.out)
     async with contextlib.AsyncExitStack() as closing:
         watched: list[Watched] = [processes]
         if args.containers is not None:
             watched.append(await closing.enter_async_context(Containers(args.containers)))
-        sampler, runs = Sampler(watched, args.interval, stop), list[Run]()
+        sampler, runs = Sampler(watched, Timing(args.interval), stop), list[Run]()
         try:
             if command:
-                plan = Plan(command, args.volumes or [None], args.lead, args.trail)
+                plan = Plan(command, args.volumes or [None], lead_s=args.lead, trail_s=args.trail)
                 await carry_out(plan, sampler, processes, stop, runs)
             else:
                 sys.stderr.write(f"sampling every {args.interval:g} s; Ctrl-C ends it\n")
-                await observe(sampler, args.seconds or ENDLESS_S, runs)
+                await observe(sampler, args.seconds or float("inf"), runs)
         finally:
-            # Whatever broke it off, an hour of samples is not to be lost.
-            if runs and sampler.ticks:
+            # Also after an error: an hour of samples must not be lost.
+            if runs and sampler.samples:
                 summary = write(args.out, sampler, runs)
-                sys.stdout.write(f"{json.dumps(summary) if args.json else table(summary)}\n")
+                output = msgspec.json.encode(summary).decode() if args.json else text(summary)
+                sys.stdout.write(f"{output}\n")
     if command and stop.is_set():
         return EXIT_INTERRUPTED
     return EXIT_DONE if not any(run.code for run in runs) else EXIT_FAILED
@@ -136,12 +136,12 @@ def _process(text: str) -> tuple[int, str | None]:
 
 
 def _volumes(text: str) -> list[int]:
-    """An argparse type: whole numbers, ascending or not, with commas between them."""
+    """An argparse type: whole numbers, separated by commas, in any order."""
     return [whole(1)(part) for part in text.split(",")]
 
 
-def _make(folder: Path) -> None:
-    """Sees to it that the results can be written. Raises UsageError: better now than after the runs."""
+def _prepare(folder: Path) -> None:
+    """Raises UsageError if the results can't be written: better now than after the runs."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "samples.csv").touch()

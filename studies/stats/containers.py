@@ -8,7 +8,7 @@ from typing import Any, Self
 import aiohttp
 
 from common.errors import Unavailable, UsageError
-from studies.stats.usage import Usage
+from studies.meter import Usage
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 PROJECT, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
@@ -46,7 +46,7 @@ class Containers:
     ) -> None:
         await self._session.close()
 
-    async def look(self) -> dict[str, Usage]:
+    async def sample(self) -> dict[str, Usage]:
         every = [one for members in self._members.values() for one in members]
         stats = await asyncio.gather(*(self._stats(one.id) for one in every))
         for one, answer in zip(every, stats, strict=True):

@@ -1,20 +1,24 @@
 """What the samples come to: CPU over time, and CPU and memory of each service in each run."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
+import msgspec
+
+from studies.meter import MB
+from studies.stats.sampling import AFTER, BEFORE, Sample
 from studies.stats.study import Run
-from studies.stats.usage import AFTER, BEFORE, Tick
-
-MB = 1e6
 
 
-@dataclass(frozen=True)
-class Share:
-    """One service's share in one run. CPU in seconds and in percent of one core; memory in MB (10^6 bytes).
+class Share(msgspec.Struct, frozen=True):
+    """What one service used in one run. None stands where it was not seen.
 
-    None where there was nothing to see: no time before or after, or a service that was not there.
+    Attributes:
+        cpu_s: CPU time.
+        cpu_percent: CPU in percent of one core.
+        peak_mb: The most memory, in MB (10^6 bytes).
+        before_mb: Memory before the run.
+        after_mb: Memory after the run.
     """
 
     cpu_s: float
@@ -24,50 +28,56 @@ class Share:
     after_mb: float | None
 
 
-def services_of(ticks: Sequence[Tick]) -> list[str]:
-    """All names that were seen, in the order they appeared in."""
-    return list(dict.fromkeys(name for tick in ticks for name in tick.usage))
+def services_of(samples: Sequence[Sample]) -> list[str]:
+    """The names of all services, in the order of their appearance."""
+    return list(dict.fromkeys(name for sample in samples for name in sample.usage))
 
 
-def cpu_percent(ticks: Sequence[Tick], service: str, interval_s: float) -> list[float | None]:
-    """CPU at each tick, in percent of one core since a tick at least half an interval before; None where unknown.
+def cpu_percent(samples: Sequence[Sample], service: str, interval_s: float) -> list[float | None]:
+    """CPU at each sample, in percent of one core since a sample at least half an interval before; None if unknown.
 
-    Over less than that the clock tick that CPU time is counted in, 10 ms on Linux, would show as a peak.
+    Over a shorter time, one clock tick of CPU time (10 ms on Linux) would show as a peak.
     """
     found: list[float | None] = []
     earlier = 0
-    for now, tick in enumerate(ticks):
-        while earlier + 1 < now and tick.at_s - ticks[earlier + 1].at_s >= interval_s / 2:
+    for now, sample in enumerate(samples):
+        while earlier + 1 < now and sample.at_s - samples[earlier + 1].at_s >= interval_s / 2:
             earlier += 1
-        before = ticks[earlier]
-        if tick.at_s <= before.at_s or not (service in tick.usage and service in before.usage):
-            found.append(None)
-            continue
-        used_s = tick.usage[service].cpu_s - before.usage[service].cpu_s
-        found.append(100 * used_s / (tick.at_s - before.at_s))
+        found.append(_percent(samples[earlier], sample, service))
     return found
 
 
-def shares(ticks: Sequence[Tick], run: Run) -> dict[str, Share]:
-    """Each service's share in a run; CPU counts from the last look before the run to the last in it."""
-    return {name: _share(ticks, run, name) for name in services_of(ticks[run.first : run.beyond])}
+def shares(samples: Sequence[Sample], run: Run) -> dict[str, Share]:
+    """What each service used in a run. CPU counts from the last sample before the run to the last in it."""
+    return {name: _share(samples, run, name) for name in services_of(samples[run.first : run.beyond])}
 
 
-def _share(ticks: Sequence[Tick], run: Run, name: str) -> Share:
-    own = [tick.usage[name] for tick in ticks[run.first : run.beyond] if name in tick.usage]
-    earlier = [tick.usage[name] for tick in ticks[: run.first] if name in tick.usage]
+def _percent(before: Sample, now: Sample, service: str) -> float | None:
+    if now.at_s <= before.at_s or not (service in now.usage and service in before.usage):
+        return None
+    used_s = now.usage[service].cpu_s - before.usage[service].cpu_s
+    return 100 * used_s / (now.at_s - before.at_s)
+
+
+def _share(samples: Sequence[Sample], run: Run, name: str) -> Share:
+    own = [sample.usage[name] for sample in samples[run.first : run.beyond] if name in sample.usage]
+    earlier = [sample.usage[name] for sample in samples[: run.first] if name in sample.usage]
     used_s = own[-1].cpu_s - (earlier[-1] if earlier else own[0]).cpu_s
-    # Up to the neighbouring runs, which may be of the same volume.
-    before = takewhile(lambda tick: tick.phase == BEFORE, reversed(ticks[: run.first]))
-    after = takewhile(lambda tick: tick.phase == AFTER, ticks[run.beyond :])
-    before_mb, after_mb = (
-        [round(tick.usage[name].memory_bytes / MB, 1) for tick in around if name in tick.usage]
-        for around in (before, after)
-    )
+    # Only as far as the neighbouring runs, which may have the same volume.
+    before = takewhile(lambda sample: sample.phase == BEFORE, reversed(samples[: run.first]))
+    after = list(takewhile(lambda sample: sample.phase == AFTER, samples[run.beyond :]))
     return Share(
         cpu_s=round(used_s, 3),
         cpu_percent=round(100 * used_s / run.elapsed_s, 1) if run.elapsed_s else None,
-        peak_mb=round(max(usage.memory_bytes for usage in own) / MB, 1),
-        before_mb=before_mb[0] if before_mb else None,
-        after_mb=after_mb[-1] if after_mb else None,
+        peak_mb=_mb(max(usage.memory_bytes for usage in own)),
+        before_mb=_first_mb(before, name),
+        after_mb=_first_mb(reversed(after), name),
     )
+
+
+def _first_mb(samples: Iterable[Sample], name: str) -> float | None:
+    return next((_mb(sample.usage[name].memory_bytes) for sample in samples if name in sample.usage), None)
+
+
+def _mb(memory_bytes: int) -> float:
+    return round(memory_bytes / MB, 1)

@@ -1,30 +1,51 @@
-"""One study: its runs one after the other, with the quiet before and after each."""
+"""One study: its runs one after the other, with the time before and after each."""
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
-from studies.stats.command import Command, of_volume
-from studies.stats.processes import Processes
-from studies.stats.sampling import Sampler
-from studies.stats.usage import AFTER, BEFORE, DURING
+from studies.process import Process
+from studies.stats import VOLUME
+from studies.stats.processes import Processes, service_name
+from studies.stats.sampling import AFTER, BEFORE, DURING, Sampler
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run, once for each volume, and how long to sample before and after each run, in seconds."""
+    """What to run.
+
+    Attributes:
+        command: The command, with `{n}` in place of the volume.
+        volumes: One run for each; None for a run without a volume.
+        lead_s: How long to sample before each run.
+        trail_s: How long to sample after each run.
+        environment: Additional environment variables of the command.
+    """
 
     command: Sequence[str]
     volumes: Sequence[int | None]
-    lead_s: float
-    trail_s: float
+    lead_s: float = 2.0
+    trail_s: float = 3.0
+    environment: dict[str, str] | None = None
+
+    def process(self, volume: int | None) -> Process:
+        """The command with this volume."""
+        argv = [word if volume is None else word.replace(VOLUME, str(volume)) for word in self.command]
+        name = service_name(PurePath(argv[0]).name, argv)
+        return Process(name, argv, env=self.environment, forwarded=True)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run that was sampled: ticks `first` to `beyond` - 1 are its own. `code` is the command's exit code.
+    """A run that was sampled. It may have no samples, if the services were unavailable.
 
-    Without ticks of its own nothing is known of its services: whoever was asked did not answer.
+    Attributes:
+        volume: Its size.
+        elapsed_s: How long the command took.
+        code: The command's exit code; None if it was stopped, or if there was no command.
+        first: The index of its first sample.
+        beyond: The index after its last sample.
     """
 
     volume: int | None
@@ -35,36 +56,33 @@ class Run:
 
 
 async def observe(sampler: Sampler, seconds: float, runs: list[Run]) -> None:
-    """No command: whatever goes on, for so long or until told to stop, as one run. It is added however that ends."""
+    """Samples without a command, as one run, which is added however it ends."""
     try:
         await sampler.for_seconds(seconds, DURING)
     finally:
-        if ticks := sampler.ticks:
-            runs.append(Run(None, round(ticks[-1].at_s - ticks[0].at_s, 3), None, 0, len(ticks)))
+        if samples := sampler.samples:
+            elapsed_s = round(samples[-1].at_s - samples[0].at_s, 3)
+            runs.append(Run(None, elapsed_s, code=None, first=0, beyond=len(samples)))
 
 
 async def carry_out(
     plan: Plan, sampler: Sampler, processes: Processes, stop: asyncio.Event, runs: list[Run]
 ) -> None:
-    """All runs, until one fails or until told to stop; what was sampled of that one counts too.
-
-    Each is added to `runs` once it is over, however that ends: what was sampled until then is worth having.
-    """
+    """Runs the plan until a run fails, or until stopped. A run is added once it is over, however it ends."""
     for volume in plan.volumes:
         await sampler.for_seconds(plan.lead_s, BEFORE, volume)
         if stop.is_set():
             break
-        first = len(sampler.ticks)
-        command, code = Command(of_volume(plan.command, volume)), None
-        try:
-            with command:
-                processes.add(command.pid, command.name)
-                sampler.expected.add(command.name)
-                await sampler.until(command.over, DURING, volume)
-                code = command.code() if command.over() else None
-        finally:
-            if command.elapsed_s:  # else it could not be run at all
-                runs.append(Run(volume, round(command.elapsed_s, 3), code, first, len(sampler.ticks)))
+        first, process, code = len(sampler.samples), plan.process(volume), None
+        with process:
+            try:
+                processes.add(process.pid, process.name)
+                sampler.expected.add(process.name)
+                await sampler.until(lambda process=process: process.over, DURING, volume)  # type: ignore[misc]
+                code = process.code() if process.over else None
+            finally:
+                elapsed_s = round(process.elapsed_s, 3)
+                runs.append(Run(volume, elapsed_s, code, first, beyond=len(sampler.samples)))
         await sampler.for_seconds(plan.trail_s, AFTER, volume)
         if code != 0:
             break

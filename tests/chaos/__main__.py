@@ -8,14 +8,14 @@ import signal
 import sys
 import tempfile
 import traceback
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvloop
 
 from common.cli import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, Parser, whole
-from studies.record import machine, versions
+from studies.servers import conditions
 from tests.chaos.clock import NoCompilerError
 from tests.chaos.driver import Grounds, play
 from tests.chaos.faults import FAULTS
@@ -85,10 +85,8 @@ async def chaos(faults: list[str], messages: int, runs: int, seed: int) -> dict[
                 _tell(result)
         plain = (grounds.server(RabbitServer), grounds.server(RedisServer))
         return {
-            "measured_at": f"{datetime.now(UTC):%Y-%m-%d}",
+            **msgspec.to_builtins(conditions(*plain)),
             "seed": seed,
-            "machine": machine(),
-            "versions": versions(*plain),
             "not_run": not_run,
             "broken": broken,
             "runs": played,

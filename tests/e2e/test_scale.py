@@ -191,7 +191,7 @@ def on_servers(folder: Path, *arguments: str, **env: str) -> "subprocess.Complet
 
 def parameters_of(folder: Path, study: str) -> dict[str, Any]:
     """Under what parameters it was measured."""
-    found: dict[str, Any] = json.loads((folder / "conditions.json").read_text())[study]["parameters"]
+    found: dict[str, Any] = json.loads((folder / f"{study}.json").read_text())["parameters"]
     return found
 
 
@@ -230,6 +230,6 @@ def test_a_chart_that_cannot_be_written_is_no_traceback(tmp_path: Path) -> None:
     study = on_servers(tmp_path, "--none", *arguments, "--out", "here")
     assert study.returncode == 1
     assert study.stderr.splitlines()[1:] == [
-        f"smsim scale: {tmp_path / 'here' / 'throughput.png'}: Is a directory"
+        f"smsim scale: {tmp_path / 'here' / 'throughput.png'}: can't be written: Is a directory"
     ]
     assert len(rows(tmp_path / "here" / "points.csv")) == 1

@@ -7,14 +7,14 @@ import logging
 import signal
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvloop
 
 from common.cli import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, Parser, number, whole
-from studies.record import machine, versions
+from studies.servers import conditions
 from tests.runners import ServersUnavailableError
 from tests.servers import RabbitServer, RedisServer
 from tests.soak.samples import Trend
@@ -64,9 +64,7 @@ async def soak(load: Load, seed: int) -> dict[str, Any]:
         async with open_soak(load, seed, Path(folder), rabbit, redis) as it:
             await it.run()
         return {
-            "measured_at": f"{datetime.now(UTC):%Y-%m-%d}",
-            "machine": machine(),
-            "versions": versions(rabbit, redis),
+            **msgspec.to_builtins(conditions(rabbit, redis)),
             "load": dataclasses.asdict(load),
             **report(it),
         }

@@ -10,17 +10,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from common.errors import Unavailable
+from studies.meter import Usage
 from studies.stats.cli import main
 from studies.stats.figures import Share, cpu_percent, shares
-from studies.stats.processes import Processes
-from studies.stats.sampling import Sampler
+from studies.stats.processes import Processes, service_name
+from studies.stats.sampling import AFTER, BEFORE, DURING, Sample, Sampler, Timing
 from studies.stats.study import Run
-from studies.stats.usage import AFTER, BEFORE, DURING, Tick, Usage, service_name
 from tests.waiting import eventually
 
 MB = 1_000_000
@@ -41,54 +40,61 @@ def python(code: str) -> "Iterator[subprocess.Popen[bytes]]":
             child.kill()
 
 
-def tick(at_s: float, phase: str = DURING, volume: int | None = None, **usage: tuple[float, int]) -> Tick:
-    return Tick(at_s, phase, volume, {name: Usage(cpu_s, mb * MB) for name, (cpu_s, mb) in usage.items()})
+def sample(at_s: float, phase: str = DURING, volume: int | None = None, **usage: tuple[float, int]) -> Sample:
+    return Sample(at_s, phase, volume, {name: Usage(cpu_s, mb * MB) for name, (cpu_s, mb) in usage.items()})
 
 
 def test_cpu_is_the_share_of_a_core_between_two_looks() -> None:
     """Half a second of CPU in a second is 50 %, two cores' worth 200 %; nothing is known of the first look."""
-    ticks = [tick(0, a=(1, 5)), tick(1, a=(1.5, 5)), tick(2, a=(3.5, 5))]
-    assert cpu_percent(ticks, "a", 1) == [None, pytest.approx(50), pytest.approx(200)]
+    samples = [sample(0, a=(1, 5)), sample(1, a=(1.5, 5)), sample(2, a=(3.5, 5))]
+    assert cpu_percent(samples, "a", 1) == [None, pytest.approx(50), pytest.approx(200)]
 
 
 def test_cpu_of_looks_close_together_is_that_since_an_earlier_one() -> None:
     """A clock tick of 10 ms, seen 1 ms after the look before, is no peak of 1,000 %."""
-    ticks = [tick(0, a=(0, 5)), tick(1, a=(0.5, 5)), tick(1.001, a=(0.51, 5)), tick(2, a=(0.51, 5))]
-    percents = cpu_percent(ticks, "a", 1)
+    samples = [sample(0, a=(0, 5)), sample(1, a=(0.5, 5)), sample(1.001, a=(0.51, 5)), sample(2, a=(0.51, 5))]
+    percents = cpu_percent(samples, "a", 1)
     assert percents[2] == pytest.approx(51, rel=0.01)
     assert percents[3] == pytest.approx(0, abs=2)
 
 
 def test_cpu_of_a_service_that_comes_and_goes() -> None:
     """Where it was not there, nothing is said, rather than 0."""
-    ticks = [tick(0), tick(1, a=(0, 5)), tick(2, a=(1, 5)), tick(3), tick(4, a=(1, 5)), tick(5, a=(1.5, 5))]
-    assert cpu_percent(ticks, "a", 1) == [None, None, pytest.approx(100), None, None, pytest.approx(50)]
+    samples = [
+        sample(0),
+        sample(1, a=(0, 5)),
+        sample(2, a=(1, 5)),
+        sample(3),
+        sample(4, a=(1, 5)),
+        sample(5, a=(1.5, 5)),
+    ]
+    assert cpu_percent(samples, "a", 1) == [None, None, pytest.approx(100), None, None, pytest.approx(50)]
 
 
 def test_a_share_is_what_the_run_took() -> None:
     """CPU from the last look before to the last in the run, and the highest memory in it; the rest is left out."""
-    ticks = [
-        tick(0, BEFORE, 10, a=(7.0, 50)),
-        tick(1, BEFORE, 10, a=(7.5, 51)),
-        tick(1.1, DURING, 10, a=(7.5, 52)),
-        tick(2, DURING, 10, a=(8.5, 90), b=(0.2, 30)),
-        tick(3, DURING, 10, a=(9.5, 60), b=(0.7, 0)),
-        tick(4, AFTER, 10, a=(20, 99)),
-        tick(5, AFTER, 10, a=(20, 55)),
-        tick(6, BEFORE, 20, a=(20, 54)),
-        tick(7, DURING, 20, a=(21, 54), b=(0.7, 31)),
-        tick(8, DURING, 20, a=(21, 54), b=(1.0, 0)),
+    samples = [
+        sample(0, BEFORE, 10, a=(7.0, 50)),
+        sample(1, BEFORE, 10, a=(7.5, 51)),
+        sample(1.1, DURING, 10, a=(7.5, 52)),
+        sample(2, DURING, 10, a=(8.5, 90), b=(0.2, 30)),
+        sample(3, DURING, 10, a=(9.5, 60), b=(0.7, 0)),
+        sample(4, AFTER, 10, a=(20, 99)),
+        sample(5, AFTER, 10, a=(20, 55)),
+        sample(6, BEFORE, 20, a=(20, 54)),
+        sample(7, DURING, 20, a=(21, 54), b=(0.7, 31)),
+        sample(8, DURING, 20, a=(21, 54), b=(1.0, 0)),
     ]
-    first = shares(ticks, Run(10, 2.0, 0, 2, 5))
+    first = shares(samples, Run(10, 2.0, code=0, first=2, beyond=5))
     assert first == {"a": Share(2.0, 100.0, 90.0, 51.0, 55.0), "b": Share(0.5, 25.0, 30.0, None, None)}
-    assert shares(ticks, Run(20, 2.0, 0, 8, 10))["b"].cpu_s == pytest.approx(0.3)
+    assert shares(samples, Run(20, 2.0, code=0, first=8, beyond=10))["b"].cpu_s == pytest.approx(0.3)
 
 
 def test_runs_of_one_volume_are_kept_apart() -> None:
     """What was there before and after a run is told by its neighbours, however often a volume is run."""
     megabytes = [(BEFORE, 10), (DURING, 50), (AFTER, 11), (BEFORE, 20), (DURING, 60), (AFTER, 21)]
-    ticks = [tick(at_s, phase, 5, a=(at_s, mb)) for at_s, (phase, mb) in enumerate(megabytes)]
-    found = [shares(ticks, Run(5, 1.0, 0, first, first + 1))["a"] for first in (1, 4)]
+    samples = [sample(at_s, phase, 5, a=(at_s, mb)) for at_s, (phase, mb) in enumerate(megabytes)]
+    found = [shares(samples, Run(5, 1.0, code=0, first=first, beyond=first + 1))["a"] for first in (1, 4)]
     assert [(share.before_mb, share.after_mb) for share in found] == [(10.0, 11.0), (20.0, 21.0)]
 
 
@@ -102,7 +108,7 @@ async def test_a_process_counts_with_its_children() -> None:
         processes = Processes()
         processes.add(child.pid, "it")
         child.stdout.readline()
-        with_grandchild = (await processes.look())["it"]
+        with_grandchild = (await processes.sample())["it"]
         assert with_grandchild.memory_bytes > 64 * MB
         assert with_grandchild.cpu_s >= 0.18
         child.stdin.write(b"\n")
@@ -112,7 +118,7 @@ async def test_a_process_counts_with_its_children() -> None:
 
 
 async def lighter(processes: Processes) -> Usage | None:
-    usage = (await processes.look())["it"]
+    usage = (await processes.sample())["it"]
     return usage if usage.memory_bytes < 64 * MB else None
 
 
@@ -126,7 +132,7 @@ async def test_a_process_that_ends_is_seen_once_more() -> None:
         looks: list[dict[str, Usage]] = []
 
         async def gone() -> bool:
-            looks.append(await processes.look())
+            looks.append(await processes.sample())
             return looks[-1] == {}
 
         await eventually(gone)
@@ -142,12 +148,12 @@ async def test_processes_of_one_name_are_one_service() -> None:
         assert processes.add(one.pid, "sender") == processes.add(other.pid, "sender") == "sender"
         single = Processes()
         single.add(one.pid, "sender")
-        both_bytes = (await processes.look())["sender"].memory_bytes
-        assert both_bytes > (await single.look())["sender"].memory_bytes
+        both_bytes = (await processes.sample())["sender"].memory_bytes
+        assert both_bytes > (await single.sample())["sender"].memory_bytes
         other.kill()
         other.wait()
-        await processes.look()
-        assert 0 < (await processes.look())["sender"].memory_bytes < both_bytes
+        await processes.sample()
+        assert 0 < (await processes.sample())["sender"].memory_bytes < both_bytes
 
 
 @pytest.mark.parametrize(
@@ -172,35 +178,29 @@ class FakeServices:
         self._looks = looks
         self.taken = 0
 
-    async def look(self) -> dict[str, Usage]:
+    async def sample(self) -> dict[str, Usage]:
         self.taken += 1
         return {name: Usage(self.taken, MB) for name, looks in self._looks.items() if self.taken <= looks}
 
 
-async def test_each_phase_has_a_look_at_its_begin_and_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However short it is against the interval; and looks say to which phase they belong."""
-    now = [1000.0]
-
-    async def sleep(seconds: float) -> None:
-        now[0] += seconds
-
-    monkeypatch.setattr("studies.stats.sampling.time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr("studies.stats.sampling.asyncio", SimpleNamespace(gather=asyncio.gather, sleep=sleep))
-    sampler = Sampler([FakeServices(a=100)], 3600, asyncio.Event())
-    await sampler.for_seconds(0.01, BEFORE, 5)
-    await sampler.for_seconds(0.01, DURING, 5)
+async def test_each_phase_has_a_sample_at_its_begin_and_its_end() -> None:
+    """However short it is against the interval; and samples say to which phase they belong."""
+    sampler = Sampler([FakeServices(a=100)], Timing(3600, end_every_s=0), asyncio.Event())
+    for phase in BEFORE, DURING:
+        polls = iter((False, False, True))
+        await sampler.until(lambda polls=polls: next(polls), phase, 5)  # type: ignore[misc]
     await sampler.for_seconds(0, AFTER, 5)
-    assert [one.phase for one in sampler.ticks] == [BEFORE, BEFORE, DURING, DURING]
-    assert sampler.ticks[0].at_s == 0
+    assert [one.phase for one in sampler.samples] == [BEFORE, BEFORE, DURING, DURING]
+    assert sampler.samples[0].at_s == 0
 
 
 async def test_services_that_end_are_noted_once() -> None:
     """With the moment at which they were missed, except where that was to be expected."""
-    sampler = Sampler([FakeServices(a=1, b=100, command=1)], 3600, asyncio.Event())
+    sampler = Sampler([FakeServices(a=1, b=100, command=1)], Timing(3600), asyncio.Event())
     sampler.expected.add("command")
     for _ in range(4):
-        await sampler.look(DURING)
-    assert sampler.ended_s == {"a": sampler.ticks[1].at_s}
+        await sampler.take(DURING)
+    assert sampler.ended_s == {"a": sampler.samples[1].at_s}
 
 
 class FakeEngine(FakeServices):
@@ -210,8 +210,8 @@ class FakeEngine(FakeServices):
         super().__init__(engine=1_000_000)
         self._fails = fails
 
-    async def look(self) -> dict[str, Usage]:
-        usage = await super().look()
+    async def sample(self) -> dict[str, Usage]:
+        usage = await super().sample()
         if self.taken in self._fails:
             raise Unavailable("no Docker engine answers")
         return usage
@@ -219,10 +219,10 @@ class FakeEngine(FakeServices):
 
 async def test_a_look_without_an_answer_is_left_out() -> None:
     """However often that happens, as long as others succeed between; nothing is taken for ended because of it."""
-    sampler = Sampler([FakeEngine(*range(2, 11), *range(12, 21))], 3600, asyncio.Event())
+    sampler = Sampler([FakeEngine(*range(2, 11), *range(12, 21))], Timing(3600), asyncio.Event())
     for _ in range(21):
-        await sampler.look(DURING)
-    assert [one.usage["engine"].cpu_s for one in sampler.ticks] == [1, 11, 21]
+        await sampler.take(DURING)
+    assert [one.usage["engine"].cpu_s for one in sampler.samples] == [1, 11, 21]
     assert sampler.skipped == 18
     assert sampler.ended_s == {}
 
@@ -230,11 +230,11 @@ async def test_a_look_without_an_answer_is_left_out() -> None:
 @pytest.mark.parametrize(("fails", "looks"), [(range(1, 2), 1), (range(2, 12), 11)])
 async def test_an_engine_that_never_answers_is_given_up(fails: range, looks: int) -> None:
     """At once if it did not answer the first look, else after ten in a row."""
-    sampler = Sampler([FakeEngine(*fails)], 3600, asyncio.Event())
+    sampler = Sampler([FakeEngine(*fails)], Timing(3600), asyncio.Event())
     for _ in range(looks - 1):
-        await sampler.look(DURING)
+        await sampler.take(DURING)
     with pytest.raises(Unavailable):
-        await sampler.look(DURING)
+        await sampler.take(DURING)
 
 
 @pytest.mark.parametrize("observed", [["--seconds", "60"], ["--lead", "0", "--", "sleep", "60"]])
@@ -242,7 +242,7 @@ def test_what_was_sampled_until_the_engine_went_is_written(
     observed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The run that broke off is in the files and in the summary, the command is ended, and the exit code is 1."""
-    monkeypatch.setattr(Processes, "look", FakeEngine(*range(3, 1_000)).look)
+    monkeypatch.setattr(Processes, "sample", FakeEngine(*range(3, 1_000)).sample)
     watched = ["--watch", str(os.getpid()), "--interval", "0.05", "--out", str(tmp_path), "--json"]
     assert main([*watched, *observed]) == 1
     out, err = capfd.readouterr()
@@ -256,7 +256,7 @@ def test_a_run_without_an_answer_is_told_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Its time and its exit code are known, of its services nothing."""
-    monkeypatch.setattr(Processes, "look", FakeEngine(*range(3, 11)).look)
+    monkeypatch.setattr(Processes, "sample", FakeEngine(*range(3, 11)).sample)
     quiet = ["--interval", "3600", "--lead", "0.01", "--trail", "0.01", "--out", str(tmp_path), "--json"]
     assert main([*quiet, "--volumes", "5", "--", "test", "{n}"]) == 0
     summary = json.loads(capfd.readouterr().out)
@@ -277,9 +277,9 @@ def test_results_that_cannot_be_written(name: str, tmp_path: Path, capfd: pytest
 
 async def test_one_service_in_two_places_is_one() -> None:
     """A process and a container of one name are added up."""
-    sampler = Sampler([FakeServices(a=9), FakeServices(a=9)], 3600, asyncio.Event())
-    await sampler.look(DURING)
-    assert sampler.ticks[0].usage == {"a": Usage(2, 2 * MB)}
+    sampler = Sampler([FakeServices(a=9), FakeServices(a=9)], Timing(3600), asyncio.Event())
+    await sampler.take(DURING)
+    assert sampler.samples[0].usage == {"a": Usage(2, 2 * MB)}
 
 
 ONCE_SEEN = """
@@ -300,14 +300,14 @@ def test_a_study_of_volumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Each volume is run once, between quiet times; every file is there, and stdout carries the summary alone."""
-    looked, look = tmp_path / "looked", Processes.look
+    looked, look = tmp_path / "looked", Processes.sample
 
     async def look_and_tell(processes: Processes) -> dict[str, Usage]:
         usage = await look(processes)
         looked.touch()
         return usage
 
-    monkeypatch.setattr(Processes, "look", look_and_tell)
+    monkeypatch.setattr(Processes, "sample", look_and_tell)
     with python("input()") as server:
         often = ["--interval", "0.05", "--lead", "0.1", "--trail", "0.1", "--volumes", "1,6"]
         run = [sys.executable, "-c", ONCE_SEEN, str(looked)]

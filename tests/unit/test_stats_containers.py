@@ -9,8 +9,8 @@ import pytest_asyncio
 from aiohttp import web
 
 from common.errors import Unavailable, UsageError
+from studies.meter import Usage
 from studies.stats.containers import Containers
-from studies.stats.usage import Usage
 
 COMPOSE = "com.docker.compose"
 
@@ -71,14 +71,14 @@ async def test_containers_of_a_service_are_one(engine: FakeEngine) -> None:
     engine.use(engine.add("house_sender_2", "sender"), 2.0, 50)
     engine.use(engine.add("lonely"), 7, 7)
     async with Containers([]) as containers:
-        assert await containers.look() == {"sender": Usage(3.5, 150), "lonely": Usage(7, 7)}
+        assert await containers.sample() == {"sender": Usage(3.5, 150), "lonely": Usage(7, 7)}
 
 
 async def test_the_cache_is_left_out(engine: FakeEngine) -> None:
     """Pages of files that the kernel can drop are nobody's need."""
     engine.use(engine.add("redis"), 1, 100, cache=5_000)
     async with Containers([]) as containers:
-        assert (await containers.look())["redis"].memory_bytes == 100
+        assert (await containers.sample())["redis"].memory_bytes == 100
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ async def test_which_containers(engine: FakeEngine, names: list[str], services: 
     for name, service in ("house_sender_1", "sender"), ("house_redis_1", "redis"), ("lonely", None):
         engine.add(name, service)
     async with Containers(names) as containers:
-        assert list(await containers.look()) == services
+        assert list(await containers.sample()) == services
 
 
 async def test_a_container_that_stops_or_goes(engine: FakeEngine) -> None:
@@ -105,12 +105,12 @@ async def test_a_container_that_stops_or_goes(engine: FakeEngine) -> None:
     for container in one, two, gone:
         engine.use(container, 2, 10)
     async with Containers([]) as containers:
-        await containers.look()
+        await containers.sample()
         engine.stop(one)
         del engine.stats[gone]
-        assert await containers.look() == {"sender": Usage(4, 10)}
+        assert await containers.sample() == {"sender": Usage(4, 10)}
         engine.stop(two)
-        assert await containers.look() == {}
+        assert await containers.sample() == {}
 
 
 async def test_a_container_that_is_restarted(engine: FakeEngine) -> None:
@@ -118,22 +118,22 @@ async def test_a_container_that_is_restarted(engine: FakeEngine) -> None:
     container = engine.add("redis")
     engine.use(container, 5, 10)
     async with Containers([]) as containers:
-        await containers.look()
+        await containers.sample()
         engine.use(container, 1, 10)
-        assert (await containers.look())["redis"].cpu_s == 6
+        assert (await containers.sample())["redis"].cpu_s == 6
 
 
 async def test_an_engine_that_fails_once(engine: FakeEngine) -> None:
     """That look fails as a whole, rather than with some containers missing; the next one has them all."""
     one, two = engine.add("redis"), engine.add("rabbitmq")
     async with Containers([]) as containers:
-        await containers.look()
+        await containers.sample()
         engine.failing = one
         with pytest.raises(Unavailable, match="no Docker engine answers"):
-            await containers.look()
+            await containers.sample()
         engine.failing = ""
         engine.use(two, 3, 10)
-        assert await containers.look() == {"redis": Usage(0, 0), "rabbitmq": Usage(3, 10)}
+        assert await containers.sample() == {"redis": Usage(0, 0), "rabbitmq": Usage(3, 10)}
 
 
 async def test_a_name_that_nothing_has(engine: FakeEngine) -> None:

@@ -1,5 +1,5 @@
 """The peers of `make bench`: other ways to do the same work, each a module with `publish` and `work`.
 
 `python -m studies.bench.peers.NAME publish --count N` publishes N messages and ends; `… work` consumes until SIGTERM.
-Where the servers are, and the queue's name, comes from the environment, as for ours (RABBITMQ_HOST and so on).
+The addresses of the servers and the queue's name come from the environment, as for ours (RABBITMQ_HOST and others).
 """

@@ -2,8 +2,8 @@
 
 import json
 import time
-from typing import Any
 
+import msgspec
 import numpy as np
 from redis.asyncio import Redis
 
@@ -11,7 +11,7 @@ from common.ledger.redis import RedisLedger
 from common.ledger.values import Outcomes
 from common.messages import Outcome
 from common.statistics import statistics
-from studies.process import BenchmarkFailed
+from studies import runs
 from tests.servers import RedisServer
 
 RUN = "a-run"
@@ -20,8 +20,26 @@ FAILURE_RATE = 0.1
 SNAPSHOTS = 1_000
 
 
-async def ledger_of_size(server: RedisServer, messages: int) -> dict[str, Any]:
-    """A settled run of so many messages, a tenth of them failed. Raises BenchmarkFailed unless it adds up."""
+class LedgerFigure(msgspec.Struct, frozen=True, kw_only=True):
+    """A settled run in Redis.
+
+    Attributes:
+        messages: How many messages it has.
+        redis_bytes: The memory it takes.
+        bytes_per_message: The memory a message.
+        snapshot_cpu_us: CPU time of a monitor for a snapshot.
+        snapshot_redis_cpu_us: CPU time of Redis for a snapshot.
+    """
+
+    messages: int
+    redis_bytes: int
+    bytes_per_message: float
+    snapshot_cpu_us: int
+    snapshot_redis_cpu_us: int
+
+
+async def ledger_of_size(server: RedisServer, messages: int) -> LedgerFigure:
+    """A settled run of so many messages, a tenth of them failed. Raises StudyFailed unless it adds up."""
     server.flush()
     client = Redis(host=server.host, port=server.port)
     ledger = RedisLedger(client)
@@ -29,19 +47,17 @@ async def ledger_of_size(server: RedisServer, messages: int) -> dict[str, Any]:
         before = await _used_bytes(client)
         await _settled_run(ledger, messages)
         used = await _used_bytes(client) - before
-        now, counted = await ledger.snapshot(RUN), await ledger.recount(RUN)
-        if not (now.settled == messages == counted["published"] == counted["sent"] + counted["failed"]):
-            raise BenchmarkFailed(f"a run of {messages} does not add up: {now}, recount {counted}")
+        await runs.audit(ledger, RUN, messages)
         ours_us, redis_us = await _snapshot_us(ledger, client)
     finally:
         await ledger.close()
-    return {
-        "messages": messages,
-        "redis_bytes": used,
-        "bytes_per_message": round(used / messages, 3),
-        "snapshot_cpu_us": ours_us,
-        "snapshot_redis_cpu_us": redis_us,
-    }
+    return LedgerFigure(
+        messages=messages,
+        redis_bytes=used,
+        bytes_per_message=round(used / messages, 3),
+        snapshot_cpu_us=ours_us,
+        snapshot_redis_cpu_us=redis_us,
+    )
 
 
 async def _settled_run(ledger: RedisLedger, messages: int) -> None:
@@ -58,7 +74,7 @@ async def _settled_run(ledger: RedisLedger, messages: int) -> None:
 
 
 async def _snapshot_us(ledger: RedisLedger, client: Redis) -> tuple[int, int]:
-    """CPU time of what a monitor does each interval, in microseconds: ours, and Redis's."""
+    """CPU time of what a monitor does at each interval, in microseconds: its own, and that of Redis."""
     redis_before, ours_before = await _redis_cpu_s(client), time.process_time()
     for _ in range(SNAPSHOTS):
         json.dumps(statistics(await ledger.snapshot(RUN)).as_json())

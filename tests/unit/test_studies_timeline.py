@@ -1,4 +1,4 @@
-"""studies/timeline.py: the steady rate, and the samples that it is read off."""
+"""The steady rate, and the samples that it is read from."""
 
 import asyncio
 
@@ -59,7 +59,7 @@ def test_too_few_messages_have_no_steady_phase() -> None:
 
 
 async def test_samples_end_with_the_block_however_it_ends() -> None:
-    """A run that fails leaves nobody behind who goes on sampling, and its error is the one to see."""
+    """After a run that fails no task goes on sampling, and the run's error is raised."""
     with pytest.raises(ZeroDivisionError):
         async with sampling(asyncio.sleep(3_600)):
             raise ZeroDivisionError
