@@ -37,7 +37,11 @@ class Fates:
     BLOCK = 256
 
     def __init__(
-        self, profile: Profile, seed: int, clock: Clock = time.monotonic, blocks_kept: int = 1024
+        self,
+        profile: Profile,
+        seed: int,
+        clock: Clock = time.monotonic,
+        blocks_kept: int = 1024,
     ) -> None:
         self._profile = profile
         self._seed = seed
@@ -60,6 +64,7 @@ class Fates:
         first = block * self.BLOCK
         seqs = np.arange(first, first + self.BLOCK, dtype=np.int64)
         plays = conditions.draw(self._seed, seqs, attempt)
+        times_s = plays.times_us / 1e6
         waits_s = np.zeros(self.BLOCK) if plays.retry_after_s is None else plays.retry_after_s
-        columns = (plays.times_us / 1e6).tolist(), plays.outcomes.tolist(), waits_s.tolist()
-        return [Fate(time_s, Outcome(value), wait_s) for time_s, value, wait_s in zip(*columns, strict=True)]
+        columns = times_s.tolist(), map(Outcome, plays.outcomes.tolist()), waits_s.tolist()
+        return [Fate(*fate) for fate in zip(*columns, strict=True)]

@@ -107,7 +107,7 @@ class MockProvider:
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             # The text of a UnicodeError quotes the body.
             reason = "not UTF-8" if isinstance(error, UnicodeError) else str(error)
-            return self._refuse(HTTPStatus.BAD_REQUEST, {"error": reason})
+            return self._refuse(HTTPStatus.BAD_REQUEST, error=reason)
         fate = self._fates.of(sms.run, sms.seq, sms.attempt)
         if fate.time_s:
             await self._sleep(fate.time_s)
@@ -122,7 +122,7 @@ class MockProvider:
             except OSError as error:
                 # An accepted message that is not on the record would make the record useless.
                 log.error("record_failed", extra={"reason": error.strerror})
-                return self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, {"id": sms.id, "error": "no record"})
+                return self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, id=sms.id, error="no record")
         repeated = not self._accepted.add(sms.run, sms.seq)
         self.stats.accepted += 1
         self.stats.distinct += not repeated
@@ -132,14 +132,15 @@ class MockProvider:
     def _refuse_by(self, fate: Fate, sms: Sms) -> web.Response:
         """The response to a message that is not accepted."""
         if fate.outcome is Outcome.FAILED:
-            return self._refuse(HTTPStatus.UNPROCESSABLE_ENTITY, {"id": sms.id, "error": "failed finally"})
+            return self._refuse(HTTPStatus.UNPROCESSABLE_ENTITY, id=sms.id, error="failed finally")
         if not fate.retry_after_s:
-            return self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, {"id": sms.id, "error": "failed temporarily"})
-        response = self._refuse(HTTPStatus.TOO_MANY_REQUESTS, {"id": sms.id, "error": "too many"})
-        response.headers["Retry-After"] = str(math.ceil(fate.retry_after_s))
+            return self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, id=sms.id, error="failed temporarily")
+        response = self._refuse(HTTPStatus.TOO_MANY_REQUESTS, id=sms.id, error="too many")
+        wait_s = math.ceil(fate.retry_after_s)
+        response.headers["Retry-After"] = str(wait_s)
         return response
 
-    def _refuse(self, status: HTTPStatus, body: dict[str, Any]) -> web.Response:
+    def _refuse(self, status: HTTPStatus, **body: str) -> web.Response:
         self.stats.refused += 1
         return _json(status, body)
 
@@ -157,4 +158,5 @@ class MockProvider:
 
 
 def _json(status: HTTPStatus, body: Any) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(body), content_type="application/json")
+    encoded = msgspec.json.encode(body)
+    return web.Response(status=status, body=encoded, content_type="application/json")

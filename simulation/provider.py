@@ -14,7 +14,7 @@ from aiohttp import web
 from common.cli import Parser, run_command, stop_on_signals, warn_of_near_misses, whole
 from common.errors import Unavailable
 from common.logs import configure_logs
-from common.settings import Settings, load_settings
+from common.settings import load_settings
 from sender.providers.open_files import raise_file_limit
 from sender.providers.profiles import configured_profile
 from simulation.accepted import Record
@@ -58,15 +58,24 @@ async def serving(
 def main(argv: list[str] | None = None, prog: str = "smsim provider") -> int:
     """Reads the arguments and answers until SIGTERM or Ctrl-C."""
     args = _parser(prog).parse_args(argv)
+    return run_command(prog, lambda: _run(args))
 
-    async def run() -> int:
-        settings = load_settings(provider_profile=args.profile, seed=args.seed)
-        configure_logs("provider", settings.log_level, settings.log_file, sys.stderr)
-        warn_of_near_misses()
-        await _serve(args, settings)
-        return 0
 
-    return run_command(prog, run)
+async def _run(args: argparse.Namespace) -> int:
+    settings = load_settings(provider_profile=args.profile, seed=args.seed)
+    configure_logs("provider", settings.log_level, settings.log_file, sys.stderr)
+    warn_of_near_misses()
+    seed = secrets.randbits(63) if settings.seed is None else settings.seed
+    fates = Fates(configured_profile(settings), seed)
+    provider = MockProvider(fates, args.record and Record(args.record))
+    raise_file_limit()
+    stop = stop_on_signals()
+    async with serving(provider, args.host, args.port) as port:
+        address = {"host": args.host, "port": port}
+        log.info("provider_listening", extra={**address, "seed": seed})
+        await stop.wait()
+        log.info("provider_stopping", extra=msgspec.structs.asdict(provider.stats))
+    return 0
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -86,15 +95,3 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="file to append `<id> <attempt>` of each accepted send to",
     )
     return parser
-
-
-async def _serve(args: argparse.Namespace, settings: Settings) -> None:
-    seed = secrets.randbits(63) if settings.seed is None else settings.seed
-    fates = Fates(configured_profile(settings), seed)
-    provider = MockProvider(fates, args.record and Record(args.record))
-    raise_file_limit()
-    stop = stop_on_signals()
-    async with serving(provider, args.host, args.port) as port:
-        log.info("provider_listening", extra={"host": args.host, "port": port, "seed": seed})
-        await stop.wait()
-        log.info("provider_stopping", extra=msgspec.structs.asdict(provider.stats))

@@ -17,9 +17,10 @@ from common.errors import RunOpen, UsageError
 from common.ledger.port import Ledger
 from common.logs import configure_logs
 from common.settings import LogLevel, Settings, load_settings
-from common.stores import HOUR_S, memory_stores
+from common.stores import HOUR_S, Stores, memory_stores
 from common.tracking.memory import MemoryTracker
-from gateway.app import Gateway, Stores
+from gateway.app import Gateway
+from gateway.app import Stores as GatewayStores
 from gateway.callbacks.memory import MemoryCallbacks
 from gateway.cli import is_loopback, refuse_open_doors
 from gateway.idempotency.memory import MemoryIdempotency
@@ -28,6 +29,7 @@ from sender.metrics import SenderMetrics
 from sender.providers import simulated
 from sender.providers.magic import MagicBehaviour, MagicNumbers
 from sender.providers.profiles import refuse_beside_profile
+from sender.service import Sender
 from simulation.pipeline import embedded_sender
 
 # Defaults for developers, where they differ from those for studies.
@@ -61,18 +63,53 @@ class Limits:
     messages: int = 50_000_000
 
 
+@dataclass(frozen=True)
+class StandIn:
+    """The parts of the stand-in, all in memory.
+
+    Attributes:
+        broker: The queues.
+        stores: The stores that its services share.
+        gateway: The REST API and the dashboard.
+        sender: The sender; it plays a profile, and sends nothing.
+        pipeline: The metrics of the pipeline.
+    """
+
+    broker: MemoryBroker
+    stores: Stores
+    gateway: Gateway
+    sender: Sender
+    pipeline: PipelineMetrics
+
+    @classmethod
+    def build(cls, settings: Settings) -> "StandIn":
+        """Builds them. Raises UsageError for an invalid profile."""
+        limits, ttl_s = Limits(), settings.message_ttl * HOUR_S
+        broker = MemoryBroker(capacity=limits.lane_capacity)
+        tracker = MemoryTracker(ttl_s, limits.records, most_waiting=limits.steps_waiting)
+        stores = memory_stores(settings, tracker=tracker)
+        own = GatewayStores(stores.api_keys, MemoryIdempotency(), MemoryCallbacks(ttl_s))
+        gateway = Gateway(settings, broker, stores.ledger, tracker, own, stand_in=True)
+        provider = MagicNumbers(simulated.create(settings))
+        sender = embedded_sender(settings, broker, stores, provider, tracker=tracker)
+        pipeline = PipelineMetrics()
+        gateway.metrics.registry.register(SenderMetrics(sender))
+        gateway.metrics.registry.register(pipeline)
+        return cls(broker, stores, gateway, sender, pipeline)
+
+
 def main(argv: list[str] | None = None, prog: str = "smsim serve") -> int:
     """Reads the arguments and serves until SIGTERM or Ctrl-C."""
     args = _parser(prog).parse_args(argv)
+    return run_command(prog, lambda: _run(args, prog))
 
-    async def run() -> int:
-        settings = _settings(args)
-        configure_logs("stand-in", settings.log_level, settings.log_file, sys.stderr)
-        warn_of_near_misses()
-        await _serve(settings, prog)
-        return 0
 
-    return run_command(prog, run)
+async def _run(args: argparse.Namespace, prog: str) -> int:
+    settings = _settings(args)
+    configure_logs("stand-in", settings.log_level, settings.log_file, sys.stderr)
+    warn_of_near_misses()
+    await _serve(StandIn.build(settings), settings, prog)
+    return 0
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -152,33 +189,22 @@ def _is_set(settings: Settings, name: str) -> bool:
     return name in in_environment or getattr(settings, name) != Settings.model_fields[name].default
 
 
-async def _serve(settings: Settings, prog: str) -> None:
-    """Builds the stand-in in memory and runs it until a signal stops it."""
-    limits, ttl_s = Limits(), settings.message_ttl * HOUR_S
-    broker = MemoryBroker(capacity=limits.lane_capacity)
-    tracker = MemoryTracker(ttl_s, limits.records, most_waiting=limits.steps_waiting)
-    shared = memory_stores(settings, tracker=tracker)
-    stores = Stores(shared.api_keys, MemoryIdempotency(), MemoryCallbacks(ttl_s))
-    gateway = Gateway(settings, broker, shared.ledger, tracker, stores, stand_in=True)
-    provider = MagicNumbers(simulated.create(settings))
-    sender = embedded_sender(settings, broker, shared, provider, tracker=tracker)
-    pipeline = PipelineMetrics()
-    gateway.metrics.registry.register(SenderMetrics(sender))
-    gateway.metrics.registry.register(pipeline)
+async def _serve(stand_in: StandIn, settings: Settings, prog: str) -> None:
+    """Runs the stand-in until a signal stops it."""
     stop, sender_stop = stop_on_signals(), asyncio.Event()
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(sender.run(sender_stop))
-            upkeep = tasks.create_task(_keep_up(shared.ledger, pipeline))
-            async with gateway.serving(settings.gateway_host, settings.gateway_port) as port:
+            tasks.create_task(stand_in.sender.run(sender_stop))
+            upkeep = tasks.create_task(_keep_up(stand_in.stores.ledger, stand_in.pipeline))
+            async with stand_in.gateway.serving(settings.gateway_host, settings.gateway_port) as port:
                 sys.stderr.write(f"{prog}: {_ready(settings, port)}\n")
                 sys.stderr.flush()
                 await stop.wait()
             upkeep.cancel()
             sender_stop.set()
     finally:
-        await broker.close()
-        await shared.close()
+        await stand_in.broker.close()
+        await stand_in.stores.close()
 
 
 def _ready(settings: Settings, port: int) -> str:

@@ -21,15 +21,25 @@ from simulation.pipeline import Simulation, fitting_batch_size, simulate
 def main(argv: list[str] | None = None, prog: str = "smsim simulate") -> int:
     """Reads the arguments, runs the pipeline in this process, and prints a summary."""
     args = _parser(prog).parse_args(argv)
+    return run_command(prog, lambda: _run(args))
 
-    async def run() -> int:
-        _require_contacts(args)
-        settings = _settings(args)
-        configure_logs("simulation", "WARNING", settings.log_file, sys.stderr)
-        warn_of_near_misses()
-        return await _simulate(args, settings)
 
-    return run_command(prog, run)
+async def _run(args: argparse.Namespace) -> int:
+    _require_contacts(args)
+    settings = _settings(args)
+    configure_logs("simulation", "WARNING", settings.log_file, sys.stderr)
+    warn_of_near_misses()
+    simulation = _simulation(args, settings)
+    live = not args.json and sys.stdout.isatty()
+    snapshot = await simulate(simulation, stop_on_signals(), live)
+    # The pipeline's one sender has ended; `--senders` counts its slots.
+    stats = replace(statistics(snapshot), senders=simulation.in_flight)
+    if args.json:
+        result = {"run": simulation.run, **stats.as_json()}
+        print(json.dumps(result), flush=True)
+    else:
+        print(summary(simulation, stats), flush=True)
+    return 0 if _complete(snapshot, simulation.source.count) else EXIT_FAILED
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -92,8 +102,8 @@ def _settings(args: argparse.Namespace) -> Settings:
     return settings
 
 
-async def _simulate(args: argparse.Namespace, settings: Settings) -> int:
-    simulation = Simulation(
+def _simulation(args: argparse.Namespace, settings: Settings) -> Simulation:
+    return Simulation(
         run=args.run or new_run_id(),
         source=open_source(args, settings),
         senders=args.senders,
@@ -101,15 +111,6 @@ async def _simulate(args: argparse.Namespace, settings: Settings) -> int:
         lane=Lane.URGENT if args.urgent else Lane.BULK,
         settings=settings,
     )
-    live = not args.json and sys.stdout.isatty()
-    snapshot = await simulate(simulation, stop_on_signals(), live)
-    # The pipeline's one sender has ended; `--senders` counts its slots.
-    stats = replace(statistics(snapshot), senders=simulation.in_flight)
-    if args.json:
-        print(json.dumps({"run": simulation.run, **stats.as_json()}), flush=True)
-    else:
-        print(summary(simulation, stats), flush=True)
-    return 0 if _complete(snapshot, simulation.source.count) else EXIT_FAILED
 
 
 def _complete(snapshot: Snapshot, count: int) -> bool:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from common.messages import Message, Outcome, Seqs
 from sender.providers.bulk import Sends
-from sender.providers.draws import Stream, uniforms
+from sender.providers.draws import Draws, Stream
 from sender.providers.port import Result
 
 NUMBER = "+358401234560"
@@ -19,7 +19,7 @@ TEXT = "Water is rising, leave now"
 
 def failures(seed: int, seqs: Seqs, attempt: int, rate: float) -> NDArray[np.bool_]:
     """Which sends fail with a probability, where the provider has no other failures."""
-    return uniforms(seed, seqs, attempt, Stream.OUTCOME) < rate
+    return Draws(seed, seqs, attempt).uniforms(Stream.OUTCOME) < rate
 
 
 class Reports:

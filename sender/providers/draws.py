@@ -1,6 +1,7 @@
 """Random draws for simulated sends: a hash of (seed, seq, attempt), so a run repeats however it is distributed."""
 
 import math
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -50,43 +51,53 @@ class SplitMix64:
         x ^= x >> np.uint64(31)
 
 
-def uniforms(seed: int, seqs: Seqs, attempt: int, stream: int) -> Floats:
-    """A uniform number strictly between 0 and 1 for each seq; other streams give independent ones."""
-    generator = SplitMix64.mix(seed + SplitMix64.INCREMENT)
-    key = SplitMix64.mix(generator + SplitMix64.mix((attempt << 8) + stream + 1))
-    x = seqs.astype(np.uint64)
-    x *= np.uint64(SplitMix64.INCREMENT)
-    x += np.uint64(key)
-    SplitMix64.mix_in_place(x)
-    # The upper 52 bits, at the middle of their interval: never 0 or 1.
-    return ((x >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """The random numbers of one attempt at some messages.
 
+    Attributes:
+        seed: The seed.
+        seqs: The seqs of the messages.
+        attempt: The number of the attempt, from 1.
+    """
 
-def processing_times_us(
-    seed: int, seqs: Seqs, attempt: int, *, distribution: Distribution, mean_s: float, stddev_s: float
-) -> NDArray[np.int64]:
-    """The time of each send, in microseconds. Negative draws of the normal distribution count as 0."""
-    if mean_s == 0 or distribution is Distribution.CONSTANT:
-        return np.full(seqs.size, round(mean_s * 1e6), np.int64)
-    u = uniforms(seed, seqs, attempt, Stream.TIME)
-    if distribution is Distribution.EXPONENTIAL:
-        times_s = -mean_s * np.log(u)
-    else:
-        normal = _normal(u, uniforms(seed, seqs, attempt, Stream.TIME_ANGLE))
-        if distribution is Distribution.NORMAL:
-            times_s = np.maximum(mean_s + stddev_s * normal, 0)
+    seed: int
+    seqs: Seqs
+    attempt: int
+
+    def uniforms(self, stream: int) -> Floats:
+        """A uniform number strictly between 0 and 1 for each seq; other streams give independent ones."""
+        x = self.seqs.astype(np.uint64)
+        x *= np.uint64(SplitMix64.INCREMENT)
+        x += np.uint64(self._key(stream))
+        SplitMix64.mix_in_place(x)
+        # The upper 52 bits, at the middle of their interval: never 0 or 1.
+        return ((x >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+
+    def times_us(self, distribution: Distribution, mean_s: float, stddev_s: float) -> NDArray[np.int64]:
+        """The time of each send, in microseconds. Negative draws of the normal distribution count as 0."""
+        if mean_s == 0 or distribution is Distribution.CONSTANT:
+            return np.full(self.seqs.size, round(mean_s * 1e6), np.int64)
+        if distribution is Distribution.EXPONENTIAL:
+            times_s = -mean_s * np.log(self.uniforms(Stream.TIME))
+        elif distribution is Distribution.NORMAL:
+            times_s = np.maximum(mean_s + stddev_s * self._normal(), 0)
         else:
-            times_s = _lognormal(normal, mean_s, stddev_s)
-    return np.rint(times_s * 1e6).astype(np.int64)
+            times_s = self._lognormal(mean_s, stddev_s)
+        return np.rint(times_s * 1e6).astype(np.int64)
 
+    def _key(self, stream: int) -> int:
+        seed = SplitMix64.mix(self.seed + SplitMix64.INCREMENT)
+        use = SplitMix64.mix((self.attempt << 8) + stream + 1)
+        return SplitMix64.mix(seed + use)
 
-def _normal(u: Floats, v: Floats) -> Floats:
-    """Standard normal numbers: G. Box, M. Muller, "A Note on the Generation of Random Normal Deviates", 1958."""
-    radius: Floats = np.sqrt(-2 * np.log(u))
-    angle: Floats = 2 * math.pi * v
-    return radius * np.cos(angle)
+    def _normal(self) -> Floats:
+        """Standard normal numbers: G. Box, M. Muller, "A Note on the Generation of Random Normal Deviates", 1958."""
+        radius: Floats = np.sqrt(-2 * np.log(self.uniforms(Stream.TIME)))
+        angle = 2 * math.pi * self.uniforms(Stream.TIME_ANGLE)
+        return radius * np.cos(angle)
 
-
-def _lognormal(normal: Floats, mean_s: float, stddev_s: float) -> Floats:
-    variance = math.log1p((stddev_s / mean_s) ** 2)
-    return np.exp(math.log(mean_s) - variance / 2 + math.sqrt(variance) * normal)
+    def _lognormal(self, mean_s: float, stddev_s: float) -> Floats:
+        variance = math.log1p((stddev_s / mean_s) ** 2)
+        mean = math.log(mean_s) - variance / 2
+        return np.exp(mean + math.sqrt(variance) * self._normal())

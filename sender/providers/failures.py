@@ -28,7 +28,8 @@ class FailureLog:
         """Counts a send that was not accepted."""
         self._counts[reason] += 1
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._every_s, self.flush)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._every_s, self.flush)
 
     def trace(self, error: BaseException) -> None:
         """Logs where an unexpected exception came from."""
@@ -45,6 +46,7 @@ class FailureLog:
             self._timer.cancel()
             self._timer = None
         if self._counts:
-            log.warning("sends_not_accepted", extra={"causes": dict(self._counts.most_common())})
+            causes = dict(self._counts.most_common())
+            log.warning("sends_not_accepted", extra={"causes": causes})
         self._counts.clear()
         self._traced.clear()

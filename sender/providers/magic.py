@@ -68,9 +68,9 @@ class MagicNumbers:
         self._ordinary = ordinary
         self._throttled_attempts = behaviour.throttled_attempts
         self._sent = SimulatedProvider(Profile(mean_s=behaviour.quick_s, stddev_s=0), seed=0)
-        self._magic = {
-            magic: SimulatedProvider(profile, seed=0) for magic, profile in behaviour.profiles().items()
-        }
+        self._magic = {}
+        for magic, profile in behaviour.profiles().items():
+            self._magic[magic] = SimulatedProvider(profile, seed=0)
 
     def start(self, sends: Sends) -> None:
         assert sends.messages is not None

@@ -83,7 +83,14 @@ class TemporaryError(SendError):
     """The message was not accepted now: another attempt may succeed. For the arguments see `Result`."""
 
     def __init__(self, reason: str, *, retry_after_s: float = 0.0, ambiguous: bool = False) -> None:
-        super().__init__(Result(Outcome.RETRY, retry_after_s, ambiguous, reason))
+        super().__init__(
+            Result(
+                outcome=Outcome.RETRY,
+                retry_after_s=retry_after_s,
+                ambiguous=ambiguous,
+                reason=reason,
+            )
+        )
 
 
 class PermanentError(SendError):

@@ -17,7 +17,8 @@ def result_of(status: int, headers: Mapping[str, str]) -> Result:
     if 200 <= status < 300:
         return Result(Outcome.SENT)
     if status in RETRIED or 500 <= status < 600:
-        return Result(Outcome.RETRY, retry_after_s(headers.get("Retry-After", "")), reason=reason)
+        wait_s = retry_after_s(headers.get("Retry-After", ""))
+        return Result(Outcome.RETRY, wait_s, reason=reason)
     return Result(Outcome.FAILED, reason=reason)
 
 

@@ -55,8 +55,9 @@ class BulkAdapter:
         if self._closed:
             return
         assert sends.messages is not None
-        sends.retry_after_s = np.zeros(sends.seqs.size, np.float32)
-        sends.ambiguous = np.zeros(sends.seqs.size, np.bool_)
+        count = sends.seqs.size
+        sends.retry_after_s = np.zeros(count, np.float32)
+        sends.ambiguous = np.zeros(count, np.bool_)
         for position, message in enumerate(sends.messages):
             task = asyncio.create_task(self._run(sends, position, message))
             self._tasks.add(task)
@@ -79,8 +80,12 @@ class BulkAdapter:
 
     async def _run(self, sends: Sends, position: int, message: Message) -> None:
         """Runs one send and records its result."""
-        message_id = f"{sends.run}.{message.seq}"
-        outgoing = OutgoingMessage(message_id, message.to, message.text, sends.attempt)
+        outgoing = OutgoingMessage(
+            id=f"{sends.run}.{message.seq}",
+            to=message.to,
+            text=message.text,
+            attempt=sends.attempt,
+        )
         began_s = time.perf_counter()
         result = await self._result(outgoing)
         took_s = time.perf_counter() - began_s
@@ -118,7 +123,8 @@ class BulkAdapter:
         assert sends.ambiguous is not None
         sends.ambiguous[position] = result.ambiguous
         if result.outcome is Outcome.RETRY and result.retry_after_s > 0:
-            sends.retry_after_s[position] = min(result.retry_after_s, self._timing.longest_retry_after_s)
+            longest_s = self._timing.longest_retry_after_s
+            sends.retry_after_s[position] = min(result.retry_after_s, longest_s)
         self._failures.count(result.reason or result.outcome.name.lower())
 
     def _report_soon(self, sends: Sends, position: int) -> None:
@@ -132,4 +138,5 @@ class BulkAdapter:
         self._report_timer = None
         ended, self._ended = self._ended, {}
         for sends, positions in ended.items():
-            sends.part(np.array(positions, np.intp)).finish(0, len(positions))
+            part = sends.part(np.array(positions, np.intp))
+            part.finish(0, len(positions))

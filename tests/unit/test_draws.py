@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from common.settings import Distribution
-from sender.providers.draws import processing_times_us, uniforms
+from sender.providers.draws import Draws
 from tests.providers import failures
 
 SEQS = np.arange(100_000, dtype=np.int64)
@@ -24,9 +24,7 @@ EXPECTED_STDDEV = {
 def times_s(
     distribution: Distribution, mean_s: float = 2.0, stddev_s: float = 0.4, seed: int = 1
 ) -> NDArray[np.float64]:
-    return (
-        processing_times_us(seed, SEQS, 1, distribution=distribution, mean_s=mean_s, stddev_s=stddev_s) / 1e6
-    )
+    return Draws(seed, SEQS, 1).times_us(distribution, mean_s, stddev_s) / 1e6
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**63 - 1])
@@ -109,9 +107,7 @@ def test_a_message_has_its_draw_however_it_is_sliced(seed, seqs, attempt, distri
 
     def drawn(some: list[int]) -> dict[int, tuple[int, bool]]:
         array = np.array(some, np.int64)
-        times = processing_times_us(
-            seed, array, attempt, distribution=distribution, mean_s=1.0, stddev_s=0.1
-        ).tolist()
+        times = Draws(seed, array, attempt).times_us(distribution, 1.0, 0.1).tolist()
         return dict(
             zip(some, zip(times, failures(seed, array, attempt, 0.3).tolist(), strict=True), strict=True)
         )
@@ -125,7 +121,7 @@ def test_a_message_has_its_draw_however_it_is_sliced(seed, seqs, attempt, distri
 @pytest.mark.parametrize(("seed", "attempt"), [(1, 2), (2, 1), (1, 257), (1 << 32, 1)])
 def test_another_attempt_or_seed_is_another_draw(seed: int, attempt: int) -> None:
     """Neither outcomes nor times of another attempt, or another seed, follow from these."""
-    ours, others = (uniforms(*key, 1) for key in ((1, SEQS, 1), (seed, SEQS, attempt)))
+    ours, others = (Draws(*key).uniforms(1) for key in ((1, SEQS, 1), (seed, SEQS, attempt)))
     assert abs(np.corrcoef(ours, others)[0, 1]) < 0.02
     first, second = failures(1, SEQS, 1, 0.3), failures(seed, SEQS, attempt, 0.3)
     assert np.mean(first & second) == pytest.approx(0.09, abs=0.006)
@@ -136,7 +132,7 @@ def test_another_attempt_or_seed_is_another_draw(seed: int, attempt: int) -> Non
 def test_streams_are_independent(attempts: tuple[int, int], streams: tuple[int, int]) -> None:
     """What decides on the time and what decides on the outcome don't hang together, over attempts neither."""
     ours, others = (
-        uniforms(1, SEQS, attempt, stream) for attempt, stream in zip(attempts, streams, strict=True)
+        Draws(1, SEQS, attempt).uniforms(stream) for attempt, stream in zip(attempts, streams, strict=True)
     )
     assert abs(np.corrcoef(ours, others)[0, 1]) < 0.02
 
@@ -144,6 +140,6 @@ def test_streams_are_independent(attempts: tuple[int, int], streams: tuple[int, 
 @given(st.integers(0, 2**63 - 1), st.integers(0, 2**40 - 2))
 def test_uniforms_never_reach_0_or_1(seed: int, seq: int) -> None:
     """The logarithm of a draw is always finite."""
-    u = uniforms(seed, np.array([seq, seq + 1]), 1, 1)
+    u = Draws(seed, np.array([seq, seq + 1]), 1).uniforms(1)
     assert np.all((u > 0) & (u < 1))
     assert u[0] != u[1]

@@ -20,7 +20,7 @@ from common.messages import Outcome
 from common.settings import Distribution, load_settings
 from sender.cli import main as sender_main
 from sender.providers.bulk import Sends
-from sender.providers.draws import processing_times_us
+from sender.providers.draws import Draws
 from sender.providers.profiles import (
     Conditions,
     Profile,
@@ -150,7 +150,7 @@ def test_the_settings_alone_are_a_profile(distribution: Distribution, attempt: i
     plays = configured_profile(settings).play(9, SEQS, attempt, 0)
     assert np.array_equal(
         plays.times_us,
-        processing_times_us(9, SEQS, attempt, distribution=distribution, mean_s=0.5, stddev_s=0.2),
+        Draws(9, SEQS, attempt).times_us(distribution, 0.5, 0.2),
     )
     fails = failures(9, SEQS, attempt, 0.3)
     assert np.array_equal(plays.outcomes, np.where(fails, Outcome.RETRY, Outcome.SENT))

@@ -9,7 +9,7 @@ import pytest
 from common.messages import Outcome
 from common.settings import Distribution
 from sender.providers.bulk import Sends
-from sender.providers.draws import processing_times_us
+from sender.providers.draws import Draws
 from sender.providers.profiles import Profile, Window
 from sender.providers.simulated import SimulatedProvider, Wheel
 from tests.providers import failures
@@ -86,9 +86,7 @@ async def test_outcomes_and_times_are_the_draws_of_their_seqs(attempt: int) -> N
     sends = reports.sends
     assert sorted(sends.seqs.tolist()) == list(range(77, 1_077))
     assert np.array_equal(sends.owners, sends.seqs - 77)
-    wanted = processing_times_us(
-        5, sends.seqs, attempt, distribution=Distribution.NORMAL, mean_s=0.01, stddev_s=0.005
-    )
+    wanted = Draws(5, sends.seqs, attempt).times_us(Distribution.NORMAL, 0.01, 0.005)
     assert np.array_equal(sends.times_us, wanted)
     failed = failures(5, sends.seqs, attempt, 0.3)
     assert np.array_equal(sends.outcomes, np.where(failed, Outcome.RETRY, Outcome.SENT))

@@ -17,7 +17,7 @@ from common.messages import Lane, Message
 from common.publishing.random_source import RandomSource
 from common.publishing.recipes import Source
 from common.settings import Distribution, load_settings
-from sender.providers.draws import processing_times_us
+from sender.providers.draws import Draws
 from simulation import cli
 from simulation.pipeline import LIMITS, Simulation, fitting_batch_size, simulate
 from tests.providers import failures
@@ -42,9 +42,7 @@ async def simulated(
 
 
 def times_us(attempt: int) -> NDArray[np.int64]:
-    return processing_times_us(
-        SEED, SEQS, attempt, distribution=Distribution.NORMAL, mean_s=0.01, stddev_s=0.001
-    )
+    return Draws(SEED, SEQS, attempt).times_us(Distribution.NORMAL, 0.01, 0.001)
 
 
 async def test_every_message_is_accounted_for() -> None:

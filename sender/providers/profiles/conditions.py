@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 
 from common.messages import Outcome, Seqs
 from common.settings import Distribution
-from sender.providers.draws import Stream, processing_times_us, uniforms
+from sender.providers.draws import Draws, Stream
+
+RETRY = np.uint8(Outcome.RETRY)
+FAILED = np.uint8(Outcome.FAILED)
+SENT = np.uint8(Outcome.SENT)
 
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -66,8 +70,10 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     def draw(self, seed: int, seqs: Seqs, attempt: int) -> Plays:
         """Draws the results of an attempt at these messages: always the same for the same (seed, seq, attempt)."""
-        times_us = self._times_us(seed, seqs, attempt)
-        u = uniforms(seed, seqs, attempt, Stream.OUTCOME)
+        draws = Draws(seed, seqs, attempt)
+        stddev_s = self.mean_s / 10 if self.stddev_s is None else self.stddev_s
+        times_us = draws.times_us(self.distribution, self.mean_s, stddev_s)
+        u = draws.uniforms(Stream.OUTCOME)
         outcomes = self._outcomes(u)
         if not self.throttled:
             return Plays(times_us, outcomes, None)
@@ -76,21 +82,10 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         retry_after_s = np.where(throttled, np.float32(self.retry_after_s), np.float32(0))
         return Plays(times_us, outcomes, retry_after_s)
 
-    def _times_us(self, seed: int, seqs: Seqs, attempt: int) -> NDArray[np.int64]:
-        stddev_s = self.mean_s / 10 if self.stddev_s is None else self.stddev_s
-        return processing_times_us(
-            seed,
-            seqs,
-            attempt,
-            distribution=self.distribution,
-            mean_s=self.mean_s,
-            stddev_s=stddev_s,
-        )
-
     def _outcomes(self, u: NDArray[np.float64]) -> NDArray[np.uint8]:
         """The outcomes for numbers from 0 to 1: first those to be retried, then failed, then sent."""
-        retry, failed, sent = np.uint8(Outcome.RETRY), np.uint8(Outcome.FAILED), np.uint8(Outcome.SENT)
         retried = u < self.retry + self.throttled
         if not self.failed:
-            return np.where(retried, retry, sent)
-        return np.where(retried, retry, np.where(u < self._not_sent, failed, sent))
+            return np.where(retried, RETRY, SENT)
+        others = np.where(u < self._not_sent, FAILED, SENT)
+        return np.where(retried, RETRY, others)

@@ -46,9 +46,11 @@ class Window(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def applied_to(self, usual: Conditions) -> Conditions:
         """The conditions in the window. Raises ValueError if its shares and the usual ones are more than 1."""
-        fields = {name: getattr(usual, name) for name in Conditions.__struct_fields__}
-        replaced = {name: getattr(self, name) for name in fields if getattr(self, name) is not UNSET}
-        return Conditions(**(fields | replaced))
+        fields = {}
+        for name in Conditions.__struct_fields__:
+            value = getattr(self, name)
+            fields[name] = getattr(usual, name) if value is UNSET else value
+        return Conditions(**fields)
 
 
 class Profile(Conditions, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,7 +75,8 @@ class Profile(Conditions, frozen=True, kw_only=True, forbid_unknown_fields=True)
     @property
     def shortest_mean_s(self) -> float:
         """The smallest mean time of a send in any of its conditions, in seconds."""
-        return min([self.mean_s, *(window.applied_to(self).mean_s for window in self.windows)])
+        means_s = [window.applied_to(self).mean_s for window in self.windows]
+        return min([self.mean_s, *means_s])
 
     def at(self, age_s: float) -> Conditions:
         """The conditions for a run of this age."""
