@@ -3,6 +3,7 @@
 import time
 from itertools import accumulate
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,13 +45,13 @@ def ended(parts: list[tuple[Sends, int, int]], outcomes: NDArray[np.uint8]) -> l
 
 def _step(sends: Sends, seq: int, owner: int, status: Status, at_us: int, time_us: int | None = None) -> Step:
     message = sends.batches[owner].messages[seq]
+    if len(message.to) > LONGEST_NO_NUMBER:
+        message = msgspec.structs.replace(message, to=message.to[:LONGEST_NO_NUMBER])
     return Step(
         run=sends.run,
-        seq=seq,
+        message=message,
         status=status,
         attempt=sends.attempt,
         at_us=at_us,
-        number=message.to[:LONGEST_NO_NUMBER],
-        text=message.text,
         time_us=time_us,
     )

@@ -68,7 +68,7 @@ class UnackedBatch:
 
 
 def _cut_short(message: Message) -> Message:
-    return Message(message.seq, message.to[:LONGEST_NO_NUMBER], message.text)
+    return msgspec.structs.replace(message, to=message.to[:LONGEST_NO_NUMBER])
 
 
 def hold(

@@ -274,7 +274,7 @@ class Replay:
                 continue
             new = runs[body.run]
             first = new.announced + len(new.unconfirmed)
-            messages = [Message(first + k, m.to, m.text) for k, m in enumerate(body.wanted)]
+            messages = [msgspec.structs.replace(m, seq=first + k) for k, m in enumerate(body.wanted)]
             new.unconfirmed.update(m.seq for m in messages)
             batches += [
                 (batch, body.delivery.lane, new) for batch in fitting(Batch(run=new.name, messages=messages))

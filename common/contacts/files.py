@@ -82,7 +82,8 @@ class ContactsSource:
             if isinstance(row, BadRow):
                 continue
             if seq >= first:
-                yield Message(seq, *row)
+                number, message_text = row
+                yield Message(seq=seq, to=number, text=message_text)
             seq += 1
             if seq == self.count:
                 return

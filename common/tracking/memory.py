@@ -77,7 +77,7 @@ class MemoryTracker:
             yield from unpacked(self._chunks.get((run, chunk)) or b"")
         for seq in seqs:
             if (track := self._tracks.get((run, seq))) is not None:
-                yield Message(seq, track.record.number, track.record.text)
+                yield track.record.message
 
     def listen(self) -> AsyncIterator[list[Step]]:
         return self._listeners.listen()

@@ -36,56 +36,74 @@ class Channel(StrEnum):
     FAILED = "SMS_FAIL"
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """A tracked message as it was accepted. `accepted_us` is Unix time in microseconds."""
+class _OfMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What concerns one message of a run.
+
+    Attributes:
+        run: The run.
+        message: The message; the copies of this struct keep every field of it.
+    """
 
     run: str
-    seq: int
-    number: str
-    text: str
+    message: Message
+
+    @property
+    def seq(self) -> int:
+        """The message's sequence number."""
+        return self.message.seq
+
+    @property
+    def number(self) -> str:
+        """The number that the message goes to."""
+        return self.message.to
+
+    @property
+    def text(self) -> str:
+        """The text."""
+        return self.message.text
+
+    @property
+    def uuid(self) -> str:
+        """The message id, `<run>.<seq>`."""
+        return f"{self.run}.{self.message.seq}"
+
+
+class Record(_OfMessage, frozen=True, kw_only=True, gc=False):
+    """A tracked message as it was accepted.
+
+    Attributes:
+        accepted_us: When it was accepted, as Unix time in microseconds.
+        lane: The lane that it goes through.
+        callback_url: Where to report its end, if anywhere.
+    """
+
     accepted_us: int
     lane: Lane = Lane.BULK
     callback_url: str | None = None
 
     @property
-    def uuid(self) -> str:
-        """`<run>.<seq>`, the message id."""
-        return f"{self.run}.{self.seq}"
-
-    @property
     def accepted(self) -> "Step":
         """The message's first step."""
         return Step(
-            run=self.run,
-            seq=self.seq,
-            status=Status.QUEUED,
-            attempt=0,
-            at_us=self.accepted_us,
-            number=self.number,
-            text=self.text,
+            run=self.run, message=self.message, status=Status.QUEUED, attempt=0, at_us=self.accepted_us
         )
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """Something that happened to a tracked message, at `at_us` (Unix time in microseconds).
+class Step(_OfMessage, frozen=True, kw_only=True, gc=False):
+    """A change of a tracked message's status.
 
-    `attempt` counts from 1; a first QUEUED step is the acceptance, and has attempt 0. A QUEUED step with a higher one
-    means that this attempt failed, and another will follow. `time_us` is how long the send took, in microseconds.
+    Attributes:
+        status: The status from now on.
+        attempt: The attempt, from 1; 0 for the acceptance. A QUEUED step with a higher attempt means that this attempt
+            failed and another one follows.
+        at_us: When it happened, as Unix time in microseconds.
+        time_us: How long the send took, in microseconds, if one has ended.
     """
 
-    run: str
-    seq: int
     status: Status
     attempt: int
     at_us: int
-    number: str
-    text: str
     time_us: int | None = None
-
-    @property
-    def uuid(self) -> str:
-        """`<run>.<seq>`, the message id."""
-        return f"{self.run}.{self.seq}"
 
     @property
     def is_acceptance(self) -> bool:

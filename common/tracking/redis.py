@@ -62,7 +62,7 @@ class RedisTracker:
     async def open(self, records: Sequence[Record]) -> None:
         for part in _parts(records, RECORDS_A_CALL):
             lists = [keys.message(record.uuid) for record in part]
-            args: list[int | bytes] = [self._ttl_s, *(_kept(record) for record in part)]
+            args: list[int | bytes] = [self._ttl_s, *(kept(record) for record in part)]
             await retry_until_answered(partial(self._open, keys=lists, args=args))
 
     async def keep(self, run: str, messages: Sequence[Message]) -> None:
@@ -94,7 +94,7 @@ class RedisTracker:
         if not found:
             return None
         record = of_kept(found[0], run, seq)
-        steps = [of_brief(data, run, seq, record.number, record.text) for data in found[1:]]
+        steps = [of_brief(data, run, record.message) for data in found[1:]]
         return track_of(record, steps)
 
     async def records(self, run: str, seqs: Sequence[int]) -> list[Record | None]:
@@ -114,7 +114,7 @@ class RedisTracker:
                 found.update((m.seq, m) for m in unpacked(pieces or b"") if m.seq in wanted)
         for record in await self.records(run, sorted(wanted - found.keys())):
             if record is not None:
-                found[record.seq] = Message(record.seq, record.number, record.text)
+                found[record.seq] = record.message
         return [found.get(seq) for seq in seqs]
 
     async def _first_of_each(self, run: str, seqs: list[int]) -> list[bytes | None]:
@@ -197,16 +197,6 @@ class RedisTracker:
             self._hearing.cancel()
             await asyncio.gather(self._hearing, return_exceptions=True)
         await self._teller.close()
-
-
-def _kept(record: Record) -> bytes:
-    return kept(
-        number=record.number,
-        text=record.text,
-        accepted_us=record.accepted_us,
-        lane=record.lane,
-        callback_url=record.callback_url,
-    )
 
 
 async def _as_it_is(response: T) -> T:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import msgspec
 
-from common.messages import MAX_SEQ, Lane
+from common.messages import MAX_SEQ, Lane, Message
 from common.tracking.port import Record, Status, Step
 
 _EPOCH = datetime(1970, 1, 1)
@@ -47,8 +47,7 @@ class _Brief(msgspec.Struct, array_like=True):
 
 
 class _Kept(msgspec.Struct, array_like=True):
-    number: str
-    text: str
+    message: Message
     accepted_us: int
     lane: Lane
     callback_url: str | None = None
@@ -70,7 +69,14 @@ def told(step: Step) -> bytes:
     time_s = None if step.time_us is None else step.time_us / 1e6
     return _encode(
         _Told(
-            *(step.run, step.uuid, step.status, step.attempt, iso(step.at_us), step.number, step.text), time_s
+            run=step.run,
+            uuid=step.uuid,
+            status=step.status,
+            attempt=step.attempt,
+            at=iso(step.at_us),
+            number=step.number,
+            text=step.text,
+            time_s=time_s,
         )
     )
 
@@ -88,12 +94,10 @@ def heard(data: bytes) -> Step:
         raise ValueError("a time that has no date in UTC, or is before Unix's")
     return Step(
         run=run,
-        seq=int(seq),
+        message=Message(seq=int(seq), to=it.number, text=it.text),
         status=it.status,
         attempt=it.attempt,
         at_us=at_us,
-        number=it.number,
-        text=it.text,
         time_us=None if it.time_s is None else round(it.time_s * 1e6),
     )
 
@@ -103,24 +107,17 @@ def brief(step: Step) -> bytes:
     return _encode(_Brief(step.status, step.attempt, step.at_us, step.time_us))
 
 
-def of_brief(data: bytes, run: str, seq: int, number: str, text: str) -> Step:
+def of_brief(data: bytes, run: str, message: Message) -> Step:
     """The step that was kept."""
     it = _brief(data)
     return Step(
-        run=run,
-        seq=seq,
-        status=it.status,
-        attempt=it.attempt,
-        at_us=it.at_us,
-        number=number,
-        text=text,
-        time_us=it.time_us,
+        run=run, message=message, status=it.status, attempt=it.attempt, at_us=it.at_us, time_us=it.time_us
     )
 
 
-def kept(*, number: str, text: str, accepted_us: int, lane: Lane, callback_url: str | None) -> bytes:
-    """A record as it is kept under its message's id, which says the rest."""
-    return _encode([number, text, accepted_us, lane, callback_url])
+def kept(record: Record) -> bytes:
+    """A record as it is kept under its message's id, which has the run and the seq."""
+    return _encode([record.message, record.accepted_us, record.lane, record.callback_url])
 
 
 def of_kept(data: bytes, run: str, seq: int) -> Record:
@@ -128,9 +125,7 @@ def of_kept(data: bytes, run: str, seq: int) -> Record:
     it = _kept(data)
     return Record(
         run=run,
-        seq=seq,
-        number=it.number,
-        text=it.text,
+        message=msgspec.structs.replace(it.message, seq=seq),
         accepted_us=it.accepted_us,
         lane=it.lane,
         callback_url=it.callback_url,

@@ -47,9 +47,7 @@ class BatchRun:
         return [
             Record(
                 run=self.run,
-                seq=message.seq,
-                number=message.to,
-                text=message.text,
+                message=message,
                 accepted_us=self.accepted_us,
                 lane=self.lane,
                 callback_url=self.callback_urls.get(message.seq),
@@ -62,12 +60,10 @@ class BatchRun:
         return [
             Step(
                 run=self.run,
-                seq=message.seq,
+                message=message,
                 status=Status.QUEUED,
                 attempt=0,
                 at_us=self.accepted_us,
-                number=message.to,
-                text=message.text,
             )
             for message in self.messages
         ]

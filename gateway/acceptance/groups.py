@@ -14,7 +14,7 @@ from common.background import retry_forever
 from common.broker.port import Broker
 from common.errors import LedgerLost, PublishFailed, SmsimError
 from common.ledger.port import Ledger
-from common.messages import Batch, Lane, Message, fitting
+from common.messages import Batch, Lane, fitting
 from common.tracking.port import Record, Status, Step, Tracker
 from common.web.problems import Problem
 from gateway.acceptance.session import Session
@@ -201,7 +201,7 @@ class Groups:
 
     async def _published(self, records: list[Record], lane: Lane) -> bool:
         """Publishes until it is confirmed, which gives True, or for TRY_FOR_S."""
-        messages = [Message(record.seq, record.number, record.text) for record in records]
+        messages = [record.message for record in records]
         batch = Batch(run=records[0].run, track=True, messages=messages)
         try:
             async with asyncio.timeout(TRY_FOR_S):
@@ -245,10 +245,8 @@ def _parted(group: Iterable[Taken]) -> tuple[list[Taken], list[Taken]]:
 def _step(record: Record, status: Status) -> Step:
     return Step(
         run=record.run,
-        seq=record.seq,
+        message=record.message,
         status=status,
         attempt=0,
         at_us=time.time_ns() // 1000 if status is Status.FAILED else record.accepted_us,
-        number=record.number,
-        text=record.text,
     )

@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Sequence
 from common.background import end, finish_within
 from common.broker.port import Broker
 from common.ledger.port import Ledger
-from common.messages import Lane
+from common.messages import Lane, Message
 from common.tracking.port import Record, Tracker
 from common.web.problems import Problem
 from gateway.acceptance.groups import (
@@ -171,9 +171,7 @@ class Intake:
                 item,
                 Record(
                     run=run,
-                    seq=first + k,
-                    number=item.number,
-                    text=item.text,
+                    message=Message(seq=first + k, to=item.number, text=item.text),
                     accepted_us=now_us,
                     lane=item.lane,
                     callback_url=item.callback_url,

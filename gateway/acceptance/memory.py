@@ -217,11 +217,12 @@ class MemoryAcceptances:
                 exceptions[at] = exceptional
                 continue
             size += _size(item)
-            records.append(_record(item, run.lease.run, seq, group.accepted_us, run.lane))
+            record = item.record(run.lease.run, seq, accepted_us=group.accepted_us, lane=run.lane)
+            records.append(record)
         if records:
             self._tracker.open_now(records)
             self._callbacks.owe_now([record for record in records if record.callback_url is not None])
-            self._fill(run, [Message(record.seq, record.number, record.text) for record in records], size)
+            self._fill(run, [record.message for record in records], size)
         return GroupAnswer(first, exceptions)
 
     def _bound(self, key: IdempotencyKey, id: str, binds: bool = True) -> Exceptional | None:
@@ -274,21 +275,10 @@ class MemoryAcceptances:
         return run
 
 
-def _record(item: Item, run: str, seq: int, accepted_us: int, lane: Lane) -> Record:
-    return Record(
-        run=run,
-        seq=seq,
-        number=item.number,
-        text=item.text,
-        accepted_us=accepted_us,
-        lane=lane,
-        callback_url=item.callback_url,
-    )
-
-
 def _records(batch: NewRun) -> list[Record]:
     return [
-        _record(item, batch.run, seq, batch.accepted_us, batch.lane) for seq, item in enumerate(batch.items)
+        item.record(batch.run, seq, accepted_us=batch.accepted_us, lane=batch.lane)
+        for seq, item in enumerate(batch.items)
     ]
 
 

@@ -19,6 +19,7 @@ import msgspec
 
 from common.errors import SmsimError
 from common.messages import Lane, Message
+from common.tracking.port import Record
 
 KEY_KEPT_S = 86_400.0
 
@@ -68,6 +69,20 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     text: str
     callback_url: str | None = None
     key: IdempotencyKey | None = None
+
+    def message(self, seq: int) -> Message:
+        """The message as it will be published."""
+        return Message(seq=seq, to=self.number, text=self.text)
+
+    def record(self, run: str, seq: int, *, accepted_us: int, lane: Lane) -> Record:
+        """The record of the message."""
+        return Record(
+            run=run,
+            message=self.message(seq),
+            accepted_us=accepted_us,
+            lane=lane,
+            callback_url=self.callback_url,
+        )
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
@@ -170,7 +185,7 @@ class NewRun:
     messages: list[Message] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        self.messages.extend(Message(seq, item.number, item.text) for seq, item in enumerate(self.items))
+        self.messages.extend(item.message(seq) for seq, item in enumerate(self.items))
 
 
 class Acceptances(Protocol):

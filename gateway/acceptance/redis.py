@@ -93,13 +93,7 @@ class RedisAcceptances:
     async def accept(self, outbox: Outbox, group: Group) -> GroupAnswer:
         lease, bounds = outbox.lease, await self._current_bounds()
         records = [
-            kept(
-                number=item.number,
-                text=item.text,
-                accepted_us=group.accepted_us,
-                lane=outbox.lane,
-                callback_url=item.callback_url,
-            )
+            kept(item.record(lease.run, 0, accepted_us=group.accepted_us, lane=outbox.lane))
             for item in group.items
         ]
         accept_keys = [
@@ -306,13 +300,7 @@ def _content(batch: NewRun) -> Iterator[Any]:
         yield from chain.from_iterable(packed(batch.messages))
         return
     for item in batch.items:
-        yield kept(
-            number=item.number,
-            text=item.text,
-            accepted_us=batch.accepted_us,
-            lane=batch.lane,
-            callback_url=item.callback_url,
-        )
+        yield kept(item.record(batch.run, 0, accepted_us=batch.accepted_us, lane=batch.lane))
 
 
 def _callbacks(batch: NewRun) -> Iterator[tuple[Any, ...]]:

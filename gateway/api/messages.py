@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from common.errors import UnknownRun
 from common.ledger.port import Ledger
-from common.messages import MAX_SEQ, Lane, State, is_run_id
+from common.messages import MAX_SEQ, Lane, Message, State, is_run_id
 from common.sms.numbers import flaw_of_number, normalise
 from common.sms.segments import Segments, segments
 from common.tracking.port import Record, Status, Step, Track, Tracker
@@ -174,9 +174,7 @@ class Messages:
             return True
         record = Record(
             run=run,
-            seq=seq,
-            number=planned.number,
-            text=planned.text,
+            message=Message(seq=seq, to=planned.number, text=planned.text),
             accepted_us=time.time_ns() // 1000,
             lane=sms.priority.lane,
             callback_url=sms.callback_url,

@@ -46,7 +46,7 @@ class MemoryCallbacks:
         for record in records:
             # The text is not kept: it is in no callback.
             if record.uuid not in self._kept:
-                self._kept[record.uuid] = _Kept(msgspec.structs.replace(record, text=""), now)
+                self._kept[record.uuid] = _Kept(_without_text(record), now)
                 self._look_at(record.uuid, now + FIRST_LOOK_S)
 
     async def due(self, limit: int) -> list[str]:
@@ -92,6 +92,11 @@ class MemoryCallbacks:
     def _look_at(self, uuid: str, at: float) -> None:
         self._kept[uuid].next_look = at
         heapq.heappush(self._looks, (at, uuid))
+
+
+def _without_text(record: Record) -> Record:
+    """The record without its text, which a callback does not need."""
+    return msgspec.structs.replace(record, message=msgspec.structs.replace(record.message, text=""))
 
 
 def _owed(kept: _Kept, now: float) -> Owed:

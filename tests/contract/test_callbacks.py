@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
 
 from common import keys
+from common.messages import Message
 from common.tracking.port import Record, Status
 from gateway.callbacks.memory import MemoryCallbacks
 from gateway.callbacks.port import FIRST_LOOK_S, RETRY_ROOM_S, Callbacks, Ending, Owed
@@ -48,7 +49,7 @@ class Bench:
 
 def record(seq: int, url: str = URL) -> Record:
     return Record(
-        run="run-1", seq=seq, number="+541166587382", text="secret", accepted_us=1, callback_url=url
+        run="run-1", message=Message(seq, "+541166587382", "secret"), accepted_us=1, callback_url=url
     )
 
 

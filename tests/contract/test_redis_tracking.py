@@ -150,7 +150,7 @@ async def test_everything_expires_and_is_there_under_the_keys_documented(tracker
     for key in (keys.message(f"{RUN}.0"), keys.texts(RUN)):
         assert 3500 < await tracker._redis.ttl(key) <= 3600
     kept = [json.loads(data) for data in await tracker._redis.lrange(keys.message(f"{RUN}.0"), 0, -1)]
-    assert kept == [[NUMBER, TEXT, ACCEPTED_US, "bulk", None], ["failed", 3, FAILED.at_us, 7]]
+    assert kept == [[[0, NUMBER, TEXT], ACCEPTED_US, "bulk", None], ["failed", 3, FAILED.at_us, 7]]
 
 
 async def test_texts_take_little_room(tracker: RedisTracker) -> None:

@@ -35,18 +35,16 @@ def accepted(record: Record) -> Track:
 
 
 def record(seq: int, text: str = TEXT, **more: Any) -> Record:
-    return Record(run=RUN, seq=seq, number=NUMBER, text=text, accepted_us=ACCEPTED_US, **more)
+    return Record(run=RUN, message=Message(seq, NUMBER, text), accepted_us=ACCEPTED_US, **more)
 
 
 def step(status: Status, attempt: int, at_us: int, time_us: int | None = None, seq: int = 0) -> Step:
     return Step(
         run=RUN,
-        seq=seq,
+        message=Message(seq, NUMBER, TEXT),
         status=status,
         attempt=attempt,
         at_us=ACCEPTED_US + at_us,
-        number=NUMBER,
-        text=TEXT,
         time_us=time_us,
     )
 

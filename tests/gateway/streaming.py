@@ -17,7 +17,7 @@ from common.broker.port import Broker
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Ledger
 from common.ledger.values import Outcomes
-from common.messages import Outcome
+from common.messages import Message, Outcome
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Status, Step
 from common.web.guard import Guard
@@ -75,12 +75,10 @@ def step_of(seq: int, status: Status = Status.SENT, run: str = "a", text: str = 
     """A step at some time or other."""
     return Step(
         run=run,
-        seq=seq,
+        message=Message(seq=seq, to=NUMBER, text=text),
         status=status,
         attempt=0 if status is Status.QUEUED else 1,
         at_us=1_795_282_390_123_456,
-        number=NUMBER,
-        text=text,
         time_us=12_345 if status in (Status.SENT, Status.FAILED) else None,
     )
 

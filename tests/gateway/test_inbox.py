@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from yarl import URL
 
+from common.messages import Message
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Status, Step
 from common.web.problems import Problem
@@ -29,12 +30,10 @@ SENT_AT_US = 1_795_245_973_123_456
 def step(seq: int, to: str = ANNA, status: Status = Status.SENT, text: str = "") -> Step:
     return Step(
         run="a-run",
-        seq=seq,
+        message=Message(seq=seq, to=to, text=text or f"text {seq}"),
         status=status,
         attempt=1,
         at_us=SENT_AT_US + seq,
-        number=to,
-        text=text or f"text {seq}",
     )
 
 

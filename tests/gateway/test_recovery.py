@@ -52,7 +52,7 @@ class World:
         await self.ledger.announce(RUN, 0, len(lanes))
         await self.tracker.open(
             [
-                Record(run=RUN, seq=seq, number="+541166587382", text="text", accepted_us=1, lane=lane)
+                Record(run=RUN, message=Message(seq, "+541166587382", "text"), accepted_us=1, lane=lane)
                 for seq, lane in enumerate(lanes)
             ]
         )

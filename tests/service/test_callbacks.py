@@ -24,7 +24,7 @@ from redis.asyncio import Redis
 
 from common.ledger.memory import MemoryLedger
 from common.ledger.values import Outcomes
-from common.messages import Outcome
+from common.messages import Message, Outcome
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Record, Status, Step
 from gateway.callbacks import dispatcher as module
@@ -138,9 +138,7 @@ class Bench:
         records = [
             Record(
                 run=RUN,
-                seq=self.seqs + k,
-                number="+541166587382",
-                text="Water is rising",
+                message=Message(self.seqs + k, "+541166587382", "Water is rising"),
                 accepted_us=time.time_ns() // 1000,
                 callback_url=url,
             )
@@ -195,12 +193,10 @@ class Bench:
 def step(record: Record, status: Status, attempt: int = 1, at_us: int = 1_795_000_000_123_456) -> Step:
     return Step(
         run=record.run,
-        seq=record.seq,
+        message=record.message,
         status=status,
         attempt=attempt,
         at_us=at_us,
-        number=record.number,
-        text=record.text,
     )
 
 
@@ -603,7 +599,7 @@ async def test_what_never_ends_is_dropped(
 ) -> None:
     """A message that is on its way for longer than messages are kept, and one of a run that nobody knows."""
     stuck, young = (await bench.posted(receiver.url))[0], (await bench.posted(receiver.url))[0]
-    unknown = Record(run="unknown", seq=0, number="+1", text="", accepted_us=0, callback_url=receiver.url)
+    unknown = Record(run="unknown", message=Message(0, "+1", ""), accepted_us=0, callback_url=receiver.url)
     await bench.dispatcher.owe([unknown])
     async with bench.running():
         bench.leap(30)

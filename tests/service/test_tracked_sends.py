@@ -120,7 +120,7 @@ def number(seq: int) -> str:
 async def test_each_step_of_a_send_is_told_with_number_text_and_time() -> None:
     """First that it began, then what came of it, by the clock and with the time that the send itself took."""
     pipeline = Pipeline()
-    await pipeline.tracker.open([Record(run=RUN, seq=4, number=number(4), text="text 4", accepted_us=1)])
+    await pipeline.tracker.open([Record(run=RUN, message=Message(4, number(4), "text 4"), accepted_us=1)])
     async with pipeline.sender(Planned({(5, 1): Outcome.FAILED})):
         await pipeline.publish(4, 5)
         await pipeline.settled(2)
@@ -134,7 +134,7 @@ async def test_each_step_of_a_send_is_told_with_number_text_and_time() -> None:
     assert times[0] > 1_700_000_000_000_000
     track = await pipeline.tracker.track(RUN, 4)
     assert track is not None
-    assert [step.status for step in track.steps] == [SENDING, SENT]
+    assert [step.status for step in track.steps] == [QUEUED, SENDING, SENT]
 
 
 async def test_a_provider_that_reads_messages_changes_nothing() -> None:
