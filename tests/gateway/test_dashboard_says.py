@@ -73,7 +73,7 @@ async def test_a_form_takes_back_that_nobody_answers(browser: Browser) -> None:
         await visit.one("#send button[type=submit]").click()
         await expect(visit.one("#send .outcome")).to_have_text("The gateway does not answer.")
         cut.away = False
-        await visit.one("#try-now").click()
+        await visit.one("#try-now").dispatch_event("click")  # hidden if the page was quicker
         await visit.is_live()
         await expect(visit.one("#send .outcome")).to_be_empty()
         assert [fault for fault in visit.faults if "ERR_FAILED" not in fault] == []

@@ -256,7 +256,7 @@ def test_a_run_without_an_answer_is_told_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Its time and its exit code are known, of its services nothing."""
-    monkeypatch.setattr(Processes, "sample", FakeEngine(*range(3, 11)).sample)
+    monkeypatch.setattr(Processes, "sample", FakeEngine(*range(2, 11)).sample)
     quiet = ["--interval", "3600", "--lead", "0.01", "--trail", "0.01", "--out", str(tmp_path), "--json"]
     assert main([*quiet, "--volumes", "5", "--", "test", "{n}"]) == 0
     summary = json.loads(capfd.readouterr().out)
