@@ -1,10 +1,10 @@
-"""Runs the sender; the code is in `sender/`, a package, which wins over this file on import."""
+"""Runs the sender. The code is in the package `sender/`, which takes precedence over this file on import."""
 
 import signal
 import sys
 
 if __name__ == "__main__":
-    # Until the command takes over, so that Ctrl-C while importing has no traceback.
+    # No traceback for Ctrl-C during the import. The command sets a handler of its own.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     from sender.cli import main

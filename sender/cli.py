@@ -20,6 +20,7 @@ from common.metrics import metrics_served, new_registry
 from common.settings import Settings, load_settings
 from common.stores import connect_stores
 from sender.metrics import SenderMetrics
+from sender.providers.bulk import BulkProvider
 from sender.providers.profiles import refuse_beside_profile
 from sender.providers.registry import build_provider
 from sender.recorder import longest_backoff_s
@@ -55,8 +56,17 @@ def main(argv: list[str] | None = None, prog: str = "sender.py") -> int:
 
 
 async def _serve(settings: Settings, name: str, connect_timeout_s: float) -> int:
-    """Builds the sender on RabbitMQ and Redis and runs it."""
+    """Builds the sender and runs it. Its provider comes first, since its settings may be wrong."""
     provider = build_provider(settings)
+    try:
+        await _run(settings, name, provider, connect_timeout_s)
+    finally:
+        await provider.close()
+    return 0
+
+
+async def _run(settings: Settings, name: str, provider: BulkProvider, connect_timeout_s: float) -> None:
+    """Runs a sender on RabbitMQ and Redis."""
     stores = await connect_stores(settings, connect_timeout_s)
     broker = await connect_broker(settings, "sender", connect_timeout_s)
     if settings.max_attempts > 1:
@@ -83,4 +93,3 @@ async def _serve(settings: Settings, name: str, connect_timeout_s: float) -> int
             await sender.run(stop_on_signals())
     finally:
         await asyncio.gather(broker.close(), stores.close())
-    return 0

@@ -31,7 +31,7 @@ class BulkProvider(Protocol):
         """
 
     async def close(self) -> None:
-        """Abandons all sends in flight; reports nothing afterwards."""
+        """Abandons all sends in flight; reports nothing afterwards. Closing twice is safe."""
 
 
 @dataclass(eq=False, slots=True)

@@ -64,6 +64,8 @@ class BulkAdapter:
             task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
+        if self._closed:
+            return
         self._closed = True
         if self._report_timer is not None:
             self._report_timer.cancel()

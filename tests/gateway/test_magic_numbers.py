@@ -1,14 +1,13 @@
 """sender/providers/magic.py: what is sent to a magic number comes out as promised; other numbers don't notice."""
 
-import numpy as np
 import phonenumbers
 import pytest
 
-from common.messages import Message, Outcome
-from sender.providers.bulk import Sends
+from common.messages import Outcome
 from sender.providers.magic import NUMBERS, Magic, MagicBehaviour, MagicNumbers
 from sender.providers.profiles import Profile, Window
 from sender.providers.simulated import SimulatedProvider
+from tests.providers import Reports
 from tests.waiting import eventually
 
 OTHER = "+358401234567"
@@ -16,34 +15,16 @@ OTHER = "+358401234567"
 ORDINARY_TIME_US = 7_000
 
 
-class Ended:
-    """What came of each seq: (outcome, time in µs, wait asked for in s)."""
-
-    def __init__(self) -> None:
-        self.by_seq: dict[int, tuple[int, int, float]] = {}
-
-    def __call__(self, sends: Sends, first: int, beyond: int) -> None:
-        for k in range(first, beyond):
-            assert int(sends.seqs[k]) not in self.by_seq, "reported twice"
-            assert int(sends.owners[k]) == int(sends.seqs[k]) % 3, "another message's owner"
-            wait_s = 0.0 if sends.retry_after_s is None else float(sends.retry_after_s[k])
-            self.by_seq[int(sends.seqs[k])] = int(sends.outcomes[k]), int(sends.times_us[k]), wait_s
-
-
-def sends_to(numbers: list[str], ended: Ended, attempt: int = 1) -> Sends:
-    seqs = np.arange(len(numbers), dtype=np.int64)
-    messages = [Message(seq, number, "hello") for seq, number in enumerate(numbers)]
-    return Sends("a-run", attempt, seqs, (seqs % 3).astype(np.int32), [], ended, messages=messages)
-
-
 async def outcomes_of(numbers: list[str], attempt: int = 1) -> list[tuple[int, int, float]]:
     """What comes of messages to these numbers, in their order."""
     profile = Profile(mean_s=ORDINARY_TIME_US / 1e6, stddev_s=0)
-    provider, ended = MagicNumbers(SimulatedProvider(profile, seed=1), MagicBehaviour(delay_s=0.2)), Ended()
-    provider.start(sends_to(numbers, ended, attempt))
-    await eventually(lambda: len(ended.by_seq) == len(numbers))
+    provider = MagicNumbers(SimulatedProvider(profile, seed=1), MagicBehaviour(delay_s=0.2))
+    reports = Reports(numbers, attempt)
+    provider.start(reports.sends)
+    await eventually(lambda: reports.complete)
     await provider.close()
-    return [ended.by_seq[seq] for seq in range(len(numbers))]
+    results = [reports.results[seq] for seq in range(len(numbers))]
+    return [(r.outcome, reports.times_us[seq], r.retry_after_s) for seq, r in enumerate(results)]
 
 
 @pytest.mark.parametrize("attempt", [1, 2, 3])
@@ -79,11 +60,11 @@ async def test_without_a_magic_number_the_ordinary_provider_has_it_all() -> None
 async def test_the_age_of_the_run_reaches_the_ordinary_provider() -> None:
     """A group with a magic number in it is in the same window of the profile as one without."""
     conditions = Profile(mean_s=0, windows=(Window(from_s=10, to_s=20, failed=1),))
-    provider, ended = MagicNumbers(SimulatedProvider(conditions, seed=1)), Ended()
-    sends = sends_to([OTHER, Magic.THROTTLED.number()], ended)
-    sends.age_s = 15
-    provider.start(sends)
-    assert ended.by_seq[0][0] == Outcome.FAILED
+    provider = MagicNumbers(SimulatedProvider(conditions, seed=1))
+    reports = Reports([OTHER, Magic.THROTTLED.number()])
+    reports.sends.age_s = 15
+    provider.start(reports.sends)
+    assert reports.results[0].outcome is Outcome.FAILED
     await provider.close()
 
 
