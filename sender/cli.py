@@ -3,8 +3,9 @@
 import asyncio
 import os
 import socket
+from argparse import Namespace
 
-from common.broker.rabbitmq import connect_broker
+from common.broker.rabbitmq import RabbitBroker, connect_broker
 from common.cli import (
     Parser,
     add_connect_timeout,
@@ -19,20 +20,31 @@ from common.logs import configure_logs
 from common.metrics import metrics_served, new_registry
 from common.settings import Settings, load_settings
 from common.stores import connect_stores
+from sender.copies import RetryPolicy
 from sender.metrics import SenderMetrics
 from sender.providers.bulk import BulkProvider
 from sender.providers.profiles import refuse_beside_profile
 from sender.providers.registry import build_provider
-from sender.recorder import longest_backoff_s
 from sender.service import Sender
 
 
 def main(argv: list[str] | None = None, prog: str = "sender.py") -> int:
     """Reads the arguments and runs a sender until SIGTERM or Ctrl-C."""
-    parser = Parser(prog, "Consumes messages, sends them through the provider and records what came of them.")
-    parser.add_argument(
-        "--name", default=f"{socket.gethostname()}-{os.getpid()}", help="its name in the statistics"
-    )
+    args = _parser(prog).parse_args(argv)
+
+    async def run() -> int:
+        settings = _settings(args)
+        configure_logs("sender", settings.log_level, settings.log_file)
+        warn_of_near_misses()
+        return await _serve(settings, args.name, args.connect_timeout)
+
+    return run_command(prog, run)
+
+
+def _parser(prog: str) -> Parser:
+    parser = Parser(prog, "Consumes messages, sends them through the provider and records the outcomes.")
+    name = f"{socket.gethostname()}-{os.getpid()}"
+    parser.add_argument("--name", default=name, help="its name in the statistics")
     parser.add_argument("--concurrency", type=whole(1), help="sends in flight at most (SENDER_CONCURRENCY)")
     parser.add_argument("--mean-processing-time", type=number(0), help="seconds (MEAN_PROCESSING_TIME)")
     parser.add_argument("--failure-rate", type=number(0, 1), help="share of sends that fail (FAILURE_RATE)")
@@ -40,19 +52,14 @@ def main(argv: list[str] | None = None, prog: str = "sender.py") -> int:
         "--profile", help="a profile's name or YAML file, in place of those (PROVIDER_PROFILE)"
     )
     add_connect_timeout(parser)
-    args = parser.parse_args(argv)
+    return parser
 
-    async def run() -> int:
-        behaviour = {"mean_processing_time": args.mean_processing_time, "failure_rate": args.failure_rate}
-        settings = load_settings(
-            sender_concurrency=args.concurrency, provider_profile=args.profile, **behaviour
-        )
-        refuse_beside_profile(settings, behaviour)
-        configure_logs("sender", settings.log_level, settings.log_file)
-        warn_of_near_misses()
-        return await _serve(settings, args.name, args.connect_timeout)
 
-    return run_command(prog, run)
+def _settings(args: Namespace) -> Settings:
+    behaviour = {"mean_processing_time": args.mean_processing_time, "failure_rate": args.failure_rate}
+    settings = load_settings(sender_concurrency=args.concurrency, provider_profile=args.profile, **behaviour)
+    refuse_beside_profile(settings, behaviour)
+    return settings
 
 
 async def _serve(settings: Settings, name: str, connect_timeout_s: float) -> int:
@@ -67,24 +74,20 @@ async def _serve(settings: Settings, name: str, connect_timeout_s: float) -> int
 
 async def _run(settings: Settings, name: str, provider: BulkProvider, connect_timeout_s: float) -> None:
     """Runs a sender on RabbitMQ and Redis."""
+    policy = RetryPolicy(settings.max_attempts, settings.retry_backoff, settings.keep_failed)
     stores = await connect_stores(settings, connect_timeout_s)
     broker = await connect_broker(settings, "sender", connect_timeout_s)
-    if settings.max_attempts > 1:
-        await broker.declare_retries(longest_backoff_s(settings.max_attempts - 1, settings.retry_backoff))
-    if settings.keep_failed:
-        await broker.declare_failed()
+    await _declare(broker, policy)
     sender = Sender(
         name,
         broker,
         stores.ledger,
         provider,
-        settings.sender_concurrency,
-        settings.max_attempts,
-        settings.retry_backoff,
-        settings.shutdown_grace,
-        settings.keep_failed,
-        stores.rate_limit,
-        stores.tracker,
+        slots=settings.sender_concurrency,
+        policy=policy,
+        grace_s=settings.shutdown_grace,
+        limit=stores.rate_limit,
+        tracker=stores.tracker,
     )
     try:
         registry = new_registry("sender", SenderMetrics(sender, lambda: broker.connected))
@@ -93,3 +96,11 @@ async def _run(settings: Settings, name: str, provider: BulkProvider, connect_ti
             await sender.run(stop_on_signals())
     finally:
         await asyncio.gather(broker.close(), stores.close())
+
+
+async def _declare(broker: RabbitBroker, policy: RetryPolicy) -> None:
+    """Declares the queues that are not there until they are used."""
+    if policy.max_attempts > 1:
+        await broker.declare_retries(policy.longest_backoff_s(policy.max_attempts - 1))
+    if policy.keep_failed:
+        await broker.declare_failed()

@@ -1,4 +1,4 @@
-"""What a sender shows to Prometheus: read off the sender when somebody asks, and at no other time."""
+"""The metrics of a sender for Prometheus, read from the sender at each scrape."""
 
 from collections.abc import Callable, Iterator
 
@@ -12,7 +12,7 @@ OUTCOMES = {Outcome.SENT: "sent", Outcome.FAILED: "failed", Outcome.RETRY: "retr
 
 
 class SenderMetrics:
-    """Collects a sender's metrics. `connected` says whether the broker's connections are up."""
+    """Collects the metrics of a sender. `connected` tells whether the broker's connections are up."""
 
     def __init__(self, sender: Sender, connected: Callable[[], bool] = lambda: True) -> None:
         self._sender = sender
@@ -45,9 +45,9 @@ class SenderMetrics:
             "1 while the connections to RabbitMQ are up, else 0.",
             value=float(self._connected()),
         )
-        if self._sender.heard_s:
+        if self._sender.last_heartbeat_s:
             yield GaugeMetricFamily(
                 "smsim_sender_heartbeat_timestamp_seconds",
                 "When the ledger last answered a heartbeat.",
-                value=self._sender.heard_s,
+                value=self._sender.last_heartbeat_s,
             )

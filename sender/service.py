@@ -6,62 +6,88 @@ import time
 
 from common.broker.port import Broker
 from common.health import beat
-from common.ledger.port import Ledger
+from common.ledger.port import Claims
 from common.messages import Lane
 from common.rate.port import RateLimit
 from common.tracking.port import Tracker
+from sender.copies import Copies, RetryPolicy
 from sender.lane import LaneWorker
 from sender.providers.bulk import BulkProvider
-from sender.recorder import Recorder
+from sender.settle import SendCounts, Settler
 from sender.slots import Slots
+from sender.timing import LIMITS, TIMING, Limits, Timing
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_S = 2.0
-# What the end may take beyond the grace: the last settle, the last acks. Docker kills 10 s after SIGTERM.
-LAST_WORDS_S = 1.5
-
 
 class Sender:
-    """Sends until told to stop. `slots` bulk sends are in flight at most, and urgent ones besides: a tenth of that
-    again, and any slot that bulk ones leave free.
+    """Sends messages until it is stopped.
 
-    With a `tracker` it tells the steps of tracked messages; whoever made the tracker closes it.
+    At most `slots` bulk messages are in flight, and urgent ones besides: a tenth of `slots`, and every slot that bulk
+    messages leave free. The caller closes the tracker.
+
+    Attributes:
+        name: Its name in the statistics.
+        slots: Its slots, and who has them.
+        lanes: One worker for each lane.
+        last_heartbeat_s: When the ledger last answered a heartbeat, in Unix time; 0 before that.
     """
 
     def __init__(
         self,
         name: str,
         broker: Broker,
-        ledger: Ledger,
+        ledger: Claims,
         provider: BulkProvider,
+        *,
         slots: int,
-        max_attempts: int = 1,
-        retry_backoff_s: float = 1.0,
+        policy: RetryPolicy | None = None,
         grace_s: float = 8.0,
-        keep_failed: bool = False,
         limit: RateLimit | None = None,
         tracker: Tracker | None = None,
+        timing: Timing = TIMING,
+        limits: Limits = LIMITS,
     ) -> None:
+        policy = policy or RetryPolicy()
         self.name = name
+        self.slots = Slots(slots)
+        self.last_heartbeat_s = 0.0
         self._ledger = ledger
         self._provider = provider
         self._grace_s = grace_s
-        self._recorder = Recorder(ledger, broker, name, max_attempts, retry_backoff_s, keep_failed, tracker)
-        self.counts = self._recorder.counts
-        self.heard_s = 0.0  # when the ledger last answered a heartbeat, in Unix time
-        self.slots = Slots(slots)
+        self._timing = timing
+        self._copies = Copies(broker, ledger, policy, timing, limits)
+        self._settler = Settler(
+            name, ledger, self._copies, policy, tracker=tracker, timing=timing, limits=limits
+        )
         self.lanes = [
-            LaneWorker(lane, self.slots, broker, ledger, provider, self._recorder, limit, tracker)
+            LaneWorker(
+                lane,
+                slots=self.slots,
+                broker=broker,
+                ledger=ledger,
+                provider=provider,
+                settler=self._settler,
+                copies=self._copies,
+                limit=limit,
+                tracker=tracker,
+                timing=timing,
+                limits=limits,
+            )
             for lane in (Lane.BULK, Lane.URGENT)
         ]
 
+    @property
+    def counts(self) -> SendCounts:
+        """The sends that are settled."""
+        return self._settler.counts
+
     async def run(self, stop: asyncio.Event) -> None:
-        """Works until `stop` is set, then ends gracefully. Raises Refused if the broker will not have it back."""
+        """Works until `stop` is set, then ends gracefully. Raises Refused if the broker does not let it in again."""
+        parts = [self._copies.run, self._settler.run, *(lane.run for lane in self.lanes), self._heartbeat]
         try:
             async with asyncio.TaskGroup() as tasks:
-                work = [tasks.create_task(lane.run()) for lane in self.lanes]
-                work += [tasks.create_task(self._recorder.run()), tasks.create_task(self._heartbeat())]
+                work = [tasks.create_task(part()) for part in parts]
                 slots = self.slots.most(Lane.BULK)
                 log.info("sender_started", extra={"sender": self.name, "slots": slots})
                 await stop.wait()
@@ -77,16 +103,16 @@ class Sender:
             async with asyncio.timeout(self._grace_s):
                 await asyncio.gather(*(lane.stop() for lane in self.lanes))
         except TimeoutError:
-            # What is still in flight comes again to another sender, and counts as ambiguous there.
+            # The messages in flight come again to another sender, and count as ambiguous there.
             log.warning("grace_over", extra={"sender": self.name, "in_flight": self._in_flight})
         try:
-            async with asyncio.timeout(LAST_WORDS_S):
-                await self._recorder.drain()
+            async with asyncio.timeout(self._timing.last_settle_s):
+                await self._settler.drain()
                 await self._ledger.deregister(self.name)
         except TimeoutError:
             log.warning("last_settle_unanswered", extra={"sender": self.name})
         for lane in self.lanes:
-            lane.hand_back()
+            lane.unacked.release_all()
         log.info("sender_stopped", extra={"sender": self.name})
 
     @property
@@ -96,6 +122,6 @@ class Sender:
     async def _heartbeat(self) -> None:
         while True:
             await self._ledger.heartbeat(self.name, self.slots.total, self._in_flight)
-            self.heard_s = time.time()
-            beat(HEARTBEAT_S)
-            await asyncio.sleep(HEARTBEAT_S)
+            self.last_heartbeat_s = time.time()
+            beat(self._timing.heartbeat_s)
+            await asyncio.sleep(self._timing.heartbeat_s)

@@ -1,104 +1,243 @@
-"""A batch that was delivered to this sender and is not acked yet."""
+"""The batches that were delivered to a lane and are not acked yet, and those of their messages that wait for a slot."""
 
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-
-import msgspec
+from typing import NamedTuple
 
 from common.broker.port import Delivery
-from common.messages import Batch, Message, Seqs, bad_numbers, decode_batch, fitting
+from common.messages import Batch, Lane, Message, Seqs, bad_numbers, decode_batch
+from sender.slots import Slots
+from sender.timing import LIMITS, Limits
 
-# What stands in place of a number and is none is cut to this length in a copy.
-LONGEST_NO_NUMBER = 24
 NONE_BAD: frozenset[int] = frozenset()
+
+
+class Group(NamedTuple):
+    """What messages must have in common to be claimed together.
+
+    Attributes:
+        run: Their run.
+        attempt: The attempt that is about to begin, from 1.
+        again: Whether another sender may have claimed some of them before.
+        track: Whether their steps are published.
+    """
+
+    run: str
+    attempt: int
+    again: bool
+    track: bool
 
 
 @dataclass(eq=False, slots=True)
 class UnackedBatch:
-    """A delivery in hand. It is acked when all of its messages are settled.
+    """A delivered batch. It is acked once all of its messages are settled.
 
-    The messages themselves, by seq, are let go once checked, unless the provider reads them or they are tracked: a
-    long queue of texts would be most of a sender's memory.
-    `again`: a holder before us may have claimed some of it. `came_s`: when it came, by the loop's clock.
-    `begun` messages, from the front, were claimed; `unsettled` need care still, and of these `copying` wait for
-    nothing but the confirm of their copy in another queue.
+    Attributes:
+        delivery: The delivery that brought it.
+        group: What its messages are claimed by.
+        seqs: The sequence numbers of its messages.
+        bad: The seqs of the messages whose number is not E.164.
+        unacked: The unacked batches of its lane, this one among them.
+        came_s: When it was delivered, by the clock of the event loop.
+        messages: Its messages by seq. Empty unless something reads them: the texts of a long queue would take most of
+            a sender's memory.
+        begun: How many of its messages, from the front, were picked to be sent.
+        unsettled: How many of its messages are not settled, or settled for a retry whose copy is not confirmed.
     """
 
     delivery: Delivery
-    run: str
-    attempt: int
-    track: bool
-    again: bool
+    group: Group
     seqs: Seqs
     bad: frozenset[int]
-    unsettled: int
-    on_settled: Callable[["UnackedBatch"], None]
-    came_s: float
+    unacked: "Unacked"
+    came_s: float = 0.0
     messages: dict[int, Message] = field(default_factory=dict)
     begun: int = 0
-    copying: int = 0
+    unsettled: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.unsettled = self.seqs.size
+
+    @property
+    def run(self) -> str:
+        """The run of its messages."""
+        return self.group.run
+
+    @property
+    def attempt(self) -> int:
+        """The attempt that its messages are in, from 1."""
+        return self.group.attempt
 
     @property
     def waiting(self) -> int:
-        """Messages not begun."""
+        """How many of its messages wait for a slot."""
         return self.seqs.size - self.begun
 
-    @property
-    def only_copying(self) -> bool:
-        """Whether nothing is left to do but to have copies confirmed, which a broker short of memory holds up."""
-        return 0 < self.copying == self.unsettled
-
     def count_off(self, messages: int) -> None:
-        """So many more of its messages need no more care; with the last one the batch is done with."""
+        """So many more of its messages are done with; the last one acks the batch."""
         self.unsettled -= messages
         if messages and self.unsettled == 0:
-            self.on_settled(self)
+            self.unacked.finish(self)
 
-    def copies_of(self, seqs: set[int], attempt: int) -> list[Batch]:
-        """Some of these messages, to be published again: one batch, or more where they would not fit a body."""
-        batch, _ = decode_batch(self.delivery.body)
-        copy = Batch(
-            run=self.run,
-            attempt=attempt,
-            track=self.track,
-            again=True if self.again and attempt == 1 else msgspec.UNSET,
-            messages=[_cut_short(m) if m.seq in self.bad else m for m in batch.messages if m.seq in seqs],
+
+class Piece(NamedTuple):
+    """Messages of a batch, by position.
+
+    Attributes:
+        batch: The batch.
+        first: The first position.
+        beyond: The position after the last one.
+    """
+
+    batch: UnackedBatch
+    first: int
+    beyond: int
+
+
+class Unacked:
+    """The unacked deliveries of one lane, in the order in which they came.
+
+    Every change of what waits for a slot is made here, together with the counters in `slots`.
+    `keep_messages`: batches keep their decoded messages. `keep_tracked`: tracked ones do.
+    """
+
+    def __init__(
+        self,
+        lane: Lane,
+        slots: Slots,
+        *,
+        keep_messages: bool = False,
+        keep_tracked: bool = False,
+        limits: Limits = LIMITS,
+    ) -> None:
+        self.lane = lane
+        self.bytes = 0
+        self._slots = slots
+        self._keep_messages = keep_messages
+        self._keep_tracked = keep_tracked
+        self._limits = limits
+        # An OrderedDict, since a dict whose first entries come and go takes long to find its first one.
+        self._held: OrderedDict[Delivery, UnackedBatch | None] = OrderedDict()
+        self._waiting: deque[UnackedBatch] = deque()
+        self._decoded = 0
+
+    @property
+    def deliveries(self) -> int:
+        """How many deliveries are unacked, those that are being rejected included."""
+        return len(self._held)
+
+    @property
+    def waiting(self) -> list[UnackedBatch]:
+        """The batches of which messages wait for a slot."""
+        return list(self._waiting)
+
+    def add(self, delivery: Delivery, came_s: float = 0.0) -> UnackedBatch:
+        """Decodes a delivery; its messages wait for a slot from now on.
+
+        Raises BadBody; the delivery is unacked all the same, until `forget`.
+        """
+        self._drop_stale()
+        self._held[delivery] = None
+        self.bytes += self._size(delivery)
+        decoded, seqs = decode_batch(delivery.body)
+        batch = self._batch(delivery, decoded, seqs, came_s)
+        self._held[delivery] = batch
+        self._decoded += len(batch.messages)
+        self._waiting.append(batch)
+        self._slots.enqueue(self.lane, batch.waiting)
+        return batch
+
+    def pick(self, room: int) -> dict[Group, list[Piece]]:
+        """Takes up to `room` messages to be sent, first come first served."""
+        self._drop_stale()
+        groups: dict[Group, list[Piece]] = {}
+        left = room
+        while left and self._waiting:
+            batch = self._waiting[0]
+            piece = Piece(batch, batch.begun, min(batch.seqs.size, batch.begun + left))
+            batch.begun = piece.beyond
+            left -= piece.beyond - piece.first
+            if not batch.waiting:
+                self._waiting.popleft()
+            groups.setdefault(batch.group, []).append(piece)
+        self._slots.acquire(self.lane, room - left)
+        return groups
+
+    def take_rest(self, batch: UnackedBatch) -> list[int]:
+        """The seqs of a batch that wait for a slot; they no longer do."""
+        rest: list[int] = batch.seqs[batch.begun :].tolist()
+        batch.begun = batch.seqs.size
+        self._waiting.remove(batch)
+        self._slots.dequeue(self.lane, len(rest))
+        return rest
+
+    def take_all(self) -> Iterator[tuple[UnackedBatch, list[int]]]:
+        """Every batch of which messages wait for a slot, with their seqs; they no longer do."""
+        self._drop_stale()
+        for batch in self.waiting:
+            yield batch, self.take_rest(batch)
+
+    def messages_of(self, batch: UnackedBatch) -> dict[int, Message]:
+        """The messages of a batch by seq: decoded again if it does not keep them, and then kept if there is room."""
+        if batch.messages:
+            return batch.messages
+        decoded, _ = decode_batch(batch.delivery.body)
+        messages = {message.seq: message for message in decoded.messages}
+        if batch.delivery in self._held and self._decoded + len(messages) <= self._limits.decoded_messages:
+            batch.messages = messages
+            self._decoded += len(messages)
+        return messages
+
+    def finish(self, batch: UnackedBatch) -> None:
+        """All messages of a batch are done with: acks it, unless it is stale and comes again."""
+        self.forget(batch.delivery)
+        if not batch.delivery.stale:
+            batch.delivery.ack()
+
+    def release(self, batch: UnackedBatch) -> None:
+        """Hands a batch back to the broker."""
+        self.forget(batch.delivery)
+        if not batch.delivery.stale:
+            batch.delivery.release()
+
+    def release_all(self) -> None:
+        """Hands back every batch. Its settled messages will be skipped when it comes again."""
+        for batch in list(self._held.values()):
+            if batch is not None:
+                self.release(batch)
+
+    def forget(self, delivery: Delivery) -> None:
+        """A delivery is no longer in hand."""
+        if delivery not in self._held:
+            return
+        batch = self._held.pop(delivery)
+        self.bytes -= self._size(delivery)
+        if batch is not None:
+            self._decoded -= len(batch.messages)
+
+    def _batch(self, delivery: Delivery, decoded: Batch, seqs: Seqs, came_s: float) -> UnackedBatch:
+        bad_at = bad_numbers(decoded.messages)
+        # A retry's copy, too, is never taken for a duplicate: what it finds sending may be the late claim of a sender
+        # that lost its connection and has died since.
+        again = delivery.redelivered or decoded.attempt > 1 or decoded.again is True
+        keep = self._keep_messages or (self._keep_tracked and decoded.track)
+        return UnackedBatch(
+            delivery=delivery,
+            group=Group(decoded.run, decoded.attempt, again, decoded.track),
+            seqs=seqs,
+            bad=frozenset(decoded.messages[at].seq for at in bad_at) if bad_at else NONE_BAD,
+            unacked=self,
+            came_s=came_s,
+            messages={message.seq: message for message in decoded.messages} if keep else {},
         )
-        return list(fitting(copy))
 
+    def _drop_stale(self) -> None:
+        """Forgets the deliveries of a lost connection. They come before those of the present one."""
+        while self._waiting and self._waiting[0].delivery.stale:
+            self._slots.dequeue(self.lane, self._waiting.popleft().waiting)
+        while self._held and (oldest := next(iter(self._held))).stale:
+            self.forget(oldest)
 
-def _cut_short(message: Message) -> Message:
-    return msgspec.structs.replace(message, to=message.to[:LONGEST_NO_NUMBER])
-
-
-def hold(
-    delivery: Delivery,
-    on_settled: Callable[[UnackedBatch], None],
-    came_s: float,
-    keep_messages: bool = False,
-    keep_tracked: bool = False,
-) -> UnackedBatch:
-    """Decodes a delivery that came at `came_s`; `on_settled` hears when all of it is settled. Raises BadBody."""
-    batch, seqs = decode_batch(delivery.body)
-    at = bad_numbers(batch.messages)
-    bad = frozenset([batch.messages[i].seq for i in at]) if at else NONE_BAD
-    keep = keep_messages or (keep_tracked and batch.track)
-    messages = {m.seq: m for m in batch.messages} if keep else {}
-    # A retry's copy, too, is never taken for a duplicate: what it finds sending may be the late claim of a holder that
-    # lost its connection, and has since died.
-    again = delivery.redelivered or batch.attempt > 1 or batch.again is True
-    return UnackedBatch(
-        *(
-            delivery,
-            batch.run,
-            batch.attempt,
-            batch.track,
-            again,
-            seqs,
-            bad,
-            seqs.size,
-            on_settled,
-            came_s,
-            messages,
-        )
-    )
+    def _size(self, delivery: Delivery) -> int:
+        return len(delivery.body) + self._limits.delivery_bytes

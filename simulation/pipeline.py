@@ -18,6 +18,7 @@ from common.settings import Settings
 from common.stores import Stores, memory_stores
 from common.tracking.port import Tracker
 from monitor.service import show_live
+from sender.copies import RetryPolicy
 from sender.providers.bulk import BulkProvider
 from sender.providers.registry import build_provider
 from sender.service import Sender
@@ -92,8 +93,7 @@ def embedded_sender(
         stores.ledger,
         provider,
         slots=settings.sender_concurrency,
-        max_attempts=settings.max_attempts,
-        retry_backoff_s=settings.retry_backoff,
+        policy=RetryPolicy(settings.max_attempts, settings.retry_backoff),
         grace_s=settings.shutdown_grace,
         limit=stores.rate_limit,
         tracker=tracker,

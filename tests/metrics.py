@@ -80,7 +80,7 @@ def idle_sender() -> Sender:
 async def everything() -> dict[str, Samples]:
     """All that sender, monitor and gateway can expose, by service."""
     sender, pipeline, gateway = idle_sender(), PipelineMetrics(), GatewayMetrics(MemoryBroker())
-    sender.heard_s = 1.0
+    sender.last_heartbeat_s = 1.0
     pipeline.update(SNAPSHOT)
     for status in (202, 429, 500, 503):
         gateway.observe("/sms", "POST", status, 0.004)

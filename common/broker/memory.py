@@ -90,6 +90,11 @@ class MemorySubscription:
             taken.append(delivery)
         return taken
 
+    @property
+    def unacked(self) -> int:
+        """How many deliveries are unacked."""
+        return len(self._unacked)
+
     def set_prefetch(self, prefetch: int) -> None:
         self.prefetch = max(1, prefetch)
         self.broker.queues[self.source].wake()
@@ -179,7 +184,7 @@ class MemoryBroker:
         self._highest: dict[str, int] = {}
         # Each body that waits for another attempt, with the name of the retry queue it would be in.
         self._retries: dict[asyncio.TimerHandle, tuple[str, _Body]] = {}
-        self._subscriptions: list[MemorySubscription] = []
+        self.subscriptions: list[MemorySubscription] = []
         self._closed = False
 
     @property
@@ -226,7 +231,7 @@ class MemoryBroker:
 
     async def subscribe(self, queue: Lane | Shelf, prefetch: int) -> Subscription:
         subscription = MemorySubscription(self, queue, max(1, prefetch))
-        self._subscriptions.append(subscription)
+        self.subscriptions.append(subscription)
         return subscription
 
     async def peek(self) -> AsyncGenerator[tuple[str, bytes], None]:
@@ -240,7 +245,7 @@ class MemoryBroker:
             yield name, held.body
 
     async def consumers(self) -> int:
-        return sum(isinstance(s.source, Lane) and not s.closed for s in self._subscriptions)
+        return sum(isinstance(s.source, Lane) and not s.closed for s in self.subscriptions)
 
     async def depths(self, anew: bool = True) -> dict[str, int]:
         depths = {self._topology.of(name).name: len(queue.bodies) for name, queue in self.queues.items()}
@@ -248,7 +253,7 @@ class MemoryBroker:
 
     def disconnect(self) -> None:
         """Cuts every connection at once; they are back at once too."""
-        for subscription in self._subscriptions:
+        for subscription in self.subscriptions:
             subscription.disconnect()
 
     async def close(self) -> None:

@@ -19,6 +19,7 @@ from common.web.keys.memory import MemoryApiKeys
 from gateway.app import Gateway, Stores
 from gateway.callbacks.memory import MemoryCallbacks
 from gateway.idempotency.memory import MemoryIdempotency
+from sender.copies import RetryPolicy
 from sender.providers.bulk import BulkProvider
 from sender.providers.registry import build_provider
 from sender.service import Sender
@@ -106,8 +107,13 @@ async def running(
         sending = None
         if sends:
             sender = Sender(
-                *("a-sender", broker, ledger, provider or build_provider(given), 100),
-                *(given.max_attempts, given.retry_backoff, given.shutdown_grace),
+                "a-sender",
+                broker,
+                ledger,
+                provider or build_provider(given),
+                slots=100,
+                policy=RetryPolicy(given.max_attempts, given.retry_backoff),
+                grace_s=given.shutdown_grace,
                 tracker=tracker,
             )
             sending = asyncio.create_task(sender.run(stop))

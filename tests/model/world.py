@@ -18,8 +18,6 @@ import pytest
 
 import common.ledger.memory
 import common.publishing.publish
-import sender.lane
-import sender.recorder
 from common.broker.memory import MemoryBroker, MemorySubscription
 from common.broker.port import Shelf, Subscription
 from common.errors import PublishFailed
@@ -29,6 +27,7 @@ from common.messages import Batch, Lane, Message, Outcome, Seqs
 from common.publishing.publish import Producer
 from common.publishing.recipes import Recipe
 from common.rate.port import RateLimit
+from sender.copies import RetryPolicy
 from sender.providers.bulk import Sends
 from sender.service import Sender
 
@@ -104,7 +103,7 @@ def virtual_loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualLoop]:
     clock = SimpleNamespace(
         monotonic=loop.time, time=loop.time, time_ns=lambda: int(loop.time() * 1e9), perf_counter=loop.time
     )
-    for module in (common.ledger.memory, common.publishing.publish, sender.lane, sender.recorder):
+    for module in (common.ledger.memory, common.publishing.publish):
         if hasattr(module, "time"):
             monkeypatch.setattr(module, "time", clock)
     # So that a handful of messages fills a producer's window.
@@ -243,7 +242,7 @@ class BrokerClient:
     @property
     def in_hand(self) -> int:
         """Deliveries that are not acked."""
-        return sum(len(subscription._unacked) for subscription in self._subscriptions)
+        return sum(subscription.unacked for subscription in self._subscriptions)
 
     async def ready(self) -> None:
         return
@@ -370,11 +369,9 @@ class SenderProcess:
             broker,
             ledger,
             self.provider,
-            slots,
-            max_attempts=max_attempts,
-            retry_backoff_s=0.5,
+            slots=slots,
+            policy=RetryPolicy(max_attempts, backoff_s=0.5, keep_failed=keep_failed),
             grace_s=2,
-            keep_failed=keep_failed,
             limit=limit,
         )
         self._task = world.loop.create_task(self._run())

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections import Counter
-from typing import Any
 
 import pytest
 
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
-from common.messages import Batch, Lane, Message, Outcome, decode_batch
+from common.ledger.port import Claim
+from common.messages import Batch, Lane, Message, Outcome, Seqs, decode_batch
+from sender.copies import RetryPolicy
 from sender.providers.bulk import Sends
 from sender.service import Sender
 from tests.waiting import eventually
@@ -42,6 +43,21 @@ class Held:
         return
 
 
+class HeldUpLedger(MemoryLedger):
+    """A ledger whose claims wait while `go_on` is cleared; `claiming` is set once one does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.claiming, self.go_on = asyncio.Event(), asyncio.Event()
+        self.go_on.set()
+
+    async def claim(self, run: str, seqs: Seqs, redelivered: bool) -> Claim:
+        if not self.go_on.is_set():
+            self.claiming.set()
+        await self.go_on.wait()
+        return await super().claim(run, seqs, redelivered)
+
+
 async def in_queues(broker: MemoryBroker) -> dict[tuple[int, int], int]:
     """How often each (seq, attempt) is in a queue, that of retries included."""
     bodies = [decode_batch(body)[0] for _, body in [one async for one in broker.peek()]]
@@ -49,34 +65,27 @@ async def in_queues(broker: MemoryBroker) -> dict[tuple[int, int], int]:
 
 
 @pytest.mark.parametrize("while_claiming", [False, True])
-async def test_what_is_left_of_a_batch_stays_in_the_queues_once(
-    while_claiming: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_is_left_of_a_batch_stays_in_the_queues_once(while_claiming: bool) -> None:
     """One of it is to be retried, others are sent, and the rest was not begun, or is being claimed just then.
 
     Were the batch handed back whole, the retried message would come twice, and might be sent twice.
     """
-    broker, ledger, provider, stop = MemoryBroker(), MemoryLedger(), Held(), asyncio.Event()
+    broker, ledger, provider, stop = MemoryBroker(), HeldUpLedger(), Held(), asyncio.Event()
     await ledger.announce(RUN, 0, MESSAGES)
     messages = [Message(seq, "+999123456789", "text") for seq in range(MESSAGES)]
     await broker.publish(Batch(run=RUN, messages=messages), Lane.BULK)
-    claim, claimed, go_on = ledger.claim, asyncio.Event(), asyncio.Event()
-
-    async def slow_claim(*args: Any) -> Any:
-        claimed.set()
-        await go_on.wait()
-        return await claim(*args)
-
-    sender = Sender("s", broker, ledger, provider, SLOTS, max_attempts=2, retry_backoff_s=400)
+    sender = Sender(
+        "s", broker, ledger, provider, slots=SLOTS, policy=RetryPolicy(max_attempts=2, backoff_s=400)
+    )
     running = asyncio.create_task(sender.run(stop))
     await eventually(lambda: len(provider.in_flight) == SLOTS)
     if while_claiming:
-        monkeypatch.setattr(ledger, "claim", slow_claim)
+        ledger.go_on.clear()
         provider.end(0, Outcome.RETRY)
-        await claimed.wait()
+        await ledger.claiming.wait()
     stop.set()
-    await eventually(lambda: all(lane._stopping for lane in sender.lanes))
-    go_on.set()
+    await eventually(lambda: all(lane.stopping for lane in sender.lanes))
+    ledger.go_on.set()
     for seq in provider.in_flight:
         provider.end(seq, Outcome.SENT if seq else Outcome.RETRY)
     await running

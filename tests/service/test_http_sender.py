@@ -10,6 +10,7 @@ from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
 from common.ledger.values import Snapshot
 from common.messages import Batch, Lane, Message, Outcome
+from sender.copies import RetryPolicy
 from sender.providers.http import HttpProvider
 from sender.providers.profiles import load_profile
 from sender.providers.single import BulkAdapter
@@ -30,7 +31,8 @@ async def all_sent(port: int, timeout_s: float) -> Snapshot:
     """What becomes of a run of bulk and urgent messages that a sender posts to a mock."""
     broker, ledger = MemoryBroker(), MemoryLedger()
     provider = BulkAdapter(HttpProvider(f"http://127.0.0.1:{port}/sms", timeout_s))
-    sender, stop = Sender("s", broker, ledger, provider, 100, MAX_ATTEMPTS, 0.01), asyncio.Event()
+    policy = RetryPolicy(MAX_ATTEMPTS, backoff_s=0.01)
+    sender, stop = Sender("s", broker, ledger, provider, slots=100, policy=policy), asyncio.Event()
     await ledger.announce(RUN, 0, COUNT)
     for first in range(0, COUNT, 10):
         messages = [Message(seq, "+358401234567", "Water is rising") for seq in range(first, first + 10)]

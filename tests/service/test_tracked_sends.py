@@ -14,12 +14,16 @@ from common.ledger.values import Claim, Outcomes
 from common.messages import Batch, Lane, Message, Outcome, Seqs
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Record, Status, Step
+from sender.copies import RetryPolicy
 from sender.providers.bulk import Sends
 from sender.service import Sender
-from sender.unacked import hold
+from sender.slots import Slots
+from sender.timing import Timing
+from sender.unacked import Unacked
 from tests.waiting import eventually
 
 RUN = "tracked-sends"
+PROMPT = Timing(merge_s=0)
 QUEUED, SENDING, SENT, FAILED = Status
 
 
@@ -100,7 +104,9 @@ class Pipeline:
         self, provider: Planned, ledger: Ledger | None = None, **more: Any
     ) -> AsyncIterator[Sender]:
         """A running sender; leaving the block stops it gracefully."""
-        sender = Sender("s", self.broker, ledger or self.ledger, provider, 50, tracker=self.tracker, **more)
+        sender = Sender(
+            "s", self.broker, ledger or self.ledger, provider, slots=50, tracker=self.tracker, **more
+        )
         running = asyncio.create_task(sender.run(self.stop))
         yield sender
         self.stop.set()
@@ -154,7 +160,7 @@ async def test_a_retry_is_told_as_queued_and_the_last_one_as_failed() -> None:
     """Queued comes with the attempt that failed; the next attempt begins anew."""
     pipeline = Pipeline()
     plan = {(0, 1): Outcome.RETRY, **{(1, attempt): Outcome.RETRY for attempt in (1, 2, 3)}}
-    async with pipeline.sender(Planned(plan), max_attempts=3, retry_backoff_s=0.001):
+    async with pipeline.sender(Planned(plan), policy=RetryPolicy(3, backoff_s=0.001), timing=PROMPT):
         await pipeline.publish(0, 1)
         await pipeline.settled(2)
     assert pipeline.tracker.of(0) == [
@@ -183,7 +189,7 @@ async def test_untracked_messages_tell_nothing() -> None:
     await pipeline.publish(0, 1, 2, 3, track=False, bad=3)
     await pipeline.publish(4, 5)
     await pipeline.publish(6, 7, track=False)
-    async with pipeline.sender(Planned(plan), max_attempts=2, retry_backoff_s=0.001):
+    async with pipeline.sender(Planned(plan), policy=RetryPolicy(2, backoff_s=0.001), timing=PROMPT):
         await pipeline.settled(8)
     assert {step.seq for step in pipeline.tracker.told} == {4, 5}
     assert pipeline.tracker.of(5)[-1] == (SENT, 2, took_us(5))
@@ -197,7 +203,7 @@ async def test_only_tracked_batches_keep_their_messages_in_hand() -> None:
         await broker.publish(Batch(run=RUN, track=track, messages=[Message(0, number(0), "t")]), Lane.BULK)
     untracked, tracked = await subscription.take()
     kept = [
-        sorted(hold(one, lambda _: None, 0, keep_tracked=keep).messages)
+        sorted(Unacked(Lane.BULK, Slots(1), keep_tracked=keep).add(one).messages)
         for keep in (True, False)
         for one in (untracked, tracked)
     ]
@@ -207,7 +213,7 @@ async def test_only_tracked_batches_keep_their_messages_in_hand() -> None:
 async def test_a_failure_that_is_kept_is_told_once() -> None:
     """It is settled after the rest of its batch, and told then."""
     pipeline = Pipeline()
-    async with pipeline.sender(Planned({(1, 1): Outcome.FAILED}), keep_failed=True):
+    async with pipeline.sender(Planned({(1, 1): Outcome.FAILED}), policy=RetryPolicy(keep_failed=True)):
         await pipeline.publish(0, 1, 2)
         await pipeline.settled(3)
     assert pipeline.tracker.of(1) == [(SENDING, 1, None), (FAILED, 1, took_us(1))]
@@ -235,7 +241,7 @@ async def test_a_claim_that_is_given_back_at_the_end_tells_nothing() -> None:
         await pipeline.publish(0)
         await ledger.reached.wait()
         pipeline.stop.set()
-        await eventually(lambda: all(lane._stopping for lane in sender.lanes))
+        await eventually(lambda: all(lane.stopping for lane in sender.lanes))
         ledger.go_on.set()
     assert (await pipeline.ledger.snapshot()).settled == 0
     assert pipeline.tracker.told == []

@@ -31,6 +31,7 @@ from common.messages import (
 )
 from common.publishing.recipes import BATCHES, SINGLES
 from gateway.acceptance.session import recipe
+from sender.copies import RetryPolicy
 from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
 from sender.service import Sender
@@ -62,7 +63,9 @@ class Bench:
     async def sending(self, failure_rate: float) -> AsyncIterator[None]:
         provider = SimulatedProvider(Profile(mean_s=0, retry=failure_rate), seed=1)
         stop = asyncio.Event()
-        sender = Sender("s", self.broker, self.ledger, provider, 20, keep_failed=True)
+        sender = Sender(
+            "s", self.broker, self.ledger, provider, slots=20, policy=RetryPolicy(keep_failed=True)
+        )
         running = asyncio.create_task(sender.run(stop))
         yield
         stop.set()
@@ -102,7 +105,7 @@ class Bench:
 
     def close(self) -> None:
         """What closing a connection to RabbitMQ does: all that was in hand is back in its queue, and stays there."""
-        for subscription in self.broker._subscriptions:
+        for subscription in self.broker.subscriptions:
             subscription.closed = True
         self.broker.disconnect()
 

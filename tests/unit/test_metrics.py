@@ -17,8 +17,8 @@ from common.settings import Settings
 from common.web.operations import Scope
 from gateway.api.metrics import GatewayMetrics
 from monitor.metrics import PipelineMetrics
-from sender.counts import SendCounts
 from sender.metrics import SenderMetrics
+from sender.settle import SendCounts
 from tests.metrics import SNAPSHOT, everything, idle_sender, read, scrape
 from tests.runners import free_port
 
@@ -98,7 +98,7 @@ def test_a_sender_shows_sends_slots_and_connections() -> None:
 
     outcomes = np.array([Outcome.SENT, Outcome.SENT, Outcome.FAILED, Outcome.RETRY], np.uint8)
     sender.counts.add(outcomes, np.full(4, 500_000), 2_000_000)
-    sender.heard_s, connected = 1234.5, False
+    sender.last_heartbeat_s, connected = 1234.5, False
     now = read(registry)
     shown = {word: now("smsim_sender_sends_total", outcome=word) for word in ("sent", "failed", "retried")}
     assert shown == {"sent": 2, "failed": 1, "retried": 1}

@@ -1,20 +1,25 @@
-"""sender/prefetch.py: prefetch rises at once, and falls for want of slots only when they stay away."""
+"""sender/prefetch.py: as many deliveries as bring the messages that the slots need, whatever the batches are like."""
 
 import pytest
 
+from common.broker.memory import MemoryBroker
 from common.broker.port import Delivery
-from common.messages import Lane
-from sender.prefetch import PERIOD_TURNS, Prefetch
+from common.messages import Batch, Lane, Message
+from sender.prefetch import Prefetch
 from sender.slots import Slots
+from sender.timing import Limits, Timing
+from sender.unacked import Unacked, UnackedBatch
 
-BULK, URGENT = Lane.BULK, Lane.URGENT
-SLOTS = 100
-# The urgent lane may have all 110, in steps of 28; one delivery more than it has slots is held.
-ALL, ONE_STEP = 111, 29
+SLOTS = 64
+# Four messages are held ahead of 64 slots, and prefetch falls after four reviews.
+AHEAD = 4
+REVIEWS = 4
+TIMING = Timing(review_s=0.25, calm_s=0.25 * REVIEWS)
+LIMITS = Limits(ahead=SLOTS // AHEAD, smallest_raise=0)
 
 
 class Subscribed:
-    """Notes what prefetch was set to."""
+    """Notes what the prefetch was set to."""
 
     def __init__(self) -> None:
         self.set: list[int] = []
@@ -29,84 +34,191 @@ class Subscribed:
         raise NotImplementedError
 
 
-class Urgent:
-    """The urgent lane of a sender whose bulk lane takes slots and gives them back; it saw batches of one message."""
+class HeldLane:
+    """A lane that is given batches of chosen sizes, and begins and ends their sends when the test says so."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = LIMITS, lane: Lane = Lane.BULK) -> None:
         self.slots = Slots(SLOTS)
+        self.lane = lane
+        self.unacked = Unacked(lane, self.slots, limits=limits)
         self.subscribed = Subscribed()
-        self.prefetch = Prefetch(self.subscribed, self.slots, URGENT)
-        self.prefetch.saw(1)
-        self.bulk = 0
+        self.prefetch = Prefetch(self.subscribed, self.unacked, self.slots, timing=TIMING, limits=limits)
+        self._broker = MemoryBroker()
+        self._next = 0
 
-    def bulk_has(self, slots: int) -> None:
-        if slots > self.bulk:
-            self.slots.came(BULK, slots - self.bulk)
-            self.slots.take(BULK, slots - self.bulk)
-        else:
-            self.slots.give(BULK, self.bulk - slots)
-        self.bulk = slots
+    async def receives(self, *sizes: int, text: str = "") -> list[UnackedBatch]:
+        """Batches of these sizes arrive together."""
+        if not sizes:
+            return []
+        subscription = await self._broker.subscribe(self.lane, len(sizes))
+        for size in sizes:
+            seqs = range(self._next, self._next + size)
+            self._next += size
+            messages = [Message(seq, "+358401234567", text) for seq in seqs]
+            await self._broker.publish(Batch(run="a-run", messages=messages), self.lane)
+        batches = [self.unacked.add(delivery) for delivery in await subscription.take()]
+        self.prefetch.received(list(sizes), rejected=0)
+        return batches
 
-    def review(self, times: int = 1) -> None:
+    async def fills(self, size: int) -> list[UnackedBatch]:
+        """Batches of this size arrive until prefetch is used up, and as many messages begin as there are slots."""
+        batches = await self.receives(size)
+        while self.unacked.deliveries < self.now:
+            batches += await self.receives(*[size] * (self.now - self.unacked.deliveries))
+        self.begins()
+        return batches
+
+    def begins(self) -> None:
+        """As many messages begin as there are free slots."""
+        self.unacked.pick(self.slots.free(self.lane))
+        self.prefetch.follow()
+
+    def ends(self, messages: int, *settled: UnackedBatch) -> None:
+        """Sends end; some batches are wholly settled by it."""
+        self.slots.release(self.lane, messages)
+        for batch in settled:
+            self.unacked.forget(batch.delivery)
+        self.prefetch.follow()
+
+    def finishes(self, batches: list[UnackedBatch]) -> None:
+        """All that is in hand is sent and settled."""
+        while in_use := self.slots.in_use(self.lane):
+            self.slots.release(self.lane, in_use)
+            self.unacked.pick(self.slots.free(self.lane))
+        self.ends(0, *batches)
+
+    def review(self, times: int) -> None:
         for _ in range(times):
-            self.prefetch.review(held=0, waiting=0, idle=None, copying=[])
+            self.prefetch.review()
+
+    @property
+    def now(self) -> int:
+        return self.subscribed.set[-1]
 
 
-@pytest.fixture
-def urgent() -> Urgent:
-    lane = Urgent()
-    assert lane.subscribed.set == [ALL]
-    return lane
+@pytest.mark.parametrize("size", [1, 4, 16])
+async def test_the_first_batch_tells_how_many_fill_the_slots(size: int) -> None:
+    """With a few messages ahead, for the slots that come free first."""
+    lane = HeldLane()
+    await lane.receives(size)
+    assert lane.now == -(-(SLOTS + AHEAD) // size)
 
 
-def test_slots_that_come_and_go_make_no_new_consumer(urgent: Urgent) -> None:
-    """Bulk messages by the burst, with pauses: each period has a moment with slots for urgent ones."""
-    for _ in range(5 * PERIOD_TURNS):
-        urgent.bulk_has(SLOTS)
-        urgent.review()
-        urgent.bulk_has(0)
-        urgent.review()
-    assert urgent.subscribed.set == [ALL]
+async def test_batches_that_are_nearly_done_let_others_in() -> None:
+    """Each holds its place for its last message, while the slots of the others are free again."""
+    lane = HeldLane()
+    await lane.fills(16)
+    assert lane.now == 5
+    lane.ends(60)  # 15 of each
+    # 5 batches are unacked, 16 messages of the fifth took slots that came free; 48 + 4 more fill the rest.
+    assert lane.now == 5 + (60 - 16 + AHEAD) // 16
 
 
-def test_a_moment_between_two_reviews_counts(urgent: Urgent) -> None:
-    """The lane took slots then."""
-    for _ in range(5 * PERIOD_TURNS):
-        urgent.bulk_has(0)
-        urgent.prefetch.follow()
-        urgent.bulk_has(SLOTS)
-        urgent.review()
-    assert urgent.subscribed.set == [ALL]
+async def test_more_is_asked_for_only_once_all_is_there() -> None:
+    """While the broker has not delivered what prefetch allows, more may be on the way, or nothing is left."""
+    lane = HeldLane()
+    await lane.receives(16)
+    assert lane.subscribed.set == [5]
+    lane.begins()
+    lane.ends(15)
+    assert lane.subscribed.set == [5]
 
 
-def test_it_falls_when_the_slots_stay_away_for_a_whole_period(urgent: Urgent) -> None:
-    """Not before, whenever in a period they went; and once."""
-    urgent.review()
-    urgent.bulk_has(SLOTS)
-    urgent.review(2 * PERIOD_TURNS - 2)
-    assert urgent.subscribed.set == [ALL]
-    urgent.review()
-    assert urgent.subscribed.set == [ALL, ONE_STEP]
-    urgent.review(3 * PERIOD_TURNS)
-    assert urgent.subscribed.set == [ALL, ONE_STEP]
+async def test_small_batches_need_more_deliveries() -> None:
+    """After batches of 16, those of single messages: their mean size decides."""
+    lane = HeldLane()
+    large = await lane.fills(16)
+    for _ in range(12):
+        lane.ends(16 if lane.slots.in_use(Lane.BULK) >= 16 else lane.slots.in_use(Lane.BULK), *large[:1])
+        large = large[1:]
+        await lane.receives(*[1] * max(0, lane.now - lane.unacked.deliveries))
+        lane.begins()
+    assert lane.now > 2 * 5
 
 
-def test_it_falls_to_the_most_that_was_there_in_the_period(urgent: Urgent) -> None:
-    """50 slots once, of 110: two steps of 28, and no more than was there at the period's end."""
-    urgent.bulk_has(SLOTS)
-    urgent.review(PERIOD_TURNS - 1)
-    urgent.bulk_has(60)
-    urgent.review()
-    assert urgent.subscribed.set == [ALL, 57]
+async def test_too_many_messages_in_hand_lower_it_at_once() -> None:
+    """After single messages, batches of 16 would bring far more than the slots need."""
+    lane = HeldLane()
+    await lane.fills(1)
+    assert lane.now == SLOTS + AHEAD
+    await lane.receives(*[16] * 8)
+    assert lane.now < lane.unacked.deliveries
 
 
-def test_it_rises_at_once(urgent: Urgent) -> None:
-    """What comes free must find messages that wait for it: when slots are taken, and at each review."""
-    urgent.bulk_has(SLOTS)
-    urgent.review(PERIOD_TURNS)
-    urgent.bulk_has(60)
-    urgent.prefetch.follow()
-    assert urgent.subscribed.set == [ALL, ONE_STEP, 57]
-    urgent.bulk_has(0)
-    urgent.review()
-    assert urgent.subscribed.set == [ALL, ONE_STEP, 57, ALL]
+async def test_it_falls_to_the_most_that_was_needed_for_a_while() -> None:
+    """And not before that while is over: on RabbitMQ each fall makes a new consumer."""
+    lane = HeldLane()
+    batches = await lane.fills(16)
+    lane.ends(60)
+    high = lane.now
+    assert high > 5
+    lane.begins()
+    lane.finishes(batches)
+    lane.review(REVIEWS)  # during this period as many were needed
+    assert lane.now == high
+    lane.review(REVIEWS - 1)
+    assert lane.now == high
+    lane.review(1)
+    assert lane.now == 5
+
+
+async def test_bursts_with_pauses_make_no_new_consumer() -> None:
+    """Each period has a moment in which all that prefetch allows is needed."""
+    lane = HeldLane()
+    batches = await lane.fills(16)
+    for _ in range(5):
+        lane.finishes(batches)
+        lane.review(REVIEWS)
+        batches = await lane.receives(*[16] * 5)
+        lane.begins()
+    assert lane.subscribed.set == [5]
+
+
+async def test_it_is_bounded_by_bytes() -> None:
+    """Batches that stay for long stop it once they take their share of memory; the slots always have enough."""
+    size = 16
+    lane = HeldLane(
+        Limits(ahead=SLOTS // AHEAD, smallest_raise=0, unacked_bytes=7 * 5000, delivery_bytes=4000)
+    )
+    await lane.fills(size)
+    for _ in range(20):
+        lane.ends(lane.slots.in_use(Lane.BULK))
+        await lane.receives(*[size] * (lane.now - lane.unacked.deliveries))
+        lane.begins()
+    assert 5 <= lane.now <= 8
+
+
+async def test_after_small_batches_at_rest_it_counts_on_large_ones_again() -> None:
+    """Else the first large ones would come far too many at once."""
+    lane = HeldLane()
+    lane.finishes(await lane.fills(16))
+    small = await lane.receives(*[1] * 40)
+    lane.begins()
+    lane.finishes(small)
+    lane.review(3 * REVIEWS)
+    assert lane.now < 10
+
+
+async def test_bodies_that_are_rejected_first_hold_nothing_up() -> None:
+    """Some deliveries are asked for at once, though their size is not known yet."""
+    lane = HeldLane()
+    lane.prefetch.received([], rejected=1)
+    assert lane.subscribed.set == [LIMITS.prefetch_past_rejects]
+    await lane.receives(16)
+    lane.review(2 * REVIEWS)
+    assert lane.now == 5
+
+
+async def test_slots_that_the_other_lane_has_are_not_asked_for() -> None:
+    """With all bulk slots in use, urgent ones have the tenth that is there besides, and what is held ahead."""
+    lane = HeldLane(lane=Lane.URGENT)
+    lane.slots.enqueue(Lane.BULK, SLOTS)
+    lane.slots.acquire(Lane.BULK, SLOTS)
+    await lane.receives(1)
+    kept_for_urgent = lane.slots.total - SLOTS
+    assert lane.now <= kept_for_urgent + AHEAD + 1
+    await lane.receives(*[1] * (lane.now - 1))
+    lane.begins()
+    lane.slots.release(Lane.BULK, SLOTS)
+    lane.prefetch.follow()
+    assert lane.now >= lane.slots.total, "what comes free must find messages that wait for it"

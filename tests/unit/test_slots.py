@@ -1,4 +1,6 @@
-"""sender/slots.py: who may begin how many sends."""
+"""sender/slots.py: which lane may begin how many sends."""
+
+import asyncio
 
 import pytest
 
@@ -9,13 +11,13 @@ BULK, URGENT = Lane.BULK, Lane.URGENT
 
 
 def having(slots: Slots, lane: Lane, count: int) -> None:
-    slots.came(lane, count)
-    slots.take(lane, count)
+    slots.enqueue(lane, count)
+    slots.acquire(lane, count)
 
 
 @pytest.mark.parametrize(("slots", "total"), [(1, 2), (9, 10), (10, 11), (100, 110)])
 def test_a_tenth_and_at_least_one_comes_on_top(slots: int, total: int) -> None:
-    """Bulk messages have as many as was said, urgent ones all."""
+    """Bulk messages have the slots of the settings, urgent ones all."""
     pool = Slots(slots)
     assert (pool.most(BULK), pool.most(URGENT), pool.total) == (slots, total, total)
     assert (pool.free(BULK), pool.free(URGENT)) == (slots, total)
@@ -49,19 +51,19 @@ def test_what_comes_free_goes_to_urgent_messages_that_wait() -> None:
     pool = Slots(20)
     having(pool, BULK, 20)
     having(pool, URGENT, 2)
-    pool.came(URGENT, 3)
-    pool.give(BULK, 2)
+    pool.enqueue(URGENT, 3)
+    pool.release(BULK, 2)
     assert (pool.free(BULK), pool.free(URGENT)) == (0, 2)
-    pool.give(BULK, 2)
+    pool.release(BULK, 2)
     assert (pool.free(BULK), pool.free(URGENT)) == (1, 4)
-    pool.take(URGENT, 3)
+    pool.acquire(URGENT, 3)
     assert (pool.free(BULK), pool.free(URGENT)) == (1, 1)
 
 
 def test_free_is_never_below_none() -> None:
     """However many wait."""
     pool = Slots(1)
-    pool.came(URGENT, 100)
+    pool.enqueue(URGENT, 100)
     assert (pool.free(BULK), pool.free(URGENT)) == (0, 2)
 
 
@@ -77,17 +79,30 @@ def test_who_may_have_more_room_is_woken() -> None:
 
     having(pool, BULK, 1)
     assert woken() == {BULK}
-    pool.give(BULK, 1)
+    pool.release(BULK, 1)
     assert woken() == {BULK}
-    pool.came(URGENT, 3)
+    pool.enqueue(URGENT, 3)
     having(pool, BULK, 1)
     assert woken() == {BULK, URGENT}
-    pool.give(BULK, 1)
+    pool.release(BULK, 1)
     assert woken() == {BULK, URGENT}
-    pool.left(URGENT, 1)
+    pool.dequeue(URGENT, 1)
     assert woken() == set()
-    pool.came(BULK, 1)
+    pool.enqueue(BULK, 1)
     woken()
-    pool.left(URGENT, 2)
+    pool.dequeue(URGENT, 2)
     assert woken() == {BULK}, "what urgent messages no longer wait for is theirs"
     assert pool.waiting(URGENT) == 0
+
+
+async def test_a_lane_is_known_to_be_unused_once_its_last_slot_is_released() -> None:
+    """A lane that stops waits for this."""
+    pool = Slots(2)
+    await pool.unused(BULK)
+    having(pool, BULK, 2)
+    unused = asyncio.ensure_future(pool.unused(BULK))
+    pool.release(BULK, 1)
+    await asyncio.sleep(0)
+    assert not unused.done()
+    pool.release(BULK, 1)
+    await unused

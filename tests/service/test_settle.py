@@ -1,4 +1,4 @@
-"""The recorder over the memory ledger and broker: what it settles together."""
+"""The settler over the memory ledger and broker: what it settles together."""
 
 import asyncio
 
@@ -8,9 +8,11 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
 from common.messages import Batch, Lane, Message, Outcome
+from sender.copies import Copies, RetryPolicy
 from sender.providers.bulk import Sends
-from sender.recorder import Recorder
-from sender.unacked import hold
+from sender.settle import Settler
+from sender.slots import Slots
+from sender.unacked import Unacked
 from tests.waiting import eventually
 
 SEQS = np.arange(20)
@@ -19,9 +21,11 @@ SEQS = np.arange(20)
 @pytest.mark.parametrize("second", [Outcome.SENT, Outcome.FAILED, Outcome.RETRY])
 @pytest.mark.parametrize("first", [Outcome.SENT, Outcome.FAILED, Outcome.RETRY])
 async def test_two_sends_of_a_message_in_one_settle_count_once(first: Outcome, second: Outcome) -> None:
-    """A sender whose connection was cut sends again what it still has in flight; both sends may end at once."""
-    broker, ledger = MemoryBroker(), MemoryLedger()
-    recorder = Recorder(ledger, broker, "sender", max_attempts=2)
+    """After a lost connection a sender sends again what it still has in flight; both sends may end at once."""
+    broker, ledger, policy = MemoryBroker(), MemoryLedger(), RetryPolicy(max_attempts=2)
+    copies = Copies(broker, ledger, policy)
+    settler = Settler("sender", ledger, copies, policy)
+    unacked = Unacked(Lane.BULK, Slots(100))
     await ledger.announce("run", 0, SEQS.size)
     await broker.publish(
         Batch(run="run", messages=[Message(seq, "+999000000000", "") for seq in SEQS.tolist()]), Lane.BULK
@@ -31,17 +35,29 @@ async def test_two_sends_of_a_message_in_one_settle_count_once(first: Outcome, s
     for outcome in (first, second):
         (delivery,) = await subscription.take()
         await ledger.claim("run", SEQS, delivery.redelivered)
-        owners = np.zeros(SEQS.size, np.int32)
-        sends = Sends("run", 1, SEQS, owners, [hold(delivery, lambda _: None, 0.0)], recorder.add)
+        sends = Sends(
+            run="run",
+            attempt=1,
+            seqs=SEQS,
+            owners=np.zeros(SEQS.size, np.int32),
+            batches=[unacked.add(delivery)],
+            on_finish=settler.add,
+        )
         sends.outcomes[:] = outcome
         started.append(sends)
         broker.disconnect()
 
+    running = [asyncio.create_task(copies.run()), asyncio.create_task(settler.run())]
     for sends in started:
         sends.finish(0, SEQS.size)
-    running = asyncio.create_task(recorder.run())
-    await eventually(lambda: recorder.mean_time_s is not None)
-    running.cancel()
+
+    async def settled_twice() -> bool:
+        counts = settler.counts
+        return sum(counts.of(outcome) for outcome in Outcome) == 2 * SEQS.size
+
+    await eventually(settled_twice)
+    for task in running:
+        task.cancel()
 
     now = await ledger.snapshot("run")
     settled = first if first is not Outcome.RETRY else second

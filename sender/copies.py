@@ -1,0 +1,292 @@
+"""Publishes messages again: for another attempt, for the failed queue, in smaller batches, or to the rejected queue.
+
+Messages that are to be tried again share copies, whichever batches they came in: all of one run, attempt, lane and
+delay that are settled within `Timing.merge_s` are published together. A message is counted off its batch once its
+copy is confirmed.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from common.broker.confirm import publish_until_confirmed
+from common.broker.port import Broker, Delivery
+from common.broker.topology import RETRY_RUNGS_S
+from common.errors import StaleDelivery
+from common.ledger.port import Claims
+from common.messages import MAX_BATCH_SPAN, Batch, Lane, Message, fitting
+from sender.providers.bulk import Sends
+from sender.timing import LIMITS, TIMING, Limits, Timing
+from sender.unacked import Group, Unacked, UnackedBatch
+
+log = logging.getLogger(__name__)
+
+# Invalid numbers are truncated to this many characters in a copy and in events.
+LONGEST_BAD_NUMBER = 24
+LONGEST_BACKOFF_S = RETRY_RUNGS_S[-1]
+_RUNGS_S = np.array(RETRY_RUNGS_S)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """What becomes of a message whose send fails for now.
+
+    Attributes:
+        max_attempts: How often a message is tried; a temporary failure of the last attempt is final.
+        backoff_s: The longest wait after the first attempt; it doubles with each further one.
+        keep_failed: Whether messages that failed are kept in the failed queue.
+    """
+
+    max_attempts: int = 1
+    backoff_s: float = 1.0
+    keep_failed: bool = False
+
+    def longest_backoff_s(self, attempt: int) -> float:
+        """The longest wait after an attempt, in seconds."""
+        return min(LONGEST_BACKOFF_S, self.backoff_s * 2.0 ** min(attempt - 1, 30))
+
+
+class Kind(NamedTuple):
+    """What messages must have in common to share a copy.
+
+    Attributes:
+        group: What they were claimed by.
+        attempt: The attempt that the copy is for.
+        lane: The lane they came through.
+        rung: The index in RETRY_RUNGS_S of the delay of the copy, -1 for none.
+    """
+
+    group: Group
+    attempt: int
+    lane: Lane
+    rung: int = -1
+
+
+class Pick(NamedTuple):
+    """One message of a batch.
+
+    Attributes:
+        seq: Its sequence number.
+        batch: The batch that it came in.
+    """
+
+    seq: int
+    batch: UnackedBatch
+
+
+@dataclass(slots=True)
+class Copy:
+    """Messages that are published again together.
+
+    Attributes:
+        kind: What they have in common.
+        picks: The messages.
+        after_s: The delay, in seconds.
+    """
+
+    kind: Kind
+    picks: list[Pick] = field(default_factory=list)
+    after_s: float = 0.0
+
+    def parts(self, most: int) -> Iterator["Copy"]:
+        """The copy in parts that are valid batches of `most` messages or fewer."""
+        self.picks.sort(key=lambda pick: pick.seq)
+        first = 0
+        for k, pick in enumerate(self.picks):
+            repeated = k > first and pick.seq == self.picks[k - 1].seq
+            if repeated or k - first == most or pick.seq - self.picks[first].seq >= MAX_BATCH_SPAN:
+                yield Copy(self.kind, self.picks[first:k], self.after_s)
+                first = k
+        if self.picks:
+            yield Copy(self.kind, self.picks[first:], self.after_s)
+
+    def batches(self) -> Iterator[tuple[Batch, list[Pick]]]:
+        """The batches to publish, each with its messages: more than one where they do not fit a body."""
+        if not self.picks:
+            return
+        group, attempt, picks = self.kind.group, self.kind.attempt, self.picks
+        copy = Batch(
+            run=group.run,
+            attempt=attempt,
+            track=group.track,
+            again=True if group.again and attempt == 1 else msgspec.UNSET,
+            messages=[_message(pick) for pick in picks],
+        )
+        for part in fitting(copy):
+            yield part, picks[: len(part.messages)]
+            picks = picks[len(part.messages) :]
+
+
+class Copies:
+    """Publishes copies and repeats what is not confirmed."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        ledger: Claims,
+        policy: RetryPolicy,
+        timing: Timing = TIMING,
+        limits: Limits = LIMITS,
+    ) -> None:
+        self._broker = broker
+        self._ledger = ledger
+        self._policy = policy
+        self._timing = timing
+        self._limits = limits
+        self._retries: dict[Kind, Copy] = {}
+        self._some = asyncio.Event()
+        self._tasks: asyncio.TaskGroup
+        self._publishing: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Publishes what is to be tried again, until cancelled."""
+        async with asyncio.TaskGroup() as self._tasks:
+            while True:
+                await self._some.wait()
+                await asyncio.sleep(self._timing.merge_s)
+                self._publish_retries()
+
+    async def drain(self) -> None:
+        """Publishes what is still gathered, and returns once every copy is confirmed."""
+        self._publish_retries()
+        while self._publishing:
+            await asyncio.gather(*self._publishing)
+
+    def retry(self, picks: list[Pick], asked_s: list[float]) -> None:
+        """Publishes copies of messages that are settled for a retry, soon.
+
+        `asked_s` is the wait that the provider asked for before the next attempt of each, in seconds.
+        """
+        waits_s = self._waits_s(picks, np.array(asked_s))
+        rungs = np.searchsorted(_RUNGS_S, waits_s).tolist()
+        for pick, wait_s, rung in zip(picks, waits_s.tolist(), rungs, strict=True):
+            batch = pick.batch
+            kind = Kind(batch.group, batch.attempt + 1, batch.delivery.lane, rung)
+            copy = self._retries.setdefault(kind, Copy(kind))
+            copy.picks.append(pick)
+            copy.after_s = max(copy.after_s, wait_s)
+        self._some.set()
+
+    def keep(self, failed: list[Sends], then: Callable[[list[Sends]], None]) -> None:
+        """Puts copies of failed messages into the failed queue, then calls `then` with them."""
+        copies: dict[Kind, Copy] = {}
+        for pick in (pick for sends in failed for pick in picks_of(sends, range(sends.seqs.size))):
+            batch = pick.batch
+            kind = Kind(batch.group, batch.attempt, batch.delivery.lane)
+            copies.setdefault(kind, Copy(kind)).picks.append(pick)
+        self._begin(self._keep_all(list(copies.values()), lambda: then(failed)))
+
+    def publish_again(self, batch: UnackedBatch, seqs: Iterable[int]) -> None:
+        """Publishes some messages of a batch as a batch of their own, for the same attempt."""
+        kind = Kind(batch.group, batch.attempt, batch.delivery.lane)
+        self._begin(self._publish(Copy(kind, [Pick(seq, batch) for seq in seqs])))
+
+    def split(self, unacked: Unacked, slots: int, mean_send_s: float) -> None:
+        """Publishes in smaller batches what so many slots could not send in time."""
+        if not mean_send_s:
+            return
+        in_time = int(self._timing.overdue_s * slots / mean_send_s)
+        size, ahead = max(1, in_time // 10), 0
+        for batch in unacked.waiting:
+            ahead += batch.waiting
+            if ahead > in_time and batch.waiting > size:
+                rest = unacked.take_rest(batch)
+                for first in range(0, len(rest), size):
+                    self.publish_again(batch, rest[first : first + size])
+
+    def pass_on(self, unacked: Unacked, now_s: float) -> None:
+        """Publishes at the end of the queue what a rate limit has held back for too long."""
+        for batch in unacked.waiting:
+            if now_s - batch.came_s > self._timing.overdue_s and not batch.delivery.stale:
+                self.publish_again(batch, unacked.take_rest(batch))
+
+    def reject(self, poison: dict[Delivery, str], unacked: Unacked) -> None:
+        """Moves bodies that are no batch to the rejected queue, each with its reason, and counts them."""
+        self._tasks.create_task(self._reject_all(poison, unacked))
+
+    def _waits_s(self, picks: list[Pick], asked_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How long each message waits: exponential backoff with full jitter, or longer if its provider asked for it.
+
+        A wait that was asked for is lengthened by up to as much: the messages must not all return at once.
+        """
+        longest_s = np.array([self._policy.longest_backoff_s(pick.batch.attempt) for pick in picks])
+        waits_s = np.maximum(longest_s * _random(len(picks)), asked_s * (1 + _random(len(picks))))
+        return np.minimum(waits_s, LONGEST_BACKOFF_S)
+
+    def _publish_retries(self) -> None:
+        self._some.clear()
+        retries, self._retries = self._retries, {}
+        for copy in retries.values():
+            for part in copy.parts(self._limits.copy_messages):
+                self._begin(self._publish(part))
+
+    def _begin(self, publishing: Coroutine[None, None, None]) -> None:
+        task = self._tasks.create_task(publishing)
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
+
+    async def _publish(self, copy: Copy) -> None:
+        """Publishes a copy until it is confirmed, and counts its messages off their batches."""
+        await publish_until_confirmed(self._broker, partial(self._publish_once, copy))
+
+    async def _publish_once(self, copy: Copy) -> None:
+        # The messages of stale deliveries come again anyway.
+        copy.picks = [pick for pick in copy.picks if not pick.batch.delivery.stale]
+        for batch, picks in copy.batches():
+            await self._broker.publish(batch, copy.kind.lane, copy.after_s)
+            copy.picks = copy.picks[len(picks) :]
+            for unacked, messages in Counter(pick.batch for pick in picks).items():
+                unacked.count_off(messages)
+
+    async def _keep_all(self, copies: list[Copy], then: Callable[[], None]) -> None:
+        parts = [part for copy in copies for part in copy.parts(self._limits.copy_messages)]
+        publishes = [
+            partial(self._broker.keep, batch, part.kind.lane) for part in parts for batch, _ in part.batches()
+        ]
+        await publish_until_confirmed(self._broker, *publishes)
+        then()
+
+    async def _reject(self, delivery: Delivery, reason: str, unacked: Unacked) -> None:
+        log.warning("body_rejected", extra={"reason": reason, "bytes": len(delivery.body)})
+        await publish_until_confirmed(self._broker, partial(self._reject_once, delivery, reason))
+        unacked.forget(delivery)
+
+    async def _reject_once(self, delivery: Delivery, reason: str) -> None:
+        with contextlib.suppress(StaleDelivery):
+            if not delivery.stale:
+                await delivery.reject(reason)
+
+    async def _reject_all(self, poison: dict[Delivery, str], unacked: Unacked) -> None:
+        await self._ledger.reject(len(poison))
+        await asyncio.gather(
+            *(self._reject(delivery, reason, unacked) for delivery, reason in poison.items())
+        )
+
+
+def _random(count: int) -> NDArray[np.float64]:
+    """Random numbers from 0 to 1."""
+    return np.array([random.random() for _ in range(count)])
+
+
+def picks_of(sends: Sends, at: Iterable[int]) -> list[Pick]:
+    """The messages at some positions of sends."""
+    seqs, owners = sends.seqs, sends.owners
+    return [Pick(int(seqs[k]), sends.batches[owners[k]]) for k in at]
+
+
+def _message(pick: Pick) -> Message:
+    """A message; one whose number is invalid with that truncated."""
+    message = pick.batch.unacked.messages_of(pick.batch)[pick.seq]
+    if pick.seq not in pick.batch.bad:
+        return message
+    return Message(seq=message.seq, to=message.to[:LONGEST_BAD_NUMBER], text=message.text)
