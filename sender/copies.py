@@ -179,11 +179,12 @@ class Copies:
 
     def keep(self, failed: list[Sends], then: Callable[[list[Sends]], None]) -> None:
         """Puts copies of failed messages into the failed queue, then calls `then` with them."""
-        copies: dict[Kind, Copy] = {}
+        copies: dict[UnackedBatch, Copy] = {}
         for pick in (pick for sends in failed for pick in picks_of(sends, range(sends.seqs.size))):
             batch = pick.batch
-            kind = Kind(batch.group, batch.attempt, batch.delivery.lane)
-            copies.setdefault(kind, Copy(kind)).picks.append(pick)
+            # A copy for each batch: `smsim replay --limit` takes whole copies.
+            copy = copies.setdefault(batch, Copy(Kind(batch.group, batch.attempt, batch.delivery.lane)))
+            copy.picks.append(pick)
         self._begin(self._keep_all(list(copies.values()), lambda: then(failed)))
 
     def publish_again(self, batch: UnackedBatch, seqs: Iterable[int]) -> None:

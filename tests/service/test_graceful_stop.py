@@ -7,7 +7,7 @@ import pytest
 
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
-from common.ledger.port import Claim
+from common.ledger.values import Claim
 from common.messages import Batch, Lane, Message, Outcome, Seqs, decode_batch
 from sender.copies import RetryPolicy
 from sender.providers.bulk import Sends
