@@ -286,8 +286,12 @@ def picks_of(sends: Sends, at: Iterable[int]) -> list[Pick]:
 
 
 def _message(pick: Pick) -> Message:
-    """A message; one whose number is invalid with that truncated."""
     message = pick.batch.unacked.messages_of(pick.batch)[pick.seq]
-    if pick.seq not in pick.batch.bad:
+    return truncated(message) if pick.seq in pick.batch.bad else message
+
+
+def truncated(message: Message) -> Message:
+    """A message whose number is no longer than LONGEST_BAD_NUMBER."""
+    if len(message.to) <= LONGEST_BAD_NUMBER:
         return message
-    return Message(seq=message.seq, to=message.to[:LONGEST_BAD_NUMBER], text=message.text)
+    return msgspec.structs.replace(message, to=message.to[:LONGEST_BAD_NUMBER])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from common.messages import Outcome
 from common.tracking.port import Status, Step
-from sender.copies import LONGEST_BAD_NUMBER
+from sender.copies import truncated
 from sender.providers.bulk import Sends
 
 _STATUS = {Outcome.SENT: Status.SENT, Outcome.FAILED: Status.FAILED, Outcome.RETRY: Status.QUEUED}
@@ -57,14 +57,11 @@ def _step(sends: Sends, place: int, *, status: Status, at_us: int, timed: bool =
     """The step of the message at a position. `timed`: with the time that its send took, if there was a send."""
     seq = int(sends.seqs[place])
     batch = sends.batches[sends.owners[place]]
-    message = batch.messages[seq]
     return Step(
         run=sends.run,
-        seq=seq,
+        message=truncated(batch.messages[seq]),
         status=status,
         attempt=sends.attempt,
         at_us=at_us,
-        number=message.to[:LONGEST_BAD_NUMBER],
-        text=message.text,
         time_us=int(sends.times_us[place]) if timed and seq not in batch.bad else None,
     )

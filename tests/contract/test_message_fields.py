@@ -33,6 +33,7 @@ from common.tracking.port import Record, Status, Step, Tracker
 from common.tracking.redis import RedisTracker
 from common.tracking.wire import brief, heard, kept, of_brief, of_kept, told
 from gateway.acceptance.port import Item
+from sender.copies import RetryPolicy
 from sender.providers.port import OutgoingMessage
 from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
@@ -150,10 +151,8 @@ async def test_the_copies_of_a_sender_keep_every_field(max_attempts: int, keep_f
         ledger,
         provider,
         slots=10,
-        max_attempts=max_attempts,
-        retry_backoff_s=500,
+        policy=RetryPolicy(max_attempts, backoff_s=500, keep_failed=keep_failed),
         grace_s=0,
-        keep_failed=keep_failed,
     )
     stop = asyncio.Event()
     running = asyncio.create_task(sender.run(stop))
@@ -183,7 +182,7 @@ async def test_a_replay_keeps_every_field() -> None:
 
     found = await replay().look(1)
     broker.disconnect()
-    broker._subscriptions.clear()
+    broker.subscriptions.clear()
     await replay().carry_out(found)
 
     (held,) = broker.queues[Lane.BULK].bodies
