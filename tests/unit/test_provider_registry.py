@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import UsageError
 from common.settings import Settings
-from sender.providers.registry import build_provider
+from sender.providers.registry import BUILT_IN, build_provider
 from sender.providers.simulated import SimulatedProvider
 from sender.providers.single import BulkAdapter
 
@@ -66,7 +66,8 @@ def test_an_installed_package_brings_a_provider(packages: Path) -> None:
 def test_an_unknown_name_is_one_line_with_those_known(packages: Path) -> None:
     """Built-in ones and those of packages, in order."""
     install(packages, "pigeon-post", "pigeon = pigeon_post:create")
-    with pytest.raises(UsageError, match=r"^PROVIDER=owl: unknown provider; known: http, pigeon, simulated$"):
+    known = ", ".join(sorted(["pigeon", *(each.name for each in BUILT_IN)]))
+    with pytest.raises(UsageError, match=rf"^PROVIDER=owl: unknown provider; known: {known}$"):
         build_provider(Settings(provider="owl"))
 
 
