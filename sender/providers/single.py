@@ -96,38 +96,54 @@ class BulkAdapter:
         sends.outcomes[position] = result.outcome
         sends.times_us[position] = round(1e6 * took_s)
         if result.outcome is not Outcome.SENT:
-            self._note_failure(sends, position, result)
+            self._record_failure(sends, position, result)
         self._report_soon(sends, position)
 
     async def _result(self, message: OutgoingMessage) -> Result:
-        """The provider's result, or one that stands for the error it raised."""
+        """The result of a send, or one that stands for the error it raised."""
         try:
-            result = await self._provider.send(message)
-            if not isinstance(result, Result):
-                raise TypeError(f"send returned {type(result).__name__}, not a Result")
-        except SendError as error:
-            return error.result
+            return self._checked(await self._send(message))
         except asyncio.CancelledError as error:
             if self._closed:
                 raise
             return self._unknown(error)
         except Exception as error:  # noqa: BLE001  # any error of a provider must free its slot
             return self._unknown(error)
-        return result
+
+    async def _send(self, message: OutgoingMessage) -> Result:
+        try:
+            return await self._provider.send(message)
+        except SendError as error:
+            return error.result
+
+    def _checked(self, result: object) -> Result:
+        """The result with values in their limits. Raises an error if it is not a result."""
+        if not isinstance(result, Result):
+            raise TypeError(f"send returned {type(result).__name__}, not a Result")
+        if result.outcome is Outcome.SENT:
+            return result
+        outcome, wait_s = Outcome(result.outcome), 0.0
+        if outcome is Outcome.RETRY and result.retry_after_s > 0:
+            wait_s = min(float(result.retry_after_s), self._timing.longest_retry_after_s)
+        reason = str(result.reason or outcome.name.lower())
+        return Result(
+            outcome=outcome,
+            retry_after_s=wait_s,
+            ambiguous=bool(result.ambiguous),
+            reason=reason,
+        )
 
     def _unknown(self, error: BaseException) -> Result:
         """The result of a send of which nobody knows how far it went."""
         self._failures.trace(error)
         return Result(Outcome.RETRY, ambiguous=True, reason=type(error).__name__)
 
-    def _note_failure(self, sends: Sends, position: int, result: Result) -> None:
+    def _record_failure(self, sends: Sends, position: int, result: Result) -> None:
         assert sends.retry_after_s is not None
         assert sends.ambiguous is not None
         sends.ambiguous[position] = result.ambiguous
-        if result.outcome is Outcome.RETRY and result.retry_after_s > 0:
-            longest_s = self._timing.longest_retry_after_s
-            sends.retry_after_s[position] = min(result.retry_after_s, longest_s)
-        self._failures.count(result.reason or result.outcome.name.lower())
+        sends.retry_after_s[position] = result.retry_after_s
+        self._failures.count(result.reason)
 
     def _report_soon(self, sends: Sends, position: int) -> None:
         self._ended.setdefault(sends, []).append(position)

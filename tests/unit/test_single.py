@@ -77,6 +77,9 @@ async def test_a_message_carries_its_id_and_attempt() -> None:
         (KeyError("a bug"), Result(Outcome.RETRY, 0, True)),
         (asyncio.CancelledError(), Result(Outcome.RETRY, 0, True)),
         (None, Result(Outcome.RETRY, 0, True)),
+        (Result("sent"), Result(Outcome.RETRY, 0, True)),  # type: ignore[arg-type]  # a mistake of a provider
+        (Result(Outcome.RETRY, "3"), Result(Outcome.RETRY, 0, True)),  # type: ignore[arg-type]
+        (Result(Outcome.FAILED, reason=["blocked"]), Result(Outcome.FAILED)),  # type: ignore[arg-type]
         (Outcome.SENT, Result(Outcome.RETRY, 0, True)),
     ],
 )
