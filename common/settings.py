@@ -113,6 +113,12 @@ class Settings(EnvironmentSettings):
     gateway_key_rate: Annotated[float, Field(gt=0, le=1e9, description="messages/s, of one key")] | None = (
         None
     )
+    gateway_connections: Annotated[
+        int, Field(ge=10, le=1_000_000, description="open connections, in all")
+    ] = 8_192
+    gateway_address_connections: Annotated[
+        int, Field(ge=1, le=1_000_000, description="open connections of one client address")
+    ] = 4_096
     gateway_cors_origins: str | None = Field(None, description="origins, separated by commas")
     gateway_hosts: str | None = Field(None, description="host names it answers to, separated by commas")
     message_ttl: Annotated[float, Field(gt=0, le=8760, description="hours")] = 24

@@ -36,7 +36,7 @@ from gateway.acceptance.recovery import Recovery
 from gateway.api.batches import Batches
 from gateway.api.events import Events
 from gateway.api.health import Health
-from gateway.api.inbox import Inbox
+from gateway.api.inbox import InboxRoutes
 from gateway.api.messages import Messages
 from gateway.api.metrics import GatewayMetrics
 from gateway.api.runs import Runs
@@ -46,6 +46,7 @@ from gateway.callbacks.port import Callbacks
 from gateway.dashboard import Dashboard
 from gateway.idempotency.port import Idempotency
 from gateway.live.broadcaster import Broadcaster
+from gateway.live.inbox import Inbox
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
@@ -121,7 +122,7 @@ class Gateway:
             self.metrics,
         ]
         if self.inbox is not None:
-            parts.append(self.inbox)
+            parts.append(InboxRoutes(self.inbox))
             self._background.append(self.inbox)
         operations = [operation for part in parts for operation in part.operations()]
         operations += self._own_operations()

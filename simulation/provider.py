@@ -14,8 +14,8 @@ from aiohttp import web
 from common.cli import Parser, run_command, stop_on_signals, warn_of_near_misses, whole
 from common.errors import Unavailable
 from common.logs import configure_logs
+from common.open_files import raise_file_limit
 from common.settings import load_settings
-from sender.providers.open_files import raise_file_limit
 from sender.providers.profiles import configured_profile
 from simulation.accepted import Record
 from simulation.fates import Fates

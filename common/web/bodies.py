@@ -1,5 +1,6 @@
 """Request bodies: their type, their size, and what JSON they hold."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -16,6 +17,8 @@ T = TypeVar("T")
 _anything: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 NDJSON = "application/x-ndjson"
+# Less than a request may take, so that a slow client is not told that a server is away.
+READ_WITHIN_S = 10.0
 SMALL_BYTES = 64 * 1024
 LARGE_BYTES = 32 * 1024 * 1024
 
@@ -70,9 +73,13 @@ def media_type(request: Request, *allowed: str) -> str:
     return kind
 
 
-async def read_body(request: Request, limit_bytes: int) -> bytes:
-    """The whole body. Problem 413 if it is over the limit."""
-    return b"".join([chunk async for chunk in pieces(request, limit_bytes)])
+async def read_body(request: Request, limit_bytes: int, within_s: float = READ_WITHIN_S) -> bytes:
+    """The whole body. Raises Problem 413 if it is over the limit, and Problem 408 if it does not arrive in time."""
+    try:
+        async with asyncio.timeout(within_s):
+            return b"".join([chunk async for chunk in pieces(request, limit_bytes)])
+    except TimeoutError:
+        raise Problem(408, f"the body did not arrive within {within_s:g} s: send it again") from None
 
 
 async def pieces(request: Request, limit_bytes: int, take: Take | None = None) -> AsyncIterator[bytes]:

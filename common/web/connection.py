@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from common.web.inner_transport import InnerTransport
 from common.web.problems import Problem
 from common.web.requests import HEAD_END, BadRequest, Head, RequestParser, check_target, not_http, too_large
+from common.web.responses import encoded, status_line
 
 if TYPE_CHECKING:
     from common.web.front_door import FrontDoor
@@ -320,11 +321,11 @@ class Connection(asyncio.Protocol):
         self.whole = True
         self._enter(Phase.ANSWER)
 
-    def _respond(self, status_line: bytes, rest: bytes) -> None:
+    def _respond(self, first_line: bytes, rest: bytes) -> None:
         """What the fast lane answers."""
         if self._transport.is_closing():
             return
-        self.write(b"%b%b%b" % (status_line, self._door.date_line, rest))
+        self.write(b"%b%b%b" % (first_line, self._door.date_line, rest))
         self.answered()
 
     def _pass_request(self) -> None:
@@ -379,11 +380,8 @@ class Connection(asyncio.Protocol):
         if self._phase is Phase.BODY and self._written != self._answer_begins:
             self._transport.close()  # in the middle of another answer
             return
-        answer = problem.response()
-        lines = [*answer.raw_headers, (b"connection", b"close")]
-        fields = b"".join(b"%b: %b\r\n" % line for line in lines)
-        status_line = b"HTTP/1.1 %d %b\r\n" % (problem.status, problem.status.phrase.encode())
-        self.write(b"%b%b%b\r\n%b" % (status_line, self._door.date_line, fields, bytes(answer.body)))
+        answer = encoded(problem.response(), added_fields=b"connection: close\r\n")
+        self.write(b"%b%b%b" % (status_line(problem.status.value), self._door.date_line, answer))
         self._linger()
 
     def _linger(self) -> None:

@@ -6,6 +6,7 @@ change or a WebSocket would open, since neither waits for CORS; and what else th
 """
 
 import re
+from collections.abc import Mapping
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -37,6 +38,7 @@ _PREFLIGHT = {
 }
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?")
+MOST_HOSTS = 100
 _STARTS = frozenset({"http.response.start", "websocket.http.response.start"})
 
 
@@ -48,6 +50,7 @@ class Guard:
     def __init__(self, app: ASGIApp, hosts: frozenset[str] | None, cors_origins: frozenset[str]) -> None:
         self._app = app
         self._hosts = None if hosts is None else {_name_of(host) for host in hosts}
+        self._served_hosts: set[bytes] = set()  # as they were sent
         self._origins = {origin.lower().rstrip("/") for origin in cors_origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,6 +74,21 @@ class Guard:
             await Response(status_code=204, headers=_PREFLIGHT)(scope, receive, guarded)
         else:
             await self._app(scope, receive, guarded)
+
+    def serves(self, fields: Mapping[bytes, bytes]) -> bool:
+        """Whether requests to the host in these header fields are served."""
+        host = fields.get(b"host", b"")
+        if host not in self._served_hosts:
+            if self._hosts is not None and _name_of(host.decode("latin-1")) not in self._hosts:
+                return False
+            if len(self._served_hosts) < MOST_HOSTS:
+                self._served_hosts.add(host)
+        return True
+
+    def added_fields(self) -> bytes:
+        """The header fields that are added to an answer to a request of no origin."""
+        vary = [_VARY] if self._origins else []
+        return b"".join([b"%b: %b\r\n" % field for field in (*_SECURITY, *vary, _NO_STORE)])
 
     def _guarded(self, send: Send, allowed: str) -> Send:
         """`send`, with headers added to each answer; `allowed` is an origin whose pages may read it."""

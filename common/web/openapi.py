@@ -119,6 +119,7 @@ def _common(operation: Operation) -> dict[int, Answer]:
         answers[429] = Answer("Too much at once", headers=RETRY_AFTER)
     if operation.body is not None:
         answers[400] = Answer("The body is no JSON")
+        answers[408] = Answer("The body did not arrive in time")
         answers[413] = Answer("The body is too large")
         answers[415] = Answer("The body is of another media type, compressed, or not UTF-8")
     return answers

@@ -13,8 +13,10 @@ from starlette.responses import Response
 
 JSON = "application/json"
 
-# What a request may take, unless its operation says otherwise; then it is answered 503.
+# How long a request may take, unless its operation says otherwise; then it is answered 503.
 DEADLINE_S = 15.0
+# When a client that was answered 503 should try again.
+RETRY_AFTER_S = 2.0
 
 
 class Scope(StrEnum):

@@ -14,13 +14,11 @@ from starlette.routing import BaseRoute, Route
 from common.errors import Refused, Unavailable, UnknownRun
 from common.web.flaws import refused, unknown
 from common.web.keys.authenticator import Authenticator
-from common.web.operations import Operation
+from common.web.operations import RETRY_AFTER_S, Operation
 from common.web.problems import Problem
 from common.web.server import connection_of
 
 log = logging.getLogger(__name__)
-
-RETRY_AFTER_S = 2.0
 
 _STOPPING = (
     "the gateway is stopping, and what became of this request is not known: ask again when it is back, with the same"
@@ -70,7 +68,7 @@ def _endpoint(operation: Operation, authenticator: Authenticator, observe: Obser
                     raise refused(flaws)
                 response = await operation.handler(request)
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer, and the log the rest
-            response = _problem_of(error).response()
+            response = problem_of(error).response()
         except asyncio.CancelledError:
             if not _stopping(request):
                 raise
@@ -102,7 +100,8 @@ async def not_served(request: Request, error: Exception) -> Response:
     return Problem(error.status_code, what, headers=error.headers).response()
 
 
-def _problem_of(error: Exception) -> Problem:
+def problem_of(error: BaseException) -> Problem:
+    """What a request is answered that ended with this error."""
     match error:
         case Problem():
             return error

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import socket
 from collections.abc import AsyncIterator, Iterator
 
@@ -9,10 +10,12 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.errors import Unavailable
+from common.open_files import raise_file_limit
 from common.web.connection import Connection, FastLane
 from common.web.front_door import FrontDoor
 from common.web.limits import Limits
 
+SPARE_FILES = 200  # for everything but client connections
 _NEVER_S = 24 * 3600  # uvicorn's keep-alive; the front door has its own
 
 
@@ -33,7 +36,7 @@ async def serving(
     fast_lane: FastLane | None = None,
 ) -> AsyncIterator[int]:
     """Serves until left; gives the port (0 asks for any free one). Raises Unavailable if it can't listen."""
-    limits = limits or Limits()
+    limits = _allowed(limits or Limits())
     door = FrontDoor(limits, fast_lane)
     listener = _listener(host, port, limits)
     server = _Server(_config(app, door))
@@ -58,6 +61,12 @@ def connection_of(scope: Scope) -> Connection | None:
     """The connection that a request came by; None without this server."""
     connection: Connection | None = scope.get("state", {}).get("connection")
     return connection
+
+
+def _allowed(limits: Limits) -> Limits:
+    """The limits, with no more connections than the system allows open files."""
+    most = max(1, raise_file_limit() - SPARE_FILES)
+    return dataclasses.replace(limits, connections=min(limits.connections, most))
 
 
 def _config(app: ASGIApp, door: FrontDoor) -> uvicorn.Config:

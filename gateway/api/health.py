@@ -11,48 +11,63 @@ from common.broker.port import Broker
 from common.errors import SmsimError
 from common.ledger.port import Ledger
 from common.web.answers import json_answer
-from common.web.operations import Answer, Operation
+from common.web.operations import RETRY_AFTER_S, Answer, Operation
 from common.web.problems import Problem
 from gateway.live.coalesced import CoalescedRead
 
-# Who does not answer by then is away.
-WITHIN_S = 1.0
-RETRY_AFTER_S = 2.0
-
 
 class Lives(msgspec.Struct, frozen=True):
-    """That the gateway answers."""
+    """The gateway answers."""
 
     healthy: bool
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """That RabbitMQ and Redis answer, too."""
+    """RabbitMQ and Redis answer as well."""
 
     ready: bool
 
 
 class Health:
-    """Answers without an API key. Concurrent requests share a check of the servers."""
+    """Answers without an API key. Concurrent requests share a check of the servers.
 
-    def __init__(self, broker: Broker, ledger: Ledger) -> None:
+    A server that does not answer within `within_s` is away.
+    """
+
+    def __init__(self, broker: Broker, ledger: Ledger, within_s: float = 1.0) -> None:
         self._broker = broker
         self._ledger = ledger
-        self._away = CoalescedRead(self._look, every_s=0.1)
+        self._within_s = within_s
+        self._away = CoalescedRead(self._find_away, every_s=0.1)
 
     def operations(self) -> list[Operation]:
         """The endpoints."""
         return [
             Operation(
-                *("GET", "/health", self._health, None, "operation", "Whether it lives"),
-                {200: Answer("It does", Lives, Lives(True))},
-                "Always yes: for whoever starts it again when it does not answer. RabbitMQ and Redis may be away:"
-                " GET /ready looks at them.",
+                method="GET",
+                path="/health",
+                handler=self._health,
+                scope=None,
+                tag="operation",
+                summary="Whether it lives",
+                description=(
+                    "Always yes: for whoever restarts the gateway when it does not answer. RabbitMQ and Redis may be"
+                    " away: GET /ready asks them."
+                ),
+                answers={200: Answer("It does", kind=Lives, example=Lives(True))},
             ),
             Operation(
-                *("GET", "/ready", self._ready, None, "operation", "Whether it can do its work"),
-                {200: Answer("RabbitMQ and Redis answer", Ready, Ready(True))},
-                f"Asks RabbitMQ and Redis, and gives each {WITHIN_S:g} s: for a balancer. 503 names what is away.",
+                method="GET",
+                path="/ready",
+                handler=self._ready,
+                scope=None,
+                tag="operation",
+                summary="Whether it can do its work",
+                description=(
+                    f"Asks RabbitMQ and Redis, and gives each {self._within_s:g} s: for a load balancer. 503 names"
+                    " what is away."
+                ),
+                answers={200: Answer("RabbitMQ and Redis answer", kind=Ready, example=Ready(True))},
             ),
         ]
 
@@ -65,17 +80,16 @@ class Health:
             raise Problem(503, f"{' and '.join(away)} did not answer", retry_after_s=RETRY_AFTER_S)
         return json_answer(Ready(True))
 
-    async def _look(self) -> list[str]:
-        """What does not answer."""
+    async def _find_away(self) -> list[str]:
+        """The servers that do not answer."""
         asked = {"RabbitMQ": self._broker.ready(), "Redis": self._ledger.snapshot()}
-        answers = await asyncio.gather(*(_answers(asking) for asking in asked.values()))
-        return [name for name, well in zip(asked, answers, strict=True) if not well]
+        answers = await asyncio.gather(*(self._answers(asking) for asking in asked.values()))
+        return [name for name, answered in zip(asked, answers, strict=True) if not answered]
 
-
-async def _answers(asking: Awaitable[object]) -> bool:
-    try:
-        async with asyncio.timeout(WITHIN_S):
-            await asking
-    except (TimeoutError, SmsimError):
-        return False
-    return True
+    async def _answers(self, asking: Awaitable[object]) -> bool:
+        try:
+            async with asyncio.timeout(self._within_s):
+                await asking
+        except (TimeoutError, SmsimError):
+            return False
+        return True

@@ -16,37 +16,38 @@ from common.messages import Lane
 from common.metrics import CONTENT_TYPE, new_registry
 from common.web.operations import Answer, Operation, Scope
 
-# What a request took, in seconds: a confirm takes some milliseconds, a long poll as long as it was asked to.
+# Buckets for the duration of a request: a write takes some milliseconds, a long poll up to a minute.
 TIMES_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-# Labels are bounded: what a client may choose freely counts as this.
+# Label values are bounded: what clients may choose freely counts as this.
 OTHER = "other"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-# The broker is asked for its queues' depths when somebody looks, no more often than this, and no longer.
-DEPTHS_EVERY_S = 5.0
-DEPTHS_WITHIN_S = 2.0
-
 EXAMPLE = """\
 # HELP smsim_gateway_messages_accepted_total Messages that were answered 202.
 # TYPE smsim_gateway_messages_accepted_total counter
 smsim_gateway_messages_accepted_total{lane="bulk"} 17.0
 """
 
-# What the close codes of RFC 6455 §7.4 mean of those who listened to events.
+# Why subscriptions to the events ended, by close code of RFC 6455 §7.4.
 REASONS = {1001: "shutdown", 1008: "key", 1013: "slow"}
 
 
 class _Bound(NamedTuple):
-    """The counters of one operation, method and status, found once: looking them up costs more than counting."""
+    """The counters of one operation, method and status. Looking them up costs more than counting."""
 
     requests: Counter
     times: Histogram
 
 
 class GatewayMetrics:
-    """Counts what the gateway does. Its registry takes further collectors, where other services run in its process."""
+    """Counts what the gateway does. Other services in the same process add their collectors to `registry`.
 
-    def __init__(self, broker: Broker) -> None:
+    A scrape asks the broker for queue depths, no more often than every `depths_every_s`, for `depths_within_s` at most.
+    """
+
+    def __init__(self, broker: Broker, depths_every_s: float = 5.0, depths_within_s: float = 2.0) -> None:
         self._broker = broker
+        self._depths_every_s = depths_every_s
+        self._depths_within_s = depths_within_s
         self.registry = new_registry("gateway")
         self._requests = self._counter("requests", "Requests answered.", "operation", "method", "status")
         self._times = Histogram(
@@ -58,10 +59,10 @@ class GatewayMetrics:
         )
         accepted = self._counter("messages_accepted", "Messages that were answered 202.", "lane")
         self._accepted = {lane: accepted.labels(lane.value) for lane in Lane}
-        self._pending = self._gauge("messages_pending", "Messages taken in and not yet confirmed.")
+        self._pending = self._gauge("messages_pending", "Messages that wait to be accepted.")
         self._clients = self._gauge("event_clients", "Clients that listen to events.")
         self._broker_up = self._gauge(
-            "broker_connected", "1 while RabbitMQ tells its queues' depths, else 0."
+            "broker_connected", "1 while RabbitMQ answers with queue depths, else 0."
         )
         self._depths = Gauge(
             "smsim_queue_bodies", "Bodies that wait in a queue.", ("queue",), registry=self.registry
@@ -71,7 +72,7 @@ class GatewayMetrics:
         self._looking = asyncio.Lock()
 
     def observe(self, operation: str | None, method: str, status: int, time_s: float) -> None:
-        """A request was answered. `operation` is the path of its Operation, `/sms/{uuid}`; None where it has none."""
+        """Counts an answered request. `operation` is the path of its Operation, `/sms/{uuid}`; None if it has none."""
         key = (operation or OTHER, method, status)
         bound = self._bound.get(key)
         if bound is None:
@@ -80,25 +81,25 @@ class GatewayMetrics:
         bound.times.observe(time_s)
 
     def accepted(self, lane: Lane, messages: int = 1) -> None:
-        """So many messages are confirmed and answered 202."""
+        """Counts messages that were answered 202."""
         self._accepted[lane].inc(messages)
 
     def watch_pending(self, pending: Callable[[], int]) -> None:
-        """Says how many messages are taken in and not yet confirmed; asked when somebody looks."""
+        """`pending` gives the number of messages that wait to be accepted, at each scrape."""
         self._pending.set_function(pending)
 
     def watch_events(self, clients: Callable[[], int], dropped: Mapping[int, int]) -> None:
-        """Says how many clients listen to events, and how many were sent away, by close code; read as above."""
+        """`clients` and `dropped` give, at each scrape, the clients of the events and those dropped by close code."""
         self._clients.set_function(clients)
         self.registry.register(_Dropped(dropped))
 
     async def refresh(self) -> None:
-        """Asks the broker for the depths of its queues, unless that was done just now."""
+        """Asks the broker for queue depths, unless it was asked a moment ago."""
         async with self._looking:
-            if time.monotonic() - self._looked_s < DEPTHS_EVERY_S:
+            if time.monotonic() - self._looked_s < self._depths_every_s:
                 return
             try:
-                async with asyncio.timeout(DEPTHS_WITHIN_S):
+                async with asyncio.timeout(self._depths_within_s):
                     self._show_depths(await self._broker.depths(anew=False))
             except (SmsimError, TimeoutError):
                 self._show_depths(None)
@@ -108,11 +109,18 @@ class GatewayMetrics:
         """GET /metrics."""
         return [
             Operation(
-                *("GET", "/metrics", self._show, Scope.READ, "operation", "Metrics for Prometheus"),
+                method="GET",
+                path="/metrics",
+                handler=self._show,
+                scope=Scope.READ,
+                tag="operation",
+                summary="Metrics for Prometheus",
+                description="Also on METRICS_PORT, where that is set, without an API key.",
                 answers={
-                    200: Answer("in Prometheus's text format", str, EXAMPLE, media_type="text/plain"),
+                    200: Answer(
+                        "in Prometheus's text format", kind=str, example=EXAMPLE, media_type="text/plain"
+                    ),
                 },
-                description="Also on METRICS_PORT, where that is set, to everybody who can reach it.",
             )
         ]
 
@@ -125,7 +133,7 @@ class GatewayMetrics:
         bound = _Bound(
             self._requests.labels(operation, word, str(status)), self._times.labels(operation, word)
         )
-        if method in METHODS:  # an invented method finds no place among those that are kept
+        if method in METHODS:  # clients may invent any number of others
             self._bound[operation, method, status] = bound
         return bound
 
@@ -143,7 +151,7 @@ class GatewayMetrics:
 
 
 class _Dropped:
-    """Reads what somebody else counts, by close code."""
+    """Collects what is counted by close code elsewhere."""
 
     def __init__(self, dropped: Mapping[int, int]) -> None:
         self._dropped = dropped
@@ -154,7 +162,7 @@ class _Dropped:
             counts[REASONS.get(code, OTHER)] += clients
         family = CounterMetricFamily(
             "smsim_gateway_event_clients_dropped",
-            "Clients that listened to events and were sent away.",
+            "Clients of the events that were dropped.",
             labels=["reason"],
         )
         for reason, clients in counts.items():

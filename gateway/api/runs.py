@@ -36,6 +36,21 @@ _FIGURES = {
 }
 _RUN = {**_FIGURES, "run": "20261121-072613-24a5b446cc10", "total": 1000, "progress": 0.7, "over": False}
 _SHARE = {"sender": "sender-1", "slots": 100, "in_flight": 100, "sent": 630, "failed": 70, "share": 1.0}
+_LIMIT = Parameter(
+    name="limit",
+    where="query",
+    description=f"how many, 1 to {MOST_RUNS}; {RUNS_UNLESS_SAID} unless given",
+    kind=Limit,
+    example=10,
+)
+_NAME = Parameter(
+    name="run",
+    where="path",
+    description="the run's name",
+    kind=Run,
+    example="20261121-072613-24a5b446cc10",
+    required=True,
+)
 _STATS = {**_FIGURES, "depths": {"sms_queue": 12, "sms_queue.urgent": 0}, "shares": [_SHARE]}
 
 
@@ -55,17 +70,9 @@ class Runs:
                 scope=Scope.READ,
                 tag="runs",
                 summary="Runs and their progress, newest first",
-                description="As of now: whatever was accepted before you asked is in it.",
-                parameters=(
-                    Parameter(
-                        *("limit", "query", f"how many, 1 to {MOST_RUNS}; {RUNS_UNLESS_SAID} unless given"),
-                        kind=Limit,
-                        example=10,
-                    ),
-                ),
-                answers={
-                    200: Answer("runs", RunList, {"runs": [_RUN]}),
-                },
+                description="As of now: everything that was accepted before the request is in it.",
+                parameters=(_LIMIT,),
+                answers={200: Answer("runs", kind=RunList, example={"runs": [_RUN]})},
             ),
             Operation(
                 method="GET",
@@ -74,10 +81,8 @@ class Runs:
                 scope=Scope.READ,
                 tag="runs",
                 summary="One run and its progress",
-                parameters=(
-                    Parameter("run", "path", "the run's name", Run, "20261121-072613-24a5b446cc10", True),
-                ),
-                answers={200: Answer("the run", RunView, _RUN), 404: Answer("no such run")},
+                parameters=(_NAME,),
+                answers={200: Answer("the run", kind=RunView, example=_RUN), 404: Answer("no such run")},
             ),
             Operation(
                 method="GET",
@@ -87,7 +92,7 @@ class Runs:
                 tag="runs",
                 summary="The statistics of all runs, queue depths and the senders' shares",
                 description="The monitor's fields, and more. As of now; `in_flight`, up to a second old.",
-                answers={200: Answer("the statistics", StatsView, _STATS)},
+                answers={200: Answer("the statistics", kind=StatsView, example=_STATS)},
             ),
         ]
 

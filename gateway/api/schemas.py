@@ -6,14 +6,13 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from common.messages import MAX_BATCH_MESSAGES, MAX_TEXT_CHARS, RUN_PATTERN, Lane
+from common.messages import MAX_TEXT_CHARS, RUN_PATTERN, Lane
 from common.sms.segments import Segments
 from common.tracking.port import Status
 from gateway.callbacks.address import LONGEST_URL
 
 MAX_BATCH_ITEMS = 100_000
 MAX_TRACKED_ITEMS = 1_000
-MAX_RUN_MESSAGES = 10_000_000
 LONGEST_NUMBER = 40
 
 UuidText = Annotated[
@@ -123,19 +122,3 @@ class MessageView(msgspec.Struct, frozen=True):
     sending_at: Time | None
     settled_at: Time | None
     steps: list[StepView]
-
-
-class RunIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A simulated run: random messages to numbers that belong to nobody."""
-
-    num_messages: Annotated[int, Meta(ge=1, le=MAX_RUN_MESSAGES, examples=[1000])]
-    batch_size: Annotated[int, Meta(ge=1, le=MAX_BATCH_MESSAGES)] = 100
-    priority: Priority = Priority.NORMAL
-    run: Annotated[RunName | None, Meta(description="its name; a new one is made unless given")] = None
-
-
-class RunStarted(msgspec.Struct, frozen=True):
-    """A simulated run that is being published."""
-
-    run: RunName
-    num_messages: int

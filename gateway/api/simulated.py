@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,27 +15,49 @@ from common.background import end
 from common.broker.port import Broker
 from common.errors import RunExists, SmsimError, UnknownRun
 from common.ledger.port import Ledger
-from common.messages import new_run_id
+from common.messages import MAX_BATCH_MESSAGES, new_run_id
 from common.publishing.publish import Producer
 from common.publishing.random_source import RandomSource
 from common.web.answers import json_answer
 from common.web.bodies import decoded_body
 from common.web.operations import JSON, Answer, Body, Operation, Scope
 from common.web.problems import Problem
-from gateway.api.schemas import RunIn, RunStarted
+from gateway.api.schemas import Priority, RunName
 
 log = logging.getLogger(__name__)
 
-# Runs that are published at the same time.
-MOST_AT_ONCE = 4
+MAX_RUN_MESSAGES = 10_000_000
+
+
+class RunIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A simulated run: random messages to numbers that belong to nobody."""
+
+    num_messages: Annotated[int, Meta(ge=1, le=MAX_RUN_MESSAGES, examples=[1000])]
+    batch_size: Annotated[int, Meta(ge=1, le=MAX_BATCH_MESSAGES)] = 100
+    priority: Priority = Priority.NORMAL
+    run: Annotated[RunName | None, Meta(description="its name; a new one is made unless given")] = None
+
+
+class RunStarted(msgspec.Struct, frozen=True):
+    """A simulated run that is being published."""
+
+    run: RunName
+    num_messages: int
+
 
 _decoder = msgspec.json.Decoder(RunIn)
 
 
 class SimulatedRuns:
-    """Publishes simulated runs; `close` leaves those that are not finished to `producer.py --resume`."""
+    """Publishes simulated runs, `at_once` of them at the same time.
 
-    def __init__(self, broker: Broker, ledger: Ledger, gateway: str, queue: str | None = None) -> None:
+    `close` leaves those that are not finished to `producer.py --resume`.
+    """
+
+    def __init__(
+        self, broker: Broker, ledger: Ledger, gateway: str, queue: str | None = None, at_once: int = 4
+    ) -> None:
+        self._at_once = at_once
         self._broker = broker
         self._ledger = ledger
         self._gateway = gateway
@@ -44,23 +68,25 @@ class SimulatedRuns:
         """Its endpoint."""
         return [
             Operation(
-                "POST",
-                "/runs",
-                self._post,
-                Scope.SEND,
-                "runs",
-                "Start a simulated run",
-                {
+                method="POST",
+                path="/runs",
+                handler=self._post,
+                scope=Scope.SEND,
+                tag="runs",
+                summary="Start a simulated run",
+                description=(
+                    "Publishes random messages, to numbers with the country code 999, which is assigned to no country."
+                ),
+                body=Body({JSON: RunIn}, examples={"thousand": {"num_messages": 1000}}),
+                answers={
                     202: Answer(
                         "It is being published",
-                        RunStarted,
-                        RunStarted("20261121-072613-9f3a", 1000),
+                        kind=RunStarted,
+                        example=RunStarted("20261121-072613-9f3a", 1000),
                         headers={"Location": "where its progress is: `/runs/{run}`"},
                     ),
                     409: Answer("A run of this name exists"),
                 },
-                "Publishes random messages, to numbers with the country code 999, which is assigned to no country.",
-                body=Body({JSON: RunIn}, {"thousand": {"num_messages": 1000}}),
             )
         ]
 
@@ -70,13 +96,12 @@ class SimulatedRuns:
 
     async def _post(self, request: Request) -> Response:
         asked = await decoded_body(request, _decoder)
-        if len(self._tasks) >= MOST_AT_ONCE:
-            raise Problem(
-                429, f"{MOST_AT_ONCE} runs are being published: wait for one to end", retry_after_s=5
-            )
+        if len(self._tasks) >= self._at_once:
+            what = f"{self._at_once} runs are being published: wait for one to end"
+            raise Problem(429, what, retry_after_s=5)
         run = asked.run or new_run_id()
         begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        # Nothing is awaited since the look: its place is taken now.
+        # Nothing was awaited since the check: this takes the place.
         task = asyncio.create_task(self._begin_and_publish(run, asked, begun))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -87,15 +112,15 @@ class SimulatedRuns:
         return json_answer(RunStarted(run, asked.num_messages), 202, {"Location": f"/runs/{run}"})
 
     async def _begin_and_publish(self, run: str, asked: RunIn, begun: "asyncio.Future[None]") -> None:
-        """`begun` is done once the run is open; if it is cancelled by then, nobody waits, and the run goes again."""
+        """`begun` is done once the run is open. If it was cancelled before, nobody waits, and the run is removed."""
         source, lane = RandomSource(asked.num_messages, secrets.randbits(63)), asked.priority.lane
         made = msgspec.structs.replace(source.recipe(asked.batch_size, lane), queue=self._queue)
         recipe = msgspec.json.encode(made).decode()
-        producer = f"{self._gateway}-{secrets.token_hex(4)}"  # a second request for this name is another's
+        producer = f"{self._gateway}-{secrets.token_hex(4)}"  # so that a second request for this name fails
         try:
             try:
                 await self._ledger.begin(run, recipe, asked.num_messages, producer)
-            except Exception as error:  # noqa: BLE001  # for the request to tell
+            except Exception as error:  # noqa: BLE001  # the request answers with it
                 if not begun.done():
                     begun.set_exception(error)
                 return
@@ -113,7 +138,7 @@ class SimulatedRuns:
             raise
 
     async def _take_back(self, run: str) -> None:
-        """Ends a run that was begun just now, by us, and frees its name."""
+        """Ends a run that was begun a moment ago, and frees its name."""
         with contextlib.suppress(UnknownRun):
             await self._ledger.close_run(run)
             await self._ledger.forget(run)

@@ -9,8 +9,8 @@ import msgspec
 from yarl import URL
 
 from common.errors import UsageError
+from common.open_files import raise_file_limit
 from common.settings import Settings
-from sender.providers.open_files import raise_file_limit, require_connections
 from sender.providers.port import OutgoingMessage, Result, TemporaryError
 from sender.providers.responses import result_of
 from sender.slots import Slots
@@ -107,3 +107,16 @@ async def _read_body(response: aiohttp.ClientResponse) -> None:
             await response.content.readany()
     except NO_RESPONSE:
         response.close()
+
+
+def require_connections(connections: int, limit: int, spare: int = 100) -> None:
+    """Returns if the limit leaves room for this many connections beside `spare` files of other use.
+
+    Raises:
+        UsageError: The limit is too low.
+    """
+    if connections + spare > limit:
+        raise UsageError(
+            f"{connections} sends in flight need as many connections, and this system allows {limit} open files: "
+            "lower SENDER_CONCURRENCY, or raise the limit (ulimit -n)"
+        )

@@ -4,7 +4,8 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from common.messages import MAX_BATCH_MESSAGES, MAX_TEXT_CHARS
-from gateway.api.schemas import LONGEST_NUMBER, MAX_RUN_MESSAGES
+from gateway.api.schemas import LONGEST_NUMBER
+from gateway.api.simulated import MAX_RUN_MESSAGES
 from gateway.callbacks.address import LONGEST_URL
 from tests.gateway.browser import PHONE, Cut, visiting
 from tests.gateway.running import KEY, NUMBER, running

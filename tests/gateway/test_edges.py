@@ -23,7 +23,7 @@ from common.web.problems import Problem
 from gateway.acceptance import recovery
 from gateway.acceptance.session import recipe
 from gateway.api import simulated
-from gateway.api.simulated import MOST_AT_ONCE, SimulatedRuns
+from gateway.api.simulated import SimulatedRuns
 from tests.gateway.running import NUMBER, running
 from tests.waiting import eventually
 
@@ -163,6 +163,9 @@ async def test_a_lost_cancellation_is_repeated(monkeypatch: pytest.MonkeyPatch) 
     assert task.cancelled()
 
 
+AT_ONCE = 3
+
+
 class Held(MemoryLedger):
     """Begins runs, and answers once it is told to; notes which it was asked for."""
 
@@ -195,7 +198,7 @@ def handler(monkeypatch: pytest.MonkeyPatch) -> Callable[[Held], Callable[[Any],
     monkeypatch.setattr(simulated, "Producer", Endless)
 
     def of(ledger: Held) -> Callable[[Any], Awaitable[Response]]:
-        return SimulatedRuns(MemoryBroker(), ledger, "a-gateway").operations()[0].handler
+        return SimulatedRuns(MemoryBroker(), ledger, "a-gateway", at_once=AT_ONCE).operations()[0].handler
 
     return of
 
@@ -216,15 +219,11 @@ async def test_no_more_runs_at_once_than_there_are_places(handler: Handlers) -> 
     ledger = Held()
     post = handler(ledger)
     asking = asyncio.gather(*(post(request()) for _ in range(20)), return_exceptions=True)
-    await eventually(lambda: len(ledger.asked) >= MOST_AT_ONCE)
+    await eventually(lambda: len(ledger.asked) >= AT_ONCE)
     ledger.may_answer.set()
     answers = await asking
-    assert (
-        sum(isinstance(answer, Response) and answer.status_code == 202 for answer in answers) == MOST_AT_ONCE
-    )
-    assert (
-        sum(isinstance(answer, Problem) and answer.status == 429 for answer in answers) == 20 - MOST_AT_ONCE
-    )
+    assert sum(isinstance(answer, Response) and answer.status_code == 202 for answer in answers) == AT_ONCE
+    assert sum(isinstance(answer, Problem) and answer.status == 429 for answer in answers) == 20 - AT_ONCE
 
 
 async def test_a_run_that_could_not_begin_gives_its_place_back(handler: Handlers) -> None:
@@ -233,7 +232,7 @@ async def test_a_run_that_could_not_begin_gives_its_place_back(handler: Handlers
     ledger.may_answer.set()
     ledger.refuses = True
     post = handler(ledger)
-    for _ in range(2 * MOST_AT_ONCE):
+    for _ in range(2 * AT_ONCE):
         with pytest.raises(Refused):
             await post(request())
     ledger.refuses = False
@@ -246,9 +245,9 @@ async def test_a_request_that_gave_up_leaves_no_run(handler: Handlers) -> None:
     post = handler(ledger)
     asking = [
         asyncio.ensure_future(post(request(b'{"num_messages": 1000, "run": "run-%d"}' % k)))
-        for k in range(MOST_AT_ONCE)
+        for k in range(AT_ONCE)
     ]
-    await eventually(lambda: len(ledger.asked) == MOST_AT_ONCE)
+    await eventually(lambda: len(ledger.asked) == AT_ONCE)
     for task in asking:
         task.cancel()
     await asyncio.gather(*asking, return_exceptions=True)

@@ -1,18 +1,36 @@
 """GET /health and GET /ready: whether the gateway lives, and whether it can work."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 
-import pytest
+import aiohttp
+from starlette.applications import Starlette
 
 from common.broker.memory import MemoryBroker
 from common.errors import Unavailable
 from common.ledger.memory import MemoryLedger
 from common.ledger.values import Snapshot
-from gateway.api import health
-from tests.gateway.running import KEY, running
+from common.web.keys.authenticator import Authenticator
+from common.web.keys.memory import MemoryApiKeys
+from common.web.routing import routes_of
+from common.web.server import serving
+from gateway.api.health import Health
+from tests.gateway.running import KEY
 
 
-async def test_ready_says_what_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextlib.asynccontextmanager
+async def served(health: Health) -> AsyncIterator[aiohttp.ClientSession]:
+    """Where keys are required of others."""
+    routes = routes_of(health.operations(), Authenticator(MemoryApiKeys(), True, KEY), lambda *_: None)
+    async with (
+        serving(Starlette(routes=routes), "127.0.0.1", 0) as port,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http,
+    ):
+        yield http
+
+
+async def test_ready_says_what_is_away() -> None:
     """503 names it, to everybody, while /health says that the gateway lives."""
 
     class AwayBroker(MemoryBroker):
@@ -30,9 +48,8 @@ async def test_ready_says_what_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
                 raise Unavailable("Redis is away")
             return await super().snapshot(run)
 
-    monkeypatch.setattr(health, "WITHIN_S", 60.0)
     broker, ledger = AwayBroker(), AwayLedger()
-    async with running(broker=broker, ledger=ledger, gateway_auth=True, gateway_api_key=KEY) as it:
+    async with served(Health(broker, ledger, within_s=60.0)) as http:
         for away, detail in (
             ((False, False), None),
             ((True, False), "RabbitMQ did not answer"),
@@ -41,12 +58,14 @@ async def test_ready_says_what_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
             ((False, False), None),
         ):
             broker.away, ledger.away = away
-            status, answer = await it.get("/ready")
-            assert (status, answer.get("detail")) == (503 if detail else 200, detail)
-            assert await it.get("/health") == (200, {"healthy": True})
+            async with http.get("/ready") as answer:
+                problem = await answer.json(content_type=None)
+            assert (answer.status, problem.get("detail")) == (503 if detail else 200, detail)
+            async with http.get("/health") as answer:
+                assert (answer.status, await answer.json()) == (200, {"healthy": True})
 
 
-async def test_a_ledger_that_says_nothing_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_ledger_that_says_nothing_is_away() -> None:
     """Calls of a ledger wait until it answers, however long; /ready does not, nor do those who ask beside."""
 
     class SilentLedger(MemoryLedger):
@@ -54,7 +73,7 @@ async def test_a_ledger_that_says_nothing_is_away(monkeypatch: pytest.MonkeyPatc
             await asyncio.Event().wait()
             return await super().snapshot(run)
 
-    monkeypatch.setattr(health, "WITHIN_S", 0.01)
-    async with running(ledger=SilentLedger(), sends=False) as gateway:
-        for status, problem in await asyncio.gather(*(gateway.get("/ready") for _ in range(20))):
-            assert (status, problem["detail"]) == (503, "Redis did not answer")
+    async with served(Health(MemoryBroker(), SilentLedger(), within_s=0.01)) as http:
+        for answer in await asyncio.gather(*(http.get("/ready") for _ in range(20))):
+            assert answer.status == 503
+            assert (await answer.json(content_type=None))["detail"] == "Redis did not answer"

@@ -465,3 +465,17 @@ async def test_a_request_behind_a_chunked_one_is_refused_with_it(served: Served)
     assert (await client.answer())[2] == b"a"
     await client.say(chunked)
     assert (await client.answer())[2] == b"a"
+
+
+async def test_a_body_that_trickles_is_told_so() -> None:
+    """408, and not that a server is away; each byte is in time, all of them are not."""
+    served = Served()
+
+    async def slow(request: Request) -> Response:
+        return Response(await read_body(request, LIMIT_BYTES, within_s=0.1))
+
+    served.echo = slow  # type: ignore[method-assign]
+    async with serving(served.app(), "127.0.0.1", 0) as port:
+        client = await (await talk(port)).say(POST % (b"/echo", b"Content-Length: 9\r\n"), b"h")
+        status, headers, _ = await client.answer()
+    assert (status, headers["connection"]) == (408, "close")

@@ -1,6 +1,7 @@
 """gateway/api/inbox.py: what was sent can be listed, waited for and thrown away, and tests that use it don't race."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -17,8 +18,8 @@ from common.tracking.memory import MemoryTracker
 from common.tracking.port import Status, Step
 from common.web.problems import Problem
 from common.web.server import serving
-from gateway.api import inbox as inbox_module
-from gateway.api.inbox import Inbox
+from gateway.api.inbox import InboxRoutes
+from gateway.live.inbox import Inbox, InboxLimits
 from tests.gateway.running import running
 from tests.waiting import eventually
 
@@ -83,14 +84,23 @@ def problems_answered(handler: Callable[[Request], Awaitable[Response]]) -> Call
 
 def app_of(inbox: Inbox) -> Starlette:
     return Starlette(
-        routes=[Route(o.path, problems_answered(o.handler), methods=[o.method]) for o in inbox.operations()]
+        routes=[
+            Route(o.path, problems_answered(o.handler), methods=[o.method])
+            for o in InboxRoutes(inbox).operations()
+        ]
     )
 
 
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
+    async with serve() as served:
+        yield served
+
+
+@contextlib.asynccontextmanager
+async def serve(**limits: int) -> AsyncIterator[Served]:
     tracker = MemoryTracker()
-    inbox = Inbox(tracker)
+    inbox = Inbox(tracker, InboxLimits(**limits))
     running = asyncio.create_task(inbox.run())
     async with serving(app_of(inbox), "127.0.0.1", 0) as port, aiohttp.ClientSession() as session:
         served = Served(tracker, inbox, running, session, f"http://127.0.0.1:{port}")
@@ -236,26 +246,26 @@ async def test_a_client_that_left_waits_no_more(served: Served) -> None:
     assert (await stays)[1]["uuid"] == "a-run.1"
 
 
-async def test_so_many_wait_and_no_more(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_so_many_wait_and_no_more() -> None:
     """One more is told to come back later; what is there already is had without waiting."""
-    monkeypatch.setattr(inbox_module, "MAX_WAITERS", 2)
-    waiting = [served.wait(f"to={ANNA}&timeout=60") for _ in range(2)]
-    await served.waiting(2)
-    served.tell(step(1, BERT))
-    await eventually(lambda: served.texts())
-    assert (await served.wait(f"to={ANNA}&timeout=60"))[0] == 429
-    assert (await served.wait(f"to={BERT}&timeout=60"))[0] == 200
-    served.tell(step(2))
-    assert [(await one)[0] for one in waiting] == [200, 200]
+    async with serve(waiters=2) as served:
+        waiting = [served.wait(f"to={ANNA}&timeout=60") for _ in range(2)]
+        await served.waiting(2)
+        served.tell(step(1, BERT))
+        await eventually(lambda: served.texts())
+        assert (await served.wait(f"to={ANNA}&timeout=60"))[0] == 429
+        assert (await served.wait(f"to={BERT}&timeout=60"))[0] == 200
+        served.tell(step(2))
+        assert [(await one)[0] for one in waiting] == [200, 200]
 
 
-async def test_the_oldest_make_room(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_oldest_make_room() -> None:
     """It holds so many messages and no more, and says so of one that `after` names and is gone."""
-    monkeypatch.setattr(inbox_module, "MAX_MESSAGES", 3)
-    served.tell(*(step(k) for k in range(5)))
-    await eventually(lambda: served.texts())
-    assert await served.texts() == ["text 2", "text 3", "text 4"]
-    assert (await served.wait(f"to={ANNA}&after=a-run.0"))[0] == 404
+    async with serve(messages=3) as served:
+        served.tell(*(step(k) for k in range(5)))
+        await eventually(lambda: served.texts())
+        assert await served.texts() == ["text 2", "text 3", "text 4"]
+        assert (await served.wait(f"to={ANNA}&after=a-run.0"))[0] == 404
 
 
 async def test_when_it_takes_nothing_in_nobody_waits(served: Served) -> None:

@@ -13,8 +13,7 @@ import pytest
 from common.errors import UsageError
 from common.messages import Outcome
 from common.settings import Settings
-from sender.providers.http import HttpProvider, create
-from sender.providers.open_files import require_connections
+from sender.providers.http import HttpProvider, create, require_connections
 from sender.providers.port import OutgoingMessage, Result, SendError
 from sender.providers.responses import retry_after_s
 from tests.waiting import eventually

@@ -183,11 +183,8 @@ class LameBroker(MemoryBroker):
         return {"sms_queue": 4, "sms_queue.urgent": 0}
 
 
-@pytest.mark.parametrize("away", [Unavailable("gone"), Refused("no"), TimeoutError()])
-async def test_depths_are_shown_as_long_as_the_broker_tells_them(
-    away: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Fresh for each look, but no more often than allowed; none rather than old ones when the broker is away."""
+async def test_depths_are_asked_for_no_more_often_than_allowed() -> None:
+    """Scrapes at once share an answer."""
     broker = LameBroker()
     metrics = GatewayMetrics(broker)
     await asyncio.gather(*(metrics.refresh() for _ in range(10)))
@@ -196,7 +193,13 @@ async def test_depths_are_shown_as_long_as_the_broker_tells_them(
     assert now("smsim_queue_bodies", queue="sms_queue") == 4
     assert now("smsim_gateway_broker_connected") == 1
 
-    monkeypatch.setattr("gateway.api.metrics.DEPTHS_EVERY_S", 0)
+
+@pytest.mark.parametrize("away", [Unavailable("gone"), Refused("no"), TimeoutError()])
+async def test_no_depths_are_shown_while_the_broker_is_away(away: Exception) -> None:
+    """None rather than old ones."""
+    broker = LameBroker()
+    metrics = GatewayMetrics(broker, depths_every_s=0.0)
+    await metrics.refresh()
     broker.away = away
     await metrics.refresh()
     now = read(metrics.registry)

@@ -3,7 +3,8 @@
 import asyncio
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from starlette.requests import HTTPConnection
 
@@ -18,11 +19,28 @@ KEPT_S = 4.0
 # For a key that is not among them they are asked for again, no more often than this, whatever is made up and sent.
 AGAIN_S = 1.0
 SHORTEST_FIXED_KEY = 16
+MOST_RECOGNISED = 1_000
 SUBPROTOCOL = "key."
 
 _ANONYMOUS = Caller("anonymous", "anonymous", ALL_SCOPES)
 _SETTINGS = Caller("settings", "GATEWAY_API_KEY", ALL_SCOPES)
 _NOBODY = digest_of("")  # no secret is empty
+
+
+# The header fields that may hold a key, as they were sent: Authorization and X-API-Key.
+_SentKey = tuple[bytes | None, bytes | None]
+
+
+class _Recognised(NamedTuple):
+    """A caller whose key was checked.
+
+    Attributes:
+        caller: Whose key it is.
+        until_s: When it has to be checked again.
+    """
+
+    caller: Caller
+    until_s: float
 
 
 class Authenticator:
@@ -50,6 +68,7 @@ class Authenticator:
         self._clock = clock
         self._held: dict[str, tuple[ApiKey, Caller]] = {}
         self._held_at = float("-inf")
+        self._recognised: dict[_SentKey, _Recognised] = {}
         self._asking: asyncio.Task[None] | None = None
 
     async def authenticate(self, connection: HTTPConnection) -> Caller:
@@ -62,12 +81,30 @@ class Authenticator:
         caller = await self._caller_of(sent)
         if caller is None:
             raise _unauthenticated("this API key is not in force: it is mistyped, or was revoked")
+        self._remember(dict(connection.headers.raw), caller)
         return caller
+
+    def recognise(self, fields: Mapping[bytes, bytes]) -> Caller | None:
+        """The caller of a request with these header fields, if that is known already; else `authenticate` knows."""
+        bearer, key = fields.get(b"authorization"), fields.get(b"x-api-key")
+        if bearer is None and key is None:
+            return None if self._required else _ANONYMOUS
+        found = self._recognised.get((bearer, key))
+        return found.caller if found is not None and self._clock() <= found.until_s else None
 
     def require(self, caller: Caller, scope: Scope) -> None:
         """Lets those pass whose key has the scope. Raises Problem 403."""
         if scope not in caller.scopes:
             raise Problem(403, f"this API key lacks the scope {scope}: use one that was created with it")
+
+    def _remember(self, fields: Mapping[bytes, bytes], caller: Caller) -> None:
+        """So that `recognise` knows the caller for as long as the keys are held."""
+        if len(self._recognised) >= MOST_RECOGNISED:
+            self._recognised.clear()
+        until_s = float("inf") if caller is _SETTINGS else self._held_at + KEPT_S
+        sent = (fields.get(b"authorization"), fields.get(b"x-api-key"))
+        if sent != (None, None):
+            self._recognised[sent] = _Recognised(caller, until_s)
 
     async def _caller_of(self, sent: str) -> Caller | None:
         if self._fixed is not None and hmac.compare_digest(digest_of(sent), self._fixed):

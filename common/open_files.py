@@ -2,8 +2,6 @@
 
 import resource
 
-from common.errors import UsageError
-
 MOST_FILES = 1 << 20
 
 
@@ -18,16 +16,3 @@ def raise_file_limit() -> int:
     except (ValueError, OSError):  # some systems have a lower limit than they report
         return soft
     return wanted
-
-
-def require_connections(connections: int, limit: int, spare: int = 100) -> None:
-    """Returns if the limit leaves room for this many connections beside `spare` files of other use.
-
-    Raises:
-        UsageError: The limit is too low.
-    """
-    if connections + spare > limit:
-        raise UsageError(
-            f"{connections} sends in flight need as many connections, and this system allows {limit} open files: "
-            "lower SENDER_CONCURRENCY, or raise the limit (ulimit -n)"
-        )
