@@ -191,7 +191,7 @@ def test_answers_that_many_come_to_are_added_where_they_can_come() -> None:
     said = described(operation(scope=None), POST)
     assert set(said["paths"]["/trees"]["get"]["responses"]) == {"200", "421", "422", "500", "503"}
     assert set(said["paths"]["/trees/{name}"]["post"]["responses"]) == {
-        *("202", "400", "401", "403", "409", "413", "415", "421", "422", "429", "500", "503"),
+        *("202", "400", "401", "403", "408", "409", "413", "415", "421", "422", "429", "500", "503"),
     }
 
 
