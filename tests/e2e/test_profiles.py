@@ -1,4 +1,4 @@
-"""One profile and one seed: the same of every message, embedded, distributed, and over HTTP."""
+"""One profile and one seed give the same result of every message, embedded, distributed, and over HTTP."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ SAME = ("sent", "failed", "retried")
 
 
 async def test_a_profile_plays_the_same_everywhere(pipeline: Pipeline) -> None:
-    """Sent, failed and retried agree to the message; so do the processing times where they are simulated alike."""
+    """Sent, failed and retried are equal; so are the processing times where both are simulated."""
     (pipeline.folder / "quick.yaml").write_text(
         "mean_s: 0.02\nstddev_s: 0.005\nretry: 0.2\nfailed: 0.05\nthrottled: 0.1\nretry_after_s: 0.3\n"
         "windows:\n  - {from_s: 3600, to_s: 7200, retry: 0.8}\n"

@@ -1,4 +1,4 @@
-"""sender/providers/magic.py: what is sent to a magic number comes out as promised; other numbers don't notice."""
+"""sender/providers/magic.py: messages to magic numbers have the documented outcome; others are unaffected."""
 
 import phonenumbers
 import pytest
@@ -16,7 +16,7 @@ ORDINARY_TIME_US = 7_000
 
 
 async def outcomes_of(numbers: list[str], attempt: int = 1) -> list[tuple[int, int, float]]:
-    """What comes of messages to these numbers, in their order."""
+    """The results of messages to these numbers, in their order."""
     profile = Profile(mean_s=ORDINARY_TIME_US / 1e6, stddev_s=0)
     provider = MagicNumbers(SimulatedProvider(profile, seed=1), MagicBehaviour(delay_s=0.2))
     reports = Reports(numbers, attempt)
@@ -29,7 +29,7 @@ async def outcomes_of(numbers: list[str], attempt: int = 1) -> list[tuple[int, i
 
 @pytest.mark.parametrize("attempt", [1, 2, 3])
 async def test_each_number_does_what_it_says(attempt: int) -> None:
-    """At first and later attempts, and the throttled one is sent in the end."""
+    """At first and later attempts; the throttled one is sent in the end."""
     fails, never, throttled, delayed = await outcomes_of([magic.number() for magic in Magic], attempt)
     assert fails[0] == Outcome.FAILED
     assert never[0] == Outcome.RETRY
@@ -39,12 +39,12 @@ async def test_each_number_does_what_it_says(attempt: int) -> None:
 
 
 async def test_the_delay_is_ten_seconds_unless_asked_otherwise() -> None:
-    """What the documentation says."""
+    """As documented."""
     assert MagicBehaviour().delay_s == 10
 
 
-async def test_a_mixed_group_is_told_apart() -> None:
-    """Each message of a group has its own outcome, is reported once, and the ordinary ones are the profile's."""
+async def test_a_mixed_group_is_split() -> None:
+    """Each message of a group has its own outcome and is reported once; ordinary ones play the profile."""
     numbers = [OTHER, Magic.FAILS.number(), OTHER, Magic.THROTTLED.number(), Magic.FAILS.number(415), OTHER]
     found = await outcomes_of(numbers)
     wanted = [Outcome.SENT, Outcome.FAILED, Outcome.SENT, Outcome.RETRY, Outcome.FAILED, Outcome.SENT]
@@ -53,7 +53,7 @@ async def test_a_mixed_group_is_told_apart() -> None:
 
 
 async def test_without_a_magic_number_the_ordinary_provider_has_it_all() -> None:
-    """Every message of such a group is the profile's."""
+    """Every message of such a group plays the profile."""
     assert [o[:2] for o in await outcomes_of([OTHER] * 5)] == [(Outcome.SENT, ORDINARY_TIME_US)] * 5
 
 
@@ -69,8 +69,8 @@ async def test_the_age_of_the_run_reaches_the_ordinary_provider() -> None:
 
 
 @pytest.mark.parametrize("magic", Magic)
-def test_the_numbers_are_valid_and_nobody_s(magic: Magic) -> None:
-    """The phonenumbers library takes them for valid in hundreds of areas, and all are 555-01xx."""
+def test_the_numbers_are_valid_and_reserved(magic: Magic) -> None:
+    """They are valid in hundreds of areas by the phonenumbers library, and all are 555-01xx."""
     numbers = [number for number, of in NUMBERS.items() if of is magic]
     parsed = [phonenumbers.parse(number) for number in numbers]
     assert sum(map(phonenumbers.is_valid_number, parsed)) > 400

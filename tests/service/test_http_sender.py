@@ -1,4 +1,4 @@
-"""A sender with the HTTP provider against the mock: what the ledger says is what the mock's own record says."""
+"""A sender with the HTTP provider against the mock: the ledger agrees with the mock's own record."""
 
 import asyncio
 from collections import Counter
@@ -28,7 +28,7 @@ MAX_ATTEMPTS = 3
 
 
 async def all_sent(port: int, timeout_s: float) -> Snapshot:
-    """What becomes of a run of bulk and urgent messages that a sender posts to a mock."""
+    """The end of a run of bulk and urgent messages that a sender posts to a mock."""
     broker, ledger = MemoryBroker(), MemoryLedger()
     provider = BulkAdapter(HttpProvider(f"http://127.0.0.1:{port}/sms", timeout_s))
     policy = RetryPolicy(MAX_ATTEMPTS, backoff_s=0.01)
@@ -52,7 +52,7 @@ async def all_sent(port: int, timeout_s: float) -> Snapshot:
 
 
 async def test_totals_are_exact_and_agree_with_the_record(tmp_path: Path) -> None:
-    """A flaky provider, three attempts: sent, failed and retried are what its profile says message by message.
+    """A flaky provider, three attempts: sent, failed and retried are those of its profile, message by message.
 
     And the ids that the mock accepted are those sent, each accepted once.
     """
@@ -81,7 +81,7 @@ async def test_totals_are_exact_and_agree_with_the_record(tmp_path: Path) -> Non
 
 
 async def test_timeouts_are_ambiguous_and_bound_what_was_sent_twice(tmp_path: Path) -> None:
-    """A provider slower than the timeout allows for some: the ledger ends, and `ambiguous` covers every repetition."""
+    """Some sends take longer than the timeout: the run ends, and `ambiguous` covers every repeated send."""
     profile, record = load_profile("flaky"), tmp_path / "record"
     times_us = profile.play(SEED, np.arange(COUNT), 1, 0).times_us
     timeout_s = float(np.quantile(times_us, 0.9)) / 1e6

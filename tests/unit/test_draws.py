@@ -1,4 +1,4 @@
-"""sender/providers/draws.py: random, and yet the same for the same message."""
+"""sender/providers/draws.py: random numbers that are always the same for the same message."""
 
 import math
 
@@ -30,7 +30,7 @@ def times_s(
 @pytest.mark.parametrize("seed", [0, 1, 2**63 - 1])
 @pytest.mark.parametrize("distribution", Distribution)
 def test_mean_and_standard_deviation(distribution: Distribution, seed: int) -> None:
-    """Over 100,000 messages in a row both are within 3 % of what was asked for."""
+    """Over 100,000 consecutive messages both are within 3 % of the configured values."""
     times = times_s(distribution, seed=seed)
     assert times.mean() == pytest.approx(2.0, rel=0.03)
     assert times.std() == pytest.approx(EXPECTED_STDDEV[distribution], rel=0.03)
@@ -66,7 +66,7 @@ def test_negative_draws_count_as_no_time() -> None:
 
 @pytest.mark.parametrize("distribution", Distribution)
 def test_no_mean_is_no_time(distribution: Distribution) -> None:
-    """MEAN_PROCESSING_TIME=0 sends at once, whatever the distribution."""
+    """MEAN_PROCESSING_TIME=0 sends immediately, with every distribution."""
     assert not times_s(distribution, mean_s=0, stddev_s=0).any()
 
 
@@ -78,7 +78,7 @@ def test_no_deviation_is_constant(distribution: Distribution) -> None:
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5, 0.9])
 def test_the_share_of_failures(rate: float) -> None:
-    """It is FAILURE_RATE, within what 100,000 throws of a coin allow."""
+    """It is FAILURE_RATE, within the statistical error of 100,000 draws."""
     assert failures(1, SEQS, 1, rate).mean() == pytest.approx(rate, abs=0.006)
 
 
@@ -89,7 +89,7 @@ def test_none_fail_at_rate_0_and_all_at_rate_1() -> None:
 
 
 def test_failures_do_not_hang_on_times() -> None:
-    """Those that fail take as long as those that don't."""
+    """Sends that fail take as long as the others."""
     failed = failures(1, SEQS, 1, 0.5)
     times = times_s(Distribution.NORMAL)
     assert times[failed].mean() == pytest.approx(times[~failed].mean(), rel=0.01)
@@ -120,7 +120,7 @@ def test_a_message_has_its_draw_however_it_is_sliced(seed, seqs, attempt, distri
 
 @pytest.mark.parametrize(("seed", "attempt"), [(1, 2), (2, 1), (1, 257), (1 << 32, 1)])
 def test_another_attempt_or_seed_is_another_draw(seed: int, attempt: int) -> None:
-    """Neither outcomes nor times of another attempt, or another seed, follow from these."""
+    """Outcomes and times of another attempt, or another seed, are uncorrelated with these."""
     ours, others = (Draws(*key).uniforms(1) for key in ((1, SEQS, 1), (seed, SEQS, attempt)))
     assert abs(np.corrcoef(ours, others)[0, 1]) < 0.02
     first, second = failures(1, SEQS, 1, 0.3), failures(seed, SEQS, attempt, 0.3)
@@ -130,7 +130,7 @@ def test_another_attempt_or_seed_is_another_draw(seed: int, attempt: int) -> Non
 @pytest.mark.parametrize("attempts", [(1, 1), (1, 2), (2, 1), (3, 1)])
 @pytest.mark.parametrize("streams", [(1, 2), (2, 3), (1, 3)])
 def test_streams_are_independent(attempts: tuple[int, int], streams: tuple[int, int]) -> None:
-    """What decides on the time and what decides on the outcome don't hang together, over attempts neither."""
+    """The numbers for time and outcome are uncorrelated, within an attempt and across attempts."""
     ours, others = (
         Draws(1, SEQS, attempt).uniforms(stream) for attempt, stream in zip(attempts, streams, strict=True)
     )

@@ -27,7 +27,7 @@ AT_ONCE = Profile(mean_s=0)
 
 
 class Sleeps:
-    """In place of the mock's sleeps: how long each was to be; they end when the test says so."""
+    """Replaces the sleeps of the mock: notes the duration of each, and ends all when the test sets `over`."""
 
     def __init__(self) -> None:
         self.asked_s: list[float] = []
@@ -84,7 +84,7 @@ async def client_of(
 
 @pytest.mark.parametrize("attempt", [1, 2])
 async def test_it_plays_its_profile(attempt: int) -> None:
-    """Message by message what the same profile and seed give a simulated sender, across blocks of draws."""
+    """Each message has the result that a simulated sender has with this profile and seed, across blocks of draws."""
     profile = Profile(mean_s=0, failed=0.2, retry=0.2, throttled=0.2, retry_after_s=2.5)
     seqs = np.arange(Fates.BLOCK - 60, Fates.BLOCK + 60)
     plays = profile.play(7, seqs, attempt, 0)
@@ -99,23 +99,23 @@ async def test_it_plays_its_profile(attempt: int) -> None:
     assert set(wanted) == {200, 422, 429, 503}
 
 
-async def test_a_throttled_send_is_told_when_to_come_again() -> None:
+async def test_a_throttled_send_has_a_retry_after() -> None:
     """In whole seconds, as HTTP asks, and never too early."""
     async with client_of(Profile(mean_s=0, throttled=1, retry_after_s=2.5)) as client:
         status, _, headers = await client.send("r.0")
     assert (status, headers["Retry-After"]) == (429, "3")
 
 
-async def test_other_refusals_name_no_time() -> None:
-    """A failure for now leaves it to the sender when to try again."""
+async def test_other_refusals_have_no_retry_after() -> None:
+    """After a temporary failure the sender decides when to try again."""
     async with client_of(Profile(mean_s=0, retry=1)) as client:
         status, _, headers = await client.send("r.0")
     assert status == 503
     assert "Retry-After" not in headers
 
 
-async def test_answers_take_as_long_as_the_profile_says() -> None:
-    """Each message its drawn time, and no answer comes before that is over."""
+async def test_answers_take_the_drawn_time() -> None:
+    """Each message takes its drawn time, and is not answered before that is over."""
     profile = Profile(mean_s=0.4, distribution=Distribution.EXPONENTIAL)
     times_us = profile.play(1, np.arange(Fates.BLOCK), 1, 0).times_us
     chosen, sleeps = range(3, 8), Sleeps()
@@ -130,7 +130,7 @@ async def test_answers_take_as_long_as_the_profile_says() -> None:
 
 
 async def test_the_age_of_a_run_counts_from_its_first_message() -> None:
-    """Windows of a profile open for each run by its own age."""
+    """The windows of a profile depend on the age of each run."""
     now_s = [1000.0]
     profile = Profile(mean_s=0, windows=(Window(from_s=10, to_s=20, failed=1),))
     async with client_of(profile, clock=lambda: now_s[0]) as client:
@@ -149,8 +149,8 @@ async def test_the_age_of_a_run_counts_from_its_first_message() -> None:
     assert [message for message, status in found if status == 422] == ["a.2", "a.3", "b.1"]
 
 
-async def test_a_repeated_message_is_told_so() -> None:
-    """Accepted again, and both answers say which it was; other messages of its byte, piece or run are their own."""
+async def test_a_repeated_message_is_marked() -> None:
+    """It is accepted again, and the answer says so; other messages of its byte, piece or run are unaffected."""
     ids = ["r.0", "r.1", f"r.{AcceptedMessages.PIECE}", f"r.{MAX_SEQ - 1}", "q.0"]
     async with client_of() as client:
         first = [(await client.send(message))[1] for message in ids]
@@ -172,7 +172,7 @@ async def test_only_what_was_accepted_can_be_repeated() -> None:
 
 
 async def test_the_statistics_add_up_and_can_be_reset() -> None:
-    """All requests are accepted or refused; after a reset nothing is remembered, beginnings of runs included."""
+    """All requests are accepted or refused; a reset clears everything, the start of runs included."""
     now_s = [0.0]
     profile = Profile(mean_s=0, retry=0.5, windows=(Window(from_s=10, to_s=20, retry=0, failed=1),))
     async with client_of(profile, clock=lambda: now_s[0]) as client:
@@ -208,8 +208,8 @@ async def test_the_statistics_add_up_and_can_be_reset() -> None:
         b'{"id": "r.0", "to": "+358401234567", "text": "x", "attempt": 0}',
     ],
 )
-async def test_what_is_no_message_is_answered_400(body: bytes) -> None:
-    """With a reason that quotes neither number nor text; it is refused, and on no record."""
+async def test_an_invalid_body_is_answered_400(body: bytes) -> None:
+    """The reason quotes neither number nor text; the message is refused, and not recorded."""
     async with client_of() as client:
         status, answer = await client.post(body)
         assert status == 400
@@ -220,7 +220,7 @@ async def test_what_is_no_message_is_answered_400(body: bytes) -> None:
 
 
 async def test_the_record_has_each_accepted_send_before_it_is_answered(tmp_path: Path) -> None:
-    """One line an accepted send, repeated ones too, and none for a refused one; what stood there stays."""
+    """One line for each accepted send, repeated ones included, none for a refused one; earlier lines stay."""
     record = tmp_path / "record"
     record.write_text("earlier.0 1\n")
     profile = Profile(mean_s=0, failed=0.5)
@@ -236,7 +236,7 @@ async def test_the_record_has_each_accepted_send_before_it_is_answered(tmp_path:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
 async def test_what_cannot_be_recorded_is_not_accepted() -> None:
-    """A full disk must not make the record miss what was answered 200."""
+    """A message that can't be recorded is not accepted, so the record has all that was answered 200."""
     async with client_of(record=Path("/dev/full")) as client:
         assert (await client.send("r.0"))[0] == 500
         assert await client.stats() == {
@@ -244,8 +244,8 @@ async def test_what_cannot_be_recorded_is_not_accepted() -> None:
         }  # fmt: skip
 
 
-async def test_a_client_that_gave_up_is_accepted_all_the_same(tmp_path: Path) -> None:
-    """This is what makes a timeout ambiguous: the message goes out, and nobody hears of it."""
+async def test_the_message_of_a_client_that_disconnects_is_accepted(tmp_path: Path) -> None:
+    """This makes a timeout ambiguous: the message is sent, and the client does not know it."""
     record, sleeps = tmp_path / "record", Sleeps()
     profile = Profile(mean_s=0.3, distribution=Distribution.CONSTANT)
     async with client_of(profile, record=record, sleep=sleeps.sleep) as client:
@@ -259,7 +259,7 @@ async def test_a_client_that_gave_up_is_accepted_all_the_same(tmp_path: Path) ->
         assert (await client.stats())["accepted"] == 1
 
 
-async def test_it_says_that_it_is_well() -> None:
+async def test_it_has_a_health_check() -> None:
     """For health checks of a stack."""
     async with (
         serving(MockProvider(Fates(AT_ONCE, 1))) as port,
@@ -283,7 +283,7 @@ async def test_it_says_that_it_is_well() -> None:
 def test_bad_arguments_are_one_clear_line(
     arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the exit code of a mistake, or of something that can't be had now."""
+    """With the exit code of a usage error, or of a resource that is unavailable."""
     try:
         found = main(arguments)
     except SystemExit as error:
@@ -307,8 +307,8 @@ async def listening(mock: Launched) -> int:
     return next(int(event["port"]) for event in mock.events if event["event"] == "provider_listening")
 
 
-async def test_the_command_answers_what_is_in_hand_when_it_is_told_to_stop(launcher: Launcher) -> None:
-    """SIGTERM: no new connection, the request in hand is answered and on record, exit 0; its log has no message."""
+async def test_the_command_completes_requests_on_sigterm(launcher: Launcher) -> None:
+    """SIGTERM: no new connection, the request in progress is completed and recorded, exit 0; no message in its log."""
     (launcher.folder / "slow.yaml").write_text("{mean_s: 1, distribution: constant}")
     mock = launcher.start("smsim", "provider", "--port", 0, "--profile", "slow.yaml", "--record", "record")
     port = await listening(mock)
@@ -316,10 +316,10 @@ async def test_the_command_answers_what_is_in_hand_when_it_is_told_to_stop(launc
         client = Client(session)
         sending = asyncio.create_task(client.send("r.0"))
 
-        async def in_hand() -> bool:
+        async def in_progress() -> bool:
             return (await client.stats())["requests"] == 1
 
-        await eventually(in_hand)
+        await eventually(in_progress)
         mock.signal(signal.SIGTERM)
         await eventually(lambda: mock.logged("provider_stopping"))
         status, _, _ = await sending
@@ -332,7 +332,7 @@ async def test_the_command_answers_what_is_in_hand_when_it_is_told_to_stop(launc
 
 
 async def test_a_port_in_use_is_one_clear_line(launcher: Launcher) -> None:
-    """Exit 1: it can't be had now. The mock that has it goes on."""
+    """Exit 1. The mock that has the port is unaffected."""
     first = launcher.start("smsim", "provider", "--port", 0)
     port = await listening(first)
     second = launcher.start("smsim", "provider", "--port", port)

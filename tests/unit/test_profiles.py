@@ -1,4 +1,4 @@
-"""sender/providers/profiles/: how a provider behaves, as data; the same for whoever plays it."""
+"""sender/providers/profiles/: the behaviour of a provider, as data; the same for everything that plays it."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ SEQS = np.arange(100_000, dtype=np.int64)
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
-    """Where a user's profile may be written."""
+    """The path for a user's profile."""
     return tmp_path / "mine.yaml"
 
 
@@ -60,7 +60,7 @@ def test_six_profiles_are_built_in() -> None:
 
 @pytest.mark.parametrize("name", builtin_profiles())
 def test_a_built_in_profile_tells_how_to_make_ones_own(name: str, mine: Path) -> None:
-    """It describes itself, begins with how to copy and change it, and a copy is the same profile."""
+    """It has a description, begins with instructions for a copy, and a copy is the same profile."""
     text = (ROOT / "sender/providers/profiles" / f"{name}.yaml").read_text()
     profile = load_profile(name)
     assert profile.description
@@ -71,7 +71,7 @@ def test_a_built_in_profile_tells_how_to_make_ones_own(name: str, mine: Path) ->
 
 
 def test_each_built_in_profile_does_what_it_is_called() -> None:
-    """Nearly all is sent by a healthy one, nothing by a dead one, and each of the others errs in its own way."""
+    """A healthy one sends nearly all messages, a dead one none, and each of the others fails in its own way."""
     healthy = load_profile("healthy")
     assert shares(healthy)[Outcome.SENT] > 0.99
     slow_s, healthy_s = (p.play(1, SEQS, 1, 0).times_us.mean() / 1e6 for p in (load_profile("slow"), healthy))
@@ -84,7 +84,7 @@ def test_each_built_in_profile_does_what_it_is_called() -> None:
 
 
 def test_the_outage_comes_and_goes() -> None:
-    """From 30 s to 60 s of every 300 s every send fails for now, and slowly; before and after all is well."""
+    """From 30 s to 60 s of every 300 s each send fails temporarily and slowly; otherwise sends succeed."""
     outage = load_profile("outage")
     for age_s in (0, 29.9, 60, 299, 300, 329.9, 360):
         assert shares(outage, age_s)[Outcome.SENT] > 0.99
@@ -97,7 +97,7 @@ def test_the_outage_comes_and_goes() -> None:
 
 
 def test_each_outcome_has_its_share() -> None:
-    """Failed, retry and throttled come as often as asked for, and the rest is sent."""
+    """Failed, retry and throttled have the configured shares, and the rest is sent."""
     profile = Profile(mean_s=1, failed=0.1, retry=0.2, throttled=0.3, retry_after_s=7)
     plays = profile.play(1, SEQS, 1, 0)
     assert np.mean(plays.outcomes == Outcome.SENT) == pytest.approx(0.4, abs=0.006)
@@ -109,7 +109,7 @@ def test_each_outcome_has_its_share() -> None:
 
 
 def test_what_is_refused_as_too_many_is_so_quickly() -> None:
-    """It is to be tried again after the wait, its answer takes a tenth of the time, and all others take theirs."""
+    """A throttled send is retried after the wait and takes a tenth of the time; the others take their own."""
     usual, throttled = (
         Profile(mean_s=1, failed=0.1, retry=0.2, throttled=share).play(1, SEQS, 1, 0) for share in (0.0, 0.3)
     )
@@ -131,7 +131,7 @@ def test_a_share_of_one_is_all_and_of_zero_none(share: str) -> None:
 
 @pytest.mark.parametrize("parts", [(0.1, 0.2, 0.7), (0.7, 0.2, 0.1), (0.33, 0.56, 0.11), (0.11, 0.33, 0.56)])
 def test_shares_that_make_one_in_decimals_do_so(parts: tuple[float, float, float]) -> None:
-    """What adds up to 1 on paper is not refused for a rounding error, and nothing is sent."""
+    """Shares that add up to 1 in decimals are not refused for a rounding error, and no message is sent."""
     failed, retry, throttled = parts
     profile = Profile(mean_s=1, failed=failed, retry=retry, throttled=throttled)
     assert shares(profile)[Outcome.SENT] == 0
@@ -158,13 +158,13 @@ def test_the_settings_alone_are_a_profile(distribution: Distribution, attempt: i
 
 
 def test_the_standard_deviation_is_a_tenth_of_the_mean_unless_given() -> None:
-    """In a profile as in the settings; 0 is 0."""
+    """In a profile and in the settings; 0 stays 0."""
     assert Profile(mean_s=2).play(1, SEQS, 1, 0).times_us.std() == pytest.approx(0.2e6, rel=0.02)
     assert Profile(mean_s=2, stddev_s=0).play(1, SEQS, 1, 0).times_us.std() == 0
 
 
 def test_a_profile_takes_the_place_of_the_settings(bare_environment: Path) -> None:
-    """PROVIDER_PROFILE=dead fails all, whatever FAILURE_RATE says."""
+    """PROVIDER_PROFILE=dead fails all messages, with any FAILURE_RATE."""
     settings = load_settings(provider_profile="dead", failure_rate=0.0)
     assert configured_profile(settings) == load_profile("dead")
 
@@ -173,7 +173,7 @@ def test_a_profile_takes_the_place_of_the_settings(bare_environment: Path) -> No
 
 
 def test_a_window_holds_from_its_beginning_until_before_its_end() -> None:
-    """Once, unless it says `every_s`."""
+    """Once, unless `every_s` is set."""
     once, again = (Window(from_s=10, to_s=20, every_s=every_s) for every_s in (None, 100))
     ages = (0, 9.999, 10, 19.999, 20, 109.999, 110, 119.999, 120, 1_015)
     assert [age for age in ages if once.contains(age)] == [10, 19.999]
@@ -181,7 +181,7 @@ def test_a_window_holds_from_its_beginning_until_before_its_end() -> None:
 
 
 def test_a_window_changes_what_it_names_and_nothing_else() -> None:
-    """The other fields stay the profile's; a standard deviation that nobody gave follows the mean in force."""
+    """The other fields are the profile's; a standard deviation that is not set follows the mean in force."""
     profile = Profile(
         mean_s=1, failed=0.1, retry_after_s=3, windows=(Window(from_s=0, to_s=1, mean_s=5, retry=0.2),)
     )
@@ -198,7 +198,7 @@ def test_the_first_window_that_holds_counts() -> None:
 
 
 def test_the_shortest_mean_counts_windows_too() -> None:
-    """What is quick for a while needs fine ticks."""
+    """A window of quick sends needs short ticks."""
     assert Profile(mean_s=1).shortest_mean_s == 1
     assert Profile(mean_s=1, windows=(Window(from_s=0, to_s=1, mean_s=0.1),)).shortest_mean_s == 0.1
 
@@ -260,7 +260,7 @@ def played_elsewhere(path: Path) -> dict[Key, Play]:
 
 
 async def played_embedded(path: Path, size: int) -> dict[Key, Play]:
-    """What the simulated provider makes of batches of so many messages."""
+    """The results of the simulated provider, in batches of this size."""
     provider = SimulatedProvider(load_profile(str(path)), seed=SEED)
     played: dict[Key, Play] = {}
     for age_s in AGES:
@@ -279,8 +279,8 @@ async def played_embedded(path: Path, size: int) -> dict[Key, Play]:
 
 
 async def test_every_process_plays_the_same(mine: Path) -> None:
-    """Embedded in one sender, or spread over others in another process: for each (seed, seq, attempt, window) the
-    same delay, outcome and wait; and the window, not the run's very age, decides."""
+    """Embedded in one sender, or distributed over others in another process: each (seed, seq, attempt, window) has the
+    same delay, outcome and wait, which depend on the window and not on the exact age of the run."""
     mine.write_text(FULL)
     elsewhere = await asyncio.to_thread(played_elsewhere, mine)
     embedded = await played_embedded(mine, 64)
@@ -359,7 +359,7 @@ def test_a_bad_profile_is_one_line_that_says_what_and_where(text: str, wrong: st
     ],
 )
 def test_a_name_that_is_none_is_one_line(name: str, wrong: str) -> None:
-    """A misspelt built-in name is told the right ones."""
+    """The line for a misspelt built-in name lists the right ones."""
     with pytest.raises(UsageError) as caught:
         load_profile(name)
     line = str(caught.value)
@@ -370,7 +370,7 @@ def test_a_name_that_is_none_is_one_line(name: str, wrong: str) -> None:
 
 @pytest.mark.parametrize("text", ["mean_s: 1e-3", "mean_s: '0.001'", "{mean_s: 0.001}", "mean_s: 1.0e-3"])
 def test_numbers_may_be_written_in_any_way(text: str, mine: Path) -> None:
-    """YAML takes 1e-3 for a text; a profile does not."""
+    """YAML reads 1e-3 as a string; a profile reads it as a number."""
     mine.write_text(text)
     assert load_profile(str(mine)).mean_s == 0.001
 
@@ -383,7 +383,7 @@ mappings = st.dictionaries(fields, numbers, max_size=6)
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
 def test_any_file_is_a_profile_or_told_in_one_line(mine: Path, body: bytes) -> None:
-    """No bytes at all make it fail otherwise."""
+    """Any bytes are either a profile or one line."""
     mine.write_bytes(body)
     try:
         load_profile(str(mine))
@@ -396,7 +396,7 @@ def test_any_file_is_a_profile_or_told_in_one_line(mine: Path, body: bytes) -> N
 def test_what_is_taken_can_be_played(
     mine: Path, usual: object, windows: object, age_s: float, seed: int
 ) -> None:
-    """Whatever fields a file has, it is told in one line, or plays: no time is negative, each outcome is one."""
+    """Any fields are either refused in one line, or play: times are not negative, and outcomes are valid."""
     assert isinstance(usual, dict)
     mine.write_text(json.dumps({"mean_s": 1} | usual | {"windows": windows}))
     try:
@@ -424,7 +424,7 @@ Captured = pytest.CaptureFixture[str]
 @in_a_command
 @pytest.mark.parametrize(("text", "failed"), [("failed: 1", 200), ("failed: 0", 0)])
 def test_an_embedded_run_plays_a_profile(text: str, failed: int, capsys: Captured, mine: Path) -> None:
-    """What the profile fails for good is failed, and never tried again."""
+    """A message that fails finally is failed, and never tried again."""
     mine.write_text(f"mean_s: 0.001\n{text}")
     args = ["--num-messages", "200", "--profile", str(mine), "--max-attempts", "5", "--json"]
     assert simulate_main(args) == 0
@@ -437,7 +437,7 @@ def test_an_embedded_run_plays_a_profile(text: str, failed: int, capsys: Capture
     ("window", "failed"), [("from_s: 0, to_s: 1000", 200), ("from_s: 1000, to_s: 2000", 0)]
 )
 def test_an_embedded_run_goes_by_its_age(window: str, failed: int, capsys: Captured, mine: Path) -> None:
-    """A window of its first 1000 s holds for a run of a moment, the next does not."""
+    """A window of the first 1000 s applies to a short run; the next window does not."""
     mine.write_text(f"mean_s: 0.001\nwindows: [{{{window}, failed: 1}}]")
     assert simulate_main(["--num-messages", "200", "--profile", str(mine), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -449,7 +449,7 @@ def test_an_embedded_run_goes_by_its_age(window: str, failed: int, capsys: Captu
 def test_a_bad_profile_is_bad_usage(
     main: Main, args: list[str], capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One line on stderr and exit code 2, before any server is asked for."""
+    """One line on stderr and exit code 2, before it connects to any server."""
     monkeypatch.setenv("REDIS_PORT", "1")
     assert main([*args, "--profile", "flakey"], "a-command") == 2
     out, err = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""sender/providers/simulated.py: every send is reported once, in order, when its time has come."""
+"""sender/providers/simulated.py: each send is reported once, in order, when its time is over."""
 
 import asyncio
 import itertools
@@ -17,7 +17,7 @@ from tests.waiting import eventually
 
 
 class Reports:
-    """Sends, and what was reported of them: ranges of positions, each with the time since the start in µs."""
+    """Sends, and the reported ranges of positions, each with the time since the start in µs."""
 
     def __init__(self, count: int, first_seq: int = 0, attempt: int = 1, age_s: float = 0) -> None:
         self.ranges: list[tuple[int, int, float]] = []
@@ -46,7 +46,7 @@ class Reports:
 
 
 def in_order_and_once(reports: Reports) -> bool:
-    """The ranges join without a gap or an overlap, from the first position on, and none is empty."""
+    """The ranges cover all positions from the first, without a gap or an overlap, and none is empty."""
     borders = [0, *(beyond for _, beyond, _ in reports.ranges)]
     return [(a, b) for a, b, _ in reports.ranges] == list(itertools.pairwise(borders)) and all(
         b > a for a, b, _ in reports.ranges
@@ -55,7 +55,7 @@ def in_order_and_once(reports: Reports) -> bool:
 
 @pytest.mark.parametrize("distribution", Distribution)
 async def test_all_sends_are_reported_once_in_order(distribution: Distribution) -> None:
-    """However times are spread, each position is reported exactly once, from first to last."""
+    """With every distribution, each position is reported exactly once, from first to last."""
     provider = SimulatedProvider(Profile(mean_s=0.03, stddev_s=0.01, distribution=distribution), seed=1)
     groups = [Reports(count, first_seq=1000 * count) for count in (1, 2, 500, 3)]
     for reports in groups:
@@ -64,8 +64,8 @@ async def test_all_sends_are_reported_once_in_order(distribution: Distribution) 
     assert all(in_order_and_once(reports) for reports in groups)
 
 
-async def test_a_send_ends_when_its_time_has_come() -> None:
-    """Never more than half a tick (and the clock's own grain) early, and sorted by how long it takes."""
+async def test_a_send_ends_when_its_time_is_over() -> None:
+    """At most half a tick (and the resolution of the clock) early, and sorted by its time."""
     provider = SimulatedProvider(Profile(mean_s=0.1, stddev_s=0.03), seed=1)
     reports = Reports(2_000)
     provider.start(reports.sends)
@@ -93,7 +93,7 @@ async def test_outcomes_and_times_are_the_draws_of_their_seqs(attempt: int) -> N
 
 
 async def test_the_wait_asked_for_goes_with_its_message() -> None:
-    """Sorting by time keeps it beside the outcome; where the profile refuses nobody, there is none."""
+    """Sorting by time keeps the wait beside the outcome; a profile that throttles no send has no waits."""
     profile = Profile(mean_s=0.01, stddev_s=0.005, throttled=0.3, retry=0.1, retry_after_s=4)
     provider, reports = SimulatedProvider(profile, seed=5), Reports(1_000)
     provider.start(reports.sends)
@@ -123,7 +123,7 @@ async def test_a_window_is_chosen_by_the_age_of_the_run() -> None:
 
 
 async def test_no_time_at_all_is_reported_at_once() -> None:
-    """With a mean of 0 all is reported before `start` returns, in one piece."""
+    """With a mean of 0 all sends are reported before `start` returns, in one range."""
     provider = SimulatedProvider(Profile(mean_s=0), seed=1)
     reports = Reports(100)
     provider.start(reports.sends)
@@ -131,7 +131,7 @@ async def test_no_time_at_all_is_reported_at_once() -> None:
 
 
 async def test_those_that_take_no_time_do_not_wait_for_the_others() -> None:
-    """Where the distribution is cut at 0, the zeros end at once, and the rest later."""
+    """Where the distribution is cut at 0, sends that take no time end immediately, and the others later."""
     provider = SimulatedProvider(Profile(mean_s=0.02, stddev_s=0.02), seed=1)
     reports = Reports(1_000)
     provider.start(reports.sends)
@@ -143,7 +143,7 @@ async def test_those_that_take_no_time_do_not_wait_for_the_others() -> None:
 
 
 async def test_groups_that_come_later_join_the_wheel() -> None:
-    """A wheel that turns, or has come to rest, takes up further sends."""
+    """A wheel takes further sends while it runs, and after it has stopped for lack of sends."""
     provider = SimulatedProvider(Profile(mean_s=0.01, stddev_s=0.002), seed=1)
     for _ in range(3):
         first, second = Reports(50), Reports(50, first_seq=50)
@@ -156,7 +156,7 @@ async def test_groups_that_come_later_join_the_wheel() -> None:
 
 
 async def test_nothing_is_reported_after_close() -> None:
-    """What is in flight is given up: another provider with the same times is through, this one stays silent."""
+    """Sends in flight are abandoned: another provider with the same times has reported all, and this one none."""
     profile = Profile(mean_s=0.02, distribution=Distribution.EXPONENTIAL)
     closed, other = (SimulatedProvider(profile, seed=1) for _ in range(2))
     given_up, through = Reports(100), Reports(100)
@@ -167,8 +167,8 @@ async def test_nothing_is_reported_after_close() -> None:
     assert given_up.ranges == []
 
 
-async def test_what_is_started_after_close_is_not_reported_either() -> None:
-    """Not even what takes no time."""
+async def test_sends_started_after_close_are_not_reported() -> None:
+    """Not even sends that take no time."""
     provider = SimulatedProvider(Profile(mean_s=0), seed=1)
     await provider.close()
     reports = Reports(10)
@@ -177,7 +177,7 @@ async def test_what_is_started_after_close_is_not_reported_either() -> None:
 
 
 async def test_runs_without_a_seed_differ() -> None:
-    """Without SEED every provider draws its own."""
+    """Without SEED each provider draws one."""
     first, second = Reports(100), Reports(100)
     for reports in (first, second):
         provider = SimulatedProvider(Profile(mean_s=1))
@@ -187,7 +187,7 @@ async def test_runs_without_a_seed_differ() -> None:
 
 
 async def test_a_wheel_reports_a_tick_together() -> None:
-    """Sends that end in the same tick are reported as one range, which is what makes it fast."""
+    """Sends that end in the same tick are reported as one range, which makes it fast."""
     wheel = Wheel(0.005)
     reports = Reports(10_000)
     reports.sends.times_us = np.sort(np.arange(10_000, dtype=np.int64) % 20_000 + 1)

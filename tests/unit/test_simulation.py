@@ -31,7 +31,7 @@ SEQS = np.arange(COUNT, dtype=np.int64)
 async def simulated(
     source: Source | None = None, stop: asyncio.Event | None = None, **settings: Any
 ) -> Snapshot:
-    """What came of a run of 2,000 messages through 100 senders at 10 ms, or of another source and settings."""
+    """The end of a run of 2,000 messages through 100 senders at 10 ms, or of another source and settings."""
     chosen = {"mean_processing_time": 0.01, "failure_rate": RATE, "seed": SEED, **settings}
     batch_size = fitting_batch_size(SENDERS)
     simulation = Simulation(
@@ -54,8 +54,8 @@ async def test_every_message_is_accounted_for() -> None:
     assert sum(end.latency.values()) == COUNT
 
 
-async def test_what_comes_of_it_is_what_was_drawn() -> None:
-    """With a seed each message has its outcome and its time, wherever it went: the totals are known beforehand."""
+async def test_the_totals_are_those_of_the_draws() -> None:
+    """With a seed the outcome and time of each message are known, and so are the totals."""
     end = await simulated()
     assert end.failed == np.count_nonzero(failures(SEED, SEQS, 1, RATE))
     assert end.total_time_us == times_us(1).sum()
@@ -73,7 +73,7 @@ async def test_the_same_seed_gives_the_same_run() -> None:
 
 
 async def test_retries_end_exactly() -> None:
-    """Three attempts: failed is what failed three times, each retry is counted, and times are the last attempt's."""
+    """Messages that fail three times are failed, each retry is counted, and times are those of the last attempt."""
     end = await simulated(max_attempts=3, retry_backoff=0.01)
     fails = [failures(SEED, SEQS, attempt, RATE) for attempt in (1, 2, 3)]
     once, twice = fails[0], fails[0] & fails[1]
@@ -87,7 +87,7 @@ async def test_retries_end_exactly() -> None:
 
 
 async def test_no_time_and_no_failures() -> None:
-    """The fastest case: all are sent, none in no time at all left behind."""
+    """The fastest case: all messages are sent."""
     end = await simulated(mean_processing_time=0.0, failure_rate=0.0)
     assert (end.sent, end.failed, end.total_time_us) == (COUNT, 0, 0)
 
@@ -107,7 +107,7 @@ class StoppingSource(RandomSource):
 
 
 async def test_a_run_that_is_stopped_ends_in_good_order() -> None:
-    """What is in flight is finished, the rest stays queued, and the books balance."""
+    """Sends in flight are completed, the rest stays queued, and the identity holds."""
     stop = asyncio.Event()
     end = await simulated(StoppingSource(stop), stop)
     assert end.published == end.queued + end.sending + end.sent + end.failed
@@ -117,8 +117,8 @@ async def test_a_run_that_is_stopped_ends_in_good_order() -> None:
     assert sum(end.latency.values()) == end.settled
 
 
-async def test_numbers_that_are_none_fail_without_a_send() -> None:
-    """A source that lets a bad number through has it failed, and the others in its batch sent."""
+async def test_invalid_numbers_fail_without_a_send() -> None:
+    """An invalid number that a source lets through is failed, and the others in its batch are sent."""
 
     class WithBadNumbers(RandomSource):
         def messages(self, first: int) -> Iterator[Message]:
@@ -153,7 +153,7 @@ Smsim = Callable[..., Ran]
 
 @pytest.fixture
 def smsim(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Smsim:
-    """Runs `smsim` with arguments; gives its exit code, stdout and stderr."""
+    """Runs `smsim` with arguments; returns its exit code, stdout and stderr."""
 
     def run(*args: str) -> Ran:
         monkeypatch.setattr(sys, "argv", ["smsim", *args])
@@ -167,7 +167,7 @@ def smsim(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_simulate_prints_one_json_object(smsim: Smsim) -> None:
-    """--json: the run and the monitor's fields on stdout, nothing else there."""
+    """--json: the run and the monitor's fields are the only output on stdout."""
     code, out, err = smsim(
         *("simulate", "--num-messages", "500", "--senders", "50", "--mean-processing-time", "0.01"),
         *("--failure-rate", "0", "--run", "a-run", "--json"),
@@ -189,7 +189,7 @@ def test_simulate_prints_one_json_object(smsim: Smsim) -> None:
 
 
 def test_simulate_ends_with_a_summary(smsim: Smsim) -> None:
-    """For people: how many, how fast, and that nothing was lost."""
+    """For people: the number of messages, the rate, and that none was lost."""
     code, out, _ = smsim("simulate", "--num-messages", "500", "--mean-processing-time", "0", "--urgent")
     assert code == 0
     assert "500 messages through 1,100 senders" in out, "1,000 and the tenth for urgent ones"
@@ -230,7 +230,7 @@ def test_bad_usage_is_one_line_and_exit_code_2(args: tuple[str, ...], wrong: str
 
 
 def test_a_bad_setting_is_one_line_and_exit_code_2(smsim: Smsim, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment is held to the same limits as the flags."""
+    """The limits of the environment are those of the flags."""
     monkeypatch.setenv("FAILURE_RATE", "1.5")
     code, out, err = smsim(*SIMULATE)
     assert (code, out) == (2, "")
@@ -263,7 +263,7 @@ def test_no_such_command(args: tuple[str, ...], smsim: Smsim) -> None:
     assert all(command in err for command in ("simulate", "produce", "send", "monitor"))
 
 
-def test_help_is_no_mistake(smsim: Smsim) -> None:
+def test_help_is_no_error(smsim: Smsim) -> None:
     """Exit code 0, on stdout."""
     code, out, err = smsim("--help")
     assert (code, err) == (0, "")
