@@ -1,4 +1,4 @@
-"""What the commands of all studies share."""
+"""Shared by the commands of all studies: flags, optional packages, and the way they run."""
 
 import argparse
 import importlib.util

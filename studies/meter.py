@@ -13,7 +13,7 @@ Children = dict[int, list[psutil.Process]]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a service uses.
+    """The CPU time and memory of a service.
 
     Attributes:
         cpu_s: CPU time since some fixed moment, in seconds. It never falls.

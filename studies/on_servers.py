@@ -9,14 +9,11 @@ Settings in the environment and in `.env` are left out, since they would be thos
 import contextlib
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from collections.abc import Sequence
 
-from common.settings import Settings
+from common.cli import EXIT_USAGE, run_command
+from studies.process import Process
 from studies.servers import environment_of
 from tests.servers import RabbitServer, RedisServer
 
@@ -29,18 +26,21 @@ def main() -> int:
     command = _absolute(sys.argv[2 if without else 1 :])
     if command is None:
         print(USAGE, file=sys.stderr)
-        return 2
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _end)
-    with contextlib.ExitStack() as running:
-        environment: Mapping[str, str] = {}
-        if not without:
-            rabbit, redis = running.enter_context(RabbitServer()), running.enter_context(RedisServer())
-            environment = environment_of(rabbit, redis)
-        # An empty folder, without a .env.
-        folder = running.enter_context(tempfile.TemporaryDirectory(prefix="smsim-"))
-        return _run(command, environment, folder)
+        return EXIT_USAGE
+
+    async def run() -> int:
+        with contextlib.ExitStack() as stack:
+            environment: dict[str, str] = {}
+            if not without:
+                rabbit = stack.enter_context(RabbitServer())
+                environment = environment_of(rabbit, stack.enter_context(RedisServer()))
+            process = stack.enter_context(
+                Process(command[0], command, env=environment, isolated=True, forwarded=True)
+            )
+            await process.ended()
+            return process.code()
+
+    return run_command("studies.on_servers", run)
 
 
 def _absolute(command: Sequence[str]) -> list[str] | None:
@@ -52,26 +52,6 @@ def _absolute(command: Sequence[str]) -> list[str] | None:
     folder = absolute.index("--out") + 1
     absolute[folder] = os.path.abspath(absolute[folder])
     return absolute
-
-
-def _run(command: Sequence[str], environment: Mapping[str, str], folder: str) -> int:
-    inherited = {
-        name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields
-    }
-    # A session of its own: otherwise Ctrl-C would reach it twice and cut its clean-up short.
-    with subprocess.Popen(
-        command, env={**inherited, **environment}, cwd=folder, start_new_session=True
-    ) as process:
-        try:
-            return process.wait()
-        except SystemExit:
-            process.terminate()
-            process.wait()
-            raise
-
-
-def _end(number: int, _: object) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

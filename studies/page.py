@@ -17,7 +17,7 @@ class Column(Generic[T]):
     """A column of a table.
 
     Attributes:
-        heading: What stands above it.
+        heading: The text above it.
         cell: Makes the cell of a row.
         left: Whether it is aligned to the left; figures are to the right.
     """

@@ -1,4 +1,4 @@
-"""One process under measurement, and the wait for something that processes do."""
+"""One process under measurement, and a wait that notices when a process fails."""
 
 import asyncio
 import contextlib
@@ -17,8 +17,6 @@ import psutil
 
 from common.errors import SmsimError, UsageError
 from common.settings import Settings
-
-STDERR = 2
 
 T = TypeVar("T")
 
@@ -42,13 +40,13 @@ class Process:
     until its exit code is read, so that its CPU time can still be measured.
 
     Args:
-        name: What errors call it.
+        name: Its name in errors.
         command: The program and its arguments.
         env: Additional environment variables.
         isolated: Whether to hide the user's settings: it inherits none of them, and runs in an empty directory, where
             no `.env` is found.
-        forwarded: Whether its stdout goes to our stderr and its stderr stays ours. It then belongs to our session,
-            and gets SIGTERM and some time before it is killed.
+        forwarded: Whether its output goes to our stderr. It then gets SIGTERM and some time before it is killed.
+        end_deadline_s: How long it may take to end.
     """
 
     def __init__(
@@ -88,7 +86,7 @@ class Process:
             with contextlib.suppress(StudyFailed):
                 self.code()
         if self._popen.returncode is None:
-            self._kill()
+            os.killpg(self._popen.pid, signal.SIGKILL)
             self._popen.wait()
         self._files.cleanup()
 
@@ -184,24 +182,16 @@ class Process:
         return StudyFailed(f"{self.name} {how}" + (f": {lines[-1][-500:]}" if lines else ""), output)
 
     def _started(self) -> "subprocess.Popen[bytes]":
-        if self._forwarded:
-            return subprocess.Popen(self._command, env=self._env, stdin=subprocess.DEVNULL, stdout=STDERR)
         with self._out.open("wb") as out, self._log.open("wb") as log:
             return subprocess.Popen(
                 self._command,
                 env=self._env,
                 cwd=self._files.name if self._isolated else None,
                 stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=log,
+                stdout=2 if self._forwarded else out,  # 2 is stderr
+                stderr=None if self._forwarded else log,
                 start_new_session=True,
             )
-
-    def _kill(self) -> None:
-        if self._forwarded:
-            self._popen.kill()
-        else:
-            os.killpg(self._popen.pid, signal.SIGKILL)
 
 
 async def until(
@@ -214,9 +204,9 @@ async def until(
     """Polls a condition until it returns a true value, and returns that value.
 
     Args:
-        condition: What to wait for.
+        condition: Returns a true value once the wait is over.
         watched: Processes that must not fail meanwhile.
-        what: What is awaited, for the error.
+        what: The condition in words, for the error.
         deadline_s: How long to wait at most.
         every_s: The pause between two polls.
 

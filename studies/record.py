@@ -1,9 +1,11 @@
-"""What a study records beside its figures: when, on which machine, with which versions."""
+"""The record of a study: its figures, with the date, the machine and the versions."""
 
 import contextlib
+import csv
+import io
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,9 +29,8 @@ class Machine(msgspec.Struct, frozen=True):
     """The machine that figures were measured on.
 
     Attributes:
-        cores: Logical CPUs.
+        cores, cpu: How many logical CPUs, and their model.
         memory_gb: In GB (10^9 bytes).
-        cpu: The CPU's model.
         system: Kernel and its version.
     """
 
@@ -111,6 +112,16 @@ def write(path: Path, record: msgspec.Struct) -> None:
     write_file(path, msgspec.json.format(msgspec.json.encode(record), indent=2).decode() + "\n")
 
 
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
+    """Writes rows of the same columns as CSV. Returns the path. Raises NotWritten."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0] if rows else (), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(path, text.getvalue())
+    return path
+
+
 def write_file(path: Path, text: str) -> None:
     """Writes a file as a whole or not at all; makes its folder. Raises NotWritten."""
     beside = path.with_name(f".{path.name}.new")
@@ -121,7 +132,7 @@ def write_file(path: Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        raise not_written(error, path) from None
+        raise NotWritten(f"{path}: can't be written: {error.strerror or error}") from None
 
 
 def not_written(error: OSError, place: Path) -> NotWritten:

@@ -9,8 +9,6 @@ from common.ledger.port import Ledger
 from common.ledger.values import Snapshot
 from studies.process import Process, StudyFailed, until
 
-STUCK_S = 60.0
-
 
 async def begun(
     ledger: Ledger, run: str, *watched: Process, look: Callable[[], object] = lambda: None
@@ -32,10 +30,11 @@ async def settled(
     messages: int,
     *watched: Process,
     look: Callable[[Snapshot], object] = lambda _: None,
+    stuck_s: float = 60.0,
 ) -> Snapshot:
     """The snapshot once every message is sent or failed; `look` gets each snapshot on the way.
 
-    Raises StudyFailed if a process fails, or if no message is settled for a minute.
+    Raises StudyFailed if a process fails, or if no message is settled for `stuck_s` seconds.
     """
     progress, moved_s = 0, time.monotonic()
 
@@ -45,9 +44,9 @@ async def settled(
         look(now)
         if now.settled > progress:
             progress, moved_s = now.settled, time.monotonic()
-        if time.monotonic() - moved_s > STUCK_S:
+        if time.monotonic() - moved_s > stuck_s:
             raise StudyFailed(
-                f"run {run}: {now.settled:,} of {messages:,} messages settled, and none for {STUCK_S:g} s"
+                f"run {run}: {now.settled:,} of {messages:,} messages settled, and none for {stuck_s:g} s"
             )
         return now if now.settled >= messages else None
 

@@ -50,7 +50,7 @@ class Timeline:
         self.peak_in_flight = 0
 
     def note(self, at_s: float, settled: int, in_flight: int = 0) -> None:
-        """Adds a sample. Neither the time since the run's begin nor the settled count may fall."""
+        """Adds a sample. The time since the run's begin and the settled count must not fall."""
         self._at_s.append(at_s)
         self._settled.append(settled)
         self.peak_in_flight = max(self.peak_in_flight, in_flight)
@@ -58,7 +58,7 @@ class Timeline:
     def steady_per_s(self, total: int, margin: float = MARGIN) -> float | None:
         """The rate between the moments at which the shares `margin` and 1 - `margin` of `total` were settled.
 
-        None if there is no such phase: too few messages, or too short a time.
+        None without such a phase: too few messages, or too short a time.
         """
         first, last = margin * total, (1 - margin) * total
         if last - first < 1:

@@ -62,9 +62,7 @@ async def _measure(args: argparse.Namespace) -> BenchRecord:
             steady(session.ours, args.scale),
             *embedded(args.scale),
         ]
-        wanted = [one for one in scenarios if one.who in args.only]
-        for done in range(args.rounds):
-            await session.rounds.add(wanted, f"round {done + 1} of {args.rounds}")
+        await session.measure([one for one in scenarios if one.who in args.only], args.rounds)
         return session.record(args.rounds, args.scale)
 
 

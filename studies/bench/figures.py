@@ -1,4 +1,4 @@
-"""What one measurement gives, and the medians over rounds that the JSON holds."""
+"""The figures of one measurement, and the medians over rounds that the JSON holds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from statistics import median
 
 import msgspec
 
+from studies.bench.peers.port import Peer
 from studies.meter import Meter
 from studies.record import Record
 
@@ -25,8 +26,7 @@ class Measured:
         batch_size: Messages a batch; None where the pipeline chooses it.
         messages: How many messages went through.
         elapsed_s: Duration of the whole run.
-        cpu_s: CPU time by process.
-        peak_mb: Peak memory by process.
+        cpu_s, peak_mb: CPU time and peak memory by process.
         steady_per_s: The rate without ramp and tail, where that is wanted.
     """
 
@@ -47,7 +47,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Work:
-    """Something to measure: a work of so many messages, in batches of a size."""
+    """Something to measure: the name of a work, its batch size and its number of messages."""
 
     name: str
     batch_size: int | None
@@ -73,13 +73,8 @@ class Figure(msgspec.Struct, frozen=True):
     """The medians over the rounds of one measurement; fields as in `Measured`.
 
     Attributes:
-        who: Who did it.
-        work: The work.
-        batch_size: Messages a batch.
-        messages: How many messages a round had.
-        rate_per_s: The median of the rates.
-        rates_per_s: The rate of each round.
-        elapsed_s: Seconds.
+        who, work, batch_size, messages, elapsed_s: As in `Measured`.
+        rate_per_s, rates_per_s: The median of the rates, and the rate of each round.
         cpu_s_per_million: CPU seconds by process for a million messages.
         peak_rss_mb: Peak memory of each client process, in MB.
     """
@@ -118,13 +113,10 @@ class Figure(msgspec.Struct, frozen=True):
 
 
 class PeerNote(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the record says of a peer.
+    """A peer in the record.
 
     Attributes:
-        name: Its name.
-        publishes: How it publishes.
-        works: How its worker is set up.
-        docs: The pages that advise this setup.
+        name, publishes, works, docs: As in `Peer`.
         failure: Why it has no figures.
     """
 
@@ -134,13 +126,17 @@ class PeerNote(msgspec.Struct, frozen=True, omit_defaults=True):
     docs: list[str]
     failure: str | None = None
 
+    @classmethod
+    def of(cls, peer: Peer, failure: str | None) -> "PeerNote":
+        """The note of a peer."""
+        return cls(peer.name, peer.publishes, peer.works, list(peer.docs), failure)
+
 
 class BenchRecord(Record, frozen=True, kw_only=True):
     """The results of `make bench`.
 
     Attributes:
-        rounds: How many rounds the medians are over.
-        scale: The factor on the message counts.
+        rounds, scale: How many rounds the medians are over, and the factor on the message counts.
         sender_concurrency: Slots of our sender.
         peers: How the peers are set up.
         figures: The figures, in the order of the first round.

@@ -9,8 +9,6 @@ from studies.meter import Meter
 from studies.process import Process, StudyFailed, until
 from studies.servers import Servers
 
-BEGIN_EVERY_S = 0.005
-
 
 class Bench(ABC):
     """The processes of one measurement, of ours or of a peer, on queues of its own.
@@ -126,7 +124,7 @@ async def _consume(bench: Bench) -> Measured:
             idle_s = now_s or idle_s
             return now_s is None
 
-        await until(busy, worker, what=f"{worker.name} has begun", every_s=BEGIN_EVERY_S)
+        await until(busy, worker, what=f"{worker.name} has begun", every_s=0.005)
         # Counts from the last poll that saw it idle: at most one pause too long, never too short.
         elapsed_s = await _ended_s(bench, meter, worker) - idle_s
         await bench.stop(worker)
@@ -140,7 +138,7 @@ async def _begun_s(bench: Bench, producer: Process, meter: Meter) -> float:
         meter.start()
         return await bench.begun_s(producer)
 
-    return await until(begun, producer, what=f"{producer.name} has begun", every_s=BEGIN_EVERY_S)
+    return await until(begun, producer, what=f"{producer.name} has begun", every_s=0.005)
 
 
 async def _ended_s(bench: Bench, meter: Meter, worker: Process, *others: Process) -> float:

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -9,8 +10,9 @@ from pathlib import Path
 
 from common.errors import UnknownRun
 from studies import runs
-from studies.bench.figures import OURS, Measured, Work
+from studies.bench.figures import EMBEDDED, OURS, Measured, Work
 from studies.bench.measure import Bench, measure_both
+from studies.meter import Meter
 from studies.process import Process, StudyFailed
 from studies.servers import Pipeline, Servers
 from studies.timeline import Timeline, margin
@@ -62,6 +64,19 @@ class Ours:
         if not file.exists():
             file.write_text("number\n" + "".join(f"+{999_000_000_000 + i}\n" for i in range(messages)))
         return file
+
+
+async def simulate(work: Work, senders: int, mean_s: float) -> list[Measured]:
+    """One embedded run. Its CPU time includes the start of the process. Raises StudyFailed if it does not add up."""
+    command = [sys.executable, "-m", "simulation.cli", "simulate", "--num-messages", str(work.messages)]
+    command += ["--senders", str(senders), "--mean-processing-time", f"{mean_s:g}", "--json"]
+    with Process("smsim simulate", command, isolated=True) as process:
+        meter = Meter({EMBEDDED: process.pid})
+        await process.ended(look=meter.sample)
+        summary = process.result()
+    if not summary["published"] == summary["sent"] + summary["failed"] == work.messages:
+        raise StudyFailed(f"an embedded run does not add up: {summary}")
+    return [work.measured(float(summary["elapsed_s"]), meter, who=EMBEDDED)]
 
 
 class OurBench(Bench):

@@ -14,7 +14,7 @@ from studies.bench.figures import EMBEDDED, OURS, Figure, Measured
 from studies.bench.peers.port import NotAvailable
 from studies.process import StudyFailed
 
-# What a peer that does not work may raise.
+# Errors that a broken peer may raise.
 TROUBLES = (StudyFailed, NotAvailable, TimeoutError, OSError, AMQPError, RedisError, psutil.Error)
 # Absolute paths as programs print them: in quotes, also with blanks in them, after a flag, or in a URL. Links stay.
 PATHS = re.compile(
@@ -24,7 +24,7 @@ PATHS = re.compile(
 
 @dataclass(frozen=True)
 class Scenario:
-    """Something to measure once a round; `who` says whose it is."""
+    """Something to measure once a round; `who` is the name of ours or of the peer."""
 
     who: str
     take: Callable[[], Awaitable[list[Measured]]]
@@ -32,7 +32,7 @@ class Scenario:
 
 @dataclass
 class Rounds:
-    """What was measured so far.
+    """The measurements so far.
 
     Attributes:
         failures: The reason by peer. A peer that failed once is left out from then on.
@@ -77,7 +77,7 @@ class Rounds:
 
 
 def without_paths(text: str) -> str:
-    """The text with each absolute path cut to its last part: a record says nothing of the machine's folders."""
+    """The text with each absolute path cut to its last part, since a record must not show the machine's folders."""
     return PATHS.sub(lambda found: found["link"] or PurePath(found[0]).name, text)
 
 

@@ -1,7 +1,7 @@
 """One session of measurements: its servers, the peers that are available, and the record of all of it."""
 
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from studies.servers import Servers
 
 
 class Session:
-    """What measurements share.
+    """The servers, our pipeline and the peers that measurements share.
 
     Attributes:
         ours: Measures our own works.
@@ -47,14 +47,17 @@ class Session:
             with tempfile.TemporaryDirectory() as folder:
                 yield cls(servers, peers, Path(folder))
 
+    async def measure(self, scenarios: Sequence[Scenario], rounds: int) -> None:
+        """Measures the scenarios in interleaved rounds. Raises StudyFailed where ours fails."""
+        for done in range(rounds):
+            await self.rounds.add(scenarios, f"round {done + 1} of {rounds}")
+
     def of_peers(self, scale: float) -> list[Scenario]:
         """The works of each peer."""
         made = []
         for peer in self._peers:
-            messages, environment = (
-                max(100, round(peer.messages * scale)),
-                self._environments.get(peer.name, {}),
-            )
+            environment = self._environments.get(peer.name, {})
+            messages = max(100, round(peer.messages * scale))
             made += both_works(peer.name, partial(opened, peer, self._servers, environment, messages))
         return made
 
@@ -69,17 +72,8 @@ class Session:
             rounds=rounds,
             scale=scale,
             sender_concurrency=SLOTS,
-            peers=[self._note(peer) for peer in self._peers],
+            peers=[PeerNote.of(peer, self.rounds.failures.get(peer.name)) for peer in self._peers],
             figures=self.rounds.figures(),
-        )
-
-    def _note(self, peer: Peer) -> PeerNote:
-        return PeerNote(
-            name=peer.name,
-            publishes=peer.publishes,
-            works=peer.works,
-            docs=list(peer.docs),
-            failure=self.rounds.failures.get(peer.name),
         )
 
 

@@ -2,7 +2,7 @@
 
 Measures ours and plain pika in interleaved rounds, and prints ours / plain pika beside the same ratio in the recorded
 run (docs/performance.json). Machines differ, and a busy machine is slow at everything, so ratios are compared: their
-quotient says how ours has changed. A short run is mostly begin and end, so the message counts are those of
+quotient is the change of ours. A short run is mostly begin and end, so the message counts are those of
 `make bench`; with `--scale` nothing is compared. Fails if a run of ours does not add up, or if plain pika, the
 yardstick, can't be measured; never because of a time.
 """
@@ -67,23 +67,25 @@ class Comparison:
 
 
 def comparisons(now: BenchRecord, recorded: BenchRecord) -> list[Comparison]:
-    """A comparison for each of our works."""
+    """A comparison for each of our works. Plain pika has no batches: it is the yardstick for every batch size."""
     figures, before = _by_work(now), _by_work(recorded)
     found = []
     for (who, work, batch_size), ours in figures.items():
-        if who != OURS:
-            continue
-        # Plain pika has no batches: its rate at the same work is the yardstick for every batch size.
-        pika, old_pika = (of.get((PLAIN_PIKA, work, 1)) for of in (figures, before))
-        old = before.get((OURS, work, batch_size))
-        alike = old and old_pika and _messages(ours, pika or old_pika) == _messages(old, old_pika)
-        ratio = old.rate_per_s / old_pika.rate_per_s if old and old_pika and alike else None
-        found.append(Comparison(ours, pika, ratio))
+        if who == OURS:
+            pika, old_pika = figures.get((PLAIN_PIKA, work, 1)), before.get((PLAIN_PIKA, work, 1))
+            old = before.get((OURS, work, batch_size))
+            found.append(Comparison(ours, pika, _ratio_of_as_many(ours, pika, old, old_pika)))
     return found
 
 
-def _messages(*figures: Figure) -> list[int]:
-    return [figure.messages for figure in figures]
+def _ratio_of_as_many(
+    ours: Figure, pika: Figure | None, old: Figure | None, old_pika: Figure | None
+) -> float | None:
+    """The recorded ratio, if it is of as many messages as the present one."""
+    if not (pika and old and old_pika):
+        return None
+    as_many = (ours.messages, pika.messages) == (old.messages, old_pika.messages)
+    return old.rate_per_s / old_pika.rate_per_s if as_many else None
 
 
 def _by_work(results: BenchRecord) -> dict[tuple[str, str, int | None], Figure]:
@@ -101,8 +103,7 @@ async def _measure(args: argparse.Namespace) -> BenchRecord:
             *session.of_peers(args.scale),
             *of_ours(session.ours, 100, args.scale),
         ]
-        for done in range(args.rounds):
-            await session.rounds.add(scenarios, f"round {done + 1} of {args.rounds}")
+        await session.measure(scenarios, args.rounds)
         for peer, reason in session.rounds.failures.items():
             raise StudyFailed(f"{peer}: {reason}")
         return session.record(args.rounds, args.scale)

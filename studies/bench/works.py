@@ -2,10 +2,9 @@
 
 from functools import partial
 
-from studies.bench.embedded import simulate
 from studies.bench.figures import EMBEDDED, OURS, Work
 from studies.bench.measure import Opened, both_at_once, publish_then_consume
-from studies.bench.ours import Ours
+from studies.bench.ours import Ours, simulate
 from studies.bench.rounds import Scenario
 
 # Messages by batch size, so that each measurement takes some seconds on two cores.

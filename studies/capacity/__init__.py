@@ -1,1 +1,1 @@
-"""What services and messages take of a machine: `make volumes`, `make memory`."""
+"""The CPU time and memory of services and messages: `make volumes`, `make memory`."""

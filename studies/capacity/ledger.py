@@ -1,4 +1,4 @@
-"""What a run takes in Redis, and what a snapshot of it costs, against the number of its messages."""
+"""The memory of a run in Redis and the cost of its snapshot, against the number of its messages."""
 
 import json
 import time
@@ -15,9 +15,6 @@ from studies import runs
 from tests.servers import RedisServer
 
 RUN = "a-run"
-BLOCK = 10_000
-FAILURE_RATE = 0.1
-SNAPSHOTS = 1_000
 
 
 class LedgerFigure(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,10 +22,8 @@ class LedgerFigure(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         messages: How many messages it has.
-        redis_bytes: The memory it takes.
-        bytes_per_message: The memory a message.
-        snapshot_cpu_us: CPU time of a monitor for a snapshot.
-        snapshot_redis_cpu_us: CPU time of Redis for a snapshot.
+        redis_bytes, bytes_per_message: The memory it takes, in all and for a message.
+        snapshot_cpu_us, snapshot_redis_cpu_us: CPU time of a monitor and of Redis for a snapshot.
     """
 
     messages: int
@@ -39,7 +34,7 @@ class LedgerFigure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def ledger_of_size(server: RedisServer, messages: int) -> LedgerFigure:
-    """A settled run of so many messages, a tenth of them failed. Raises StudyFailed unless it adds up."""
+    """A settled run, a tenth of whose messages failed. Raises StudyFailed unless it adds up."""
     server.flush()
     client = Redis(host=server.host, port=server.port)
     ledger = RedisLedger(client)
@@ -60,12 +55,12 @@ async def ledger_of_size(server: RedisServer, messages: int) -> LedgerFigure:
     )
 
 
-async def _settled_run(ledger: RedisLedger, messages: int) -> None:
+async def _settled_run(ledger: RedisLedger, messages: int, block: int = 10_000) -> None:
     await ledger.begin(RUN, "", messages, "benchmark")
     draw = np.random.default_rng(1)
-    for first in range(0, messages, BLOCK):
-        seqs = np.arange(first, min(first + BLOCK, messages))
-        failed = draw.random(seqs.size) < FAILURE_RATE
+    for first in range(0, messages, block):
+        seqs = np.arange(first, min(first + block, messages))
+        failed = draw.random(seqs.size) < 0.1
         outcomes = np.where(failed, np.uint8(Outcome.FAILED), np.uint8(Outcome.SENT))
         times_us = draw.normal(1e6, 1e5, seqs.size).astype(np.int64)
         await ledger.announce(RUN, first, seqs.size)
@@ -73,14 +68,14 @@ async def _settled_run(ledger: RedisLedger, messages: int) -> None:
         await ledger.settle(RUN, Outcomes(seqs, outcomes, times_us), "a-sender")
 
 
-async def _snapshot_us(ledger: RedisLedger, client: Redis) -> tuple[int, int]:
+async def _snapshot_us(ledger: RedisLedger, client: Redis, snapshots: int = 1_000) -> tuple[int, int]:
     """CPU time of what a monitor does at each interval, in microseconds: its own, and that of Redis."""
     redis_before, ours_before = await _redis_cpu_s(client), time.process_time()
-    for _ in range(SNAPSHOTS):
+    for _ in range(snapshots):
         json.dumps(statistics(await ledger.snapshot(RUN)).as_json())
     ours_s = time.process_time() - ours_before
     redis_s = await _redis_cpu_s(client) - redis_before
-    return round(ours_s * 1e6 / SNAPSHOTS), round(redis_s * 1e6 / SNAPSHOTS)
+    return round(ours_s * 1e6 / snapshots), round(redis_s * 1e6 / snapshots)
 
 
 async def _used_bytes(client: Redis) -> int:

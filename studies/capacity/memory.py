@@ -1,4 +1,4 @@
-"""What memory the pipeline takes, and what a snapshot costs: `make memory`, `python -m studies.capacity.memory`.
+"""The memory of the pipeline, and the cost of a snapshot: `make memory`, `python -m studies.capacity.memory`.
 
 On real servers: a sender's memory against its messages in flight, a producer's against the messages it publishes,
 Redis's bytes a message, and the CPU time of a snapshot against the size of the run. Every run must add up exactly.
@@ -26,9 +26,7 @@ class MemoryRecord(Record, frozen=True, kw_only=True):
     """The results of `make memory`.
 
     Attributes:
-        sender: A sender with so many slots.
-        producer: A producer of so many messages.
-        ledger: A run of so many messages in Redis.
+        sender, producer, ledger: The figures of each part, by size.
     """
 
     sender: list[SenderFigure]

@@ -10,21 +10,15 @@ from studies import runs
 from studies.meter import MB, Meter
 from studies.servers import Servers
 
-# Messages of a backlog, for each slot.
-BACKLOG = 4
-PRODUCER_BATCH_SIZE = 512
-
 
 class SenderFigure(msgspec.Struct, frozen=True, kw_only=True):
     """The memory of a sender.
 
     Attributes:
-        slots: Its slots.
-        batch_size: Messages a batch.
+        slots, batch_size: Its slots, and messages a batch.
         most_in_flight: The most messages that the ledger counted as sending.
-        idle_mb: Its memory with nothing to do.
-        peak_mb: The most memory.
-        bytes_per_message: What a message in flight took.
+        idle_mb, peak_mb: Its memory with nothing to do, and the most of it.
+        bytes_per_message: The memory of a message in flight.
     """
 
     slots: int
@@ -39,8 +33,7 @@ class ProducerFigure(msgspec.Struct, frozen=True, kw_only=True):
     """The memory of a producer.
 
     Attributes:
-        messages: How many messages it published.
-        batch_size: Messages a batch.
+        messages, batch_size: How many messages it published, and messages a batch.
         peak_mb: The most memory.
     """
 
@@ -51,7 +44,7 @@ class ProducerFigure(msgspec.Struct, frozen=True, kw_only=True):
 
 async def measure_sender(servers: Servers, slots: int) -> SenderFigure:
     """A sender at 1 s a send, whose slots a backlog keeps full for some seconds."""
-    batch_size, messages = fitting_batch_size(slots), BACKLOG * slots
+    batch_size, messages = fitting_batch_size(slots), 4 * slots
     seen = await _measure(servers, messages, batch_size, slots=slots, mean_s=1.0)
     peak_bytes = seen.meter.peak_bytes()["sender"]
     return SenderFigure(
@@ -64,16 +57,16 @@ async def measure_sender(servers: Servers, slots: int) -> SenderFigure:
     )
 
 
-async def measure_producer(servers: Servers, messages: int) -> ProducerFigure:
+async def measure_producer(servers: Servers, messages: int, batch_size: int = 512) -> ProducerFigure:
     """A producer beside a sender that settles what it publishes, without a send time."""
-    seen = await _measure(servers, messages, PRODUCER_BATCH_SIZE, slots=20_000, mean_s=0.0)
+    seen = await _measure(servers, messages, batch_size, slots=20_000, mean_s=0.0)
     peak_mb = round(seen.meter.peak_mb()["producer"], 1)
-    return ProducerFigure(messages=messages, batch_size=PRODUCER_BATCH_SIZE, peak_mb=peak_mb)
+    return ProducerFigure(messages=messages, batch_size=batch_size, peak_mb=peak_mb)
 
 
 @dataclass
 class _Seen:
-    """What was seen of a sender and a producer.
+    """A sender and a producer while they run.
 
     Attributes:
         idle_bytes: The sender's memory with nothing to do.

@@ -1,4 +1,4 @@
-"""What every service uses with 5, 5,000 and 500,000 messages: `make volumes`, `python -m studies.capacity.volumes`.
+"""CPU and memory of every service with 5, 5,000 and 500,000 messages: `make volumes`, or this module.
 
 Starts RabbitMQ, Redis, a sender and a monitor of its own, and samples them with the tools of `smsim stats` while
 producers publish. Writes samples, charts and volumes.json into `--out`; prints a table. Every run must add up exactly.

@@ -27,7 +27,7 @@ from studies.servers import Servers
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured.
+    """The measurements to make.
 
     Attributes:
         seconds: How long wrk runs each time.
@@ -110,7 +110,7 @@ class _Bench:
 
     async def warm_up(self) -> None:
         """Sends each kind of request once, since code that never ran is slow, and makes messages to ask for."""
-        for url in (self._stack.bare, self._stack.wrapped, self._stack.gateway):
+        for url in (self._stack.bare, self._stack.gateway):
             await self._post(url).run(connections=16, seconds=1)
         lines = self._singles.read_bytes().splitlines()
         posted = await self._upload(JSON, lines, "?track=true").post(requests=1, at_once=1)
@@ -121,9 +121,8 @@ class _Bench:
     async def measure_once(self) -> None:
         """One round."""
         for connections in self._plan.connections:
-            for who, url in (("bare", self._stack.bare), ("wrapped", self._stack.wrapped)):
-                seen = await self._post(url).run(connections, self._plan.seconds)
-                self.figures.add_requests(who, connections, seen)
+            seen = await self._post(self._stack.bare).run(connections, self._plan.seconds)
+            self.figures.add_requests("bare", connections, seen)
             await self._measure_singles(connections)
         for upload in self._uploads:
             await self._measure_batches(upload)

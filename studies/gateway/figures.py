@@ -1,4 +1,4 @@
-"""The gateway's figures: what each round gave, and the medians that the JSON holds."""
+"""The gateway's figures: the rounds, and the medians that the JSON holds."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,10 @@ class RequestFigure(msgspec.Struct, frozen=True):
     """Requests by wrk.
 
     Attributes:
-        who: What was asked: `bare`, `wrapped`, `post` or `get`.
+        who: The target: `bare`, `post` or `get`.
         connections: How many connections.
-        rate_per_s: The median of the rates.
-        rates_per_s: Requests a second of each round.
-        p50_ms: Median time of a request.
-        p99_ms: 99th percentile of the times.
+        rate_per_s, rates_per_s: The median of the rates, and the requests a second of each round.
+        p50_ms, p99_ms: Percentiles of the time of a request.
     """
 
     who: str
@@ -35,10 +33,8 @@ class BatchFigure(msgspec.Struct, frozen=True):
 
     Attributes:
         type: Media type of the body.
-        messages: Messages a request.
-        requests: How many requests a round had.
-        rate_per_s: The median of the rates.
-        rates_per_s: Messages a second of each round.
+        messages, requests: Messages a request, and requests a round.
+        rate_per_s, rates_per_s: The median of the rates, and the messages a second of each round.
     """
 
     type: str
@@ -62,15 +58,12 @@ class GatewayRecord(Record, frozen=True, kw_only=True):
     """The results of `make bench-gateway`.
 
     Attributes:
-        rounds: How many rounds the medians are over.
-        scale: The factor on times and counts.
+        rounds, scale: How many rounds the medians are over, and the factor on times and counts.
         seconds: How long wrk ran each time.
         sending: The sender's settings.
         batches_at_once: Clients that post many messages a request.
         messages: How many messages were accepted in all.
-        requests: Requests by wrk.
-        batches: Requests with many messages each.
-        cpu_ms_a_message: CPU time a message.
+        requests, batches, cpu_ms_a_message: The figures.
     """
 
     rounds: int

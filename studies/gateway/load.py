@@ -15,20 +15,17 @@ from studies.process import StudyFailed
 SCRIPT = Path(__file__).with_name("wrk.lua")
 JSON, NDJSON = "application/json", "application/x-ndjson"
 POST, GET = "POST", "GET"
-TIMEOUT_S = 60
 # Valid numbers of four countries.
 NUMBERS = ("+541160{:06d}", "+35840{:07d}", "+9198{:08d}", "+491512{:07d}")
 
 
 @dataclass(frozen=True)
 class Requests:
-    """What wrk measured; each request was answered as expected.
+    """The result of wrk; each request was answered as expected.
 
     Attributes:
-        done: How many requests.
-        time_s: How long all of them took.
-        p50_s: Median time of a request.
-        p99_s: 99th percentile of the times.
+        done, time_s: How many requests, and how long all of them took.
+        p50_s, p99_s: Percentiles of the time of a request.
     """
 
     done: int
@@ -48,9 +45,8 @@ class Wrk:
 
     Attributes:
         method: POST, with bodies in the file, or GET, with paths in it.
-        url: Where to.
+        url, key: Where to, with which API key.
         file: The file.
-        key: The API key.
     """
 
     method: str
@@ -61,7 +57,7 @@ class Wrk:
     async def run(self, connections: int, seconds: int) -> Requests:
         """Sends requests for some seconds. Raises StudyFailed if one fails."""
         command = [_wrk(), "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s"]
-        command += ["--timeout", f"{TIMEOUT_S}s", "--script", str(SCRIPT)]
+        command += ["--timeout", "60s", "--script", str(SCRIPT)]
         command += [self.url, "--", self.method, str(self.file), self.key]
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
@@ -97,10 +93,8 @@ class Upload:
     """A body with many messages.
 
     Attributes:
-        url: Where to post it.
-        key: The API key.
-        kind: Its media type.
-        body: The body.
+        url, key: Where to post it, with which API key.
+        kind, body: Its media type and its bytes.
         messages: How many messages it has.
     """
 
@@ -129,7 +123,7 @@ class Upload:
 
     def _post(self, times: int) -> list[bytes]:
         host, _, path = self.url.removeprefix("http://").partition("/")
-        client = HTTPConnection(host, timeout=TIMEOUT_S)
+        client = HTTPConnection(host, timeout=60)
         headers = {"Content-Type": self.kind, "Authorization": f"Bearer {self.key}"}
         answers = []
         for _ in range(times):

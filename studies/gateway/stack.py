@@ -2,7 +2,8 @@
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Iterator
+import socket
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Self
 
@@ -12,30 +13,30 @@ from prometheus_client.parser import text_string_to_metric_families
 from studies import runs
 from studies.process import Process, StudyFailed, until
 from studies.servers import Pipeline, Servers
+from tests.runners import free_port
 
 # Enough slots that none is waited for, and a send time that is small beside the rest of a message's way.
 SENDING = {"MEAN_PROCESSING_TIME": "0.05", "FAILURE_RATE": "0.1", "SENDER_CONCURRENCY": "20000"}
-EVERY_S = 0.05
 
 
 class Stack:
-    """A gateway and a sender, and the bare routes that the gateway is compared with.
+    """A gateway and a sender, and the bare route that the gateway is compared with.
 
     Attributes:
         key: An API key for everything.
         pids: The processes by name, for a meter.
         gateway: The gateway's URL.
         bare: The URL of a route that does nothing.
-        wrapped: The URL of such a route with what the gateway has around each operation.
     """
 
-    def __init__(self, servers: Servers, pipeline: Pipeline, processes: dict[str, Process], key: str) -> None:
+    def __init__(
+        self, servers: Servers, pipeline: Pipeline, processes: dict[str, Process], *, key: str, bare_port: int
+    ) -> None:
         self.key = key
         self.pids = {name: process.pid for name, process in processes.items() if name != "bare"}
         self.pids |= servers.pids
         self.gateway = _url(processes["gateway"].reported("port"))
-        self.bare = _url(processes["bare"].reported("bare"))
-        self.wrapped = _url(processes["bare"].reported("wrapped"))
+        self.bare = _url(bare_port)
         self._ledger = servers.ledger
         self._pipeline = pipeline
         self._processes = processes.values()
@@ -44,19 +45,23 @@ class Stack:
     @asynccontextmanager
     async def started(cls, servers: Servers) -> AsyncIterator[Self]:
         """Starts all processes, and ends them on exit. Raises StudyFailed."""
-        key = secrets.token_hex(16)
+        key, bare_port = secrets.token_hex(16), free_port()
         pipeline = servers.pipeline("gateway", **SENDING, gateway_api_key=key)
+        gateway = ["-m", "simulation.cli", "gateway", "--host", "127.0.0.1", "--port", 0]
+        bare = ["-m", "uvicorn", "studies.gateway.bare:app", "--no-access-log", "--port", bare_port]
         with contextlib.ExitStack() as running:
             processes = {
-                process.name: running.enter_context(process) for process in _processes(pipeline, key)
+                "gateway": running.enter_context(pipeline.process("gateway", *gateway)),
+                "sender": running.enter_context(pipeline.sender()),
+                "bare": running.enter_context(pipeline.process("bare", *bare)),
             }
 
             async def serving() -> bool:
-                ports = [processes["gateway"].reported("port"), processes["bare"].reported("bare")]
-                return all(ports) and bool((await servers.ledger.snapshot()).senders)
+                ready = processes["gateway"].reported("port") and _listens(bare_port)
+                return bool(ready and (await servers.ledger.snapshot()).senders)
 
-            await until(serving, *processes.values(), what="the gateway serves", every_s=EVERY_S)
-            yield cls(servers, pipeline, processes, key)
+            await until(serving, *processes.values(), what="the gateway serves")
+            yield cls(servers, pipeline, processes, key=key, bare_port=bare_port)
             for process in processes.values():
                 process.end()
 
@@ -80,7 +85,7 @@ class Stack:
             # In this order: a message accepted after the snapshot makes them differ.
             return now.published == now.settled == await self.accepted()
 
-        await until(all_settled, *self._processes, what="all messages are settled", every_s=EVERY_S)
+        await until(all_settled, *self._processes, what="all messages are settled")
         return (await self._ledger.snapshot()).published
 
     async def audit(self, run: str, messages: int) -> None:
@@ -99,10 +104,9 @@ class Stack:
         return total
 
 
-def _processes(pipeline: Pipeline, key: str) -> Iterator[Process]:
-    yield pipeline.process("gateway", "-m", "simulation.cli", "gateway", "--host", "127.0.0.1", "--port", 0)
-    yield pipeline.sender()
-    yield pipeline.process("bare", "-m", "studies.gateway.bare", key)
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _url(port: int) -> str:

@@ -9,11 +9,10 @@ from studies.page import Column, spread, table
 
 @dataclass(frozen=True)
 class Singles:
-    """`POST /sms` at one number of connections, beside the routes that do nothing."""
+    """`POST /sms` at one number of connections, beside the route that does nothing."""
 
     post: RequestFigure
     bare: RequestFigure
-    wrapped: RequestFigure
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ def markdown(record: GatewayRecord) -> str:
     slots = int(record.sending["SENDER_CONCURRENCY"])
     by_who = {(one.who, one.connections): one for one in record.requests}
     singles = [
-        Singles(post, by_who["bare", connections], by_who["wrapped", connections])
+        Singles(post, by_who["bare", connections])
         for (who, connections), post in by_who.items()
         if who == "post"
     ]
@@ -59,10 +58,6 @@ def _rate(figure: RequestFigure | BatchFigure) -> str:
     return spread(figure.rate_per_s, figure.rates_per_s)
 
 
-def _share(row: Singles, other: RequestFigure) -> str:
-    return f"{row.post.rate_per_s / other.rate_per_s:.2f}"
-
-
 def _get(figure: RequestFigure) -> str:
     return (
         f"`GET /sms/{{uuid}}` of settled messages, {figure.connections} connections: {_rate(figure)} requests/s,"
@@ -76,9 +71,7 @@ SINGLES = (
     Column[Singles]("p50", lambda row: f"{row.post.p50_ms:.1f} ms"),
     Column[Singles]("p99", lambda row: f"{row.post.p99_ms:.1f} ms"),
     Column[Singles]("route that does nothing/s", lambda row: f"{row.bare.rate_per_s:,}"),
-    Column[Singles]("share", lambda row: _share(row, row.bare)),
-    Column[Singles]("the same, wrapped/s", lambda row: f"{row.wrapped.rate_per_s:,}"),
-    Column[Singles]("share", lambda row: _share(row, row.wrapped)),
+    Column[Singles]("share", lambda row: f"{row.post.rate_per_s / row.bare.rate_per_s:.2f}"),
 )
 CPU = (
     Column[CpuFigure]("connections", lambda one: str(one.connections)),

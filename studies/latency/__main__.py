@@ -8,10 +8,11 @@ or there are no figures. Prints a table; writes JSON, CSV and the chart into `--
 """
 
 import argparse
-import csv
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -29,7 +30,7 @@ from studies.servers import Servers
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured.
+    """The measurements to make.
 
     Attributes:
         saturating: Messages of a run as fast as possible, by batch size: some seconds' worth on two cores.
@@ -56,18 +57,11 @@ def main() -> int:
 
     def finish(results: LatencyRecord) -> str:
         record.write(args.out / "latency.json", results)
-        _write_csv(args.out / "latency.csv", results.points)
+        record.write_csv(args.out / "latency.csv", [msgspec.structs.asdict(one) for one in results.points])
         draw(results, args.out)
         return markdown(results)
 
     return run_study(parser.prog, lambda: _measure(args), finish)
-
-
-def _write_csv(path: Path, points: list[Point]) -> None:
-    with path.open("w", newline="") as file:
-        rows = csv.DictWriter(file, Point.__struct_fields__)
-        rows.writeheader()
-        rows.writerows(msgspec.structs.asdict(point) for point in points)
 
 
 async def _measure(args: argparse.Namespace) -> LatencyRecord:
@@ -90,21 +84,6 @@ async def _measure(args: argparse.Namespace) -> LatencyRecord:
         )
 
 
-@dataclass(frozen=True)
-class _Carried:
-    """A load that was published and settled.
-
-    Attributes:
-        share: The load as a share of the saturation.
-        load: The load.
-        behind_s: How late the producer published its latest message.
-    """
-
-    share: float
-    load: Publication
-    behind_s: float
-
-
 class _Loads:
     """All loads in batches of one size, through one sender."""
 
@@ -117,15 +96,16 @@ class _Loads:
 
     async def measure(self, seconds: float, rounds: int) -> list[Point]:
         """A point for each load: the median of the rounds."""
-        carried = []
+        points: list[Callable[[], Point]] = []
         with self._bench.sender() as sender:
             await self._bench.pipeline.ready(sender)
             self.saturation_per_s = await self._saturation(sender)
             for turn in range(rounds):
                 for number, share in enumerate(PLAN.shares):
-                    carried.append(await self._carry(f"r{turn}-{number}", share, seconds, sender))
-        points = [self._point(one) for one in carried]
-        return [median_point(points[turn :: len(PLAN.shares)]) for turn in range(len(PLAN.shares))]
+                    points.append(await self._carry(f"r{turn}-{number}", share, seconds, sender))
+        # Only now, at its end, the sender has written the moments that it noted.
+        made = [point() for point in points]
+        return [median_point(made[number :: len(PLAN.shares)]) for number in range(len(PLAN.shares))]
 
     async def _saturation(self, sender: Process) -> float:
         """Messages a second as fast as possible: the better of two runs, since the first is cold."""
@@ -136,25 +116,24 @@ class _Loads:
             rates.append(load.messages / await self._bench.settled(load, sender))
         return max(rates)
 
-    async def _carry(self, name: str, share: float, seconds: float, sender: Process) -> _Carried:
+    async def _carry(self, name: str, share: float, seconds: float, sender: Process) -> Callable[[], Point]:
+        """Publishes a load and waits for its last settle. Returns how to get its point."""
         rate_per_s = float(f"{share * self.saturation_per_s:.2g}")
         load = Publication(name, round(rate_per_s * seconds), rate_per_s, self._batch_size)
         behind_s = await self._bench.publish(load, sender)
         await self._bench.settled(load, sender)
         print(
-            f"batches of {load.batch_size}, {rate_per_s:,.0f}/s: at most {behind_s:.3f} s behind",
-            file=sys.stderr,
+            f"{rate_per_s:,.0f}/s in batches of {load.batch_size}: {behind_s:.3f} s behind", file=sys.stderr
         )
-        return _Carried(share, load, behind_s)
+        return partial(self._point, load, share, behind_s)
 
-    def _point(self, carried: _Carried) -> Point:
-        load = carried.load
+    def _point(self, load: Publication, share: float, behind_s: float) -> Point:
         settled, due = self._bench.noted_s(load), self._bench.due_s(load)
         waits_s = (settled - due)[due >= due[0] + PLAN.warm_up_s]
         p50_s, p95_s, p99_s, max_s = percentiles(waits_s, 50, 95, 99, 100, digits=5)
         return Point(
             batch_size=load.batch_size,
-            share=carried.share,
+            share=share,
             offered_per_s=load.rate_per_s,
             messages=waits_s.size,
             settled_per_s=round(load.messages / float(settled.max() - due[0]), 1),
@@ -162,7 +141,7 @@ class _Loads:
             p95_s=p95_s,
             p99_s=p99_s,
             max_s=max_s,
-            behind_s=carried.behind_s,
+            behind_s=behind_s,
         )
 
 

@@ -41,7 +41,7 @@ class Bench:
     Args:
         servers: The servers.
         folder: Where the processes note moments.
-        role: What the sender notes: the begin of sends, or their settles.
+        role: Whether the sender notes the begin of sends, or their settles.
         settings: The sender's settings.
     """
 

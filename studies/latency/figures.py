@@ -16,8 +16,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         batch_size: Messages a batch.
-        share: The load as a share of the saturation.
-        offered_per_s: The load, in messages a second.
+        share, offered_per_s: The load, as a share of the saturation and in messages a second.
         messages: How many messages count.
         settled_per_s: Messages settled a second.
         p50_s, p95_s, p99_s, max_s: Percentiles of the latencies, and the longest.
@@ -40,8 +39,7 @@ class LatencyRecord(Record, frozen=True, kw_only=True):
     """The results of `make latency`.
 
     Attributes:
-        seconds: How long each load lasted.
-        warm_up_s: The part of it that does not count.
+        seconds, warm_up_s: How long each load lasted, and the part of it that does not count.
         rounds: How many rounds the medians are over.
         sender_concurrency: Slots of the sender.
         saturation_per_s: Messages a second as fast as possible, by batch size.

@@ -30,7 +30,7 @@ class Waits:
     """How long the messages of a lane waited.
 
     Attributes:
-        work: What went on meanwhile.
+        work: The other work at the time.
         lane: The lane.
         seconds: The wait of each message.
     """

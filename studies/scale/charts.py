@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
@@ -27,7 +26,30 @@ Value = Callable[[Point], float | None]
 
 def draw(points: Sequence[Point], folder: Path) -> list[Path]:
     """Draws the embedded sweep. Returns the paths. Raises NotWritten."""
-    return [*_throughput(points, folder), *_per_sender(points, folder), *_everyone(points, folder)]
+    written = []
+    with chart(folder, "throughput") as (_, (axes,), paths):
+        _log_log(axes, "Overall throughput", "messages per second")
+        _draw_ideal(axes, points, lambda p: p.senders * (p.ideal_per_sender_per_s or 0) or None)
+        _draw(axes, points, lambda p: p.rate_per_s, whole_run=True)
+        _draw(axes, points, lambda p: p.steady_per_s)
+        written += paths
+    with chart(folder, "per-sender") as (_, (axes,), paths):
+        _log_log(axes, "Throughput per sender", "messages per second and sender")
+        _draw_ideal(axes, points, lambda p: p.ideal_per_sender_per_s)
+        _draw(axes, points, lambda p: p.rate_per_s / p.senders, whole_run=True)
+        _draw(axes, points, lambda p: p.steady_per_sender_per_s)
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.yaxis.set_minor_formatter(THOUSANDS)
+        written += paths
+    with chart(folder, "everyone") as (_, (axes,), paths):
+        title = f"Time to message everyone in the United States ({EVERYONE / 1e6:.0f} million)"
+        _log_log(axes, title, "time")
+        _draw_ideal(axes, points, _ideal_everyone_s)
+        _draw(axes, points, lambda p: p.everyone_s)
+        axes.set_yticks(list(DURATIONS.values()), list(DURATIONS))
+        axes.set_yticks([], minor=True)
+        written += paths
+    return written
 
 
 def draw_loads(points: Sequence[LoadPoint], folder: Path) -> list[Path]:
@@ -47,41 +69,6 @@ def draw_loads(points: Sequence[LoadPoint], folder: Path) -> list[Path]:
     return paths
 
 
-def _throughput(points: Sequence[Point], folder: Path) -> list[Path]:
-    with chart(folder, "throughput") as (_, (axes,), paths):
-        _log_log(axes, "Overall throughput", "messages per second")
-        _draw_ideal(axes, points, lambda p: p.senders * (p.ideal_per_sender_per_s or 0) or None)
-        _draw_whole_run(axes, points, lambda p: p.rate_per_s)
-        _draw_steady(axes, points, lambda p: p.steady_per_s)
-        _legend(axes)
-    return paths
-
-
-def _per_sender(points: Sequence[Point], folder: Path) -> list[Path]:
-    with chart(folder, "per-sender") as (_, (axes,), paths):
-        _log_log(axes, "Throughput per sender", "messages per second and sender")
-        _draw_ideal(axes, points, lambda p: p.ideal_per_sender_per_s)
-        _draw_whole_run(axes, points, lambda p: p.rate_per_s / p.senders)
-        _draw_steady(axes, points, lambda p: p.steady_per_sender_per_s)
-        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-        axes.yaxis.set_minor_formatter(THOUSANDS)
-        _legend(axes, "lower left")
-    return paths
-
-
-def _everyone(points: Sequence[Point], folder: Path) -> list[Path]:
-    with chart(folder, "everyone") as (_, (axes,), paths):
-        _log_log(
-            axes, f"Time to message everyone in the United States ({EVERYONE / 1e6:.0f} million)", "time"
-        )
-        _draw_ideal(axes, points, _ideal_everyone_s)
-        _draw_steady(axes, points, lambda p: p.everyone_s)
-        axes.set_yticks(list(DURATIONS.values()), list(DURATIONS))
-        axes.set_yticks([], minor=True)
-        _legend(axes)
-    return paths
-
-
 def _ideal_everyone_s(point: Point) -> float | None:
     ideal = point.ideal_per_sender_per_s
     return EVERYONE / point.senders / ideal if ideal else None
@@ -94,19 +81,17 @@ def _log_log(axes: Axes, title: str, y: str) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw_steady(axes: Axes, points: Sequence[Point], value: Value) -> None:
+def _draw(axes: Axes, points: Sequence[Point], value: Value, *, whole_run: bool = False) -> None:
+    """A line for each version: the steady phase, or thin and dotted the whole run."""
     for version, colour in COLOURS.items():
         x, y = _series(points, version, value)
-        if x:
-            axes.plot(x, y, color=colour, marker="o", label=LABELS[version])
-
-
-def _draw_whole_run(axes: Axes, points: Sequence[Point], value: Value) -> None:
-    for version, colour in COLOURS.items():
-        x, y = _series(points, version, value)
-        if x:
+        if x and whole_run:
             label = f"{LABELS[version]}, ramp and tail included"
             axes.plot(x, y, color=colour, linestyle=":", linewidth=1.2, label=label)
+        elif x:
+            axes.plot(x, y, color=colour, marker="o", label=LABELS[version])
+    if axes.lines:
+        axes.legend()
 
 
 def _draw_ideal(axes: Axes, points: Sequence[Point], value: Value) -> None:
@@ -120,8 +105,3 @@ def _series(points: Sequence[Point], version: str, value: Value) -> tuple[list[i
     """Senders and values of the points of a version that have a value, ascending."""
     found = sorted((p.senders, y) for p in points if p.version == version and (y := value(p)) is not None)
     return [x for x, _ in found], [y for _, y in found]
-
-
-def _legend(axes: Axes, place: Literal["best", "lower left"] = "best") -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc=place)

@@ -17,16 +17,14 @@ from studies.scale.embedded import run_pipeline
 from studies.scale.points import Point, Task
 from studies.scale.tasks import run_tasks
 
-# A small run before the point: what a process needs to send at all is not a cost of the point.
-WARM_UP_SENDERS = 100
-
 
 def measure(task: Task) -> Point:
     """The point, with the CPU time and the memory of this process."""
+    # First a small run, so that costs that every process has do not count.
     at_once = msgspec.structs.replace(task.parameters, mean_s=0.0, stddev_s=0.0)
     with contextlib.suppress(OSError):  # Linux: the peak counts from here (man 5 proc, clear_refs)
         Path("/proc/self/clear_refs").write_text("5")
-    _run(Task(task.version, WARM_UP_SENDERS, at_once))
+    _run(Task(task.version, 100, at_once))
     base_rss, began_cpu_s = _peak_rss_bytes(), time.process_time()
     point = _run(task)
     return msgspec.structs.replace(

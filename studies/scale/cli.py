@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from common.cli import (
@@ -32,30 +31,6 @@ REFUSED_SETTINGS = (
 )
 ONLY_DISTRIBUTED = ("processes", "batch_sizes", "num_messages", "slots", "connect_timeout")
 ONLY_EMBEDDED = ("senders", "max_senders", "messages_per_sender", "plain_max")
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """What applies where a flag is left out.
-
-    Attributes:
-        max_senders: The largest embedded point.
-        plain_max: Up to how many senders the plain version is measured.
-        messages_per_sender: Messages of an embedded point, for each sender.
-        processes: Sender processes of the points on servers.
-        batch_sizes: Batch sizes of the points on servers.
-        slots: Slots of a sender: enough that none is waited for where sends take no time.
-    """
-
-    max_senders: int = 2_000_000
-    plain_max: int = 200_000
-    messages_per_sender: int = 10
-    processes: tuple[int, ...] = (1, 2, 4)
-    batch_sizes: tuple[int, ...] = (1, 100, 512)
-    slots: int = 20_000
-
-
-DEFAULTS = Defaults()
 
 
 def main(argv: list[str] | None = None, prog: str = "smsim scale") -> int:
@@ -103,19 +78,16 @@ def _add_embedded(group: "argparse._ArgumentGroup") -> None:
     senders = whole(1, 10_000_000)
     which = group.add_mutually_exclusive_group()
     which.add_argument("--senders", type=_list_of(senders), metavar="N,N", help="1,10,100")
-    which.add_argument(
-        "--max-senders", type=senders, help=f"1, 2, 5, 10 ... (default: {DEFAULTS.max_senders:,})"
-    )
+    which.add_argument("--max-senders", type=senders, help="1, 2, 5, 10 ... (default: 2,000,000)")
     group.add_argument(
         "--messages-per-sender",
         type=whole(1, 100_000),
-        help=f"default: {DEFAULTS.messages_per_sender}",
+        help="default: 10",
     )
     group.add_argument(
         "--plain-max",
         type=whole(0),
-        help="up to how many senders to measure a task per sender, too;"
-        f" 0 for never (default: {DEFAULTS.plain_max:,})",
+        help="up to how many senders to measure a task per sender, too; 0 for never (default: 200,000)",
     )
 
 
@@ -139,7 +111,7 @@ def _add_distributed(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--slots",
         type=whole(1, 10_000_000),
-        help=f"sends in flight in one sender (default: {DEFAULTS.slots:,})",
+        help="sends in flight in one sender (default: 20,000)",
     )
     group.add_argument("--connect-timeout", type=number(0), help="seconds")
 
@@ -175,15 +147,15 @@ async def _embedded(args: argparse.Namespace, settings: Settings) -> Sequence[Pa
     from studies.scale.sweep import in_a_process, ladder, sweep, tasks_of
 
     parameters = Parameters(
-        messages_per_sender=args.messages_per_sender or DEFAULTS.messages_per_sender,
+        messages_per_sender=args.messages_per_sender or 10,
         mean_s=settings.mean_processing_time,
         stddev_s=settings.stddev_s,
         failure_rate=settings.failure_rate,
         seed=settings.seed,
     )
     records = Records(args.out, "points", EmbeddedSweep, parameters=parameters, fresh=args.fresh)
-    plain_max = DEFAULTS.plain_max if args.plain_max is None else args.plain_max
-    senders = args.senders or ladder(args.max_senders or DEFAULTS.max_senders)
+    plain_max = 200_000 if args.plain_max is None else args.plain_max
+    senders = args.senders or ladder(args.max_senders or 2_000_000)
     await sweep(tasks_of(senders, plain_max, parameters), records, in_a_process)
     return [records.csv, *draw(records.sweep.points, args.out)]
 
@@ -196,7 +168,7 @@ async def _distributed(args: argparse.Namespace, settings: Settings) -> Sequence
 
     parameters = LoadParameters(
         num_messages=args.num_messages,
-        slots=args.slots or DEFAULTS.slots,
+        slots=args.slots or 20_000,
         mean_s=settings.mean_processing_time,
         stddev_s=settings.stddev_s,
         failure_rate=settings.failure_rate,
@@ -205,8 +177,8 @@ async def _distributed(args: argparse.Namespace, settings: Settings) -> Sequence
     )
     loads = [
         Load(processes, batch_size, parameters)
-        for processes in args.processes or DEFAULTS.processes
-        for batch_size in args.batch_sizes or DEFAULTS.batch_sizes
+        for processes in args.processes or (1, 2, 4)
+        for batch_size in args.batch_sizes or (1, 100, 512)
     ]
     timeout_s = DEFAULT_CONNECT_TIMEOUT_S if args.connect_timeout is None else args.connect_timeout
     async with connected(settings, timeout_s) as (study, versions):

@@ -31,7 +31,6 @@ from studies.scale.sweep import sweep
 from studies.timeline import Timeline, sampling
 
 PRODUCER = "producer"
-CLEAN_UP_DEADLINE_S = 30.0
 
 
 @asynccontextmanager
@@ -58,7 +57,7 @@ class Distributed:
 
     async def sweep(self, loads: Sequence[Load], records: Records[LoadParameters, LoadPoint]) -> None:
         """Measures the points that are missing. Raises StudyFailed if one can't be measured or does not add up."""
-        if any(load.key not in records.measured for load in loads) and (others := await self._ledger.runs()):
+        if any(load.name not in records.measured for load in loads) and (others := await self._ledger.runs()):
             sys.stderr.write(
                 f"The ledger holds other runs ({len(others)}), and the study's messages will stay in their common"
                 " totals: REDIS_DB chooses another database.\n"
@@ -109,7 +108,7 @@ class Distributed:
             yield broker
         finally:
             try:
-                async with asyncio.timeout(CLEAN_UP_DEADLINE_S):
+                async with asyncio.timeout(30.0):
                     await self._forget(run)
                     await broker.delete_queues()
             finally:

@@ -1,4 +1,4 @@
-"""The points of both sweeps: what is to be measured, what was measured, and what follows from it."""
+"""The points of both sweeps, to be measured and measured, and the figures derived from them."""
 
 from typing import Literal
 
@@ -80,18 +80,13 @@ class Task(msgspec.Struct, frozen=True):
     parameters: Parameters
 
     @property
-    def key(self) -> tuple[object, ...]:
-        """Identifies the point within a sweep."""
-        return self.version, self.senders
-
-    @property
     def messages(self) -> int:
         """How many messages the point has."""
         return self.senders * self.parameters.messages_per_sender
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Identifies the point within a sweep."""
         return f"{self.version}, {self.senders:,} senders"
 
 
@@ -109,23 +104,18 @@ class Load(msgspec.Struct, frozen=True):
     parameters: LoadParameters
 
     @property
-    def key(self) -> tuple[object, ...]:
-        """Identifies the point within a sweep."""
-        return self.processes, self.batch_size
-
-    @property
     def messages(self) -> int:
         """How many messages the point has: unless given, as many as take some seconds."""
         return self.parameters.num_messages or min(1_000_000, 60_000 * self.batch_size)
 
     @property
     def name(self) -> str:
-        """For people."""
-        return _load_name(self.processes, self.batch_size)
+        """Identifies the point within a sweep."""
+        return f"{self.processes} senders, batches of {self.batch_size:,}"
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured of a point.
+    """A point that was measured.
 
     Attributes:
         messages, sent, failed: How many messages it had, how many of them were sent, and how many failed.
@@ -143,6 +133,23 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     def rate_per_s(self) -> float:
         """Messages per second over the whole run, with ramp and tail."""
         return self.messages / self.elapsed_s
+
+    @property
+    def name(self) -> str:
+        """As in `Task` and `Load`."""
+        raise NotImplementedError
+
+    @property
+    def summary(self) -> str:
+        """The point in a line, for the terminal."""
+        rate = f"{self.rate_per_s:,.0f} messages/s"
+        if self.steady_per_s is not None:
+            rate += f", {self.steady_per_s:,.0f} once steady"
+        return f"{self.name}: {rate}; {self.messages:,} messages in {self.elapsed_s:.1f} s"
+
+    def columns(self) -> dict[str, object]:
+        """A row of the CSV file: the fields, then the derived figures."""
+        raise NotImplementedError
 
 
 class Point(Result, frozen=True, kw_only=True):
@@ -170,9 +177,8 @@ class Point(Result, frozen=True, kw_only=True):
     ideal_per_sender_per_s: float | None
 
     @property
-    def key(self) -> tuple[object, ...]:
-        """As in `Task`."""
-        return self.version, self.senders
+    def name(self) -> str:
+        return f"{self.version}, {self.senders:,} senders"
 
     @property
     def steady_per_sender_per_s(self) -> float | None:
@@ -191,22 +197,10 @@ class Point(Result, frozen=True, kw_only=True):
             return None
         return self.elapsed_s + (EVERYONE - self.messages) / self.steady_per_s
 
-    @property
-    def summary(self) -> str:
-        """The point in a line, for the terminal."""
-        rate = f"{self.rate_per_s:,.0f} messages/s"
-        if self.steady_per_s is not None:
-            rate = f"{self.steady_per_s:,.0f} messages/s once steady"
-        return (
-            f"{self.version:>5} {self.senders:>10,} senders: {rate}, {self.messages:,} messages in"
-            f" {self.elapsed_s:.1f} s, {self.cpu_s:.1f} CPU s, {self.peak_rss_bytes / 1e6:,.0f} MB"
-        )
-
     def columns(self) -> dict[str, object]:
-        """A row of the CSV file: what was measured, then what follows from it."""
-        key = {"version": self.version, "senders": self.senders}
         return {
-            **key,
+            "version": self.version,
+            "senders": self.senders,
             **msgspec.structs.asdict(self),
             "rate_per_s": self.rate_per_s,
             "rate_per_sender_per_s": self.rate_per_s / self.senders,
@@ -232,24 +226,9 @@ class LoadPoint(Result, frozen=True, kw_only=True):
     peak_sender_rss_bytes: int
 
     @property
-    def key(self) -> tuple[object, ...]:
-        """As in `Load`."""
-        return self.processes, self.batch_size
-
-    @property
-    def summary(self) -> str:
-        """The point in a line, for the terminal."""
-        return (
-            f"{_load_name(self.processes, self.batch_size)}: {self.rate_per_s:,.0f} messages/s,"
-            f" {self.messages:,} messages in {self.elapsed_s:.1f} s"
-        )
+    def name(self) -> str:
+        return f"{self.processes} senders, batches of {self.batch_size:,}"
 
     def columns(self) -> dict[str, object]:
-        """A row of the CSV file."""
         key = {"processes": self.processes, "batch_size": self.batch_size}
         return {**key, **msgspec.structs.asdict(self), "rate_per_s": self.rate_per_s}
-
-
-def _load_name(processes: int, batch_size: int) -> str:
-    senders = "1 sender" if processes == 1 else f"{processes} senders"
-    return f"{senders}, batches of {batch_size:,}"

@@ -3,38 +3,21 @@
 A sweep that is started again measures only the missing points, and only under the same conditions.
 """
 
-import csv
-import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from common.errors import UsageError
 from studies import record
 from studies.record import Machine, Record
-from studies.scale.points import LoadParameters, LoadPoint, Parameters, Point, Sends
+from studies.scale.points import LoadParameters, LoadPoint, Parameters, Point, Result, Sends
 
 PACKAGES = ("sms-simulator", "numpy", "uvloop", "msgspec")
 
 
-class Row(Protocol):
-    """A point that was measured, a msgspec struct of plain values."""
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        """Identifies the point within a sweep."""
-
-    @property
-    def summary(self) -> str:
-        """The point in a line, for the terminal."""
-
-    def columns(self) -> dict[str, object]:
-        """Its fields, and what follows from them."""
-
-
-R = TypeVar("R", bound=Row)
+R = TypeVar("R", bound=Result)
 P = TypeVar("P", bound=Sends)
 
 
@@ -123,9 +106,9 @@ class Records(Generic[P, R]):
             self.sweep = self._continued(record.read(self._file, kind))
 
     @property
-    def measured(self) -> set[tuple[object, ...]]:
-        """The keys of the points that are measured."""
-        return {point.key for point in self.sweep.points}
+    def measured(self) -> set[str]:
+        """The names of the points that are measured."""
+        return {point.name for point in self.sweep.points}
 
     def add(self, point: R) -> None:
         """Keeps a point that was measured now; it is on disk when this returns. Raises NotWritten."""
@@ -139,7 +122,7 @@ class Records(Generic[P, R]):
             points=[*self.sweep.points, kept],
         )
         record.write(self._file, self.sweep)
-        record.write_file(self.csv, self._rows())
+        record.write_csv(self.csv, [_rounded(one.columns()) for one in self.sweep.points])
 
     def _continued(self, there: Sweep[P, R]) -> Sweep[P, R]:
         for difference in self.sweep.differences(there):
@@ -147,14 +130,6 @@ class Records(Generic[P, R]):
                 f"{self._file} was measured with {difference}: choose another --out, or start over by --fresh"
             )
         return there
-
-    def _rows(self) -> str:
-        rows = [_rounded(point.columns()) for point in self.sweep.points]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
 
 
 def _rounded(columns: dict[str, Any]) -> dict[str, Any]:

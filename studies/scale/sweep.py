@@ -2,39 +2,21 @@
 
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from common.progress import ProgressBar
 from studies.process import Process, StudyFailed
-from studies.scale.points import LoadPoint, Parameters, Point, Task
-from studies.scale.records import P, Records
+from studies.scale.points import Load, Parameters, Point, Task
+from studies.scale.records import P, R, Records
 
-
-class Wanted(Protocol):
-    """A point to measure."""
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        """Identifies the point within a sweep."""
-
-    @property
-    def name(self) -> str:
-        """For people."""
-
-    @property
-    def messages(self) -> int:
-        """How many messages the point has."""
-
-
-W = TypeVar("W", bound=Wanted)
-R = TypeVar("R", Point, LoadPoint)
+W = TypeVar("W", Task, Load)
 
 
 async def sweep(wanted: Sequence[W], records: Records[P, R], measure: Callable[[W], Awaitable[R]]) -> None:
     """Measures the missing points. Raises StudyFailed if one can't be measured or does not add up."""
-    missing = [one for one in wanted if one.key not in records.measured]
+    missing = [one for one in wanted if one.name not in records.measured]
     with ProgressBar("points", len(missing)) as progress:
         for done, one in enumerate(missing):
             progress.update(done, one.name)

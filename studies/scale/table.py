@@ -8,8 +8,6 @@ from studies.scale.points import LoadPoint, Point
 from studies.scale.records import DistributedSweep, EmbeddedSweep
 
 UNITS = (("years", 31_557_600), ("days", 86_400), ("h", 3_600), ("min", 60))
-# With fewer senders, CPU time and memory are mostly what any process needs.
-FEW_SENDERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,13 @@ def _of_ideal(point: Point) -> str:
     return f"{100 * per_sender / ideal:.1f} %" if per_sender and ideal else ""
 
 
+def _has_many_senders(point: Point) -> bool:
+    """With fewer, CPU time and memory are mostly those that any process needs."""
+    return point.senders >= 10_000
+
+
 def _cpu(point: Point) -> str:
-    return f"{point.cpu_s / point.messages * 1e6:,.1f}" if point.senders >= FEW_SENDERS else ""
+    return f"{point.cpu_s / point.messages * 1e6:,.1f}" if _has_many_senders(point) else ""
 
 
 def _memory(point: Point) -> str:
@@ -56,7 +59,7 @@ def _memory(point: Point) -> str:
 
 
 def _bytes_per_send(point: Point) -> str:
-    return f"{point.bytes_per_send:,.0f}" if point.senders >= FEW_SENDERS else ""
+    return f"{point.bytes_per_send:,.0f}" if _has_many_senders(point) else ""
 
 
 def _everyone(point: Point) -> str:

@@ -20,7 +20,7 @@ from studies.timeline import SAMPLE_S, Timeline, margin, sampling
 
 @dataclass
 class Tally:
-    """What the senders have done.
+    """The work that the senders have done.
 
     Attributes:
         sent: Sends that succeeded.

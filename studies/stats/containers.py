@@ -1,4 +1,4 @@
-"""Containers under watch, by the figures of their Docker engine (Engine API: GET /containers/{id}/stats)."""
+"""Containers as services, by the figures of their Docker engine (Engine API: GET /containers/{id}/stats)."""
 
 import asyncio
 import os
@@ -12,14 +12,13 @@ from studies.meter import Usage
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 PROJECT, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
-TIMEOUT_S = 10.0
 
 
 class Containers:
-    """The containers that run when watching begins: all, or those of some compose projects, services or names.
+    """The containers that run at the begin: all, or those of some compose projects, services or names.
 
-    An async context manager. A service of a compose project is one service, however many containers it has. Raises
-    Unavailable where no engine answers, UsageError for a name that no running container has.
+    An async context manager. The containers of a compose service count as one service. Raises Unavailable if no engine
+    answers, and UsageError for a name that no running container has.
     """
 
     def __init__(self, names: list[str], host: str | None = None) -> None:
@@ -29,7 +28,7 @@ class Containers:
 
     @property
     def services(self) -> list[str]:
-        """Their names."""
+        """The names of the services."""
         return list(self._members)
 
     async def __aenter__(self) -> Self:
@@ -73,14 +72,14 @@ class Containers:
             raise UsageError(f"no containers run on {self._host}")
 
     async def _stats(self, container: str) -> dict[str, Any] | None:
-        # one-shot: the present figures at once, without waiting for a second look to take the difference.
+        # one-shot: the present figures at once, without a second sample for the difference.
         found: dict[str, Any] | None = await self._get(
             f"/containers/{container}/stats", {"stream": "false", "one-shot": "true"}
         )
         return found
 
     async def _get(self, path: str, query: dict[str, str] | None = None) -> Any:
-        """The engine's answer, or None where there is no such container any more."""
+        """The engine's answer; None if the container is gone."""
         try:
             async with self._session.get(path, params=query) as response:
                 if response.status in (404, 409):
@@ -102,7 +101,7 @@ class _Container:
         return (self._cpu_ns_before + self._cpu_ns) / 1e9
 
     def note(self, stats: dict[str, Any] | None) -> None:
-        """Takes in an answer; one without memory comes from a container that does not run."""
+        """Updates the figures. An answer without memory comes from a container that does not run."""
         memory = (stats or {}).get("memory_stats") or {}
         if stats is None or "usage" not in memory:
             self.memory_bytes = None
@@ -118,7 +117,7 @@ class _Container:
 
 
 def _session(host: str) -> aiohttp.ClientSession:
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    timeout = aiohttp.ClientTimeout(total=10.0)
     scheme, _, place = host.partition("://")
     if scheme == "unix":
         connector = aiohttp.UnixConnector(path=place)

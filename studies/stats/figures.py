@@ -1,4 +1,4 @@
-"""What the samples come to: CPU over time, and CPU and memory of each service in each run."""
+"""Figures from the samples: CPU over time, and CPU and memory of each service in each run."""
 
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
@@ -11,14 +11,11 @@ from studies.stats.study import Run
 
 
 class Share(msgspec.Struct, frozen=True):
-    """What one service used in one run. None stands where it was not seen.
+    """The CPU time and memory of one service in one run; None where it was not sampled.
 
     Attributes:
-        cpu_s: CPU time.
-        cpu_percent: CPU in percent of one core.
-        peak_mb: The most memory, in MB (10^6 bytes).
-        before_mb: Memory before the run.
-        after_mb: Memory after the run.
+        cpu_s, cpu_percent: CPU time, and CPU in percent of one core.
+        peak_mb, before_mb, after_mb: The most memory, and the memory before and after the run, in MB (10^6 bytes).
     """
 
     cpu_s: float
@@ -48,7 +45,7 @@ def cpu_percent(samples: Sequence[Sample], service: str, interval_s: float) -> l
 
 
 def shares(samples: Sequence[Sample], run: Run) -> dict[str, Share]:
-    """What each service used in a run. CPU counts from the last sample before the run to the last in it."""
+    """The share of each service in a run. CPU counts from the last sample before the run to the last in it."""
     return {name: _share(samples, run, name) for name in services_of(samples[run.first : run.beyond])}
 
 

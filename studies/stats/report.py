@@ -1,29 +1,23 @@
 """The results of a study: files in a folder, and a summary."""
 
-import csv
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from studies.record import not_written
+from studies.record import write_csv
 from studies.stats.charts import draw_usage, draw_volumes
 from studies.stats.figures import Share, cpu_percent, services_of, shares
 from studies.stats.sampling import Sample, Sampler
 from studies.stats.study import Run
-
-SAMPLE_COLUMNS = ("at_s", "volume", "phase", "service", "cpu_s", "cpu_percent", "memory_bytes")
-VOLUME_COLUMNS = ("volume", "elapsed_s", "service", *Share.__struct_fields__)
 
 
 class RunSummary(msgspec.Struct, frozen=True):
     """A run, with what each service used.
 
     Attributes:
-        volume: Its size.
-        elapsed_s: How long it took.
-        exit_code: The command's exit code.
+        volume, elapsed_s, exit_code: As in `Run`.
         services: The shares by service.
     """
 
@@ -38,8 +32,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         runs: The runs.
-        samples: How many samples were taken.
-        skipped: How many samples were skipped.
+        samples, skipped: How many samples were taken, and how many skipped.
         ended_s: When services ended, in seconds since the first sample.
         files: The files that were written.
     """
@@ -55,10 +48,10 @@ def write(folder: Path, sampler: Sampler, runs: Sequence[Run]) -> Summary:
     """Writes samples and charts. Raises NotWritten."""
     samples, interval_s = sampler.samples, sampler.timing.interval_s
     summaries = [RunSummary(run.volume, run.elapsed_s, run.code, shares(samples, run)) for run in runs]
-    files = [_write_csv(folder / "samples.csv", SAMPLE_COLUMNS, _sample_rows(samples, interval_s))]
+    files = [write_csv(folder / "samples.csv", list(_sample_rows(samples, interval_s)))]
     files += draw_usage(samples, runs, interval_s, folder)
     if any(run.volume is not None for run in runs):
-        files.append(_write_csv(folder / "volumes.csv", VOLUME_COLUMNS, _volume_rows(summaries)))
+        files.append(write_csv(folder / "volumes.csv", list(_volume_rows(summaries))))
         files += draw_volumes(samples, runs, folder)
     return Summary(
         runs=summaries,
@@ -98,36 +91,26 @@ def _ending(code: int | None) -> str:
     return f", exit code {code}" if code else ""
 
 
-def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
-    try:
-        with file.open("w", newline="") as out:
-            writer = csv.writer(out)
-            writer.writerow(columns)
-            writer.writerows(rows)
-    except OSError as error:
-        raise not_written(error, file) from None
-    return file
-
-
-def _sample_rows(samples: Sequence[Sample], interval_s: float) -> Iterator[Sequence[object]]:
+def _sample_rows(samples: Sequence[Sample], interval_s: float) -> Iterator[dict[str, object]]:
     """A row for each service in each sample; `cpu_s` is cumulative."""
     percents = {name: cpu_percent(samples, name, interval_s) for name in services_of(samples)}
     for number, sample in enumerate(samples):
         for name, usage in sample.usage.items():
             percent = percents[name][number]
-            yield (
-                round(sample.at_s, 3),
-                sample.volume,
-                sample.phase,
-                name,
-                round(usage.cpu_s, 3),
-                None if percent is None else round(percent, 1),
-                usage.memory_bytes,
-            )
+            yield {
+                "at_s": round(sample.at_s, 3),
+                "volume": sample.volume,
+                "phase": sample.phase,
+                "service": name,
+                "cpu_s": round(usage.cpu_s, 3),
+                "cpu_percent": None if percent is None else round(percent, 1),
+                "memory_bytes": usage.memory_bytes,
+            }
 
 
-def _volume_rows(runs: Sequence[RunSummary]) -> Iterator[Sequence[object]]:
+def _volume_rows(runs: Sequence[RunSummary]) -> Iterator[dict[str, object]]:
     """A row for each service in each run."""
     for run in runs:
         for name, share in run.services.items():
-            yield (run.volume, run.elapsed_s, name, *msgspec.structs.astuple(share))
+            row = {"volume": run.volume, "elapsed_s": run.elapsed_s, "service": name}
+            yield row | msgspec.structs.asdict(share)

@@ -13,13 +13,12 @@ from studies.stats.sampling import AFTER, BEFORE, DURING, Sampler
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run.
+    """The runs to make.
 
     Attributes:
         command: The command, with `{n}` in place of the volume.
         volumes: One run for each; None for a run without a volume.
-        lead_s: How long to sample before each run.
-        trail_s: How long to sample after each run.
+        lead_s, trail_s: How long to sample before and after each run.
         environment: Additional environment variables of the command.
     """
 
@@ -44,8 +43,7 @@ class Run:
         volume: Its size.
         elapsed_s: How long the command took.
         code: The command's exit code; None if it was stopped, or if there was no command.
-        first: The index of its first sample.
-        beyond: The index after its last sample.
+        first, beyond: The index of its first sample, and the index after its last one.
     """
 
     volume: int | None

@@ -69,7 +69,7 @@ def publish(count: int) -> None:
 
 
 def work(options: list[str]) -> None:
-    """Consumes until SIGTERM, in as many processes as its first option says."""
+    """Consumes until SIGTERM, in the number of processes that its first option gives."""
     job.in_processes(int(options[0]), lambda: uvloop.run(_work()))
 
 

@@ -13,7 +13,7 @@ PROGRAM = "PEER_C_CLIENT"
 
 
 def build(folder: Path) -> dict[str, str]:
-    """Compiles it into a folder; gives what its processes need in their environment. Raises NotAvailable."""
+    """Compiles it into a folder and returns the environment variables that its processes need. Raises NotAvailable."""
     compiler = shutil.which(os.environ.get("CC") or "cc")
     if compiler is None:
         raise NotAvailable("needs a C compiler: scripts/install-bench.sh")
@@ -38,7 +38,7 @@ def publish(count: int) -> None:
 
 
 def work(arguments: list[str]) -> None:
-    """Consumes as many messages as its first argument says, without counting them in Redis."""
+    """Consumes the number of messages that its first argument gives, without counting them in Redis."""
     _become("work", int(arguments[0]))
 
 

@@ -1,4 +1,4 @@
-"""The peers, as data: how each is configured, where its documentation says so, and what its publishes promise."""
+"""The peers, as data: how each is configured, and the documentation that advises it."""
 
 from studies.bench.peers.port import Peer
 

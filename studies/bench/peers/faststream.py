@@ -51,7 +51,7 @@ async def _declare() -> None:
 
 
 def work(options: list[str]) -> None:
-    """Consumes until SIGTERM, in as many processes as its first option says, as `faststream run --workers` does."""
+    """Consumes until SIGTERM, in as many processes as its first option gives, as `faststream run --workers`."""
     # Where two processes declare a new quorum queue at the same moment, RabbitMQ 3.10 answers one of them
     # INTERNAL_ERROR in one of ten tries (seen).
     job.in_one(lambda: uvloop.run(_declare()))

@@ -1,4 +1,4 @@
-"""What every Python peer's process shares: the messages, the counters in Redis, the report that is measured."""
+"""Shared by the processes of all Python peers: messages, counters in Redis, and the report that is measured."""
 
 import json
 import multiprocessing
@@ -32,7 +32,7 @@ POOL = (string.ascii_letters + string.digits + " .,!?") * 4
 
 
 def messages(count: int) -> Iterator[Message]:
-    """Messages with ids of their own and texts of 100 characters. They cost next to nothing to make."""
+    """Messages with ids of their own and texts of 100 characters. They are cheap to make."""
     for seq in range(count):
         start = seq % TEXT_CHARACTERS
         text = POOL[start : start + TEXT_CHARACTERS]
@@ -40,14 +40,14 @@ def messages(count: int) -> Iterator[Message]:
 
 
 def windows(count: int) -> Iterator[list[Message]]:
-    """The messages, as many at a time as may be in flight."""
+    """The messages, in lists of as many as may be in flight."""
     source = messages(count)
     for first in range(0, count, WINDOW):
         yield [next(source) for _ in range(min(WINDOW, count - first))]
 
 
 def send(message: Message) -> int:
-    """The work on a message: looks at all of it, takes no time; gives how long that was, in µs."""
+    """The work on a message, which looks at all of it. Returns how long that took, in µs."""
     began_ns = time.perf_counter_ns()
     if not (message["id"] and message["number"].startswith("+") and len(message["text"]) == TEXT_CHARACTERS):
         raise ValueError("not a message of this benchmark")
@@ -72,7 +72,7 @@ class AsyncCounters:
     """The same for asyncio; connections come from redis-py's pool."""
 
     def __init__(self) -> None:
-        # Enough for all that a worker has in hand; redis-py's own limit is 100.
+        # Enough for all tasks of a worker; redis-py's own limit is 100.
         self._redis = redis.asyncio.Redis(host=REDIS_HOST, port=REDIS_PORT, max_connections=1_000)
 
     async def count(self, time_us: int) -> None:
@@ -85,9 +85,9 @@ class AsyncCounters:
 
 @contextmanager
 def reported(count: int) -> Iterator[None]:
-    """Around the publishes, from the first to the last confirm: says on stdout when they began and how long it took.
+    """Around the publishes, from the first to the last confirm: reports their begin and duration on stdout.
 
-    What connects and declares comes before; the moment is of the monotonic clock, which all processes share.
+    Connect and declare before. The moment is by the monotonic clock, which all processes share.
     """
     begun_s = time.monotonic()
     print(json.dumps({"begun_s": begun_s}), flush=True)
@@ -96,7 +96,7 @@ def reported(count: int) -> Iterator[None]:
 
 
 def run(publish: Callable[[int], None], work: Callable[[list[str]], None]) -> None:
-    """Runs what the arguments ask for; `work` gets those that follow it."""
+    """Runs the side that the arguments name; `work` gets the arguments after it."""
     parser = Parser("studies.bench.peers", "One side of one peer; see studies/bench/peers/__init__.py.")
     parser.add_argument("side", choices=("publish", "work"))
     parser.add_argument("--count", type=whole(1), default=1_000, help="how many to publish (default: 1,000)")
@@ -108,14 +108,14 @@ def run(publish: Callable[[int], None], work: Callable[[list[str]], None]) -> No
 
 
 def in_one(work: Callable[[], None]) -> None:
-    """Some work in a process of its own, which leaves nothing behind in this one."""
+    """Runs some work in a process of its own, so that nothing of it is left in this one."""
     child = multiprocessing.get_context("fork").Process(target=work)
     child.start()
     child.join()
 
 
 def in_processes(count: int, work: Callable[[], None]) -> None:
-    """The same work in so many processes, ended together by SIGTERM: for frameworks that leave that to their users."""
+    """The same work in several processes, ended together by SIGTERM: for frameworks that leave that to their users."""
     if count == 1:
         work()
         return
@@ -134,5 +134,5 @@ def in_processes(count: int, work: Callable[[], None]) -> None:
 
 
 def become(module: str, *arguments: str) -> NoReturn:
-    """Goes on as the framework's own command, as its users would start it."""
+    """Becomes the framework's own command, as its users would start it."""
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])

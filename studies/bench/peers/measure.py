@@ -15,8 +15,6 @@ from studies.bench.peers.port import Peer, counters_key
 from studies.process import Process, StudyFailed, until
 from studies.servers import Servers
 
-# After its last count a worker may still have to ack.
-LAST_ACKS_S = 0.3
 SIDES = {"publish": "its producer", "work": "its worker"}
 
 
@@ -85,7 +83,7 @@ class PeerBench(Bench):
 
     async def stop(self, worker: Process) -> None:
         """Its exit code is its own affair."""
-        await asyncio.sleep(LAST_ACKS_S)
+        await asyncio.sleep(0.3)  # after its last count a worker may still have to ack
         worker.stop()
         await worker.ended(deadline_s=15.0)
 

@@ -1,4 +1,4 @@
-"""What a peer is to the benchmark: how its two sides are started, and what must be known of it to judge the figures."""
+"""A peer as `make bench` sees it: how its two sides are started, and the setup that explains its figures."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ Message = dict[str, str]
 
 
 class NotAvailable(RuntimeError):
-    """A peer can't be measured here; says why."""
+    """A peer can't be measured here, for the reason given."""
 
 
 def counters_key(queue: str) -> str:
