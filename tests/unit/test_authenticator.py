@@ -246,3 +246,37 @@ async def test_a_store_that_refuses_is_heard_of_and_asked_again() -> None:
         await bench.caller(whole)
     bench.keys.error = None
     assert (await bench.caller(whole)).name == "shop"
+
+
+def fields(**headers: str) -> dict[bytes, bytes]:
+    return {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
+
+
+async def test_a_caller_is_recognised_who_was_authenticated_a_moment_ago() -> None:
+    """By the very header fields that were checked, and no longer than keys are held."""
+    bench = Bench()
+    _, whole = await bench.made(Scope.READ)
+    sent = fields(authorization=f"Bearer {whole}")
+    assert bench.authenticator.recognise(sent) is None
+    caller = await bench.caller(authorization=f"Bearer {whole}")
+    assert bench.authenticator.recognise(sent) == caller
+    assert bench.authenticator.recognise(fields(x_api_key=f"Bearer {whole}")) is None
+    assert bench.authenticator.recognise({}) is None
+    bench.now += 5
+    assert bench.authenticator.recognise(sent) is None
+    assert Bench(required=False).authenticator.recognise({}) == Caller("anonymous", "anonymous", ALL_SCOPES)
+
+
+async def test_nobody_is_recognised_by_what_was_no_key() -> None:
+    """Not by a proxy's credentials that came with a key, by a field that came second, or by a WebSocket's fields."""
+    bench = Bench()
+    _, whole = await bench.made()
+    await bench.caller(whole, authorization="Basic dXNlcjpwYXNz")
+    assert bench.authenticator.recognise(fields(authorization="Basic dXNlcjpwYXNz")) is None
+    raw = [(b"x-api-key", whole.encode()), (b"x-api-key", b"second")]
+    await bench.authenticator.authenticate(HTTPConnection({"type": "http", "headers": raw}))
+    assert bench.authenticator.recognise(fields(x_api_key="second")) is None
+    await bench.authenticator.authenticate(
+        connection({"authorization": "Basic eA=="}, ["smsim.v1", f"key.{whole}"])
+    )
+    assert bench.authenticator.recognise(fields(authorization="Basic eA==")) is None

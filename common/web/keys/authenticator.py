@@ -81,7 +81,8 @@ class Authenticator:
         caller = await self._caller_of(sent)
         if caller is None:
             raise _unauthenticated("this API key is not in force: it is mistyped, or was revoked")
-        self._remember(dict(connection.headers.raw), caller)
+        if connection.scope["type"] == "http":  # a WebSocket's key may be elsewhere
+            self._remember(dict(reversed(connection.headers.raw)), caller)  # of repeated fields, the first
         return caller
 
     def recognise(self, fields: Mapping[bytes, bytes]) -> Caller | None:

@@ -1,0 +1,125 @@
+"""The fast lane of POST /sms: the common request, served from the connection without ASGI and without a task.
+
+It checks, counts and answers as the ordinary way does. A request that it would not accept, or that has anything unusual
+about it, goes the ordinary way, which finds the words for the answer.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Generic, Protocol, TypeVar
+
+from common.web.connection import Respond
+from common.web.guard import Guard
+from common.web.keys.authenticator import Authenticator
+from common.web.keys.port import Caller
+from common.web.operations import DEADLINE_S, JSON, Scope
+from common.web.problems import Problem
+from common.web.requests import Head
+from common.web.responses import encoded, status_line
+from common.web.routing import Observe, problem_of
+from gateway.acceptance.port import IdempotencyKey
+from gateway.api.schemas import SmsIn
+
+METHOD = "POST"
+PATH = "/sms"
+LARGEST_BODY_BYTES = 32 * 1024
+
+_CONTENT_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8"})
+_UNUSUAL = frozenset(
+    {b"connection", b"content-encoding", b"expect", b"idempotency-key", b"origin", b"transfer-encoding"}
+)
+
+
+class Receipt(Protocol):
+    """What was accepted."""
+
+    @property
+    def id(self) -> str:
+        """The message id."""
+
+
+R = TypeVar("R", bound=Receipt)
+
+
+class Messages(Protocol[R]):
+    """What accepts single messages; raises and fails with Problem."""
+
+    def checked(self, body: bytes) -> SmsIn:
+        """The message in a body."""
+
+    def submit(self, sms: SmsIn, caller: Caller, key: IdempotencyKey | None) -> "asyncio.Future[R]":
+        """Hands a message in."""
+
+    def accepted(self, receipt: R, sms: SmsIn, caller: Caller) -> bytes:
+        """Counts an accepted message; gives the body of its answer."""
+
+
+class FastLane(Generic[R]):
+    """Serves POST /sms between the server's connections and `messages`.
+
+    Attributes:
+        deadline_s: How long a request may take.
+    """
+
+    def __init__(
+        self, messages: Messages[R], authenticator: Authenticator, guard: Guard, observe: Observe
+    ) -> None:
+        self.deadline_s = DEADLINE_S
+        self._messages = messages
+        self._authenticator = authenticator
+        self._guard = guard
+        self._observe = observe
+        self._accepted_line = status_line(202)
+        self._fields = b"content-type: %b\r\n%b\r\n" % (JSON.encode(), guard.added_fields())
+
+    def wants(self, head: Head) -> bool:
+        """Whether the head is that of a common POST /sms."""
+        return (
+            head.method == b"POST"
+            and head.target == b"/sms"
+            and head.keep_alive
+            and not head.repeats
+            and 0 < (head.length or 0) <= LARGEST_BODY_BYTES
+            and head.fields.get(b"content-type") in _CONTENT_TYPES
+            and _UNUSUAL.isdisjoint(head.fields)
+        )
+
+    def serve(self, head: Head, body: bytes, respond: Respond) -> "asyncio.Future[R] | None":
+        """Submits the message; None if it is to go the ordinary way."""
+        began_s = time.perf_counter()
+        caller = self._authenticator.recognise(head.fields)
+        if caller is None or Scope.SEND not in caller.scopes or not self._guard.serves(head.fields):
+            return None
+        try:
+            sms = self._messages.checked(body)
+            receipt = self._messages.submit(sms, caller, None)
+        except Problem:
+            return None
+        answer = partial(self._answer, sms=sms, caller=caller, respond=respond, began_s=began_s)
+        receipt.add_done_callback(answer)
+        return receipt
+
+    def _answer(
+        self,
+        receipt: "asyncio.Future[R]",
+        *,
+        sms: SmsIn,
+        caller: Caller,
+        respond: Callable[[bytes, bytes], None],
+        began_s: float,
+    ) -> None:
+        """Answers once the message is accepted, or is not. Where the client has gone, nobody gets the answer."""
+        status = 202
+        try:
+            accepted = receipt.result()
+            body = self._messages.accepted(accepted, sms, caller)
+            location = b"location: /sms/%b\r\ncontent-length: %d\r\n" % (accepted.id.encode(), len(body) + 1)
+            respond(self._accepted_line, b"%b%b%b\n" % (location, self._fields, body))
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the client gets an answer, the log the rest
+            late = isinstance(error, asyncio.CancelledError)
+            problem = problem_of(TimeoutError() if late else error)
+            status = problem.status.value
+            respond(status_line(status), encoded(problem.response(), self._guard.added_fields()))
+        self._observe(PATH, METHOD, status, time.perf_counter() - began_s)
