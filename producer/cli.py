@@ -29,31 +29,35 @@ from common.cli import (
 )
 from common.contacts.files import ContactsSource
 from common.errors import UsageError
-from common.ledger.port import Ledger
+from common.ledger.port import Publications, Reports
 from common.logs import configure_logs
 from common.messages import MAX_BATCH_MESSAGES, Lane, new_run_id
 from common.progress import ProgressBar
 from common.publishing.pace import Pace
-from common.publishing.publish import Producer
-from common.publishing.random_source import RandomSource
-from common.publishing.recipes import Source, recipe_of
+from common.publishing.random import RandomSource
+from common.publishing.recipes import Recipe, Source, recipe_of, recipe_text
+from common.publishing.run import Job, RunPublisher
 from common.publishing.sources import source_of
 from common.settings import Settings, load_settings
 from common.stores import connect_stores
 
-FOLLOW_EVERY_S = 0.2
 RATES_PER_S = (0.001, 1e9)
 
 
-@dataclass(frozen=True)
-class Job:
-    """One publication: which messages, under which name, from where on."""
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of the command, in seconds.
 
-    run: str
-    source: Source
-    batch_size: int
-    lane: Lane
-    first: int = 0
+    Attributes:
+        follow_every_s: Interval at which `--wait` reads the counters.
+        leave_s: How long a producer that ends early tries to give up its run.
+    """
+
+    follow_every_s: float = 0.2
+    leave_s: float = LAST_WORDS_S
+
+
+TIMING = Timing()
 
 
 def main(argv: list[str] | None = None, prog: str = "producer.py") -> int:
@@ -61,14 +65,7 @@ def main(argv: list[str] | None = None, prog: str = "producer.py") -> int:
     args = _parser(prog).parse_args(argv)
 
     async def run() -> int:
-        if args.text is not None and args.contacts is None:
-            raise UsageError("--text goes with --contacts")
-        if args.strict and args.contacts is None:
-            raise UsageError("--strict goes with --contacts")
-        if args.resume and (args.run or args.urgent or args.batch_size):
-            raise UsageError(
-                "--resume takes its batch size and lane from the run: leave --run, --urgent, --batch-size out"
-            )
+        _check(args)
         settings = load_settings(batch_size=args.batch_size)
         configure_logs("producer", settings.log_level, settings.log_file, stream=sys.stderr)
         warn_of_near_misses()
@@ -78,17 +75,29 @@ def main(argv: list[str] | None = None, prog: str = "producer.py") -> int:
     return run_command(prog, run)
 
 
+def _check(args: argparse.Namespace) -> None:
+    """Raises UsageError for arguments that exclude one another."""
+    if args.text is not None and args.contacts is None:
+        raise UsageError("--text goes with --contacts")
+    if args.strict and args.contacts is None:
+        raise UsageError("--strict goes with --contacts")
+    if args.resume and (args.run or args.urgent or args.batch_size):
+        raise UsageError(
+            "--resume takes its batch size and lane from the run: leave --run, --urgent, --batch-size out"
+        )
+
+
 def add_source_arguments(
     parser: argparse.ArgumentParser, resume: bool, batch_size: str = "(BATCH_SIZE)"
 ) -> None:
-    """The arguments that say which messages to publish; `batch_size` says what holds without that flag."""
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--num-messages", type=whole(1), metavar="N", help="publish N random messages")
-    which.add_argument(
+    """The arguments that select the messages; `batch_size` is the help text for the default batch size."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--num-messages", type=whole(1), metavar="N", help="publish N random messages")
+    source.add_argument(
         "--contacts", type=Path, metavar="FILE.csv", help="publish to the contacts of a CSV file"
     )
     if resume:
-        which.add_argument("--resume", metavar="RUN", type=run_id, help="go on with a run that broke off")
+        source.add_argument("--resume", metavar="RUN", type=run_id, help="continue a run that broke off")
     parser.add_argument("--text", metavar="TEMPLATE", help='text for contacts, such as "Hi {name}"')
     parser.add_argument(
         "--strict", action="store_true", help="a bad row in the CSV file stops before publishing"
@@ -98,18 +107,15 @@ def add_source_arguments(
     )
     parser.add_argument("--run", metavar="NAME", type=run_id, help="the run's name; generated unless given")
     parser.add_argument(
-        "--urgent",
-        action="store_true",
-        help="before all bulk messages, in every slot that they leave or free",
+        "--urgent", action="store_true", help="publish to the urgent lane, which is sent before the bulk lane"
     )
 
 
 def open_source(args: argparse.Namespace, settings: Settings) -> Source:
-    """The source that the arguments ask for; bad rows of a CSV file are reported on stderr. Raises UsageError."""
+    """The source that the arguments select. Reports bad rows of a CSV file on stderr. Raises UsageError."""
     if args.contacts is None:
-        return RandomSource(
-            args.num_messages, secrets.randbits(63) if settings.seed is None else settings.seed
-        )
+        seed = secrets.randbits(63) if settings.seed is None else settings.seed
+        return RandomSource(args.num_messages, seed)
     source, bad = ContactsSource.open(args.contacts, args.text)
     for row in bad:
         print(f"{args.contacts}: line {row.line}: {row.reason}: skipped", file=sys.stderr)
@@ -125,7 +131,7 @@ def _parser(prog: str) -> Parser:
         "--rate",
         type=number(*RATES_PER_S),
         metavar="R",
-        help="open arrivals: R messages a second, whatever the queue does; else as fast as it takes them",
+        help="publish R messages a second, however full the queue is; unless given, as fast as possible",
     )
     parser.add_argument(
         "--wait", action="store_true", help="follow the run until every message is sent or failed"
@@ -137,78 +143,101 @@ def _parser(prog: str) -> Parser:
 async def _produce(args: argparse.Namespace, settings: Settings, source: Source | None) -> int:
     """Builds the producer on RabbitMQ and Redis, publishes, and reports."""
     async with await connect_stores(settings, args.connect_timeout) as stores:
-        ledger = stores.ledger
-        producer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-        run = args.resume or args.run or new_run_id()
         broker = await connect_broker(settings, "producer", args.connect_timeout)
+        producer = Producer(broker, stores.ledger, settings.queue_name)
+        run = args.resume or args.run or new_run_id()
         try:
-            job = await begin(args, settings, source, ledger, producer, run)
-            report = await publish(job, broker, ledger, Pace(args.rate) if args.rate else None)
+            if source is None:
+                job = await producer.resume(run)
+            else:
+                lane = Lane.URGENT if args.urgent else Lane.BULK
+                job = await producer.begin(
+                    Job(run=run, source=source, batch_size=settings.batch_size, lane=lane),
+                    source.recipe(settings.batch_size, lane),
+                )
+            report = await producer.publish(job, Pace(args.rate) if args.rate else None)
         except BaseException:
-            # Whatever went wrong: another producer may go on with the run at once.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LAST_WORDS_S):
-                    await ledger.leave(run, producer)
+            await producer.leave(run)
             raise
         finally:
             await broker.close()
         if args.wait:
-            await _follow(job.run, job.source.count, ledger)
+            await _follow(job, stores.ledger)
         print(json.dumps(report), flush=True)
         return 0
 
 
-async def begin(
-    args: argparse.Namespace,
-    settings: Settings,
-    source: Source | None,
-    ledger: Ledger,
-    producer: str,
-    run: str,
-) -> Job:
-    """Opens the run in the ledger, or takes over the one to resume. Raises UsageError."""
-    if source is None:
-        found = await ledger.resume(run, producer)
+class Producer:
+    """Begins or resumes a run, and publishes it.
+
+    `queue` is the name of the queue whose senders are to send the run.
+    """
+
+    def __init__(self, broker: Broker, ledger: Publications, queue: str, timing: Timing = TIMING) -> None:
+        self._broker = broker
+        self._ledger = ledger
+        self._queue = queue
+        self._timing = timing
+        self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+
+    async def begin(self, job: Job, recipe: Recipe) -> Job:
+        """Opens the run in the ledger. Raises RunExists."""
+        text = recipe_text(msgspec.structs.replace(recipe, queue=self._queue))
+        await self._ledger.begin(job.run, text, job.source.count, self._name)
+        return job
+
+    async def resume(self, run: str) -> Job:
+        """Takes over a run; the job is what is left of it. Raises UnknownRun, RunBusy, UsageError."""
+        found = await self._ledger.resume(run, self._name)
         recipe = recipe_of(found.recipe)
         if found.total < recipe.count:
             raise UsageError(f"run {run} was given up after {found.total} messages, so it can't be resumed")
-        return Job(run, source_of(recipe), recipe.batch_size, recipe.lane, found.confirmed)
-    lane = Lane.URGENT if args.urgent else Lane.BULK
-    job = Job(run, source, settings.batch_size, lane)
-    recipe = msgspec.structs.replace(source.recipe(settings.batch_size, lane), queue=settings.queue_name)
-    recipe_text = msgspec.json.encode(recipe).decode()
-    await ledger.begin(run, recipe_text, source.count, producer)
-    return job
+        return Job(
+            run=run,
+            source=source_of(recipe),
+            batch_size=recipe.batch_size,
+            lane=recipe.lane,
+            first=found.confirmed,
+        )
+
+    async def leave(self, run: str) -> None:
+        """Gives up a run that is not wholly published, so that another producer can resume it at once."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._timing.leave_s):
+                await self._ledger.leave(run, self._name)
+
+    async def publish(self, job: Job, pace: Pace | None = None) -> dict[str, Any]:
+        """Publishes a job under a progress bar; answers the report that is printed at the end."""
+        began_s = time.monotonic()
+        with ProgressBar(f"publishing {job.run}", job.source.count, job.first) as bar:
+            try:
+                await RunPublisher(
+                    self._broker, self._ledger, job, pace=pace, on_progress=bar.update
+                ).publish()
+            except asyncio.CancelledError:
+                print(f"stopped: continue with --resume {job.run}", file=sys.stderr)
+                raise
+        report = _report(job, elapsed_s=time.monotonic() - began_s)
+        if pace is not None:
+            report["behind_s"] = round(pace.behind_s, 3)
+            report["most_behind_s"] = round(pace.most_behind_s, 3)
+        return report
 
 
-async def publish(job: Job, broker: Broker, ledger: Ledger, pace: Pace | None = None) -> dict[str, Any]:
-    """Publishes a job under a progress bar; gives the closing report, with a pace also how late messages were."""
-    began = time.monotonic()
-    with ProgressBar(f"publishing {job.run}", job.source.count, job.first) as bar:
-        try:
-            await Producer(broker, ledger).publish(
-                job.run, job.source, job.batch_size, job.lane, job.first, bar.update, pace
-            )
-        except asyncio.CancelledError:
-            print(f"stopped: go on with --resume {job.run}", file=sys.stderr)
-            raise
-    elapsed_s = time.monotonic() - began
+def _report(job: Job, elapsed_s: float) -> dict[str, Any]:
     published = job.source.count - job.first
-    report = {
+    return {
         "run": job.run,
         "published": published,
         "elapsed_s": round(elapsed_s, 3),
         "rate_per_s": round(published / elapsed_s, 1) if elapsed_s else 0.0,
     }
-    if pace is not None:
-        report["behind_s"] = round(pace.behind_s, 3)
-        report["most_behind_s"] = round(pace.most_behind_s, 3)
-    return report
 
 
-async def _follow(run: str, total: int, ledger: Ledger) -> None:
+async def _follow(job: Job, ledger: Reports, timing: Timing = TIMING) -> None:
     """Returns when every message of the run is sent or failed."""
-    with ProgressBar(f"sending {run}", total) as bar:
-        while (snapshot := await ledger.snapshot(run)).settled < max(total, snapshot.published):
+    total = job.source.count
+    with ProgressBar(f"sending {job.run}", total) as bar:
+        while (snapshot := await ledger.snapshot(job.run)).settled < max(total, snapshot.published):
             bar.update(snapshot.settled)
-            await asyncio.sleep(FOLLOW_EVERY_S)
+            await asyncio.sleep(timing.follow_every_s)

@@ -5,15 +5,13 @@ import contextlib
 import math
 from dataclasses import dataclass
 
-import msgspec
-
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Ledger
 from common.ledger.values import Snapshot
 from common.messages import Lane
-from common.publishing.publish import Producer
-from common.publishing.recipes import Source
+from common.publishing.recipes import Source, recipe_text
+from common.publishing.run import Job, RunPublisher
 from common.settings import Settings
 from common.stores import Stores, memory_stores
 from common.tracking.port import Tracker
@@ -67,6 +65,11 @@ class Simulation:
     settings: Settings
 
     @property
+    def job(self) -> Job:
+        """What its producer publishes."""
+        return Job(run=self.run, source=self.source, batch_size=self.batch_size, lane=self.lane)
+
+    @property
     def in_flight(self) -> int:
         """The most sends in flight: urgent messages have slots on top."""
         return Slots(self.senders).most(self.lane)
@@ -114,7 +117,8 @@ async def simulate(
     sender = embedded_sender(settings, broker, stores, build_provider(settings))
     await _begin(simulation, stores.ledger)
     try:
-        await _run(simulation, sender, Producer(broker, stores.ledger), stores.ledger, stop, live=live)
+        publisher = RunPublisher(broker, stores.ledger, simulation.job)
+        await _run(simulation.run, sender, publisher, stores.ledger, stop, live=live)
     finally:
         await broker.close()
     return await stores.ledger.snapshot(simulation.run)
@@ -122,25 +126,23 @@ async def simulate(
 
 async def _begin(simulation: Simulation, ledger: Ledger) -> None:
     recipe = simulation.source.recipe(simulation.batch_size, simulation.lane)
-    encoded = msgspec.json.encode(recipe).decode()
-    await ledger.begin(simulation.run, encoded, simulation.source.count, "embedded")
+    await ledger.begin(simulation.run, recipe_text(recipe), simulation.source.count, "embedded")
 
 
 async def _run(
-    simulation: Simulation,
+    run: str,
     sender: Sender,
-    producer: Producer,
+    publisher: RunPublisher,
     ledger: Ledger,
     stop: asyncio.Event,
     *,
     live: bool,
 ) -> None:
     """Publishes and sends until the run is over or stopped; then ends the sender gracefully, and the view last."""
-    run, sender_stop, view_stop = simulation.run, asyncio.Event(), asyncio.Event()
-    publish = producer.publish(run, simulation.source, simulation.batch_size, simulation.lane)
+    sender_stop, view_stop = asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         sending = tasks.create_task(sender.run(sender_stop))
-        publishing = tasks.create_task(publish)
+        publishing = tasks.create_task(publisher.publish())
         if live:
             tasks.create_task(show_live(ledger, run, view_stop))
         await _settled_or_stopped(ledger, run, stop)

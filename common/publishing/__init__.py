@@ -1,1 +1,1 @@
-"""Publishing a run: where its messages come from, how fast they go out, and what is safe."""
+"""Publishing a run: its source, its pace, and the publisher."""

@@ -1,17 +1,22 @@
-"""Open arrivals: when each message of a publication is due, whatever became of those before it."""
+"""Open arrivals: each message of a publication is due at a fixed time, however late the messages before it were."""
 
 import time
 from collections.abc import Callable
 
-# What is due within it goes out together: at high rates a pause for each message would cost more than the message.
+# Messages that are due within this time are published together: at high rates a pause costs more than a message.
 SHORTEST_PAUSE_S = 0.001
 
 
 class Pace:
-    """`rate_per_s` messages a second: the k-th of a publication, from 0, is due k/rate_per_s seconds after `start`.
+    """`rate_per_s` messages a second: message k of a publication, from 0, is due k/rate_per_s seconds after `start`.
 
-    Nothing is left out: what is late goes out at once, and `behind_s` says how late the last was, `most_behind_s` the
-    latest of all, in seconds.
+    Late messages are published at once; none is left out.
+
+    Attributes:
+        rate_per_s: Messages a second.
+        began_s: When the publication began, by the clock; 0 before that.
+        behind_s: How late the last message was, in seconds.
+        most_behind_s: How late the latest of all messages was, in seconds.
     """
 
     def __init__(self, rate_per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,11 +33,11 @@ class Pace:
         self.began_s = self._clock()
 
     def early_s(self, seq: int) -> float:
-        """How many seconds are left until message `seq` is due; below 0 if it is late."""
+        """How many seconds are left until message `seq` is due; negative if it is late."""
         return (seq - self._first) / self.rate_per_s - (self._clock() - self.began_s)
 
     def pause_s(self, seq: int) -> float:
-        """How many seconds to wait before message `seq` goes out: 0 if it is due, which counts as its publish."""
+        """How many seconds to wait before message `seq` is published; 0 if it is due, which is taken as its publish."""
         behind_s = -self.early_s(seq)
         if behind_s < 0:
             return max(-behind_s, SHORTEST_PAUSE_S)

@@ -1,4 +1,4 @@
-"""Where messages come from. A source can be made again from its recipe, so a run that broke off can go on."""
+"""Sources of messages, and the recipes from which a source can be made again to resume a run."""
 
 from collections.abc import Iterator
 from typing import Annotated, Protocol
@@ -8,14 +8,26 @@ import msgspec
 from common.errors import UsageError
 from common.messages import MAX_BATCH_MESSAGES, Lane, Message
 
-# The sources of a gateway's runs: of messages that were posted one by one, and of a batch. Nobody makes their messages
-# again but a gateway (gateway/acceptance/recovery.py).
+# The sources of a gateway's runs: messages that were posted one by one, and messages that were posted together. Only a
+# gateway can make their messages again.
 SINGLES = "gateway"
 BATCHES = "gateway-batch"
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """All that is needed to make a run's messages again, and to publish them alike; kept by the ledger as JSON."""
+    """What is needed to make a run's messages again and to publish them in the same way. The ledger keeps it as JSON.
+
+    Attributes:
+        source: The name of the source.
+        count: How many messages the source has.
+        batch_size: Messages a batch.
+        lane: The lane.
+        queue: The queue whose lanes the run goes through.
+        seed: The seed of random messages.
+        path: The contacts file.
+        sha256: The digest of the contacts file, in hex.
+        text: The template of the text.
+    """
 
     source: str
     count: int
@@ -33,10 +45,10 @@ class Stream(Protocol):
 
     @property
     def count(self) -> int:
-        """How many messages it has."""
+        """The number of messages."""
 
     def messages(self, first: int) -> Iterator[Message]:
-        """The messages from seq `first` on, the same at every call."""
+        """The messages from seq `first` on; the same ones in every call."""
 
 
 class Source(Stream, Protocol):
@@ -46,8 +58,13 @@ class Source(Stream, Protocol):
         """How to make it again."""
 
 
+def recipe_text(recipe: Recipe) -> str:
+    """The recipe as the ledger keeps it."""
+    return msgspec.json.encode(recipe).decode()
+
+
 def recipe_of(text: str) -> Recipe:
-    """The recipe that the ledger kept. Raises UsageError if it is none of ours."""
+    """The recipe in the text that the ledger kept. Raises UsageError if it is not a producer's."""
     try:
         return msgspec.json.decode(text, type=Recipe)
     except msgspec.MsgspecError:

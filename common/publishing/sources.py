@@ -4,7 +4,7 @@ from pathlib import Path
 
 from common.contacts.files import ContactsSource
 from common.errors import UsageError
-from common.publishing.random_source import RandomSource
+from common.publishing.random import RandomSource
 from common.publishing.recipes import Recipe, Source
 
 

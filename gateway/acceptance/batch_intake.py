@@ -13,8 +13,8 @@ from common.broker.port import Broker
 from common.errors import RunBusy, RunExists, SmsimError, UnknownRun
 from common.ledger.port import Ledger
 from common.messages import Lane, Message, Seqs, State
-from common.publishing.publish import Producer
 from common.publishing.recipes import BATCHES
+from common.publishing.run import Job, RunPublisher
 from common.tracking.port import Record, Status, Step, Tracker
 from common.web.problems import Problem
 from gateway.acceptance.groups import NOT_KEPT, READY_WITHIN_S, RETRY_AFTER_S, Owing
@@ -216,9 +216,9 @@ class BatchIntake:
         made = recipe(BATCHES, len(batch.messages), batch.lane, self._queue)
         in_hand.may_begin = True
         await self._ledger.begin(batch.run, made, len(batch.messages), self._gateway)
-        producer = Producer(self._broker, self._ledger)
         source = Listed(batch.messages)
-        await producer.publish(batch.run, source, BATCH_SIZE, batch.lane, track=batch.track)
+        job = Job(run=batch.run, source=source, batch_size=BATCH_SIZE, lane=batch.lane, track=batch.track)
+        await RunPublisher(self._broker, self._ledger, job).publish()
 
     async def _withdraw(self, run: str, may_begin: bool = False) -> Seqs:
         """Ends a run where it is; gives the seqs of what could not be withdrawn. `may_begin`: Redis was asked to begin

@@ -16,8 +16,9 @@ from common.broker.port import Broker
 from common.errors import RunExists, SmsimError, UnknownRun
 from common.ledger.port import Ledger
 from common.messages import MAX_BATCH_MESSAGES, new_run_id
-from common.publishing.publish import Producer
-from common.publishing.random_source import RandomSource
+from common.publishing.random import RandomSource
+from common.publishing.recipes import recipe_text
+from common.publishing.run import Job, RunPublisher
 from common.web.answers import json_answer
 from common.web.bodies import decoded_body
 from common.web.operations import JSON, Answer, Body, Operation, Scope
@@ -115,7 +116,7 @@ class SimulatedRuns:
         """`begun` is done once the run is open. If it was cancelled before, nobody waits, and the run is removed."""
         source, lane = RandomSource(asked.num_messages, secrets.randbits(63)), asked.priority.lane
         made = msgspec.structs.replace(source.recipe(asked.batch_size, lane), queue=self._queue)
-        recipe = msgspec.json.encode(made).decode()
+        recipe = recipe_text(made)
         producer = f"{self._gateway}-{secrets.token_hex(4)}"  # so that a second request for this name fails
         try:
             try:
@@ -128,7 +129,8 @@ class SimulatedRuns:
                 await self._take_back(run)
                 return
             begun.set_result(None)
-            await Producer(self._broker, self._ledger).publish(run, source, asked.batch_size, lane)
+            job = Job(run=run, source=source, batch_size=asked.batch_size, lane=lane)
+            await RunPublisher(self._broker, self._ledger, job).publish()
         except SmsimError as error:
             log.error("run_broke_off", extra={"run": run, "reason": str(error)})
             await self._ledger.leave(run, producer)

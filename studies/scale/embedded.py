@@ -8,7 +8,7 @@ from common.errors import UnknownRun
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Ledger
 from common.messages import Lane
-from common.publishing.random_source import RandomSource
+from common.publishing.random import RandomSource
 from common.settings import Settings
 from common.statistics import statistics
 from simulation.pipeline import Simulation, fitting_batch_size, simulate

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from common.messages import Message
-from common.publishing.random_source import RandomSource
+from common.publishing.random import RandomSource
 from studies.scale.points import Parameters, Point, Task
 from studies.timeline import SAMPLE_S, Timeline, margin, sampling
 

@@ -19,8 +19,8 @@ import uvloop
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
 from common.messages import Lane
-from common.publishing.publish import Producer
-from common.publishing.random_source import RandomSource
+from common.publishing.random import RandomSource
+from common.publishing.run import Job, RunPublisher
 
 async def drain(broker):
     subscription = await broker.subscribe(Lane.BULK, 1000)
@@ -31,7 +31,8 @@ async def drain(broker):
 async def main():
     broker, ledger = MemoryBroker(capacity=10_000), MemoryLedger()
     drain_task = asyncio.create_task(drain(broker))
-    await Producer(broker, ledger).publish("run", RandomSource({MESSAGES}, 1), 100, Lane.BULK)
+    job = Job(run="run", source=RandomSource({MESSAGES}, 1), batch_size=100, lane=Lane.BULK)
+    await RunPublisher(broker, ledger, job).publish()
     drain_task.cancel()
     assert (await ledger.snapshot("run")).published == {MESSAGES}
 

@@ -2,10 +2,12 @@
 Who sends then hears 503, and the next one is accepted.
 """
 
+from functools import partial
+
 import pytest
 
 from common.ledger.memory import MemoryLedger
-from common.publishing import publish
+from common.publishing.run import Limits, RunPublisher
 from gateway.acceptance.recovery import Recovery
 from tests.gateway.running import NUMBER, Running, running
 
@@ -48,7 +50,8 @@ async def test_a_batch_during_which_all_is_lost_is_refused(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """503 with Retry-After; nothing of it is left to be sent later."""
-    monkeypatch.setattr(publish, "ANNOUNCE_BLOCK", 500)
+    small_blocks = partial(RunPublisher, limits=Limits(announced_block=500))
+    monkeypatch.setattr("gateway.acceptance.batch_intake.RunPublisher", small_blocks)
     ledger = Forgetful()
     async with running(ledger=ledger, sends=False) as gateway:
         ledger.losing_at = 3

@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 
 import common.ledger.memory
-import common.publishing.publish
+import common.publishing.run
 from common.broker.memory import MemoryBroker, MemorySubscription
 from common.broker.port import Shelf, Subscription
 from common.errors import PublishFailed
 from common.ledger.memory import MemoryLedger
 from common.ledger.values import Claim, Outcomes
 from common.messages import Batch, Lane, Message, Outcome, Seqs
-from common.publishing.publish import Producer
 from common.publishing.recipes import Recipe
+from common.publishing.run import Job, Limits, RunPublisher, Timing
 from common.rate.port import RateLimit
 from sender.copies import RetryPolicy
 from sender.providers.bulk import Sends
@@ -103,13 +103,9 @@ def virtual_loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualLoop]:
     clock = SimpleNamespace(
         monotonic=loop.time, time=loop.time, time_ns=lambda: int(loop.time() * 1e9), perf_counter=loop.time
     )
-    for module in (common.ledger.memory, common.publishing.publish):
+    for module in (common.ledger.memory, common.publishing.run):
         if hasattr(module, "time"):
             monkeypatch.setattr(module, "time", clock)
-    # So that a handful of messages fills a producer's window.
-    monkeypatch.setattr(common.publishing.publish, "ANNOUNCE_BLOCK", 5)
-    monkeypatch.setattr(common.publishing.publish, "WINDOW_BATCHES", 2)
-    monkeypatch.setattr(common.publishing.publish, "CONFIRM_EVERY_S", -1)
     # Each warning is one that the model asked for.
     monkeypatch.setattr(logging.root.manager, "disable", logging.WARNING)
     yield loop
@@ -426,8 +422,11 @@ class ProducerProcess:
     def __init__(self, world: World, run: str, count: int, batch_size: int, lane: Lane, first: int) -> None:
         broker: Any = BrokerClient(world)
         ledger: Any = LedgerClient(world)
-        publish = Producer(broker, ledger).publish(run, Numbers(count), batch_size, lane, first)
-        self._task = world.loop.create_task(publish)
+        job = Job(run=run, source=Numbers(count), batch_size=batch_size, lane=lane, first=first)
+        # A few messages fill its window.
+        timing, limits = Timing(confirm_every_s=-1), Limits(announced_block=5, window_batches=2)
+        publisher = RunPublisher(broker, ledger, job, timing=timing, limits=limits)
+        self._task = world.loop.create_task(publisher.publish())
 
     @property
     def runs(self) -> bool:

@@ -1,4 +1,4 @@
-"""common/publishing/pace.py and `producer.py --rate`: open arrivals, whatever the queue does."""
+"""common/publishing/pace.py and `producer.py --rate`: open arrivals, however full the queue is."""
 
 import asyncio
 
@@ -7,11 +7,11 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
 from common.messages import Lane, decode_batch
-from common.publishing import publish
 from common.publishing.pace import SHORTEST_PAUSE_S, Pace
-from common.publishing.publish import Producer
-from common.publishing.random_source import RandomSource
+from common.publishing.random import RandomSource
+from common.publishing.run import Timing
 from producer.cli import main
+from tests.publishing import publish
 from tests.waiting import eventually
 
 RUN = "a-run"
@@ -80,9 +80,7 @@ async def test_no_batch_before_its_last_message_is_due(batch_size: int, at_5_s: 
     source = RandomSource(1_000, 1)
     await ledger.begin(RUN, "", source.count, "a-producer")
     pace = Pace(10, clock)
-    publishing = asyncio.create_task(
-        Producer(broker, ledger).publish(RUN, source, batch_size, Lane.BULK, pace=pace)
-    )
+    publishing = asyncio.create_task(publish(broker, ledger, RUN, source, batch_size, pace=pace))
     await eventually(lambda: pace.began_s)
     for now_s, expected in (105.0, at_5_s), (110.0, at_10_s):
         clock.now_s = now_s
@@ -106,15 +104,20 @@ async def test_no_batch_before_its_last_message_is_due(batch_size: int, at_5_s: 
     ],
 )
 async def test_nothing_is_announced_long_before_it_is_due(
-    batch_size: int, at_s: float, announced: int, sent: int, monkeypatch: pytest.MonkeyPatch
+    batch_size: int, at_s: float, announced: int, sent: int
 ) -> None:
     """At 10 messages/s only what is due within a second counts as queued, however large a batch is."""
-    monkeypatch.setattr(publish, "CONFIRM_EVERY_S", 0.001)
     broker, ledger, clock = MemoryBroker(), MemoryLedger(), FakeClock()
     await ledger.begin(RUN, "", 3_000, "a-producer")
     publishing = asyncio.create_task(
-        Producer(broker, ledger).publish(
-            RUN, RandomSource(3_000, 1), batch_size, Lane.BULK, pace=Pace(10, clock)
+        publish(
+            broker,
+            ledger,
+            RUN,
+            RandomSource(3_000, 1),
+            batch_size,
+            pace=Pace(10, clock),
+            timing=Timing(confirm_every_s=0.001),
         )
     )
     await eventually(lambda: clock.readings > 3)
@@ -140,7 +143,7 @@ async def test_a_queue_that_stalls_delays_nobody_for_good() -> None:
     source = RandomSource(2_000, 1)
     await ledger.begin(RUN, "", source.count, "a-producer")
     pace = Pace(100, clock)
-    publishing = asyncio.create_task(Producer(broker, ledger).publish(RUN, source, 1, Lane.BULK, pace=pace))
+    publishing = asyncio.create_task(publish(broker, ledger, RUN, source, 1, pace=pace))
     await eventually(lambda: pace.began_s)
     clock.now_s += 3600
     await eventually(lambda: len(published(broker)) == 50)
@@ -156,14 +159,22 @@ async def test_a_queue_that_stalls_delays_nobody_for_good() -> None:
     assert pace.most_behind_s > 3500
 
 
-async def test_while_it_waits_the_ledger_learns_what_is_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_while_it_waits_the_ledger_learns_what_is_confirmed() -> None:
     """A slow publication that dies between two messages is resumed after the last confirmed one, and shows that far."""
-    monkeypatch.setattr(publish, "CONFIRM_EVERY_S", 0.01)
     broker, ledger, clock = MemoryBroker(), MemoryLedger(), FakeClock()
     source, heard = RandomSource(1_000, 1), [0]
     await ledger.begin(RUN, "", source.count, "a-producer")
     publishing = asyncio.create_task(
-        Producer(broker, ledger).publish(RUN, source, 1, Lane.BULK, 0, heard.append, Pace(0.001, clock))
+        publish(
+            broker,
+            ledger,
+            RUN,
+            source,
+            1,
+            on_progress=heard.append,
+            pace=Pace(0.001, clock),
+            timing=Timing(confirm_every_s=0.01),
+        )
     )
 
     async def noted() -> bool:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.messages import bad_numbers
-from common.publishing.random_source import CHUNK, LONGEST_TEXT, RandomSource
+from common.publishing.random import CHUNK, LONGEST_TEXT, RandomSource
 
 COUNT = 2 * CHUNK + 100
 

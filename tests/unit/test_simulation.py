@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from common.contacts.files import ContactsSource
 from common.ledger.values import Snapshot
 from common.messages import Lane, Message
-from common.publishing.random_source import RandomSource
+from common.publishing.random import RandomSource
 from common.publishing.recipes import Source
 from common.settings import Distribution, load_settings
 from sender.providers.draws import Draws

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from common.contacts.files import ContactsSource
 from common.errors import UsageError
 from common.messages import Lane
-from common.publishing.random_source import RandomSource
+from common.publishing.random import RandomSource
 from common.publishing.recipes import Recipe, Source, recipe_of
 from common.publishing.sources import source_of
 

@@ -1,4 +1,4 @@
-"""common/publishing/publish.py: announced before, confirmed after, and nothing lost where publishes fail."""
+"""common/publishing/run.py: announced before, confirmed after, and nothing lost where publishes fail."""
 
 import asyncio
 from collections import Counter
@@ -12,10 +12,10 @@ from common.errors import PublishFailed
 from common.ledger.memory import MemoryLedger
 from common.ledger.values import Snapshot
 from common.messages import MAX_BODY_BYTES, MAX_TEXT_CHARS, SURE_TO_FIT, Batch, Lane, Message, decode_batch
-from common.publishing import publish
-from common.publishing.publish import ANNOUNCE_BLOCK, Producer
-from common.publishing.random_source import RandomSource
+from common.publishing.random import RandomSource
 from common.publishing.recipes import Recipe, Source
+from common.publishing.run import LIMITS, Limits, Timing
+from tests.publishing import publish
 from tests.waiting import eventually
 
 RUN = "a-run"
@@ -109,7 +109,7 @@ async def test_all_messages_are_published_in_order(count: int, batch_size: int) 
     """The queue holds exactly the source's messages, in full batches but for the last, and the ledger knows."""
     broker, ledger, source = MemoryBroker(), MemoryLedger(), RandomSource(count, 1)
     await begun(ledger, source)
-    await Producer(broker, ledger).publish(RUN, source, batch_size, Lane.BULK)
+    await publish(broker, ledger, RUN, source, batch_size)
     assert messages_in(broker) == list(source.messages(0))
     assert all(len(batch.messages) == batch_size for batch in batches_in(broker)[:-1])
     assert {(batch.run, batch.attempt) for batch in batches_in(broker)} == {(RUN, 1)}
@@ -121,7 +121,7 @@ async def test_the_lane_is_the_one_asked_for() -> None:
     """An urgent run goes to the urgent lane, and nothing of it to the other."""
     broker, ledger, source = MemoryBroker(), MemoryLedger(), RandomSource(10, 1)
     await begun(ledger, source)
-    await Producer(broker, ledger).publish(RUN, source, 3, Lane.URGENT)
+    await publish(broker, ledger, RUN, source, 3, lane=Lane.URGENT)
     assert len(messages_in(broker, Lane.URGENT)) == 10
     assert messages_in(broker, Lane.BULK) == []
 
@@ -129,9 +129,9 @@ async def test_the_lane_is_the_one_asked_for() -> None:
 async def test_announced_in_blocks_before_it_is_published() -> None:
     """No message is in the queue that the ledger has not counted, and a block costs one call."""
     ledger = WatchedLedger()
-    source = RandomSource(2 * ANNOUNCE_BLOCK + 5, 1)
+    source = RandomSource(2 * LIMITS.announced_block + 5, 1)
     await begun(ledger, source)
-    await Producer(FakeStrictBroker(ledger), ledger).publish(RUN, source, 700, Lane.BULK)
+    await publish(FakeStrictBroker(ledger), ledger, RUN, source, 700)
     assert ledger.announced == source.count
     assert ledger.announcements == 3
 
@@ -145,7 +145,7 @@ async def test_progress_counts_what_is_confirmed() -> None:
     def hear(done: int) -> None:
         heard.append((done, 100 * len(broker.queues[Lane.BULK].bodies)))
 
-    await Producer(broker, ledger).publish(RUN, source, 100, Lane.BULK, on_progress=hear)
+    await publish(broker, ledger, RUN, source, 100, on_progress=hear)
     assert [done for done, _ in heard] == sorted(done for done, _ in heard)
     assert all(done <= kept for done, kept in heard)
     assert heard[-1][0] == 40_000
@@ -155,7 +155,7 @@ async def test_long_texts_are_split_to_fit_a_body() -> None:
     """A batch that would be over 1 MiB goes as several, none over the limit, with nothing left out."""
     broker, ledger, source = MemoryBroker(), MemoryLedger(), LongTexts(600)
     await begun(ledger, source)
-    await Producer(broker, ledger).publish(RUN, source, 500, Lane.BULK)
+    await publish(broker, ledger, RUN, source, 500)
     sizes = [len(held.body) for held in broker.queues[Lane.BULK].bodies]
     assert max(sizes) <= MAX_BODY_BYTES
     assert len(sizes) < 20, "far smaller batches than the limit asks for"
@@ -175,7 +175,7 @@ async def test_failed_publishes_are_repeated() -> None:
     """Whatever fails is published again until it is confirmed: each message at least once, counted exactly once."""
     broker, ledger, source = FakeFlakyBroker(), MemoryLedger(), RandomSource(1_000, 1)
     await begun(ledger, source)
-    await Producer(broker, ledger).publish(RUN, source, 10, Lane.BULK)
+    await publish(broker, ledger, RUN, source, 10, timing=Timing(failure_pause_s=0))
     assert broker.failures > 30
     found = Counter(message.seq for message in messages_in(broker))
     assert found.keys() == set(range(1_000))
@@ -184,13 +184,12 @@ async def test_failed_publishes_are_repeated() -> None:
     assert (snapshot.published, snapshot.queued, confirmed) == (1_000, 1_000, 1_000)
 
 
-async def test_the_ledger_is_told_only_what_is_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the broker keeps back its confirms, the run is safe so far as it has given them, and no further."""
-    monkeypatch.setattr(publish, "CONFIRM_EVERY_S", -1)
-    monkeypatch.setattr(publish, "WINDOW_BATCHES", 3)
+async def test_only_confirmed_messages_are_noted_in_the_ledger() -> None:
+    """While the broker withholds its confirms, the run is confirmed in the ledger up to the last one and no further."""
+    timing, limits = Timing(confirm_every_s=-1), Limits(window_batches=3)
     broker, ledger, source = MemoryBroker(capacity=50), WatchedLedger(), RandomSource(1_000, 1)
     await begun(ledger, source)
-    publishing = asyncio.create_task(Producer(broker, ledger).publish(RUN, source, 10, Lane.BULK))
+    publishing = asyncio.create_task(publish(broker, ledger, RUN, source, 10, timing=timing, limits=limits))
     await eventually(lambda: ledger.confirmed > 0 and len(messages_in(broker)) == 50)
     publishing.cancel()
     await asyncio.wait([publishing])
@@ -202,7 +201,7 @@ async def test_a_producer_that_was_stopped_is_resumed_without_a_gap() -> None:
     """Going on from what was confirmed, every message is in the queue at least once and counted once."""
     broker, ledger, source = MemoryBroker(capacity=300), MemoryLedger(), RandomSource(1_000, 1)
     await begun(ledger, source)
-    publishing = asyncio.create_task(Producer(broker, ledger).publish(RUN, source, 10, Lane.BULK))
+    publishing = asyncio.create_task(publish(broker, ledger, RUN, source, 10))
     await eventually(lambda: len(messages_in(broker)) == 300)
     publishing.cancel()
     await asyncio.wait([publishing])
@@ -210,7 +209,7 @@ async def test_a_producer_that_was_stopped_is_resumed_without_a_gap() -> None:
     assert (found.announced, found.total) == (1_000, 1_000)
 
     roomy = MemoryBroker()
-    await Producer(roomy, ledger).publish(RUN, source, 10, Lane.BULK, found.confirmed)
+    await publish(roomy, ledger, RUN, source, 10, first=found.confirmed)
     seqs = {m.seq for m in messages_in(broker)} | {m.seq for m in messages_in(roomy)}
     assert seqs == set(range(1_000))
     snapshot, confirmed = await progress(ledger)
@@ -221,9 +220,9 @@ async def test_resuming_what_was_wholly_published_publishes_nothing() -> None:
     """A run that lacks nothing is done at once."""
     broker, ledger, source = MemoryBroker(), MemoryLedger(), RandomSource(100, 1)
     await begun(ledger, source)
-    await Producer(broker, ledger).publish(RUN, source, 10, Lane.BULK)
+    await publish(broker, ledger, RUN, source, 10)
     before = messages_in(broker)
-    await Producer(broker, ledger).publish(RUN, source, 10, Lane.BULK, first=100)
+    await publish(broker, ledger, RUN, source, 10, first=100)
     assert messages_in(broker) == before
     snapshot, confirmed = await progress(ledger)
     assert (snapshot.published, confirmed) == (100, 100)
@@ -239,4 +238,4 @@ async def test_other_errors_end_the_publication() -> None:
     ledger, source = MemoryLedger(), RandomSource(10, 1)
     await begun(ledger, source)
     with pytest.raises(ValueError, match="a bug"):
-        await Producer(FakeBrokenBroker(), ledger).publish(RUN, source, 1, Lane.BULK)
+        await publish(FakeBrokenBroker(), ledger, RUN, source, 1)
