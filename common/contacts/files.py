@@ -1,10 +1,11 @@
-"""Messages to the contacts of a CSV file, streamed: one pass checks every row before anything is published."""
+"""Messages to the contacts of a CSV file. One pass checks every row before anything is published."""
 
 import csv
 import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from common.contacts.templates import Template
@@ -20,42 +21,67 @@ _PUNCTUATION = re.compile(r"[\s().\-/]")
 
 
 @dataclass(frozen=True, slots=True)
+class Row:
+    """A row that makes a message.
+
+    Attributes:
+        number: The number, in E.164 form.
+        text: The text for this contact.
+    """
+
+    number: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that gives no message: the line it ends on, and why; the reason quotes nothing of the row."""
+    """A row that makes no message.
+
+    Attributes:
+        line: The line on which it ends.
+        reason: What is wrong with it; it quotes nothing of the row.
+    """
 
     line: int
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How the rows of a file become messages.
+
+    Attributes:
+        number_column: The column of the numbers.
+        template: The template of the texts.
+    """
+
+    number_column: str
+    template: Template
+
+
 class ContactsSource:
-    """The good rows of a CSV file with a header; bad ones have no seq."""
+    """The good rows of a CSV file with a header. Bad rows have no seq."""
 
     NAME = "csv"
 
-    def __init__(self, path: Path, template: Template, number_column: str, sha256: str, count: int) -> None:
+    def __init__(self, path: Path, form: Form, sha256: str, count: int) -> None:
         self.count = count
         self.sha256 = sha256
         self._path = path
-        self._template = template
-        self._number_column = number_column
+        self._form = form
 
     @classmethod
     def open(cls, path: Path, text: str | None) -> tuple["ContactsSource", list[BadRow]]:
-        """Checks the whole file. Raises UsageError if it can't be read or no row of it is good."""
+        """Checks the whole file. Raises UsageError if it can't be read or has no good row."""
         try:
             with path.open("rb") as binary:
                 sha256 = hashlib.file_digest(binary, "sha256").hexdigest()
             columns = _header(path)
         except OSError as error:
             raise UsageError(f"{path}: can't be read: {error.strerror}") from None
-        number_column = next((c for c in columns if c.lower() in NUMBER_COLUMNS), None)
-        if number_column is None:
-            raise UsageError(f"{path}: no column named number or phone; it has {', '.join(columns)}")
-        if text is None:
-            text = next((f"{{{c}}}" for c in columns if c.lower() in TEXT_COLUMNS), DEFAULT_TEXT)
-        template = Template(text, columns)
+        form = _form(path, columns, text)
         count, bad = 0, []
-        for row in _rows(path, template, number_column):
+        for row in _rows(path, form):
             if isinstance(row, BadRow):
                 bad.append(row)
             else:
@@ -63,7 +89,7 @@ class ContactsSource:
         if count == 0:
             first = f": line {bad[0].line}: {bad[0].reason}" if bad else ": it has no rows"
             raise UsageError(f"{path}: no contact to send to{first}")
-        return cls(path, template, number_column, sha256, count), bad
+        return cls(path, form, sha256, count), bad
 
     def recipe(self, batch_size: int, lane: Lane) -> Recipe:
         return Recipe(
@@ -73,23 +99,28 @@ class ContactsSource:
             lane=lane,
             path=str(self._path.resolve()),
             sha256=self.sha256,
-            text=self._template.text,
+            text=self._form.template.text,
         )
 
     def messages(self, first: int) -> Iterator[Message]:
-        seq = 0
-        for row in _rows(self._path, self._template, self._number_column):
-            if isinstance(row, BadRow):
-                continue
+        good = (row for row in _rows(self._path, self._form) if isinstance(row, Row))
+        seq = -1
+        for seq, row in enumerate(islice(good, self.count)):
             if seq >= first:
-                number, message_text = row
-                yield Message(seq=seq, to=number, text=message_text)
-            seq += 1
-            if seq == self.count:
-                return
-        raise UsageError(
-            f"{self._path} was changed while it was being published: put it back as it was, then resume"
-        )
+                yield Message(seq=seq, to=row.number, text=row.text)
+        if seq + 1 == self.count:
+            return
+        raise UsageError(f"{self._path} was changed while it was being published: restore it, then resume")
+
+
+def _form(path: Path, columns: list[str], text: str | None) -> Form:
+    """How to read the rows: with the text given, that of a text column, or the default text."""
+    number_column = next((c for c in columns if c.lower() in NUMBER_COLUMNS), None)
+    if number_column is None:
+        raise UsageError(f"{path}: no column named number or phone; it has {', '.join(columns)}")
+    if text is None:
+        text = next((f"{{{c}}}" for c in columns if c.lower() in TEXT_COLUMNS), DEFAULT_TEXT)
+    return Form(number_column, Template(text, columns))
 
 
 def _header(path: Path) -> list[str]:
@@ -97,13 +128,13 @@ def _header(path: Path) -> list[str]:
         columns = [cell.strip() for cell in row]
         twice = {c for c in columns if c and columns.count(c) > 1}
         if twice:
-            raise UsageError(f"{path}: column {', '.join(sorted(twice))} stands twice in the header")
+            raise UsageError(f"{path}: column {', '.join(sorted(twice))} is twice in the header")
         return columns
     raise UsageError(f"{path}: the file is empty: it needs a header with a column named number or phone")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not blank, each with the line it ends on. A byte order mark, as Excel writes, is skipped."""
+    """The rows that are not blank, each with the line on which it ends. Skips a byte order mark, as Excel writes."""
     try:
         file = path.open(encoding="utf-8-sig", newline="")
     except OSError as error:
@@ -121,7 +152,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _not_utf8(path: Path) -> int:
-    """The first line that is no UTF-8. The reader can't tell, since it decodes a file many lines at a time."""
+    """The first line that is not UTF-8. The reader does not know it, since it decodes many lines at a time."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -131,24 +162,36 @@ def _not_utf8(path: Path) -> int:
     raise AssertionError("each line is UTF-8 where the file is not")
 
 
-def _rows(path: Path, template: Template, number_column: str) -> Iterator[tuple[str, str] | BadRow]:
-    """Number and text of each row, or what is wrong with it."""
+def _rows(path: Path, form: Form) -> Iterator[Row | BadRow]:
     lines = _lines(path)
     columns = [cell.strip() for cell in next(lines)[1]]
-    for line, row in lines:
-        cells = [cell.strip() for cell in row] + [""] * (len(columns) - len(row))
-        contact = dict(zip(columns, cells, strict=False))
-        number = _PUNCTUATION.sub("", contact[number_column])
-        text = template.fill(contact)
-        if any(cell.strip() for cell in row[len(columns) :]):
-            yield BadRow(line, "more cells than the header: quote what holds a comma")
-        elif not number:
-            yield BadRow(line, "no number")
-        elif not is_e164(number):
-            yield BadRow(line, "the number is no E.164 (+ and 7 to 15 digits, country code first)")
-        elif not text:
-            yield BadRow(line, "the text is empty")
-        elif len(text) > MAX_TEXT_CHARS:
-            yield BadRow(line, f"the text has {len(text)} characters, over the limit of {MAX_TEXT_CHARS}")
+    for line, cells in lines:
+        reason = ""
+        if any(cell.strip() for cell in cells[len(columns) :]):
+            reason = "more cells than the header: quote what holds a comma"
+        row = _row(columns, cells, form)
+        if reason := reason or _flaw(row):
+            yield BadRow(line, reason)
         else:
-            yield number, text
+            yield row
+
+
+def _row(columns: list[str], cells: list[str], form: Form) -> Row:
+    """The row as it is; cells that are missing are empty."""
+    values = [cell.strip() for cell in cells] + [""] * (len(columns) - len(cells))
+    contact = dict(zip(columns, values, strict=False))
+    number = _PUNCTUATION.sub("", contact[form.number_column])
+    return Row(number, form.template.fill(contact))
+
+
+def _flaw(row: Row) -> str:
+    """What is wrong with a row; empty if nothing is."""
+    if not row.number:
+        return "no number"
+    if not is_e164(row.number):
+        return "the number is not E.164 (+ and 7 to 15 digits, country code first)"
+    if not row.text:
+        return "the text is empty"
+    if len(row.text) > MAX_TEXT_CHARS:
+        return f"the text has {len(row.text)} characters, over the limit of {MAX_TEXT_CHARS}"
+    return ""

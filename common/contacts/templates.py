@@ -1,34 +1,58 @@
-"""The text of a message: a template with the columns of a contact in braces."""
+"""Templates: the text of a message, with columns of a contact in braces."""
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from common.errors import UsageError
 
-_FIELD = re.compile(r"\{([^{}]*)\}|(\{\{)|(\}\})|([{}])")
+_TOKEN = re.compile(r"\{(?P<column>[^{}]*)\}|(?P<double>\{\{|\}\})|(?P<stray>[{}])")
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A part of a template.
+
+    Attributes:
+        literal: Text as it is.
+        column: The column whose value follows the literal; None at the end.
+    """
+
+    literal: str
+    column: str | None = None
 
 
 class Template:
-    """`Hi {name}`: each `{column}` stands for the contact's value; `{{` and `}}` are the braces themselves."""
+    """A text such as `Hi {name}`: each `{column}` becomes the value of that column; `{{` and `}}` are braces.
+
+    Raises UsageError for a stray brace, or a column that is not in `columns`.
+    """
 
     def __init__(self, text: str, columns: list[str]) -> None:
         self.text = text
-        self._pieces: list[tuple[str, str | None]] = []
-        end = 0
-        for found in _FIELD.finditer(text):
-            column, opened, closed, stray = found.groups()
-            if stray:
-                raise UsageError(
-                    f"--text: a lone {stray} at character {found.start() + 1}: write it as {stray * 2}"
-                )
-            if column is not None and column not in columns:
-                raise UsageError(f"--text: no column {{{column}}}: the file has {', '.join(columns)}")
-            literal = text[end : found.start()] + (opened or closed or "")[:1]
-            self._pieces.append((literal, column))
-            end = found.end()
-        self._pieces.append((text[end:], None))
+        self._pieces = list(_pieces(text, columns))
 
     def fill(self, contact: dict[str, str]) -> str:
         """The text for one contact."""
         return "".join(
-            literal + (contact[column] if column is not None else "") for literal, column in self._pieces
+            piece.literal if piece.column is None else piece.literal + contact[piece.column]
+            for piece in self._pieces
         )
+
+
+def _pieces(text: str, columns: list[str]) -> Iterator[_Piece]:
+    literal, end = "", 0
+    for token in _TOKEN.finditer(text):
+        literal += text[end : token.start()]
+        end = token.end()
+        if stray := token["stray"]:
+            raise UsageError(f"--text: a lone {stray} at character {end}: write it as {stray * 2}")
+        if token["double"]:
+            literal += token["double"][0]
+            continue
+        column = token["column"]
+        if column not in columns:
+            raise UsageError(f"--text: no column {{{column}}}: the file has {', '.join(columns)}")
+        yield _Piece(literal, column)
+        literal = ""
+    yield _Piece(literal + text[end:])

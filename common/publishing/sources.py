@@ -1,4 +1,4 @@
-"""Makes a source again from the recipe that the ledger kept."""
+"""Makes a source again from its recipe."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from common.publishing.recipes import Recipe, Source
 
 
 def source_of(recipe: Recipe) -> Source:
-    """The source that a recipe describes. Raises UsageError where it can't be made again as it was."""
+    """The source of a recipe. Raises UsageError if its messages cannot be made again."""
     if recipe.source == RandomSource.NAME and recipe.seed is not None:
         return RandomSource(recipe.count, recipe.seed)
     if recipe.source == ContactsSource.NAME and recipe.path is not None:
         source, _ = ContactsSource.open(Path(recipe.path), recipe.text)
         if source.sha256 != recipe.sha256:
             raise UsageError(
-                f"{recipe.path} is not the file that the run began with: put that file back to resume"
+                f"{recipe.path} is not the file that the run began with: restore that file to resume"
             )
         return source
     raise UsageError(

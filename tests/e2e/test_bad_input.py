@@ -69,7 +69,7 @@ async def test_bad_arguments(pipeline: Pipeline, arguments: tuple[object, ...], 
         (b"name,age\nAnn,7\n", (), "no column named number or phone; it has name, age"),
         (b"number,name\n+358401234567,J\xe4\n", (), "contacts.csv: line 2: not UTF-8"),
         (b"number\n+358401234567\n", ("--text", "Hi {name}"), "no column {name}"),
-        (b"number\n0401234567\n", (), "no contact to send to: line 2: the number is no E.164"),
+        (b"number\n0401234567\n", (), "no contact to send to: line 2: the number is not E.164"),
     ],
 )
 async def test_a_bad_contacts_file(
@@ -88,7 +88,7 @@ async def test_bad_rows(pipeline: Pipeline) -> None:
         "name,number\nAnn,+358401234567\nBob,0401234567\nCid,\nDan,+358401234568\n"
     )
     reported = [
-        "contacts.csv: line 3: the number is no E.164 (+ and 7 to 15 digits, country code first): skipped",
+        "contacts.csv: line 3: the number is not E.164 (+ and 7 to 15 digits, country code first): skipped",
         "contacts.csv: line 4: no number: skipped",
     ]
 
@@ -182,7 +182,7 @@ async def test_ctrl_c_in_mid_work(pipeline: Pipeline) -> None:
         codes[launched.name[2:]] = await launched.ended()
 
     assert codes == {"producer": 130, "sender": 0, "monitor": 0, "smsim": 1}
-    assert producer.stderr == "stopped: go on with --resume long\n"
+    assert producer.stderr == "stopped: continue with --resume long\n"
     for launched in (sender, monitor):
         assert launched.stderr == ""
     assert simulation.stderr.count("\n") == 1

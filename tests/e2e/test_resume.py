@@ -95,7 +95,7 @@ async def test_a_producer_stopped_by_ctrl_c_is_resumed_at_once(pipeline: Pipelin
     await eventually(lambda: pipeline.hash("sms:run:stopped").get("confirmed", 0) > 1_000)
     producer.signal(SIGINT)
     assert await producer.ended() == 130
-    assert producer.stderr == "stopped: go on with --resume stopped\n"
+    assert producer.stderr == "stopped: continue with --resume stopped\n"
 
     await pipeline.published("--resume", "stopped")
     await pipeline.assert_exact("stopped", total, [pipeline.sender()])

@@ -12,7 +12,7 @@ from common.contacts.files import DEFAULT_TEXT, BadRow, ContactsSource
 from common.errors import UsageError
 from common.messages import MAX_TEXT_CHARS, Message
 
-NO_E164 = "the number is no E.164 (+ and 7 to 15 digits, country code first)"
+NO_E164 = "the number is not E.164 (+ and 7 to 15 digits, country code first)"
 A, B, C = "+358401234567", "+4915112345678", "+12025550123"
 
 
@@ -135,8 +135,8 @@ def test_a_reason_quotes_nothing_of_its_row(number: str, path: Path) -> None:
         ("number\n\n12\n", f"no contact to send to: line 3: {NO_E164}"),
         (f"name,numbers\nAnn,{A}\n", "no column named number or phone; it has name, numbers"),
         (f"{A},Ann\n", f"no column named number or phone; it has {A}, Ann"),
-        (f"number,name,name\n{A},Ann,Bob\n", "column name stands twice in the header"),
-        (f"number,number\n{A},{B}\n", "column number stands twice in the header"),
+        (f"number,name,name\n{A},Ann,Bob\n", "column name is twice in the header"),
+        (f"number,number\n{A},{B}\n", "column number is twice in the header"),
         (f'number,name\n{A},"Ann\n', "line 2: unexpected end of data"),
     ],
 )  # fmt: skip

@@ -243,7 +243,7 @@ def test_bad_rows_are_reported_and_skipped(smsim: Smsim, bare_environment: Path)
     (bare_environment / "c.csv").write_text("number\n+358401234567\n12\n")
     code, out, err = smsim("simulate", "--contacts", "c.csv", "--mean-processing-time", "0", "--json")
     assert (code, json.loads(out)["published"]) == (0, 1)
-    assert err.startswith("c.csv: line 3: the number is no E.164")
+    assert err.startswith("c.csv: line 3: the number is not E.164")
 
 
 def test_strict_stops_before_anything_is_published(smsim: Smsim, bare_environment: Path) -> None:
