@@ -104,10 +104,10 @@ class MockProvider:
         self.stats.requests += 1
         try:
             sms = self._decode(body)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            # The text of a UnicodeError quotes the body.
-            reason = "not UTF-8" if isinstance(error, UnicodeError) else str(error)
-            return self._refuse(HTTPStatus.BAD_REQUEST, error=reason)
+        except UnicodeError:  # its text quotes the body
+            return self._refuse(HTTPStatus.BAD_REQUEST, error="not UTF-8")
+        except (msgspec.MsgspecError, RecursionError) as error:
+            return self._refuse(HTTPStatus.BAD_REQUEST, error=str(error))
         fate = self._fates.of(sms.run, sms.seq, sms.attempt)
         if fate.time_s:
             await self._sleep(fate.time_s)
@@ -116,13 +116,13 @@ class MockProvider:
         return self._refuse_by(fate, sms)
 
     def _accept(self, sms: Sms) -> web.Response:
-        if self._record is not None:
-            try:
+        try:
+            if self._record is not None:
                 self._record.append(sms.id, sms.attempt)
-            except OSError as error:
-                # An accepted message that is not on the record would make the record useless.
-                log.error("record_failed", extra={"reason": error.strerror})
-                return self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, id=sms.id, error="no record")
+        except OSError as error:
+            # An accepted message that is not on the record would make the record useless.
+            log.error("record_failed", extra={"reason": error.strerror})
+            return self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, id=sms.id, error="no record")
         repeated = not self._accepted.add(sms.run, sms.seq)
         self.stats.accepted += 1
         self.stats.distinct += not repeated

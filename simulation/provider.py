@@ -69,13 +69,16 @@ async def _run(args: argparse.Namespace) -> int:
     fates = Fates(configured_profile(settings), seed)
     provider = MockProvider(fates, args.record and Record(args.record))
     raise_file_limit()
+    await _serve(provider, args.host, args.port, seed)
+    return 0
+
+
+async def _serve(provider: MockProvider, host: str, port: int, seed: int) -> None:
     stop = stop_on_signals()
-    async with serving(provider, args.host, args.port) as port:
-        address = {"host": args.host, "port": port}
-        log.info("provider_listening", extra={**address, "seed": seed})
+    async with serving(provider, host, port) as bound:
+        log.info("provider_listening", extra={"host": host, "port": bound, "seed": seed})
         await stop.wait()
         log.info("provider_stopping", extra=msgspec.structs.asdict(provider.stats))
-    return 0
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:

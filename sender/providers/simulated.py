@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -64,8 +65,7 @@ def create(settings: Settings) -> SimulatedProvider:
     return SimulatedProvider(configured_profile(settings), settings.seed)
 
 
-@dataclass(slots=True)
-class Slice:
+class Slice(msgspec.Struct):
     """Sends of one group that end in the same tick.
 
     Attributes:
