@@ -1,4 +1,4 @@
-"""What all tests share: the real servers, started when first asked for, and the hypothesis profiles."""
+"""Fixtures of all tests: real servers, started on first use, and the watch on blocking calls."""
 
 import importlib
 import os
@@ -17,7 +17,7 @@ from tests.runners import ServersUnavailableError, docker_answers, free_port
 from tests.servers import RabbitServer, RedisServer, Server
 from tests.spreading import spread, workers
 
-# So that the asserts of helpers speak. Named here, before any is imported: tests use those of other folders, too.
+# The asserts of helper modules get pytest's explanations. They must be named before their import.
 for helpers in ("chaos", "docker", "e2e", "gateway", "metrics", "model"):
     pytest.register_assert_rewrite(f"tests.{helpers}")
 
@@ -29,9 +29,11 @@ register_profiles(ON_CI)
 
 
 def pytest_configure() -> None:
-    """End in good order, fixtures and all, when somebody ends the test run, e.g. `timeout`."""
-    # As Ctrl-C does, of which asyncio takes care: what is raised in the middle of a task group is wrapped or lost.
+    """Makes SIGTERM end the test run like Ctrl-C, with the teardown of all fixtures."""
+    # asyncio handles SIGINT. An exception raised from a handler in a task group would be wrapped or lost.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does that to its background jobs
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -40,7 +42,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `docker` say that they did not run where there is no engine: the one thing CI may skip."""
+    """Orders the tests for the workers. Skips those marked `docker` where no engine answers, also on CI."""
     spread(items)
     marked = [item for item in items if item.get_closest_marker("docker")]
     if marked and not docker_answers():
@@ -50,13 +52,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    """A Redis for the whole session; a test that needs it empty calls `flush`."""
+    """A Redis for the whole session. A test that needs it empty calls `flush`."""
     yield from _running(RedisServer)
 
 
 @pytest.fixture(scope="session")
 def rabbit_server() -> Iterator[RabbitServer]:
-    """A RabbitMQ for the whole session; tests keep apart by their queue names."""
+    """A RabbitMQ for the whole session. Tests use queue names of their own."""
     yield from _running(RabbitServer)
 
 
@@ -73,19 +75,19 @@ def _running(kind: Callable[[], S]) -> Iterator[S]:
 
 @pytest.fixture
 def unused_tcp_port() -> int:
-    """A port where nobody listens; pytest-asyncio's own is one that an outgoing connection may be given."""
+    """A port without a listener. pytest-asyncio's fixture gives one that an outgoing connection may take."""
     return free_port()
 
 
 @pytest.fixture(scope="session")
 def font_cache() -> None:
-    """Matplotlib's, which takes long when it is made, the first time ever, and then says so on stderr."""
+    """Builds matplotlib's font cache, which takes long the first time and prints to stderr."""
     importlib.import_module("matplotlib.font_manager")
 
 
 @pytest.fixture
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """No setting of ours in the environment, and a working directory without `.env`."""
+    """An environment without settings, and a working directory without `.env`."""
     ours = set(Settings.model_fields)
     for name in list(os.environ):
         if name.lower() in ours:

@@ -1,4 +1,4 @@
-"""Metrics as a scraper reads them: parsed by prometheus-client's own parser, and what all services expose together."""
+"""Metrics as a scraper reads them, parsed by prometheus-client, and the metrics of all services."""
 
 import urllib.request
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ SNAPSHOT = Snapshot(
 
 
 class Samples:
-    """What a service exposes: values by name and labels."""
+    """The samples that a service exposes, by name and labels."""
 
     def __init__(self, text: str) -> None:
         self.families: list[Metric] = list(text_string_to_metric_families(text))
@@ -45,11 +45,11 @@ class Samples:
         }
 
     def __call__(self, name: str, **labels: str) -> float:
-        """The value of the sample with just these labels."""
+        """The value of the sample with exactly these labels."""
         return self._values[name, frozenset(labels.items())]
 
     def labels(self, name: str) -> list[dict[str, str]]:
-        """The labels of each sample of this name; none where nothing is called so."""
+        """The labels of each sample of this name."""
         return [dict(labels) for found, labels in self._values if found == name]
 
     def of(self, name: str) -> list[float]:
@@ -58,12 +58,12 @@ class Samples:
 
 
 def read(registry: CollectorRegistry) -> Samples:
-    """What a scrape would get now."""
+    """The result of a scrape now."""
     return Samples(generate_latest(registry).decode())
 
 
 def scrape(port: int, key: str | None = None) -> Samples:
-    """A scrape, with an API key or none. Blocks."""
+    """Scrapes, with an API key if given. Blocks."""
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers=headers)
     with urllib.request.urlopen(request, timeout=60) as answer:
@@ -72,13 +72,13 @@ def scrape(port: int, key: str | None = None) -> Samples:
 
 
 def idle_sender() -> Sender:
-    """A sender that nobody runs."""
+    """A sender that is not running."""
     settings = Settings(_env_file=None)
     return Sender("idle", MemoryBroker(), MemoryLedger(), simulated.create(settings), slots=50)
 
 
 async def everything() -> dict[str, Samples]:
-    """All that sender, monitor and gateway can expose, by service."""
+    """All metrics of sender, monitor and gateway, by service."""
     sender, pipeline, gateway = idle_sender(), PipelineMetrics(), GatewayMetrics(MemoryBroker())
     sender.last_heartbeat_s = 1.0
     pipeline.update(SNAPSHOT)

@@ -1,4 +1,4 @@
-"""Where a test's server runs: as a private process of an installed program, or in a container."""
+"""Runs a test's server: as a private process of an installed program, or in a container."""
 
 import contextlib
 import functools
@@ -21,19 +21,19 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.docker_client import DockerClient
 
 _STOP_DEADLINE_S = 30
-# Into how many parts the ports are divided among workers.
+# The ports are divided into this many shares, one for each worker.
 _PORTS_SHARES = 16
-# Debian puts servers where a user's PATH doesn't look. Its /usr/sbin/rabbitmq-server changes to another user when root,
-# so RabbitMQ's own script, in /usr/lib, comes first.
+# Debian installs servers outside a user's PATH. Its /usr/sbin/rabbitmq-server switches to another user when run as
+# root, so RabbitMQ's own script in /usr/lib comes first.
 _SEARCH = ["/usr/lib/rabbitmq/bin", *os.get_exec_path(), "/usr/local/sbin", "/usr/sbin", "/opt/homebrew/sbin"]
 
 
 class ServersUnavailableError(RuntimeError):
-    """There is neither the program nor its image; the text says what to install."""
+    """Neither the program nor its image is available. The text says what to install."""
 
 
 class Runner(ABC):
-    """One server on a fixed port, which may be ended and started again with its data kept, until `close`."""
+    """One server on a fixed port. It may be restarted with its data until `close`."""
 
     host = "127.0.0.1"
     port: int
@@ -41,37 +41,37 @@ class Runner(ABC):
     @property
     @abstractmethod
     def pid(self) -> int | None:
-        """The server's own process while it runs."""
+        """The server's process id; None while it is down."""
 
     @abstractmethod
     def start(self) -> None:
-        """Begin; whether the server answers yet is the caller's to find out."""
+        """Starts the server. The caller waits until it answers."""
 
     @abstractmethod
     def stop(self) -> None:
-        """End it as its operator would, and wait for that."""
+        """Ends it gracefully and waits for the end."""
 
     @abstractmethod
     def kill(self) -> None:
-        """End it with SIGKILL, as a crash would."""
+        """Kills it with SIGKILL."""
 
     @abstractmethod
     def run(self, *command: str) -> str:
-        """The output of a command that is run beside the server, such as rabbitmqctl."""
+        """Runs a command beside the server, such as rabbitmqctl, and returns its output."""
 
     @abstractmethod
     def log(self) -> str:
-        """The end of what the server printed."""
+        """The end of the server's output."""
 
     @abstractmethod
     def close(self) -> None:
-        """End it and remove all it leaves behind; more than once does no harm."""
+        """Ends it and removes its files. May be called again."""
 
 
 class Process(Runner):
-    """A private instance of an installed program, in a temporary folder that is removed at the end.
+    """A private instance of an installed program, in a temporary folder that `close` removes.
 
-    `beside` is a command that must run while the server does, and outlives its restarts.
+    `beside` is a helper command that runs until `close`, also while the server is down.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Process(Runner):
         self.port = port
         self._folder = folder
         self._command = command
-        # Settings meant for the user's own servers must not reach ours.
+        # Settings of the user's own servers must not reach this one.
         inherited = {
             key: value for key, value in os.environ.items() if not key.startswith(("RABBITMQ_", "ERL_"))
         }
@@ -110,7 +110,7 @@ class Process(Runner):
 
     def kill(self) -> None:
         if self._server and self.pid is not None:
-            # Not yet reaped, so the group is still ours: this takes the server's helpers along.
+            # The process is not reaped yet, so the group id is still valid. This kills the server's helpers, too.
             os.killpg(self._server.pid, signal.SIGKILL)
             self._server.wait()
 
@@ -137,7 +137,7 @@ class Process(Runner):
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _spawn(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
-        # A session of its own keeps Ctrl-C in the terminal from ending the server before the tests are done with it.
+        # In its own session, Ctrl-C in the terminal does not end the server before the tests have ended.
         with (self._folder / "log").open("ab") as log:
             return subprocess.Popen(
                 command,
@@ -151,10 +151,10 @@ class Process(Runner):
 
 
 class Container(Runner):
-    """A container with the server's port on a fixed port of the host, so that a restart keeps it.
+    """A container with the server's port published on a fixed port of the host, which a restart keeps.
 
     Raises:
-        ServersUnavailableError: the image is not here and can't be had.
+        ServersUnavailableError: The image is missing and cannot be pulled.
     """
 
     def __init__(
@@ -169,11 +169,11 @@ class Container(Runner):
             _have_image(client, image)
             if (
                 not testcontainers_config.ryuk_disabled
-            ):  # the container that removes what a killed test run left
+            ):  # removes the containers of a test run that was killed
                 _have_image(client, testcontainers_config.ryuk_image)
         except DockerException as error:
             raise ServersUnavailableError(
-                f"Docker can't have the image {image}, or that of its helper: {error}"
+                f"Docker cannot pull the image {image} or that of its helper: {error}"
             ) from error
         if command:
             self._made.with_command(list(command))
@@ -220,7 +220,7 @@ class Container(Runner):
 
 
 def choose(container: Callable[[], Runner], process: Callable[[], Runner]) -> Runner:
-    """A container where Docker can have one, else a private process; SMSIM_TEST_SERVERS forces one way."""
+    """A container if Docker answers and has the image, else a private process. SMSIM_TEST_SERVERS selects one."""
     forced = os.environ.get("SMSIM_TEST_SERVERS", "")
     if forced not in ("", "local", "docker"):
         raise ValueError(f"SMSIM_TEST_SERVERS={forced!r}: local or docker")
@@ -235,7 +235,7 @@ def choose(container: Callable[[], Runner], process: Callable[[], Runner]) -> Ru
 
 @functools.cache
 def docker_answers() -> bool:
-    """Whether there is a Docker engine to talk to."""
+    """Whether a Docker engine answers."""
     try:
         return bool(DockerClient(timeout=10).client.ping())
     except DockerException:
@@ -243,10 +243,10 @@ def docker_answers() -> bool:
 
 
 def free_port() -> int:
-    """A port that is free, that no other worker of pytest-xdist takes, and that this one is not given again.
+    """A free port, from this pytest-xdist worker's own share of ports.
 
-    It lies below the ports that systems give to outgoing connections (32768 and up on Linux): from that range, another
-    connection may take the port of a killed server, and a client that keeps trying it may even connect to itself.
+    It is below the range for outgoing connections (32768 and up on Linux). In that range, another connection could take
+    the port of a killed server, and a client that retries could connect to itself.
     """
     while True:
         port = next(_ports())
@@ -257,14 +257,14 @@ def free_port() -> int:
 
 @functools.cache
 def _ports() -> Iterator[int]:
-    """The ports of this worker, in an order of its own: two test runs on one machine are not to meet."""
+    """The ports of this worker, in random order, so that two test runs on one machine rarely meet."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _PORTS_SHARES
     ports = list(range(20_000 + worker, 32_000, _PORTS_SHARES))
     return itertools.cycle(random.Random(os.urandom(8)).sample(ports, len(ports)))
 
 
 def temporary_folder(name: str) -> Path:
-    """A new folder for one server's data; `Process.close` removes it."""
+    """A new folder for one server's data, which `Process.close` removes."""
     return Path(tempfile.mkdtemp(prefix=f"smsim-{name}-"))
 
 
@@ -272,7 +272,7 @@ def find_program(name: str) -> str:
     """The full path of an installed program.
 
     Raises:
-        ServersUnavailableError: it is not installed.
+        ServersUnavailableError: It is not installed.
     """
     path = shutil.which(name, path=os.pathsep.join(_SEARCH))
     if path is None:
@@ -284,7 +284,7 @@ def find_program(name: str) -> str:
 
 
 def _have_image(client: Any, image: str) -> None:
-    """Pull the image unless it is here."""
+    """Pulls the image unless it is present."""
     try:
         client.images.get(image)
     except DockerException:
@@ -292,7 +292,7 @@ def _have_image(client: Any, image: str) -> None:
 
 
 def _end(process: subprocess.Popen[bytes] | None) -> None:
-    """SIGTERM, and SIGKILL for what does not heed it in time."""
+    """Sends SIGTERM, and SIGKILL after a deadline."""
     if process is None or process.poll() is not None:
         return
     process.terminate()

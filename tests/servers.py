@@ -1,7 +1,7 @@
-"""Real Redis and RabbitMQ servers for tests and benchmarks, private to whoever starts them.
+"""Private Redis and RabbitMQ servers for tests and studies.
 
 They run in containers where a Docker engine answers and has the images, else as private instances of the installed
-programs: never are they the user's own on the standard ports. SMSIM_TEST_SERVERS=local or =docker forces one way.
+programs. They never use the user's own servers. SMSIM_TEST_SERVERS=local or =docker selects one way.
 
     with RabbitServer() as rabbit:
         ...  # rabbit.host, rabbit.port, rabbit.user, rabbit.password
@@ -33,11 +33,11 @@ _START_DEADLINE_S = 120.0
 
 
 class Server(ABC):
-    """What both servers have: an address, and a life that can be cut short and resumed."""
+    """A server with an address that may be killed and restarted."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        atexit.register(self.close)  # for tests that fail before their fixture's end
+        atexit.register(self.close)  # for a test run that ends before its fixtures do
 
     @property
     def host(self) -> str:
@@ -46,19 +46,19 @@ class Server(ABC):
 
     @property
     def port(self) -> int:
-        """The port that clients connect to; it stays through every restart."""
+        """The port that clients connect to. A restart keeps it."""
         return self._runner.port
 
     @property
     def pid(self) -> int | None:
-        """The server's own process; None while it is down."""
+        """The server's process id; None while it is down."""
         return self._runner.pid
 
     def start(self) -> None:
-        """Start, and return when it answers. Does nothing if it runs.
+        """Starts it and waits until it answers. Does nothing if it runs.
 
         Raises:
-            RuntimeError: it ended, or did not answer in time; carries the end of its log.
+            RuntimeError: It ended or did not answer in time. The text has the end of its log.
         """
         self._runner.start()
         ends = time.monotonic() + _START_DEADLINE_S
@@ -70,15 +70,15 @@ class Server(ABC):
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """End it gracefully; `start` brings it back with its data."""
+        """Ends it gracefully. `start` restarts it with its data."""
         self._runner.stop()
 
     def kill(self) -> None:
-        """SIGKILL; `start` brings it back with what it had made durable."""
+        """Kills it with SIGKILL. `start` restarts it with its durable data."""
         self._runner.kill()
 
     def close(self) -> None:
-        """End it for good and remove its data."""
+        """Ends it and removes its data."""
         self._runner.close()
         atexit.unregister(self.close)
 
@@ -97,14 +97,13 @@ class Server(ABC):
 
     @abstractmethod
     def _answers(self) -> bool:
-        """Whether a client would be served now."""
+        """Whether it serves clients now."""
 
 
 class RedisServer(Server):
-    """Redis with every write on disk before it is answered (AOF, fsync always).
+    """Redis that writes to disk before it answers (AOF, fsync always).
 
-    `folder` takes its data and is removed at the end, `env` is set for it; either makes it a private process, never a
-    container.
+    With `folder` for its data, or `env` for its environment, it is a private process, never a container.
     """
 
     def __init__(
@@ -120,7 +119,7 @@ class RedisServer(Server):
             super().__init__(choose(lambda: _redis_container(options), lambda: _redis_process(options)))
 
     def flush(self) -> None:
-        """Forget all keys."""
+        """Deletes all keys."""
         with self._client() as client:
             client.flushall()
 
@@ -128,17 +127,20 @@ class RedisServer(Server):
         try:
             with self._client() as client:
                 return bool(client.ping())
-        except (redis.ConnectionError, redis.TimeoutError):  # still loading counts as the former
+        except (
+            redis.ConnectionError,
+            redis.TimeoutError,
+        ):  # ConnectionError also means that it is still loading
             return False
 
     def _client(self) -> redis.Redis:
-        # Without redis-py's own retries, which wait a second and more between attempts.
+        # redis-py would retry, and wait a second and more between attempts.
         once = Retry(NoBackoff(), 0)
         return redis.Redis(self.host, self.port, password=self.password, socket_timeout=60, retry=once)
 
 
 class RabbitServer(Server):
-    """RabbitMQ with the user guest and no plugins; in a `runner`, or in whichever can be had."""
+    """RabbitMQ with the user guest and no plugins, in `runner` or in the one that `choose` finds."""
 
     user = "guest"
     password = "guest"
@@ -147,19 +149,19 @@ class RabbitServer(Server):
         super().__init__(runner or choose(_rabbit_container, rabbit_process))
 
     def ctl(self, *arguments: str) -> str:
-        """What `rabbitmqctl` answers; takes some seconds.
+        """The output of `rabbitmqctl`, which takes some seconds.
 
         Raises:
-            subprocess.CalledProcessError: it refused.
+            subprocess.CalledProcessError: The command failed.
         """
         return self._runner.run("rabbitmqctl", "--quiet", *arguments)
 
     def queue_depths(self, *names: str) -> dict[str, int]:
-        """How many AMQP messages are ready in each queue that exists, of those named or of all.
+        """The number of ready AMQP messages in each existing queue, of those named or of all.
 
-        What a consumer holds unacked is not among them. Naming the queues is fast; else rabbitmqctl has to list them.
+        Unacked messages do not count. Without names, rabbitmqctl lists the queues, which takes some seconds.
         """
-        # The figures of rabbitmqctl are up to 5 s old for quorum queues, those of a passive declare are not.
+        # rabbitmqctl's figures are up to 5 s old for quorum queues; those of a passive declare are current.
         found = names or [
             queue["name"] for queue in json.loads(self.ctl("list_queues", "name", "--formatter", "json"))
         ]
@@ -175,21 +177,21 @@ class RabbitServer(Server):
         return depths
 
     def sync_queues(self) -> None:
-        """Make the queues declared so far survive `kill`; takes some seconds.
+        """Makes the queues declared so far survive `kill`. Takes some seconds.
 
-        RabbitMQ writes a new quorum queue's name to disk up to a second after it was declared. Killed before that, it
-        comes back with the queue and without its messages and leader, for good (seen on 3.10; rabbitmq-server #15725).
+        RabbitMQ writes a new quorum queue's name to disk up to a second after its declaration. Killed before that, it
+        restarts with the queue but without its messages and leader (seen on 3.10; rabbitmq-server #15725).
         """
         self.ctl("eval", "[ok = dets:sync(Table) || Table <- dets:all()], ok.")
 
     def delete_queues(self, *names: str) -> None:
-        """Remove these queues, with what is in them."""
+        """Deletes these queues and their messages."""
         with self._connection() as connection:
             for name in names:
                 connection.channel().queue_delete(name)
 
     def _answers(self) -> bool:
-        # Half a handshake, by hand: pika logs an error for every attempt at a server that is not up yet.
+        # Half a handshake by hand: pika logs an error for every attempt before the server is up.
         try:
             with socket.create_connection((self.host, self.port), timeout=60) as probe:
                 probe.sendall(b"AMQP\x00\x00\x09\x01")
@@ -231,7 +233,7 @@ def rabbit_process(
 ) -> Process:
     """RabbitMQ as a private process at a loopback address.
 
-    Erlang's epmd, at `names_port`, tells other nodes where it is; several nodes may have one in common.
+    Erlang's epmd, at `names_port`, is the name server of its nodes; several nodes may share one.
     """
     program, epmd = find_program("rabbitmq-server"), find_program("epmd")
     port, folder = port or free_port(), temporary_folder("rabbit")
@@ -244,7 +246,7 @@ def rabbit_process(
         "RABBITMQ_NODE_PORT": str(port),
         "RABBITMQ_DIST_PORT": str(free_port()),
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
-        "RABBITMQ_CONF_ENV_FILE": str(folder / "none"),  # not the one of /etc
+        "RABBITMQ_CONF_ENV_FILE": str(folder / "none"),  # instead of the one in /etc
         "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
         "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "none"),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
@@ -254,11 +256,11 @@ def rabbit_process(
         "ERL_EPMD_ADDRESS": "127.0.0.1",
         "ERL_EPMD_PORT": epmd_port,
         "ERL_CRASH_DUMP_SECONDS": "0",
-        # Makes RabbitMQ's script become the server, not wait for it: so our child is what a kill must hit.
+        # RabbitMQ's script then replaces itself with the server, so that a kill of our child kills the server.
         "RUNNING_UNDER_SYSTEMD": "true",
         **(env or {}),
     }
-    # Erlang would start this as a daemon that outlives the server; in the foreground it is ours to end.
+    # Erlang would start epmd as a daemon that outlives the server. In the foreground, we can end it.
     beside = [epmd, "-port", epmd_port, "-address", "127.0.0.1"] if starts_epmd else None
     process = Process(folder, port, [program], node_env, beside)
     process.host = host

@@ -1,4 +1,4 @@
-"""Waiting for something to become true, with a deadline: the tests' only way to wait."""
+"""Waits for a condition with a deadline. Tests wait in no other way."""
 
 import asyncio
 import inspect
@@ -12,12 +12,12 @@ _POLL_S = 0.02
 async def eventually(
     condition: Callable[[], Any], deadline_s: float = 60, describe: str | None = None
 ) -> Any:
-    """Poll `condition` until its result is true, and return that result.
+    """Polls `condition` until its result is true, and returns that result.
 
-    An AssertionError inside it means "not yet", so that a condition may be a few asserts ending in `return True`.
+    An AssertionError in it means "not yet", so that a condition may be a few asserts that end in `return True`.
 
     Raises:
-        TimeoutError: it did not become true in time; says what was waited for and what came last.
+        TimeoutError: It did not become true in time. The text has the condition and the last result.
     """
     ends = time.monotonic() + deadline_s
     while True:
@@ -38,7 +38,7 @@ async def eventually(
 
 
 def _source(condition: Callable[..., object]) -> str:
-    """The condition as it was written, as far as Python can tell."""
+    """The source of the condition, if Python can find it."""
     try:
         lines = inspect.getsource(condition).split()
     except (OSError, TypeError):

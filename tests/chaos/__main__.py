@@ -1,4 +1,4 @@
-"""`make chaos`, `python -m tests.chaos`: faults against processes and servers at work, and an audit."""
+"""`make chaos`, `python -m tests.chaos`: applies faults to running processes and servers, and audits the result."""
 
 import argparse
 import asyncio
@@ -25,13 +25,13 @@ from tests.servers import RabbitServer, RedisServer
 
 LATEST = Path(__file__).parent / "results" / "latest.json"
 MESSAGES, RUNS = 200_000, 1
-# What `make test` has time for, of what its other tests don't have: about a dozen seconds each.
+# The part that `make test` has time for: about a dozen seconds each.
 SHORT_FAULTS = ("senders-killed", "connections-cut", "redis-killed")
 SHORT_MESSAGES = 2_000
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Reads the arguments and plays; exit code 1 if anything did not hold."""
+    """Plays the faults that the arguments name. The exit code is 1 if an invariant was violated."""
     parser = Parser("tests.chaos", "Strikes a pipeline at work with faults, and audits what became of it.")
     parser.add_argument(
         "--faults", type=_faults, metavar="A,B", help=f"which (default: all): {', '.join(FAULTS)}"
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     faults = args.faults or (list(SHORT_FAULTS) if args.short else list(FAULTS))
     messages = args.messages or (SHORT_MESSAGES if args.short else MESSAGES)
-    for complaining in ("pika", "common"):  # of each server that is killed
+    for complaining in ("pika", "common"):  # they log an error for each server that is killed
         logging.getLogger(complaining).setLevel(logging.CRITICAL)
     try:
         results = uvloop.run(_until_sigterm(faults, messages, args.runs, args.seed))
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 async def chaos(faults: list[str], messages: int, runs: int, seed: int) -> dict[str, Any]:
-    """Plays each fault so many times; gives the results."""
+    """Plays each fault this many times and returns the results."""
     played: list[dict[str, Any]] = []
     not_run: dict[str, str] = {}
     broken: list[str] = []
@@ -77,7 +77,7 @@ async def chaos(faults: list[str], messages: int, runs: int, seed: int) -> dict[
                 except (NoCompilerError, ServersUnavailableError) as error:
                     not_run[name] = str(error)
                     break
-                except Exception as error:  # noqa: BLE001  # of the suite itself; the other runs are worth having
+                except Exception as error:  # noqa: BLE001  # an error of the suite itself must not lose the other runs
                     broken.append(f"{name} {number}: {error!r}")
                     sys.stderr.write("".join(traceback.format_exception(error)))
                     continue
@@ -94,7 +94,7 @@ async def chaos(faults: list[str], messages: int, runs: int, seed: int) -> dict[
 
 
 async def _until_sigterm(*arguments: Any) -> dict[str, Any]:
-    """Ends in good order on SIGTERM as on Ctrl-C: servers and processes are ours to end."""
+    """Ends the servers and processes on SIGTERM, as on Ctrl-C."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -110,7 +110,7 @@ def _faults(text: str) -> list[str]:
 
 
 def _tell(run: dict[str, Any]) -> None:
-    """One line on a run, as it ends, and what did not hold in it."""
+    """Prints a line on a finished run, and its violations."""
     what = (
         f"{run['fault']} {run['seed']}: {run['strikes']} strikes, {run['messages']:,} messages"
         f" in {run['elapsed_s']:.0f} s, batches of {run['batch_size']}: {run['lost']} lost,"

@@ -1,4 +1,4 @@
-"""Looks at the books from outside, with no code of the ledger's, and holds them against one another and the record."""
+"""Audits the books from outside, without the ledger's code, against one another and the provider's record."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -22,10 +22,14 @@ Counters = dict[str, int]
 
 @dataclass(frozen=True)
 class Books:
-    """All that the ledger says at one moment.
+    """The content of the ledger at one moment.
 
-    `stats` counts over all runs; `runs` and `senders` are the counters of each, `histogram` how many settled messages
-    the latency histogram has; `states` has the state of each message of a run, by its seq.
+    Attributes:
+        stats: The counters over all runs.
+        runs: The counters of each run.
+        states: The state of each message of a run, by its seq.
+        senders: The counters of each sender.
+        histogram: The number of settled messages in the latency histogram.
     """
 
     stats: Counters
@@ -44,7 +48,7 @@ class Books:
 
 
 async def read_books(redis: "Redis", runs: Mapping[str, int], senders: list[str]) -> Books:
-    """The books now, read in one transaction. `runs` says how many messages each run is to have."""
+    """Reads the books in one transaction. `runs` has the number of messages of each run."""
     pieces = {run: range(-(-messages // PIECE_MESSAGES)) for run, messages in runs.items()}
     pipe = redis.pipeline(transaction=True)
     pipe.hgetall(keys.STATS)
@@ -67,7 +71,7 @@ async def read_books(redis: "Redis", runs: Mapping[str, int], senders: list[str]
 
 
 def contradictions(books: Books) -> list[str]:
-    """Where the books don't agree; must be nowhere, at any moment, whatever happens."""
+    """The contradictions in the books. There must be none at any moment."""
     found = []
     for run, counters in books.runs.items():
         counted = np.bincount(books.states[run], minlength=4)
@@ -93,7 +97,7 @@ def contradictions(books: Books) -> list[str]:
 
 
 def shrunk(before: Books, after: Books) -> list[str]:
-    """Counters that went back; those of what is final must not, through any crash."""
+    """The counters that decreased. Counters of final states must not, through any crash."""
     return [
         f"{name} went back from {before.stats[name]} to {after.stats[name]}"
         for name in COUNTERS
@@ -103,10 +107,13 @@ def shrunk(before: Books, after: Books) -> list[str]:
 
 @dataclass(frozen=True)
 class Recorded:
-    """The books beside the provider's record of the sends that it took. All figures are messages, or sends.
+    """The books compared with the provider's record of accepted sends.
 
-    `never_sent`: sent by the books, and not in the record. `sent_twice`: in the record more than once. `surplus`: sends
-    in the record beyond the one that the books count of each message, sends of messages that are failed included.
+    Attributes:
+        sends: Sends in the record.
+        never_sent: Messages that are sent by the books and missing in the record.
+        sent_twice: Messages that the record has more than once.
+        surplus: Sends in the record beyond the one that the books count for a message; for a failed message, all.
     """
 
     sends: int
@@ -116,7 +123,7 @@ class Recorded:
 
 
 def compare(books: Books, record: Path) -> Recorded:
-    """The books beside a record file. Raises ValueError where that names what is in no run."""
+    """Compares the books with a record file. Raises ValueError if the record has a message of no run."""
     sends = _record(record, {run: states.size for run, states in books.states.items()})
     never_sent = sent_twice = surplus = 0
     for run, states in books.states.items():
@@ -128,7 +135,7 @@ def compare(books: Books, record: Path) -> Recorded:
 
 
 def not_kept(books: Books, bodies: Iterable[bytes]) -> int:
-    """How many failed messages are in none of these bodies, batches from the failed queue."""
+    """How many failed messages are missing in these bodies of the failed queue."""
     found: dict[str, set[int]] = {run: set() for run in books.states}
     for body in bodies:
         batch = json.loads(body)
@@ -140,7 +147,7 @@ def not_kept(books: Books, bodies: Iterable[bytes]) -> int:
 
 
 def _record(record: Path, runs: Mapping[str, int]) -> dict[str, NDArray[np.int64]]:
-    """How often the provider took each message, by run and seq."""
+    """How often the provider accepted each message, by run and seq."""
     seqs: dict[str, list[int]] = {run: [] for run in runs}
     with record.open() as lines:
         for line in lines:
@@ -153,13 +160,13 @@ def _record(record: Path, runs: Mapping[str, int]) -> dict[str, NDArray[np.int64
 
 
 def _counters(fields: Mapping[bytes, bytes]) -> Counters:
-    """A hash's numbers, with those that it does not have yet."""
+    """The counters of a hash; a missing one is 0."""
     named = {name.decode(): value for name, value in fields.items()}
     return {name: int(named.get(name, 0)) for name in (*COUNTERS, "announced", "confirmed", "total")}
 
 
 def _states(packed: Any) -> NDArray[np.uint8]:
-    """The states in a piece: two bits a message, the first in the lowest bits; queued where there is nothing."""
+    """Unpacks the states of a piece: two bits a message, the first in the lowest bits; absent means queued."""
     bits = np.zeros(PIECE_MESSAGES * 2, np.uint8)
     found = np.unpackbits(np.frombuffer(packed or b"", np.uint8), bitorder="little")
     bits[: found.size] = found

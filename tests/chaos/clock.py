@@ -1,4 +1,4 @@
-"""A wall clock for processes that the suite can move, while that of the machine stays as it is."""
+"""A wall clock that the suite can move for its processes, independent of the machine's."""
 
 import shutil
 import struct
@@ -9,11 +9,11 @@ _SOURCE = Path(__file__).with_name("clock.c")
 
 
 class NoCompilerError(RuntimeError):
-    """There is no C compiler to build the clock with."""
+    """There is no C compiler to build the clock."""
 
 
 class Clock:
-    """What processes that are started with `env` take for the time of day: the machine's, and `jump_s` more.
+    """The time of day of processes that start with `env`: the machine's plus `jump_s`.
 
     Linux only. Raises NoCompilerError.
     """
@@ -29,6 +29,6 @@ class Clock:
         self.env = {"LD_PRELOAD": str(library), "CHAOS_CLOCK": str(self._file)}
 
     def set(self, jump_s: float) -> None:
-        """Moves the clocks, of processes that run already too."""
-        with self._file.open("r+b") as file:  # in place: the processes have this very file before them
+        """Moves the clock, also of running processes."""
+        with self._file.open("r+b") as file:  # in place: the processes have mapped this file
             file.write(struct.pack("=q", round(jump_s * 1e6)))

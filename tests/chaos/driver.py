@@ -1,4 +1,4 @@
-"""Plays one run of the suite: the load flows, the fault strikes, and in the end everything is audited."""
+"""Plays one run of the suite: publishes the load, applies the fault, and audits the result."""
 
 import asyncio
 import secrets
@@ -24,14 +24,14 @@ S = TypeVar("S", bound=Server)
 
 
 class Grounds:
-    """The servers that runs play on, each kind started when first asked for; all are ended on leaving."""
+    """The servers of the runs. Each kind starts when first requested; all end on exit."""
 
     def __init__(self) -> None:
         self._servers: dict[type[Server], Server] = {}
         self._open = ExitStack()
 
     def server(self, kind: type[S]) -> S:
-        """The server of this kind, running. Raises what hinders it."""
+        """The running server of this kind. Raises the error that prevents its start."""
         server = self._servers.get(kind)
         if server is None:
             server = self._servers[kind] = self._open.enter_context(kind())  # type: ignore[call-arg]  # each makes its own
@@ -47,7 +47,7 @@ class Grounds:
 
 
 async def play(kind: type[Fault], seed: int, messages: int, grounds: Grounds, folder: Path) -> dict[str, Any]:
-    """One run of a fault: the load, what became of it, and all that should not have been (`troubles`)."""
+    """Plays one run of a fault. Returns its load, its outcome, and every violation (`troubles`)."""
     plan = make_plan(kind.name, seed, messages, kind.wishes)
     rabbit = await asyncio.to_thread(grounds.server, kind.rabbit)
     redis = await asyncio.to_thread(grounds.server, kind.redis)
@@ -62,7 +62,7 @@ async def play(kind: type[Fault], seed: int, messages: int, grounds: Grounds, fo
 
 
 class _Run:
-    """One run under way."""
+    """One run in progress."""
 
     def __init__(self, fault: Fault, stage: Stage, plan: Plan) -> None:
         self._fault = fault
@@ -91,7 +91,7 @@ class _Run:
         return {**result, "notes": self._stage.notes, "troubles": _told(self._stage.troubles)}
 
     async def _flow(self) -> None:
-        """All messages are published and settled, and everything is at rest, through all strikes."""
+        """Applies all strikes. Returns when every message is published and settled and everything is at rest."""
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(self._stage.watch())
             striking = tasks.create_task(self._strike_all())
@@ -177,7 +177,7 @@ class _Run:
         }
 
     def _check(self, books: Books, lost: int, surplus: int) -> None:
-        """What must be so at the end, whatever happened."""
+        """Checks the invariants at the end of the run."""
         stats, total = books.stats, self._plan.messages
         poison = len(self._stage.poison)
         rules: list[tuple[bool, str]] = [
@@ -194,7 +194,7 @@ class _Run:
         self._stage.troubles += [trouble for holds, trouble in rules if not holds]
 
     async def _ask_smsim_audit(self) -> None:
-        """The product's own audit must come to the same end."""
+        """Checks that the product's own audit agrees."""
         audit = self._stage.start("smsim", "audit", "--json")
         if await audit.ended() != 0:
             self._stage.troubles.append(f"smsim audit: {(audit.stderr or audit.stdout)[-500:]}")
@@ -215,13 +215,13 @@ class _Run:
 
 
 def _counted_twice(books: Books) -> int:
-    """How many more the counters have than there are messages in those states."""
+    """By how many the counters exceed the number of messages in those states."""
     counted = sum(int((states >= 2).sum()) for states in books.states.values())
     return books.settled - counted
 
 
 def _told(troubles: list[str]) -> list[str]:
-    """Each trouble once, and no more than a few of them."""
+    """The distinct troubles, limited to a few."""
     each = list(dict.fromkeys(troubles))
     more = [f"... and {len(each) - TROUBLES_TOLD} more"] if len(each) > TROUBLES_TOLD else []
     return each[:TROUBLES_TOLD] + more

@@ -1,4 +1,4 @@
-"""The faults: what each does to a pipeline at work, and how it is seen that the pipeline is over it."""
+"""The faults: what each does to a running pipeline, and how its recovery is detected."""
 
 import asyncio
 import hashlib
@@ -20,9 +20,16 @@ from tests.waiting import eventually
 
 
 class Fault(ABC):
-    """One kind of fault. `proxied`: the processes reach the servers through the proxies.
+    """One kind of fault.
 
-    `touches` names what it works on: two faults that touch different things may strike together.
+    Attributes:
+        name: Its name on the command line.
+        description: Its line in the table of docs/reliability.md.
+        touches: What it acts on. Two faults that touch different things may strike together.
+        wishes: What it needs of the plan.
+        proxied: Whether the processes reach the servers through the proxies.
+        rabbit: The kind of RabbitMQ it needs.
+        redis: The kind of Redis it needs.
     """
 
     name: ClassVar[str]
@@ -37,30 +44,30 @@ class Fault(ABC):
         self.stage = stage
         self.random = random
 
-    def prepare(self) -> None:  # noqa: B027  # most need nothing
-        """Before any process is started."""
+    def prepare(self) -> None:  # noqa: B027  # most faults need nothing
+        """Called before any process starts."""
 
-    async def wait_for_moment(self) -> None:  # noqa: B027  # for most, any moment will do
-        """Returns when the fault would hurt."""
+    async def wait_for_moment(self) -> None:  # noqa: B027  # most faults may strike at any moment
+        """Returns when the fault would do harm."""
 
     @abstractmethod
     async def begin(self) -> None:
-        """The fault strikes."""
+        """Starts the fault."""
 
     async def hold(self, seconds: float) -> None:
-        """While it lasts."""
+        """Waits while the fault lasts."""
         await asyncio.sleep(seconds)
 
     @abstractmethod
     async def end(self) -> None:
-        """It is over: what was ended runs again, what was cut may connect."""
+        """Ends the fault: restarts what it ended and lets connections through."""
 
     async def recover(self) -> float | None:
-        """Seconds from its end until the next message is settled; None if all are already."""
+        """Seconds from its end until the next message is settled; None if all are settled."""
         return await self.stage.next_settle()
 
     async def epilogue(self) -> None:  # noqa: B027
-        """After the audit, with the senders stopped: what else there is to try."""
+        """Called after the audit, with the senders stopped."""
 
 
 class KilledSenders(Fault):
@@ -95,7 +102,7 @@ class StoppedSenders(Fault):
         for name in self._victims:
             self.stage.signal_sender(name, SIGSTOP)
         if self._times % 2 == 0:
-            # A stopped sender hears nothing of it, and goes on with what is no longer its own.
+            # A stopped sender does not notice, and continues with deliveries that it no longer owns.
             self.stage.amqp.cut()
 
     async def end(self) -> None:
@@ -125,16 +132,16 @@ class KilledProducer(Fault):
         self.strike(self.random.choice((SIGKILL, SIGKILL, SIGINT)))
 
     def strike(self, number: Signals) -> None:
-        """Ends the latest producer, if there is one."""
+        """Ends the latest producer, if any."""
         if self.stage.producing:
             self._run = next(reversed(self.stage.producing))
             self.stage.end_producer(self._run, number)
 
     async def end(self) -> None:
-        pass  # the stage resumes the run, as soon as the former producer counts as gone
+        pass  # the stage resumes the run once the old producer's lease has expired
 
     async def recover(self) -> float | None:
-        """Seconds until the run is wholly published."""
+        """Seconds until the run is published completely."""
         began = time.monotonic()
         while True:
             _, confirmed, total = self._progress(self._run)
@@ -143,7 +150,7 @@ class KilledProducer(Fault):
             await asyncio.sleep(LOOK_S)
 
     def _progress(self, run: str = "") -> tuple[str, int, int]:
-        """The latest run, or that one, with how much of it is confirmed, of how much."""
+        """The latest run, or the one named; how many of its messages are confirmed; and its total."""
         run = run or next(reversed(self.stage.producing), "")
         counters = self.stage.hash(f"sms:run:{run}")
         return run if counters else "", counters.get("confirmed", 0), counters.get("total", 0)
@@ -199,7 +206,7 @@ class CutConnections(Fault):
 
 
 class BadConnections(Fault):
-    """The connections to RabbitMQ and Redis stand, but are of little use."""
+    """The connections to RabbitMQ and Redis stay open, but carry little or nothing."""
 
     touches = frozenset({"network"})
     proxied = True
@@ -263,7 +270,7 @@ class MemoryAlarm(Fault):
             )
 
     async def _waiting(self) -> int:
-        """Bodies in the lanes. The ledger tells more: it knows of those, too, whose publishers are blocked."""
+        """The number of bodies in the lanes. The ledger also counts those whose publishers are blocked."""
         lanes = [self.stage.topology.lane(lane).name for lane in Lane]
         return sum((await asyncio.to_thread(self.stage.rabbit.queue_depths, *lanes)).values())
 
@@ -346,7 +353,7 @@ class LostLedgerAnswers(Fault):
         "the answer to each kind of ledger call is lost, one in ten, after Redis has carried the call out"
     )
     touches = frozenset({"redis", "senders", "producer"})
-    # A limit that is never reached, so that it is asked for.
+    # Senders ask for a rate limit, which they never reach.
     wishes = Wishes(strikes=1, between=(0.05, 0.1), max_attempts=3, settings={"PROVIDER_RATE": 100_000})
     proxied = True
     KINDS = frozenset(
@@ -361,7 +368,7 @@ class LostLedgerAnswers(Fault):
         self._loss = self.stage.resp.loss = LostAnswers(_scripts(), self.KINDS, every=10)
 
     async def hold(self, seconds: float) -> None:
-        """Most of the run, in which all is done that a kind of call needs."""
+        """Lasts for most of the run, and provokes every kind of call."""
         await asyncio.to_thread(self.stage.publish_poison, 20, self.random)
         await self._stop_a_producer()
         while not await self._nearly_over():
@@ -373,7 +380,7 @@ class LostLedgerAnswers(Fault):
         self.stage.resp.loss = None
 
     async def epilogue(self) -> None:
-        """What upkeep asks of the ledger: to cut a run off whose producer is gone, and to forget one that is over."""
+        """Provokes the calls of upkeep: it truncates a run without a producer, and forgets a finished one."""
         self.stage.resp.loss = self._loss
         producer = self.stage.producer("--num-messages", 5_000, "--run", "cut-off")
         self.stage.amqp.bytes_per_s = 20_000
@@ -400,7 +407,7 @@ class LostLedgerAnswers(Fault):
             self.stage.troubles.append(f"smsim {command[0]}: {(done.stderr or done.stdout)[-300:]}")
 
     async def _stop_a_producer(self) -> None:
-        """By Ctrl-C, so that it gives up its run; slowed down, so that it is not over too soon."""
+        """Stops one with Ctrl-C, so that it gives up its run. It is slowed down, so that it is still running."""
         self.stage.amqp.bytes_per_s = 20_000
         producer = KilledProducer(self.stage, self.random)
         moment = asyncio.create_task(producer.wait_for_moment())
@@ -414,7 +421,7 @@ class LostLedgerAnswers(Fault):
         return await self.stage.settled_now() > 0.85 * self.stage.plan.messages
 
     async def _replace_a_sender(self) -> None:
-        """One that has claims under way when it is told to stop, so that it has something to release."""
+        """Replaces a sender that has claims under way, so that it has something to release."""
         self.stage.resp.delay_s = 0.05
         await asyncio.sleep(0.2)
         await self.stage.replace_sender(self.random.choice(list(self.stage.senders)))
@@ -540,6 +547,6 @@ FAULTS: dict[str, type[Fault]] = {
 
 
 def _scripts() -> dict[str, str]:
-    """The name of each script of the ledger and of the rate limit, by the SHA-1 that Redis knows it by."""
+    """The name of each Lua script of the ledger and the rate limit, by its SHA-1."""
     texts = {**script_texts(), "take": (files("common.rate") / "take.lua").read_text()}
     return {hashlib.sha1(text.encode()).hexdigest(): name for name, text in texts.items()}

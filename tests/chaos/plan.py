@@ -1,4 +1,4 @@
-"""What happens in one run of the suite, all of it drawn from a seed: the load, the settings, when the faults strike."""
+"""The plan of one run, drawn from a seed: the load, the settings, and when the faults strike."""
 
 from dataclasses import dataclass, field
 from random import Random
@@ -6,11 +6,10 @@ from typing import Any
 
 BATCH_SIZES = (1, 20, 100)
 WAVES = 8
-# A wave or a strike more for so many messages, up to what is usual: small loads are over before long.
+# A small load has one wave and one strike for each of this many messages.
 SMALL = 1_000
 
-# How the provider behaves, in the words of provider profiles (docs/providers.md). Sends are short, so that senders are
-# as busy as they can be; every kind of answer occurs.
+# Provider profiles (docs/providers.md). Sends are short, so that senders are busy; every kind of answer occurs.
 STEADY = {"mean_s": 0.02, "failed": 0.01, "retry": 0.03, "throttled": 0.01, "retry_after_s": 0.25}
 FLAKY = {"mean_s": 0.02, "failed": 0.01, "retry": 0.25, "throttled": 0.05, "retry_after_s": 0.25}
 OUTAGES = {**STEADY, "windows": [{"from_s": 2, "to_s": 4, "every_s": 8, "retry": 0.96, "throttled": 0.03}]}
@@ -18,11 +17,17 @@ OUTAGES = {**STEADY, "windows": [{"from_s": 2, "to_s": 4, "every_s": 8, "retry":
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a fault needs of the plan; what it leaves open, the seed decides.
+    """What a fault needs of the plan. The seed decides the rest.
 
-    `strikes` is how many times it strikes, while the share of messages that are settled is in the range `between`;
-    `hold_s` the range of how long it lasts each time. `ahead` is the share of all messages that producers are to keep
-    waiting in the queue; `lasts_s` how long sending them all is to take at least, by how slow the provider is.
+    Attributes:
+        strikes: How many times the fault strikes.
+        between: The range of the settled share during which it strikes.
+        hold_s: The range of its duration.
+        ahead: The share of all messages that producers keep in the queue.
+        lasts_s: The least duration of the whole run, which the provider's send time is derived from.
+        max_attempts: MAX_ATTEMPTS, if the fault needs a value.
+        profile: The provider's profile, if the fault needs one.
+        settings: Further settings of all processes.
     """
 
     strikes: int = 3
@@ -37,7 +42,7 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Wave:
-    """One run's worth of messages, published by one producer."""
+    """The messages of one run, published by one producer."""
 
     run: str
     messages: int
@@ -47,7 +52,7 @@ class Wave:
 
 @dataclass(frozen=True)
 class Strike:
-    """When a fault begins, as the share of messages that are settled by then, and how long it lasts in seconds."""
+    """When a fault begins, as the share of settled messages, and how long it lasts in seconds."""
 
     at_share: float
     hold_s: float
@@ -55,7 +60,7 @@ class Strike:
 
 @dataclass(frozen=True)
 class Plan:
-    """One run of the suite. `ahead`: a wave begins once no more than so many messages wait in the queue."""
+    """One run of the suite. A wave begins once at most `ahead` messages wait in the queue."""
 
     seed: int
     messages: int
@@ -72,12 +77,12 @@ class Plan:
 
     @property
     def deadline_s(self) -> float:
-        """When the run is given up, in seconds: at a hundredth of the usual rate something hangs."""
+        """When the run is aborted, in seconds: at a hundredth of the usual rate, something hangs."""
         return 300 + self.messages / 300
 
 
 def make_plan(fault: str, seed: int, messages: int, wishes: Wishes) -> Plan:
-    """The plan of a fault's run with this seed; the same for the same arguments."""
+    """The plan of a fault's run with this seed. The same arguments give the same plan."""
     random = Random(f"{fault} {seed}")
     max_attempts = wishes.max_attempts or random.choice((1, 3))
     first, last = wishes.between
@@ -89,7 +94,7 @@ def make_plan(fault: str, seed: int, messages: int, wishes: Wishes) -> Plan:
     return Plan(
         seed=seed,
         messages=messages,
-        batch_size=BATCH_SIZES[seed % len(BATCH_SIZES)],  # so that three seeds in a row have them all
+        batch_size=BATCH_SIZES[seed % len(BATCH_SIZES)],  # three consecutive seeds cover them all
         senders=senders,
         slots=slots,
         max_attempts=max_attempts,
@@ -106,7 +111,7 @@ def make_plan(fault: str, seed: int, messages: int, wishes: Wishes) -> Plan:
 
 
 def _waves(random: Random, messages: int) -> tuple[Wave, ...]:
-    """Waves of different sizes, every fourth of them urgent, and small: senders have a tenth of their slots for it."""
+    """Waves of different sizes. Every fourth is urgent and small, since a tenth of the slots is for urgent messages."""
     waves = min(WAVES, max(3, messages // SMALL))
     weights = [random.uniform(0.5, 1.5) * (0.2 if k % 4 == 2 else 1) for k in range(waves)]
     sizes = [max(1, int(messages * weight / sum(weights))) for weight in weights]

@@ -1,4 +1,4 @@
-"""A TCP relay between a client and a server that does to their connections what networks do."""
+"""A TCP relay that simulates network faults between a client and a server."""
 
 import asyncio
 import contextlib
@@ -11,16 +11,19 @@ from collections.abc import Container, Mapping
 from tests.runners import free_port
 
 _CHUNK_BYTES = 65_536
-# Closes with a reset, as a firewall that forgot the connection does, and not in good order.
+# Closes with a reset, as a firewall that forgot the connection does.
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Relays a port of its own to a server. What is set takes effect on all connections at once.
+    """Relays its own port to a server. Its attributes take effect on all connections at once.
 
-    `delay_s`: how long each piece of data is held, either way; `bytes_per_s`: how much passes a second on each
-    connection, either way (0: as much as there is). `refusing`: new connections are reset at once. `loss`: which
-    answers are lost on the way.
+    Attributes:
+        port: The port that clients connect to.
+        delay_s: How long each piece of data is delayed, in both directions.
+        bytes_per_s: The bandwidth of each connection, in both directions; 0 is unlimited.
+        refusing: Whether new connections are reset at once.
+        loss: Which answers are lost.
     """
 
     host = "127.0.0.1"
@@ -39,15 +42,15 @@ class Proxy:
 
     @property
     def connections(self) -> int:
-        """How many connections are open."""
+        """The number of open connections."""
         return len(self._links)
 
     async def open(self) -> None:
-        """Begins to listen."""
+        """Starts listening."""
         self._server = await asyncio.start_server(self._serve, self.host, self.port, limit=_CHUNK_BYTES)
 
     async def close(self) -> None:
-        """Ends all connections, and listens no more."""
+        """Stops listening and ends all connections."""
         self.refusing = True
         self.mend()
         if self._server is not None:
@@ -57,13 +60,13 @@ class Proxy:
             await asyncio.sleep(0)
 
     def cut(self) -> int:
-        """Resets all connections; gives how many there were."""
+        """Resets all connections and returns their number."""
         for link in self._links:
             link.reset()
         return len(self._links)
 
     def silence(self) -> None:
-        """Nothing passes any more, and nobody is told, until `mend`."""
+        """Stops all data without closing a connection, until `mend`."""
         self._passes.clear()
 
     def mend(self) -> None:
@@ -86,7 +89,7 @@ class Proxy:
                 self._carry(up_reader, writer, link, to_server=False),
             )
         except (OSError, TimeoutError):
-            pass  # either side is gone, and so is the other in a moment
+            pass  # either side has closed; the other follows
         finally:
             link.reset()
             self._links.discard(link)
@@ -113,11 +116,11 @@ class Proxy:
 
 
 class _Link:
-    """A client's connection, and ours to the server for it."""
+    """A client's connection, and the connection to the server on its behalf."""
 
     def __init__(self, client: asyncio.StreamWriter) -> None:
         self.ends = [client]
-        self.asked: str | None = None  # what the client waits to be told, if that is to be lost
+        self.asked: str | None = None  # the kind of the pending request, if its answer is to be lost
 
     def reset(self) -> None:
         for end in self.ends:
@@ -130,11 +133,11 @@ class _Link:
 
 
 class LostAnswers:
-    """Loses answers to requests to Redis: of each kind the first, and then one in `every`.
+    """Loses answers to requests to Redis: the first of each kind, then one in `every`.
 
-    Redis has carried the request out when its answer is lost; an error is no such answer, and passes. `scripts` gives
-    the kind of each script by its SHA-1, other commands go by their own name; `kinds` are those to lose. A client that
-    sends one command at a time is expected, as those of the ledger do.
+    Redis has executed a request whose answer is lost; errors pass. Expects a client that sends one command at a time,
+    as the ledger does. `scripts` has the name of each script by its SHA-1; another command's kind is its own name;
+    `kinds` are the kinds whose answers are lost.
     """
 
     _COMMAND = re.compile(rb"\*\d+\r\n\$\d+\r\n([A-Za-z]+)\r\n(?:\$40\r\n([0-9a-f]{40})\r\n)?")
@@ -143,11 +146,11 @@ class LostAnswers:
         self._scripts = scripts
         self._kinds = kinds
         self._every = every
-        self._waits: Counter[str] = Counter()  # how many of a kind are to be spared first
+        self._waits: Counter[str] = Counter()  # how many answers of a kind pass before the next is lost
         self.lost: Counter[str] = Counter()
 
     def due(self, request: bytes) -> str | None:
-        """The kind of this request, if its answer is to be lost."""
+        """The kind of this request, if answers of its kind are lost."""
         found = self._COMMAND.match(request)
         if found is None:
             return None
@@ -162,7 +165,7 @@ class LostAnswers:
         return kind
 
     def strikes(self, kind: str, answer: bytes) -> bool:
-        """Whether this answer, to a request of that kind, is lost."""
+        """Whether this answer to a request of that kind is lost."""
         if answer.startswith(b"-"):
             return False
         self._waits[kind] = self._every - 1

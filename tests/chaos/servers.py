@@ -1,4 +1,4 @@
-"""Servers with something about them that a fault needs: a disk that fills up, a clock that jumps, two more nodes."""
+"""Servers that some faults need: with a disk that fills up, a clock that jumps, or two more nodes."""
 
 import contextlib
 import json
@@ -19,9 +19,9 @@ _ADVANCED_CONFIG = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 10
 
 
 class SmallDiskRedis(RedisServer):
-    """Redis on a disk of its own that can be filled up: a small tmpfs.
+    """Redis on its own small tmpfs, which can be filled up.
 
-    Where one may not be mounted, `full_by` says "file size limit": a limit on its files' size stands in for the disk.
+    Where a tmpfs cannot be mounted, a limit on the file size replaces it, and `full_by` is "file size limit".
     """
 
     def __init__(self) -> None:
@@ -34,11 +34,11 @@ class SmallDiskRedis(RedisServer):
 
     @property
     def full_by(self) -> str:
-        """What a full disk is here."""
+        """How the disk is filled here."""
         return "small disk" if self._mounted else "file size limit"
 
     def fill(self) -> None:
-        """From now on nothing more can be written."""
+        """Makes all further writes fail."""
         if self._mounted:
             with self._filler.open("wb", buffering=0) as file:
                 for block in (1 << 20, 1 << 12):
@@ -50,8 +50,8 @@ class SmallDiskRedis(RedisServer):
             resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (largest, largest))
 
     def free(self) -> None:
-        """There is room again."""
-        self._filler.unlink(missing_ok=True)  # a limit ends with its process
+        """Makes writes succeed again."""
+        self._filler.unlink(missing_ok=True)  # the limit ends with its process
 
     def close(self) -> None:
         super().close()
@@ -62,7 +62,7 @@ class SmallDiskRedis(RedisServer):
 
 
 class ClockedRedis(RedisServer):
-    """Redis whose wall clock can be moved by `clock`. Raises NoCompilerError."""
+    """Redis with a wall clock that `clock` moves. Raises NoCompilerError."""
 
     def __init__(self) -> None:
         self._place = temporary_folder("clock")
@@ -75,7 +75,7 @@ class ClockedRedis(RedisServer):
 
 
 class RabbitCluster(RabbitServer):
-    """Three nodes on three loopback addresses, all at one port; as a server, it is the first of them."""
+    """Three nodes on three loopback addresses and one port. As a server, it is the first node."""
 
     def __init__(self) -> None:
         home, names_port, port = temporary_folder("cluster"), free_port(), free_port()
@@ -86,7 +86,7 @@ class RabbitCluster(RabbitServer):
         env = {"HOME": str(home), "RABBITMQ_ADVANCED_CONFIG_FILE": str(home / "advanced.config")}
         self._home = home
         self._names = [f"smsim-{k}-{secrets.token_hex(4)}@localhost" for k in (1, 2, 3)]
-        # The first starts the epmd that the others use too.
+        # The first starts the epmd of all three.
         processes = [
             rabbit_process(
                 f"127.0.0.{k}",
@@ -102,12 +102,12 @@ class RabbitCluster(RabbitServer):
 
     @property
     def nodes(self) -> list[RabbitServer]:
-        """All three; the first is this one."""
+        """All three nodes; the first is this one."""
         return [self, *self._others]
 
     @property
     def hosts(self) -> str:
-        """What RABBITMQ_HOST says of such a cluster."""
+        """The value of RABBITMQ_HOST for this cluster."""
         return ",".join(node.host for node in self.nodes)
 
     def start(self) -> None:
@@ -141,7 +141,7 @@ class RabbitCluster(RabbitServer):
 
 
 def _mount(place: Path) -> bool:
-    """A small tmpfs there, if this user may."""
+    """Mounts a small tmpfs, if this user may."""
     with contextlib.suppress(subprocess.CalledProcessError, FileNotFoundError):
         size = f"size={_DISK_BYTES}"
         mount = ["mount", "-t", "tmpfs", "-o", size, "smsim-chaos", str(place)]

@@ -1,4 +1,4 @@
-"""What one run of the suite plays on: servers, proxies before them, the provider, senders, producers."""
+"""The setting of one run of the suite: servers, proxies in front of them, provider, senders, producers."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ from tests.waiting import eventually
 
 RETRY_BACKOFF_S = 0.25
 LONGEST_RETRY_S = 2.0
-# How often the books are looked at as a whole, and how often for progress alone.
+# How often the whole books are read, and how often the progress alone.
 POLL_S = 0.2
 LOOK_S = 0.02
 START_DEADLINE_S = 60.0
@@ -49,7 +49,7 @@ POISONS: tuple[Callable[[str], bytes], ...] = (
 
 
 class Stage(Pipeline):
-    """A pipeline that is at work, for faults to strike. `troubles` takes in whatever should not have been."""
+    """A running pipeline for faults to strike. `troubles` collects every violation."""
 
     def __init__(
         self, folder: Path, rabbit: RabbitServer, redis: RedisServer, plan: Plan, queue: str
@@ -71,7 +71,7 @@ class Stage(Pipeline):
         self.http = Proxy("127.0.0.1", self._provider_port)
         self._announced: set[str] = set()
         self._told_to_end: set[int] = set()
-        # Asks once, and says so when there is no answer: the ledger's own client would wait for one.
+        # Fails at once when Redis does not answer; the ledger's own client would wait.
         self._books = Redis(
             host=redis.host, port=redis.port, db=REDIS_DB, socket_timeout=5, retry=Retry(NoBackoff(), 0)
         )
@@ -90,7 +90,7 @@ class Stage(Pipeline):
     # -- before and after ------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Everything is there and waits for work."""
+        """Starts everything but the producers."""
         await super().open()
         await asyncio.to_thread(self._declare_queues)
         self.start_provider()
@@ -99,7 +99,7 @@ class Stage(Pipeline):
         await eventually(self.all_started, START_DEADLINE_S, "senders and provider have started")
 
     async def shut(self) -> None:
-        """Everything is over, whatever happened."""
+        """Ends all processes and connections."""
         for proxy in (self.amqp, self.resp, self.http):
             await proxy.close()
         self.close()
@@ -109,7 +109,7 @@ class Stage(Pipeline):
         await asyncio.to_thread(self.rabbit.delete_queues, *self.queue_names())
 
     async def through_proxies(self) -> None:
-        """Processes that are started from now on come to the servers and to the provider through the proxies."""
+        """Routes processes that start from now on through the proxies, to servers and provider alike."""
         for proxy in (self.amqp, self.resp, self.http):
             await proxy.open()
         self.use(
@@ -121,7 +121,7 @@ class Stage(Pipeline):
         )
 
     def all_started(self) -> bool:
-        """Whether the provider and all senders are at work."""
+        """Whether the provider and all senders have started."""
         listening = self._provider is not None and self._provider.logged("provider_listening")
         return listening and all(sender.logged("sender_started") for sender in self.senders.values())
 
@@ -130,7 +130,7 @@ class Stage(Pipeline):
         return [queue.name for queue in queues]
 
     def _declare_queues(self) -> None:
-        """Ahead of their use, since a queue that was declared a moment before a crash does not survive it."""
+        """Declares the queues early: one declared just before a crash does not survive it."""
         channel = self.channel()
         for queue in (
             *self.topology.standing,
@@ -143,7 +143,7 @@ class Stage(Pipeline):
     # -- provider, senders -----------------------------------------------------------------------------------------
 
     def start_provider(self) -> None:
-        """The mock provider listens, and appends to the record."""
+        """Starts the mock provider, which appends to the record."""
         profile = self.folder / "profile.yaml"
         profile.write_text(json.dumps(self.plan.profile))
         place = ("--port", self._provider_port, "--record", self.record)
@@ -152,34 +152,34 @@ class Stage(Pipeline):
         )
 
     def kill_provider(self) -> None:
-        """SIGKILL of the mock provider."""
+        """Kills the mock provider with SIGKILL."""
         if self._provider is not None:
             self._provider.signal(SIGKILL)
 
     def start_sender(self, name: str) -> None:
-        """A sender of this name works, again perhaps."""
+        """Starts a sender of this name."""
         self.senders[name] = self.sender("--name", name)
 
     def signal_sender(self, name: str, number: Signals) -> None:
-        """Sends a sender a signal; one that ends it does so as part of the plan."""
+        """Sends a signal to a sender. If it ends the sender, that is no trouble."""
         if number in (SIGKILL, SIGTERM, SIGINT):
             self._told_to_end.add(self.senders[name].pid)
         self.senders[name].signal(number)
 
     def some_senders(self, random: Random) -> list[str]:
-        """Names of one sender or more, of those that run."""
+        """The names of one or more running senders."""
         running = [name for name, sender in self.senders.items() if sender.runs]
         return random.sample(running, random.randint(1, len(running)))
 
     async def replace_sender(self, name: str) -> None:
-        """Ends a sender gracefully, and starts it again."""
+        """Stops a sender gracefully and starts it again."""
         self.signal_sender(name, SIGTERM)
         await self.senders[name].ended()
         self.start_sender(name)
 
     async def stop_senders(self) -> None:
-        """Ends them gracefully; they must end well."""
-        # Until a sender has started, a signal just ends it.
+        """Stops all senders gracefully. A nonzero exit code is a trouble."""
+        # A signal kills a sender that has not installed its handlers yet.
         await eventually(self.all_started, START_DEADLINE_S, "all senders have started")
         for name, sender in self.senders.items():
             if sender.runs:
@@ -196,14 +196,14 @@ class Stage(Pipeline):
     # -- producers -------------------------------------------------------------------------------------------------
 
     async def publish(self) -> None:
-        """Publishes all waves, one after the other, with no more waiting in the queue than planned when one begins."""
+        """Publishes the waves in turn. Each begins once the queue is short enough for the plan."""
         for wave in self.plan.waves:
             await eventually(lambda: self._waiting() <= self.plan.ahead, self.plan.deadline_s)
             self._announced.add(wave.run)
             await self._publish(wave)
 
     def end_producer(self, run: str, number: Signals) -> None:
-        """Sends a producer a signal that ends it; another resumes its run as soon as it may."""
+        """Ends a producer with a signal. Another resumes its run as soon as the lease allows."""
         producer = self.producing[run]
         if producer.runs:
             self._told_to_end.add(producer.pid)
@@ -219,7 +219,7 @@ class Stage(Pipeline):
             said = producer.stderr
             if code == 0:
                 return
-            if f"no run {wave.run}" in said:  # it was ended before it had begun
+            if f"no run {wave.run}" in said:  # ended before the run began
                 arguments = first
                 continue
             arguments = ["--resume", wave.run]
@@ -234,7 +234,7 @@ class Stage(Pipeline):
     # -- poison ----------------------------------------------------------------------------------------------------
 
     def publish_poison(self, bodies: int, random: Random) -> None:
-        """Puts bodies that are no batch into the lanes, straight over AMQP, each different from all others."""
+        """Publishes distinct invalid bodies to the lanes, directly over AMQP."""
         channel = self.channel()
         channel.confirm_delivery()
         for _ in range(bodies):
@@ -245,7 +245,7 @@ class Stage(Pipeline):
         channel.connection.close()
 
     def take_all(self, queue: Queue) -> list[bytes]:
-        """The bodies in a queue, which is empty then."""
+        """Empties a queue and returns its bodies."""
         channel: Any = self.channel()
         found = []
         while (taken := channel.basic_get(queue.name, auto_ack=True))[0] is not None:
@@ -256,13 +256,13 @@ class Stage(Pipeline):
     # -- the books -------------------------------------------------------------------------------------------------
 
     async def watch(self) -> None:
-        """Looks at the books again and again: they must agree at every moment."""
+        """Reads the books repeatedly: they must be consistent at every moment."""
         while True:
             await self.look()
             await asyncio.sleep(POLL_S)
 
     async def look(self) -> Books | None:
-        """The books now, held against themselves; None while Redis is away."""
+        """Reads the books and checks their consistency. Returns None while Redis is unavailable."""
         self._look_at_senders()
         runs = {wave.run: wave.messages for wave in self.plan.waves if wave.run in self._announced}
         try:
@@ -282,10 +282,10 @@ class Stage(Pipeline):
                 self._told_to_end.add(sender.pid)
                 code = sender.process.returncode
                 self.troubles.append(f"{name} ended by itself with {code}: {_last_words(sender)}")
-                self.start_sender(name)  # as whoever runs it would
+                self.start_sender(name)  # as its operator would
 
     async def settled_now(self) -> int:
-        """How many messages are settled now, by their states; waits while Redis is away."""
+        """How many messages are settled now. Waits while Redis is unavailable."""
         while True:
             with contextlib.suppress(RedisError, OSError):
                 sent, failed = await self._books.hmget("sms:stats", "sent", "failed")
@@ -293,7 +293,7 @@ class Stage(Pipeline):
             await asyncio.sleep(LOOK_S)
 
     async def next_settle(self) -> float | None:
-        """Seconds until some more are settled; None if all are, so that there is nothing to wait for."""
+        """Seconds until the next message is settled; None if all are settled."""
         began, before = time.monotonic(), await self.settled_now()
         while before < self.plan.messages:
             if await self.settled_now() > before:
@@ -302,7 +302,7 @@ class Stage(Pipeline):
         return None
 
     async def at_rest(self) -> bool:
-        """Whether nothing waits in any queue and, by their heartbeats, the senders have nothing in hand."""
+        """Whether the queues are empty and, by their heartbeats, the senders have nothing in flight."""
         depths = await asyncio.to_thread(self.depths)
         shelves = (self.topology.rejected.name, self.topology.failed.name)
         if any(depth for name, depth in depths.items() if name not in shelves):
@@ -311,5 +311,5 @@ class Stage(Pipeline):
 
 
 def _last_words(process: Launched) -> str:
-    """The end of what a process said, as one line."""
+    """The end of a process's output, as one line."""
     return " | ".join((process.stdout + process.stderr).strip().splitlines()[-4:])[-600:]

@@ -1,4 +1,4 @@
-"""The faults as a markdown table: `python -m tests.chaos.table RESULTS.json` puts it into docs/reliability.md."""
+"""Writes the faults as a table to docs/reliability.md: `python -m tests.chaos.table RESULTS.json`."""
 
 import json
 import statistics
@@ -17,7 +17,7 @@ LEFT = 2
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """One row a fault, and a line on the machine and the versions."""
+    """A row for each fault, and a line on the machine and the versions."""
     rules = ("---", "---", *["---:"] * (len(COLUMNS) - LEFT))
     by_fault = groupby(results["runs"], key=lambda run: run["fault"])
     rows = [COLUMNS, rules, *(_row(list(runs)) for _, runs in by_fault)]
@@ -26,7 +26,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def into_page(page: str, table: str) -> str:
-    """A page with the table between its markers. Raises ValueError where it has none."""
+    """Replaces the table between the markers of a page. Raises ValueError if the page has no markers."""
     before, found, rest = page.partition(BEGIN)
     _, found_end, after = rest.partition(END)
     if not (found and found_end):

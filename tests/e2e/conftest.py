@@ -1,4 +1,4 @@
-"""A pipeline for each test; and one whose servers the test may kill."""
+"""A pipeline for each test, and one whose servers the test may kill."""
 
 import logging
 import secrets
@@ -11,7 +11,7 @@ import pytest_asyncio
 from tests.e2e.pipeline import Pipeline
 from tests.servers import RabbitServer, RedisServer
 
-# It warns of each queue that is looked for and not there.
+# pika warns of each missing queue.
 logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
@@ -19,7 +19,7 @@ logging.getLogger("pika").setLevel(logging.CRITICAL)
 async def pipeline(
     tmp_path: Path, rabbit_server: RabbitServer, redis_server: RedisServer
 ) -> AsyncIterator[Pipeline]:
-    """On the servers of the session."""
+    """A pipeline on the servers of the session."""
     async for pipeline in _opened(tmp_path, rabbit_server, redis_server):
         yield pipeline
 
@@ -28,7 +28,7 @@ async def pipeline(
 def mortal_servers(
     rabbit_server: RabbitServer, redis_server: RedisServer
 ) -> Iterator[tuple[RabbitServer, RedisServer]]:
-    """Servers that nobody else uses; where there are none, the session's fixtures say so."""
+    """Servers for tests that kill them. The session's fixtures skip the test if there are none."""
     with RabbitServer() as rabbit, RedisServer() as redis:
         yield rabbit, redis
 
@@ -37,7 +37,7 @@ def mortal_servers(
 async def mortal_pipeline(
     tmp_path: Path, mortal_servers: tuple[RabbitServer, RedisServer]
 ) -> AsyncIterator[Pipeline]:
-    """On servers that the test may kill; they run again when the next test begins."""
+    """A pipeline on servers that the test may kill. They are restarted before the next test."""
     rabbit, redis = mortal_servers
     rabbit.start()
     redis.start()

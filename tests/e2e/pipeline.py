@@ -1,4 +1,4 @@
-"""A pipeline under test: launchers, the servers they use, and a look at both from outside."""
+"""A pipeline under test: launchers, their servers, and views of both from outside."""
 
 import signal
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from tests.e2e.processes import Launched, Launcher
 from tests.servers import RabbitServer, RedisServer
 from tests.waiting import eventually
 
-# All tests that share a Redis use this database, one after the other, and empty it first.
+# Tests that share a Redis use this database in turn. Each empties it first.
 REDIS_DB = 7
 
 
 class Pipeline(Launcher):
-    """Launchers on a RabbitMQ queue of their own and an emptied Redis database."""
+    """Launchers on their own RabbitMQ queue and an empty Redis database."""
 
     def __init__(self, folder: Path, rabbit: RabbitServer, redis: RedisServer, queue: str) -> None:
         env = {
@@ -44,7 +44,7 @@ class Pipeline(Launcher):
         self.redis = Redis(redis.host, redis.port, db=REDIS_DB, decode_responses=True)
 
     def use(self, **env: object) -> None:
-        """Sets variables for all launchers that are started from now on."""
+        """Sets variables for all launchers that start from now on."""
         self.env |= env
         self.topology = Topology(self.queue, str(self.env.get("QUEUE_TYPE", "quorum")))
 
@@ -64,18 +64,18 @@ class Pipeline(Launcher):
         self.rabbit.delete_queues(*self.queue_names())
 
     def hash(self, key: str) -> dict[str, int]:
-        """A hash of counters, read from Redis with no code of ours; the fields that are no numbers left out."""
-        values: dict[str, str] = self.redis.hgetall(key)  # type: ignore[assignment]  # a sync client's answer
+        """The numeric fields of a hash, read from Redis without product code."""
+        values: dict[str, str] = self.redis.hgetall(key)  # type: ignore[assignment]  # a synchronous client
         return {name: int(value) for name, value in values.items() if value.lstrip("-").isdigit()}
 
     def shares(self) -> dict[str, int]:
-        """How many messages each sender has settled, by its name."""
+        """The number of messages that each sender has settled, by its name."""
         keys: list[str] = self.redis.keys("sms:sender:*")  # type: ignore[assignment]
         hashes = {key.removeprefix("sms:sender:"): self.hash(key) for key in keys}
         return {name: values.get("sent", 0) + values.get("failed", 0) for name, values in hashes.items()}
 
     async def settled(self, run: str, messages: int, deadline_s: float = 120) -> Snapshot:
-        """The run's counters once all its messages are sent or failed."""
+        """Waits until this many messages of the run are settled, and returns its counters."""
 
         async def over() -> Snapshot:
             now = await self.ledger.snapshot(run)
@@ -86,16 +86,16 @@ class Pipeline(Launcher):
         return snapshot
 
     async def progress(self, run: str, at_least: int, deadline_s: float = 60) -> Snapshot:
-        """The run's counters once so many messages are settled: the middle of a run."""
+        """Waits until the run has begun and at least this many messages are settled, and returns its counters."""
         await eventually(lambda: self.redis.exists(f"sms:run:{run}"), deadline_s, f"{run} begins")
         return await self.settled(run, at_least, deadline_s)
 
     async def assert_exact(
         self, run: str, messages: int, senders: Sequence[Launched], deadline_s: float = 120
     ) -> Snapshot:
-        """A run is over, and the books are right: the identity, every state bit, nothing in any queue or in hand.
+        """Waits for the end of a run and checks its books: the identity, every state, and empty queues.
 
-        Ends the senders, gracefully: what one of them had in hand without an ack would then be in its queue again.
+        Stops the senders gracefully first, so that an unacked delivery would be back in its queue.
         """
         await self.settled(run, messages, deadline_s)
         await eventually(self._at_rest, describe="the queues are empty and nothing is in flight")
@@ -112,16 +112,16 @@ class Pipeline(Launcher):
         return now
 
     async def _at_rest(self) -> bool:
-        """Nothing waits in a queue, and by its last heartbeat no sender has a copy of something settled in hand."""
+        """Whether the queues are empty and, by their heartbeats, no sender has a message in flight."""
         senders = (await self.ledger.snapshot()).senders.values()
         return set(self.depths().values()) == {0} and not any(sender.in_flight for sender in senders)
 
     def depths(self) -> dict[str, int]:
-        """AMQP messages that wait in each queue of the pipeline that exists."""
+        """The number of AMQP messages in each existing queue of the pipeline."""
         return self.rabbit.queue_depths(*self.queue_names())
 
     def queue_names(self) -> list[str]:
-        """Those that always stand, and those that retries may have made."""
+        """The standing queues, and those that retries and failures may have declared."""
         names = [queue.name for queue in self.topology.standing]
         if "KEEP_FAILED" in self.env:
             names.append(self.topology.failed.name)
@@ -130,7 +130,7 @@ class Pipeline(Launcher):
         return names
 
     def channel(self) -> BlockingChannel:
-        """A channel for what our own code would not do, on a connection that its `connection.close()` closes."""
+        """A channel for actions that the product never takes. Close its `connection` afterwards."""
         where = pika.ConnectionParameters(self.rabbit.host, self.rabbit.port)
         channel: Any = pika.BlockingConnection(where).channel()
         return channel

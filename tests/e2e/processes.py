@@ -1,4 +1,4 @@
-"""The launchers as processes, in an empty working directory, with nothing set but what a test says."""
+"""The launchers as processes, in an empty working directory, with only the settings of the test."""
 
 import json
 import os
@@ -19,7 +19,7 @@ Env = Mapping[str, object]
 
 
 class Launched:
-    """A process that was started, with what it prints."""
+    """A started process and its output."""
 
     def __init__(
         self, program: str, command: Sequence[str], folder: Path, env: dict[str, str], name: str
@@ -28,7 +28,7 @@ class Launched:
         self.name = name
         self._out, self._err = folder / f"{name}.out", folder / f"{name}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            # A session of its own, so that a Ctrl-C of the tester's ends the tests and these with them, in order.
+            # Its own session, so that Ctrl-C reaches only the tests, which then end it in order.
             self.process = subprocess.Popen(
                 command,
                 cwd=folder,
@@ -57,29 +57,29 @@ class Launched:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """The JSON lines that it logged so far, on whichever stream."""
+        """The JSON lines that it has logged, on either stream."""
         lines = (self.stdout + self.stderr).split("\n")[:-1]
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     def logged(self, event: str) -> bool:
-        """Whether it logged an event of this name."""
+        """Whether it has logged an event of this name."""
         return any(entry.get("event") == event for entry in self.events)
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal; SIGKILL is awaited, the others may be obeyed or not."""
+        """Sends a signal. Waits for the end after SIGKILL only."""
         self.process.send_signal(number)
         if number is signal.SIGKILL:
             self.process.wait()
 
     async def ended(self, deadline_s: float = END_DEADLINE_S) -> int:
-        """Its exit code, once it has ended."""
+        """Waits for its end and returns its exit code."""
         await eventually(
             lambda: not self.runs, deadline_s, f"{self.name} ends; it said: {self._last_words()}"
         )
         return self.process.wait()
 
     def end(self) -> None:
-        """Whatever it does, it is over."""
+        """Kills it if it is still running."""
         if self.runs:
             self.process.kill()
         self.process.wait()
@@ -89,7 +89,7 @@ class Launched:
 
 
 class Launcher:
-    """Starts launchers with one environment, and ends what still runs at the close."""
+    """Starts launchers with one environment. `close` ends those that still run."""
 
     def __init__(self, folder: Path, env: Env) -> None:
         self.folder = folder
@@ -106,7 +106,7 @@ class Launcher:
         return launched
 
     def environment(self, more: Env | None = None) -> dict[str, str]:
-        """The tester's environment without what would be a setting, and with ours."""
+        """The inherited environment without settings, plus those of the launcher and `more`."""
         ours = {name.upper() for name in Settings.model_fields}
         inherited = {name: value for name, value in os.environ.items() if name not in ours}
         return {**inherited, **{name: str(value) for name, value in {**self.env, **(more or {})}.items()}}
@@ -121,21 +121,21 @@ class Launcher:
         return self.start("monitor.py", *arguments, **env)
 
     async def published(self, *arguments: object, **env: object) -> dict[str, Any]:
-        """Runs a producer to its end; gives the JSON line that it closes with."""
+        """Runs a producer to its end and returns its final JSON line."""
         producer = self.producer(*arguments, **env)
         assert await producer.ended() == 0, producer.stderr
         report: dict[str, Any] = json.loads(producer.stdout)
         return report
 
     async def statistics(self, run: str) -> dict[str, Any]:
-        """What `monitor.py --once --run RUN` says: one JSON object and nothing else on stdout."""
+        """The JSON object that `monitor.py --once --run RUN` prints, which must be its only output."""
         monitor = self.monitor("--once", "--run", run)
         assert await monitor.ended() == 0, monitor.stderr
         statistics: dict[str, Any] = json.loads(monitor.stdout)
         return statistics
 
     def close(self) -> None:
-        """Ends what still runs."""
+        """Ends all processes that still run."""
         for launched in self._launched:
             launched.end()
 
@@ -143,7 +143,7 @@ class Launcher:
 def run_to_end(
     command: Sequence[str], folder: Path, env: dict[str, str]
 ) -> "subprocess.CompletedProcess[str]":
-    """What a command says that ends by itself; if it doesn't in time, it is ended with all that it started."""
+    """Runs a command to its end. On timeout, it is killed with its children."""
     with subprocess.Popen(
         command,
         cwd=folder,

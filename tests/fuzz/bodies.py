@@ -1,4 +1,4 @@
-"""Bodies as a hostile or broken publisher might send them: random, mutated, and right at the limits. Seeded."""
+"""Bodies of a hostile or broken publisher: random, mutated, and at the limits. Seeded."""
 
 import json
 import random
@@ -10,19 +10,19 @@ from common.messages import MAX_BATCH_MESSAGES, MAX_BATCH_SPAN, MAX_BODY_BYTES, 
 NAMES = [f"fuzz-{i}" for i in range(8)]
 NUMBERS = ["+358401234567", "+12025550123", "+999123456789012", "+3581", "0401234567", "", "+٣٥٨٤٠١٢٣٤٥٦٧"]
 TEXTS = ["", "text", "ä€𝄞", "\\u0000", "\u2028", '"quoted"', "x" * 160]
-# A seq far out costs the ledger a piece of 32 KiB, so that there must be few different ones.
+# Each large seq costs the ledger a piece of 32 KiB, so there are only a few.
 FAR_SEQS = [2**17 - 1, 2**17, 2**31, 2**32 - 1, 2**39, MAX_SEQ - 1]
 BAD_SEQS = [-1, MAX_SEQ, 2**53, 2**63, 2**64, 10**30, 1.5, 1e15, "0", None, True]
 WRONG: list[Any] = [None, True, False, 0, -1, 1.5, "", "text", [], {}, [[]], [None], {"a": 1}, 10**40]
 LONGEST_RANDOM = 200
-# Of a hundred thousand bodies about a hundred are large.
+# About a hundred of a hundred thousand bodies are large.
 LARGE_SHARE = 0.001
 
 Fields = dict[str, Any]
 
 
 def bodies(seed: int, count: int) -> Iterator[bytes]:
-    """So many bodies, the same for the same seed; some of each kind, valid ones among them."""
+    """This many bodies of all kinds, including valid ones. The same seed gives the same bodies."""
     draw = random.Random(seed)
     for _ in range(count):
         if draw.random() < LARGE_SHARE:
@@ -32,8 +32,8 @@ def bodies(seed: int, count: int) -> Iterator[bytes]:
 
 
 def _fields(draw: random.Random) -> Fields:
-    """The fields of a small batch that is valid."""
-    first = draw.randrange(draw.choice([100, 100_000, 100_000]))  # copies of messages among them
+    """The fields of a small valid batch."""
+    first = draw.randrange(draw.choice([100, 100_000, 100_000]))  # some messages occur twice
     step = draw.choice([1, 1, 1, 3, -1])
     count = draw.randint(1, min(5, first + 1))
     fields: Fields = {
@@ -58,7 +58,7 @@ def _valid(draw: random.Random) -> bytes:
 
 
 def _valid_in_another_dress(draw: random.Random) -> bytes:
-    """What a publisher in another language may make of it: other spacing, escapes, order, fields of its own."""
+    """A valid body as another encoder writes it: other spacing, escapes, field order, and additional fields."""
     fields = _fields(draw)
     names = list(fields)
     draw.shuffle(names)
@@ -84,7 +84,7 @@ def _truncated(draw: random.Random) -> bytes:
 
 
 def _bytes_changed(draw: random.Random) -> bytes:
-    """Some bytes replaced, inserted or removed: many are valid still, in runs and with seqs of any name."""
+    """A valid body with some bytes replaced, inserted or removed. Many are still valid, with other runs and seqs."""
     body = bytearray(_valid(draw))
     for _ in range(draw.randint(1, 4)):
         at = draw.randrange(len(body))
@@ -99,7 +99,7 @@ def _bytes_changed(draw: random.Random) -> bytes:
 
 
 def _run_twice(draw: random.Random) -> bytes:
-    """Two batches in one body, or some of one after the other."""
+    """A batch followed by the whole or the end of another."""
     body, more = _valid(draw), _valid(draw)
     return body + more[draw.randrange(len(more)) :]
 
@@ -133,7 +133,7 @@ def _field_missing(draw: random.Random) -> bytes:
 
 
 def _field_twice(draw: random.Random) -> bytes:
-    """A field stands twice; JSON does not say which one counts."""
+    """A batch with a duplicate field. JSON does not define which one counts."""
     fields, other = _fields(draw), _fields(draw)
     name = draw.choice(["run", "attempt", "messages"])
     value = other.get(name, 3) if draw.random() < 0.5 else draw.choice(WRONG)
@@ -224,7 +224,7 @@ def _nested(draw: random.Random) -> bytes:
 
 
 def _many_messages(draw: random.Random) -> bytes:
-    """As many messages as a batch may have, or one more."""
+    """A batch with the maximum number of messages, or one more."""
     fields = _fields(draw)
     count = MAX_BATCH_MESSAGES + draw.randrange(2)
     fields["messages"] = [[seq, "+358401234567", ""] for seq in range(count)]
@@ -232,7 +232,7 @@ def _many_messages(draw: random.Random) -> bytes:
 
 
 def _many_bytes(draw: random.Random) -> bytes:
-    """As many bytes as a body may have, or one more; spaces are no content."""
+    """A body of the maximum size, padded with spaces, or one byte more."""
     return _valid(draw).ljust(MAX_BODY_BYTES + draw.randrange(2))
 
 

@@ -1,6 +1,6 @@
-"""A real sender on a real queue that is full of what strangers may put there.
+"""A real sender on a real queue full of random and mutated bodies.
 
-FUZZ_BODIES=100000 is the whole; by default it is a part of it, since `make test` has other things to do as well.
+`make fuzz` sets FUZZ_BODIES=100000. The default is smaller, for `make test`.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from tests.waiting import eventually
 
 BODIES = int(os.environ.get("FUZZ_BODIES") or 5_000)
 SEED = 20261121
-# Enough for the slowest machine; it is a hang that this is to end.
+# Generous: it only ends a hang.
 DEADLINE_S = 60 + BODIES / 100
 UNCONFIRMED = 500
 
 
 @dataclass
 class Expected:
-    """What must become of the bodies: the rejected ones, and what may be said of each message of the others."""
+    """The rejected bodies, and the possible states of each message of the others."""
 
     rejected: Counter[bytes] = field(default_factory=Counter)
     runs: defaultdict[str, defaultdict[int, set[State]]] = field(
@@ -46,7 +46,7 @@ class Expected:
             self.rejected[body] += 1
             return
         for message in batch.messages:
-            # Where copies of a message differ in their numbers, the first that is claimed decides.
+            # Where copies of a message differ in their numbers, the first one claimed decides.
             state = State.SENT if is_e164(message.to) else State.FAILED
             self.runs[batch.run][message.seq].add(state)
 
@@ -57,7 +57,7 @@ class Expected:
 
 @pytest.mark.timeout(DEADLINE_S + 120)
 async def test_every_body_is_rejected_or_settled(pipeline: Pipeline) -> None:
-    """Each random or mutated body is in the rejected queue, or its messages are settled; none crashes the sender."""
+    """Each body is in the rejected queue or its messages are settled. None crashes the sender."""
     expected = Expected()
     for body in bodies(SEED, BODIES):
         expected.add(body)
@@ -102,7 +102,7 @@ async def _assert_settled(pipeline: Pipeline, run: str, seqs: dict[int, set[Stat
 
 
 async def _publish(pipeline: Pipeline) -> None:
-    """Publishes all bodies, confirmed: one that gets lost on its way would look like one that the sender lost."""
+    """Publishes all bodies with confirms. A body lost on the way would look like one that the sender lost."""
     server = load_settings(rabbitmq_host=pipeline.rabbit.host, rabbitmq_port=pipeline.rabbit.port)
     publisher = Publisher(parameters(server, "fuzz"), pipeline.topology.standing)
     await publisher.start()
@@ -116,7 +116,7 @@ async def _publish(pipeline: Pipeline) -> None:
 
 
 def _rejected(pipeline: Pipeline, count: int) -> Counter[bytes]:
-    """The bodies of the rejected queue, which has so many."""
+    """The bodies of the rejected queue, which has `count`."""
     channel: Any = pipeline.channel()
     found: Counter[bytes] = Counter()
     for _, properties, body in channel.consume(

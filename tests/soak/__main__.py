@@ -1,4 +1,4 @@
-"""`make soak`, `python -m tests.soak`: a steady load with rolling restarts of senders, and what grows meanwhile."""
+"""`make soak`, `python -m tests.soak`: a steady load with rolling restarts of senders, and memory over time."""
 
 import asyncio
 import dataclasses
@@ -26,7 +26,7 @@ RESTART_EVERY_S, WAVE_EVERY_S, SAMPLE_EVERY_S = 10.0, 5.0, 2.0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Reads the arguments and soaks; exit code 1 if a total was wrong, or file descriptors grew in number."""
+    """Soaks as the arguments say. The exit code is 1 if a total is wrong or file descriptors leak."""
     parser = Parser(
         "tests.soak", "Keeps a pipeline at work while its senders are restarted; looks for what grows."
     )
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 async def soak(load: Load, seed: int) -> dict[str, Any]:
-    """Soaks on servers of its own; gives the results."""
+    """Soaks on private servers and returns the results."""
     with (
         tempfile.TemporaryDirectory(prefix="smsim-soak-") as folder,
         RabbitServer() as rabbit,
@@ -71,13 +71,13 @@ async def soak(load: Load, seed: int) -> dict[str, Any]:
 
 
 def report(it: Soak) -> dict[str, Any]:
-    """What came of a soak; growing file descriptors are trouble too."""
+    """The results of a soak. A growing number of file descriptors counts as a trouble."""
     trends = it.sampler.trends()
     leaks = [
         f"{name}: {one.fds_last_third[0]} to {one.fds_last_third[1]} open files in the end,"
         f" {one.fds_first_third[0]} to {one.fds_first_third[1]} in the beginning"
         for name, one in trends.items()
-        # A process that has just been started has few open yet, so what is restarted can't be judged by this.
+        # A process that has just started has few open files, so this check does not apply to restarted senders.
         if one.fds_grow and not name.endswith(ALL_LIVES)
     ]
     account = dataclasses.asdict(it.account)
@@ -89,7 +89,7 @@ def report(it: Soak) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """The results for people, in Markdown."""
+    """The results in Markdown."""
     totals = results["totals"]
     lines = [
         f"{results['published']:,} messages in {results['runs']} runs over {results['elapsed_s'] / 60:.1f} minutes;"
@@ -113,7 +113,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 async def _until_sigterm(load: Load, seed: int) -> dict[str, Any]:
-    """Ends in good order on SIGTERM as on Ctrl-C: servers and processes are ours to end."""
+    """Ends the servers and processes on SIGTERM, as on Ctrl-C."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)

@@ -1,4 +1,4 @@
-"""Memory and open files of processes over time, and what they tend to."""
+"""Memory and open files of processes over time, and their trends."""
 
 import statistics
 import time
@@ -7,16 +7,22 @@ from dataclasses import dataclass, field
 
 import psutil
 
-# The first quarter of a process's samples is its warm-up: imports, pools, caches, the first garbage.
+# The first quarter of a process's samples is its warm-up: imports, pools, caches, first garbage collections.
 WARM_UP = 0.25
 MB = 1e6
-# Pools open a connection more when calls happen to coincide; a leak over many restarts is another matter.
+# A pool opens a further connection when calls coincide. More than this many is a leak.
 FEW_FDS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One process at one moment: seconds since the beginning, resident bytes, open file descriptors."""
+    """One process at one moment.
+
+    Attributes:
+        at_s: Seconds since the beginning.
+        rss: Resident bytes.
+        fds: Open file descriptors.
+    """
 
     at_s: float
     rss: int
@@ -25,7 +31,17 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """What the samples of one process come to, its warm-up left out."""
+    """The trend of one process after its warm-up.
+
+    Attributes:
+        samples: The number of samples.
+        hours: The time that they span.
+        rss_mb: The median of the resident memory.
+        rss_highest_mb: Its maximum.
+        rss_mb_per_hour: Its slope.
+        fds_first_third: The least and the most open files in the first third.
+        fds_last_third: The least and the most open files in the last third.
+    """
 
     samples: int
     hours: float
@@ -37,12 +53,12 @@ class Trend:
 
     @property
     def fds_grow(self) -> bool:
-        """Whether in its last third it always holds more, by more than a few, than it ever did in its first."""
+        """Whether the least number in the last third exceeds the most in the first third by more than a few."""
         return self.fds_last_third[0] > self.fds_first_third[1] + FEW_FDS
 
 
 def trend(samples: list[Sample]) -> Trend | None:
-    """The trend of a process's samples; None of too few. The slope is that of the least squares."""
+    """The trend of a process's samples, with the slope by least squares; None if there are too few."""
     warm = samples[int(len(samples) * WARM_UP) :]
     third = len(warm) // 3
     if third == 0:
@@ -64,13 +80,13 @@ def trend(samples: list[Sample]) -> Trend | None:
 
 @dataclass
 class Sampler:
-    """Takes samples of named processes; a server's helper processes count with it."""
+    """Takes samples of named processes, each with its child processes."""
 
     samples: dict[str, list[Sample]] = field(default_factory=lambda: defaultdict(list))
     _began_s: float = field(default_factory=time.monotonic)
 
     def take(self, name: str, pid: int) -> None:
-        """Adds a sample, if the process lives."""
+        """Adds a sample, if the process is alive."""
         try:
             process = psutil.Process(pid)
             family = [process, *process.children(recursive=True)]
@@ -81,6 +97,6 @@ class Sampler:
         self.samples[name].append(Sample(time.monotonic() - self._began_s, rss, fds))
 
     def trends(self) -> dict[str, Trend]:
-        """The trend of each process of which there are samples enough."""
+        """The trend of each process with enough samples."""
         found = {name: trend(samples) for name, samples in self.samples.items()}
         return {name: one for name, one in found.items() if one is not None}

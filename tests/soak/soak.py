@@ -1,4 +1,4 @@
-"""A steady load over a long time, with senders that come and go: what is left over, and what grows."""
+"""A steady load over a long time while senders are restarted: exact totals, and the trend of memory."""
 
 import asyncio
 import contextlib
@@ -21,27 +21,35 @@ from tests.waiting import eventually
 T = TypeVar("T")
 
 BATCH_SIZE = 20
-# What the samples of a sender that is restarted are called.
+# Marks the samples of a sender that is restarted.
 ALL_LIVES = "(all of its lives)"
 MEAN_PROCESSING_S = 0.1
 MAX_ATTEMPTS = 3
 RESTARTED_SENDERS = 2
 KILLED_SHARE = 0.25
-# A settled run is kept for 1.5 minutes, so that what Redis holds levels off soon.
+# A settled run is kept for 1.5 minutes, so that the memory of Redis levels off soon.
 RUN_TTL_DAYS = 0.001
-# A backlog of a busy machine is no fault; what hangs is.
+# Generous: a busy machine may have a backlog; a hang must end.
 SETTLED_WITHIN_S = 300.0
 AT_REST_WITHIN_S = 60.0
 START_DEADLINE_S = 60.0
 END_DEADLINE_S = 60.0
 LOOK_EVERY_S = 0.5
-# Senders have twice the slots that the load needs: one of three is always missing for a while.
+# Senders have twice the slots that the load needs, since one of three may be down.
 SPARE = 2.0
 
 
 @dataclass(frozen=True)
 class Load:
-    """How much, how long, and how often something is restarted. Times in seconds, the rate in messages a second."""
+    """The load and its schedule.
+
+    Attributes:
+        seconds: How long it lasts.
+        rate: Messages a second.
+        restart_every_s: The time between restarts of a sender.
+        wave_every_s: The time between producers.
+        sample_every_s: The time between samples.
+    """
 
     seconds: float
     rate: int
@@ -51,13 +59,23 @@ class Load:
 
     @property
     def slots(self) -> int:
-        """What each sender needs."""
+        """The slots of each sender."""
         return max(1, round(SPARE * self.rate * MEAN_PROCESSING_S / (1 + RESTARTED_SENDERS)))
 
 
 @dataclass
 class Account:
-    """What happened, and all that should not have."""
+    """What happened.
+
+    Attributes:
+        runs: Runs begun.
+        published: Messages published.
+        stopped: Senders stopped with SIGTERM.
+        killed: Senders killed with SIGKILL.
+        totals: The counters over all runs at the end.
+        elapsed_s: How long it took.
+        troubles: All violations.
+    """
 
     runs: int = 0
     published: int = 0
@@ -69,7 +87,7 @@ class Account:
 
 
 class Soak:
-    """The pipeline, the load on it and what is seen of it."""
+    """The pipeline, the load on it, and the observations."""
 
     def __init__(self, pipeline: Pipeline, load: Load, seed: int) -> None:
         self.account = Account()
@@ -84,7 +102,7 @@ class Soak:
         self._asking = asyncio.Lock()
 
     async def run(self) -> None:
-        """Everything at once until the time is up, then to the end of what was begun."""
+        """Publishes, restarts and samples until the time is up, then waits for the runs that have begun."""
         began = time.monotonic()
         self._steady = [
             self._pipeline.sender("--name", "steady"),
@@ -105,7 +123,7 @@ class Soak:
         self.account.elapsed_s = time.monotonic() - began
 
     async def _publish(self) -> None:
-        """A run after the other, at a steady rate."""
+        """Begins runs at a steady rate."""
         messages = round(self._load.rate * self._load.wave_every_s)
         while True:
             run = f"soak-{self.account.runs}"
@@ -115,7 +133,7 @@ class Soak:
             await asyncio.sleep(self._load.wave_every_s)
 
     async def _follow(self, run: str, messages: int) -> None:
-        """Publishes one run and sees it settled, exactly."""
+        """Publishes one run and checks that it settles exactly."""
         producer = self._pipeline.producer("--num-messages", messages, "--run", run)
         if await producer.ended() != 0:
             self._trouble(f"the producer of {run} failed: {producer.stderr[-300:]}")
@@ -132,19 +150,19 @@ class Soak:
             self._trouble(f"{run}: {messages} published, the counters say {counters}, the states {counted}")
 
     async def _ask(self, question: Coroutine[None, None, T]) -> T:
-        """One question at a time, so that ours is one connection among those that Redis has open."""
+        """Asks one question at a time, so that the soak itself uses a single connection."""
         async with self._asking:
             return await question
 
     async def _restart(self) -> None:
-        """One sender after the other is replaced."""
+        """Replaces one sender after the other."""
         while True:
             for name in list(self._restarted):
                 await asyncio.sleep(self._load.restart_every_s)
                 await asyncio.shield(self._begin(self._replace(name)))
 
     async def _replace(self, name: str) -> None:
-        """A new sender works before the former one is stopped, or in one case of four killed."""
+        """Starts a new sender, then stops the former one, or kills it in one of four cases."""
         former = self._restarted[name]
         await self._start(name)
         if self._random.random() < KILLED_SHARE:
@@ -158,11 +176,11 @@ class Soak:
         self._senders += 1
         sender = self._pipeline.sender("--name", f"{name}-{self._senders}")
         self._restarted[name] = sender
-        # A signal that comes before this just ends it.
+        # Before this, a signal would kill it.
         await eventually(lambda: sender.logged("sender_started"), START_DEADLINE_S, f"{name} starts")
 
     async def _stop(self, launched: Launched) -> None:
-        """What SIGTERM is to do: an end without a word of complaint."""
+        """Stops a process with SIGTERM, which must end cleanly."""
         launched.signal(SIGTERM)
         code = await launched.ended(END_DEADLINE_S)
         if code != 0 or "Traceback" in launched.stderr:
@@ -183,7 +201,7 @@ class Soak:
             await asyncio.sleep(self._load.sample_every_s)
 
     async def _end(self) -> None:
-        """All is settled: everybody ends, and the books are read."""
+        """Stops all processes and checks the totals."""
         try:
             await eventually(self._at_rest, AT_REST_WITHIN_S, "nothing waits in a queue or is in flight")
         except TimeoutError as error:
@@ -203,7 +221,7 @@ class Soak:
         return not any(self._pipeline.depths().values()) and not any(one.in_flight for one in senders)
 
     def _begin(self, job: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Begins what is to be brought to its end even when the time is up; that it takes too long is trouble."""
+        """Starts a task that may outlast the load. A timeout in it is a trouble."""
 
         async def do() -> None:
             try:
@@ -222,7 +240,7 @@ class Soak:
 async def open_soak(
     load: Load, seed: int, folder: Path, rabbit: RabbitServer, redis: RedisServer
 ) -> AsyncIterator[Soak]:
-    """A soak on servers that nobody else uses; all its processes have ended afterwards."""
+    """A soak on servers that nothing else uses. Its processes end on exit."""
     pipeline = Pipeline(folder, rabbit, redis, "soak")
     pipeline.use(
         BATCH_SIZE=BATCH_SIZE,

@@ -1,4 +1,4 @@
-"""What the soak concludes from its samples; and a soak of a few seconds, so that the long one does not break unseen."""
+"""The conclusions that the soak draws from its samples, and a soak of a few seconds."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.soak.soak import Load, open_soak
 
 
 def samples_of(rss_mb_per_hour: float, fds: list[int]) -> list[Sample]:
-    """A process that begins with 100 MB, seen once a minute."""
+    """A process that begins with 100 MB, sampled once a minute."""
     return [
         Sample(60.0 * k, int((100 + rss_mb_per_hour * k / 60) * MB), count) for k, count in enumerate(fds)
     ]
@@ -25,7 +25,7 @@ def trend_of(samples: list[Sample]) -> Trend:
 
 
 def test_the_slope_is_that_of_the_samples_after_the_warm_up() -> None:
-    """A process that grows by 60 MB an hour is said to, whatever its beginning was like."""
+    """A process that grows by 60 MB an hour has that slope, whatever its warm-up was like."""
     samples = samples_of(60, [10] * 40)
     samples[:10] = [replace(sample, rss=0) for sample in samples[:10]]
 
@@ -34,14 +34,14 @@ def test_the_slope_is_that_of_the_samples_after_the_warm_up() -> None:
 
 
 def test_descriptors_that_are_never_given_back_are_told_from_those_that_come_and_go() -> None:
-    """One more each minute is a leak; up and down is none, and neither is a pool that has grown by two."""
+    """One more each minute is a leak. Up and down is not, nor is a pool that has grown by two."""
     assert trend_of(samples_of(0, list(range(60)))).fds_grow
     assert not trend_of(samples_of(0, [10, 30] * 30)).fds_grow
     assert not trend_of(samples_of(0, [10] * 40 + [12] * 20)).fds_grow
 
 
 def test_too_few_samples_have_no_trend() -> None:
-    """Nothing is concluded from two samples."""
+    """Two samples give no trend."""
     assert trend(samples_of(0, [10, 10])) is None
 
 
@@ -50,7 +50,7 @@ def test_too_few_samples_have_no_trend() -> None:
 async def test_a_short_soak_is_exact(
     tmp_path: Path, rabbit_server: RabbitServer, redis_server: RedisServer
 ) -> None:
-    """A dozen seconds with senders stopped and killed: the totals are right, and each process was seen."""
+    """Through a dozen seconds with senders stopped and killed, the totals are exact and each process is sampled."""
     load = Load(seconds=12, rate=500, restart_every_s=1, wave_every_s=2, sample_every_s=0.5)
     async with open_soak(load, 3, tmp_path, rabbit_server, redis_server) as soak:
         await soak.run()
