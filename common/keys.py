@@ -80,11 +80,6 @@ def idempotency_key(caller: str, digest: str) -> str:
     return f"sms:idempotency-key:{caller}:{digest}"
 
 
-def idempotency(api_key: str, key: str) -> str:
-    """Hash: what became of the request that came with an Idempotency-Key; `key` is a digest of it."""
-    return f"sms:idempotency:{api_key}:{key}"
-
-
 API_KEYS = "sms:api-keys"  # hash: id -> what is known of the key, with the hash of its secret
 CALLBACKS = (
     "sms:callbacks"  # sorted set: message id -> when to look at its callback, Unix time in microseconds

@@ -119,6 +119,12 @@ class Settings(EnvironmentSettings):
     gateway_address_connections: Annotated[
         int, Field(ge=1, le=1_000_000, description="open connections of one client address")
     ] = 4_096
+    gateway_backlog: Annotated[
+        int, Field(ge=1, le=100_000_000, description="messages that may wait for RabbitMQ, of all gateways")
+    ] = 1_000_000
+    gateway_backlog_memory: Annotated[
+        float, Field(gt=0, le=1, description="the share of Redis's maxmemory that they may take")
+    ] = 0.25
     gateway_cors_origins: str | None = Field(None, description="origins, separated by commas")
     gateway_hosts: str | None = Field(None, description="host names it answers to, separated by commas")
     message_ttl: Annotated[float, Field(gt=0, le=8760, description="hours")] = 24

@@ -2,10 +2,7 @@
 
 import asyncio
 import contextlib
-import os
-import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -17,22 +14,20 @@ from starlette.types import ASGIApp
 
 from common.background import Worker, end, supervise
 from common.broker.port import Broker
-from common.ledger.port import Ledger
 from common.settings import Settings
-from common.tracking.port import Tracker
 from common.version import project_version
 from common.web.answers import json_answer
 from common.web.guard import Guard
 from common.web.keys.authenticator import Authenticator
-from common.web.keys.port import ApiKeys
 from common.web.openapi import document
 from common.web.operations import Answer, Operation
 from common.web.rate import RateLimiter
 from common.web.routing import not_served, routes_of
 from common.web.server import serving
-from gateway.acceptance.batch_intake import BatchIntake
-from gateway.acceptance.intake import Intake
-from gateway.acceptance.recovery import Recovery
+from gateway.acceptance.acceptance import Acceptance
+from gateway.acceptance.limits import AcceptanceLimits, RelayLimits
+from gateway.acceptance.receipts import Announcer
+from gateway.acceptance.relays import Relays
 from gateway.api.batches import Batches
 from gateway.api.events import Events
 from gateway.api.health import Health
@@ -42,22 +37,12 @@ from gateway.api.metrics import GatewayMetrics
 from gateway.api.runs import Runs
 from gateway.api.simulated import SimulatedRuns
 from gateway.callbacks.dispatcher import Dispatcher
-from gateway.callbacks.port import Callbacks
 from gateway.dashboard import Dashboard
-from gateway.idempotency.port import Idempotency
 from gateway.live.broadcaster import Broadcaster
 from gateway.live.inbox import Inbox
+from gateway.stores import GatewayStores, gateway_name
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
-
-
-@dataclass(frozen=True)
-class Stores:
-    """What a gateway keeps besides messages: in Redis, or in memory."""
-
-    api_keys: ApiKeys
-    idempotency: Idempotency
-    callbacks: Callbacks
 
 
 class _Part(Protocol):
@@ -75,12 +60,12 @@ class Gateway:
         self,
         settings: Settings,
         broker: Broker,
-        ledger: Ledger,
-        tracker: Tracker,
-        stores: Stores,
+        stores: GatewayStores,
         stand_in: bool = False,
+        acceptance_limits: AcceptanceLimits | None = None,
+        relay_limits: RelayLimits | None = None,
     ) -> None:
-        name = f"gateway-{socket.gethostname()}-{os.getpid()}"
+        ledger, tracker = stores.ledger, stores.tracker
         secret = settings.callback_secret
         fixed_key = settings.gateway_api_key
         self.metrics = GatewayMetrics(broker)
@@ -97,23 +82,29 @@ class Gateway:
             settings.callback_allow_private,
         )
         queue = settings.queue_name
-        self._intake = Intake(broker, ledger, tracker, dispatcher, name, queue)
-        self._batch_intake = BatchIntake(broker, ledger, tracker, dispatcher, name, queue)
-        # A name of its own: a run that this very gateway is at is to be as busy to it as any other.
-        recovery = Recovery(broker, ledger, tracker, f"{name}-recovery", queue)
-        self._simulated = SimulatedRuns(broker, ledger, name, queue)
+        relays = Relays(broker, stores.acceptances, ledger, relay_limits)
+        announcer = Announcer(tracker.tell, dispatcher.expect)
+        self.acceptance = Acceptance(stores.acceptances, relays, announcer, acceptance_limits)
+        self._simulated = SimulatedRuns(broker, ledger, gateway_name(), queue)
         self._broadcaster = Broadcaster(ledger, broker, tracker)
         events = Events(self._broadcaster, self.authenticator)
         self.inbox = Inbox(tracker) if stand_in else None
-        self._background: list[Worker] = [self._broadcaster, dispatcher, recovery]
+        self._background: list[Worker] = [self._broadcaster, dispatcher]
         parts: list[_Part] = [
             Messages(
-                *(self._intake, ledger, tracker, stores.idempotency, limits, dispatcher.flaw_of),
-                self.metrics.accepted,
+                acceptance=self.acceptance,
+                ledger=ledger,
+                tracker=tracker,
+                limits=limits,
+                flaw_of=dispatcher.flaw_of,
+                count=self.metrics.accepted,
             ),
             Batches(
-                *(self._batch_intake, ledger, stores.idempotency, limits, recovery, dispatcher.flaw_of),
-                *(self.metrics.accepted, stand_in),
+                acceptance=self.acceptance,
+                limits=limits,
+                flaw_of=dispatcher.flaw_of,
+                count=self.metrics.accepted,
+                track_all=stand_in,
             ),
             Runs(self._broadcaster.poller),
             self._simulated,
@@ -128,7 +119,7 @@ class Gateway:
         operations += self._own_operations()
         self._document = msgspec.json.encode(document(operations, project_version()))
         self._tasks: list[asyncio.Task[None]] = []
-        self.metrics.watch_pending(lambda: self._intake.pending)
+        self.metrics.watch_pending(lambda: self.acceptance.pending)
         self.metrics.watch_events(lambda: self._broadcaster.subscribers, self._broadcaster.dropped)
         starlette = Starlette(
             routes=[
@@ -160,14 +151,14 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def _working(self) -> AsyncIterator[None]:
-        await self._intake.open()
+        await self.acceptance.open()
         self._tasks = [asyncio.create_task(supervise(part)) for part in self._background]
         try:
             yield
         finally:
             await end(self._tasks)
             # At the same time: what they may take together is limited.
-            await asyncio.gather(self._simulated.close(), self._batch_intake.close(), self._intake.close())
+            await asyncio.gather(self._simulated.close(), self.acceptance.close())
 
     def _own_operations(self) -> list[Operation]:
         return [

@@ -20,10 +20,9 @@ from common.ledger.port import Ledger
 from common.logs import configure_logs
 from common.metrics import metrics_served
 from common.settings import Settings, load_settings
-from common.stores import HOUR_S, connect_stores
-from gateway.app import Gateway, Stores
-from gateway.callbacks.redis import RedisCallbacks
-from gateway.idempotency.redis import RedisIdempotency
+from common.stores import connect_stores
+from gateway.app import Gateway
+from gateway.stores import redis_gateway_stores
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +71,7 @@ async def _serve(settings: Settings, connect_timeout_s: float) -> int:
     shared = await connect_stores(settings, connect_timeout_s)
     broker = await connect_broker(settings, "gateway", connect_timeout_s)
     try:
-        stores = Stores(
-            shared.api_keys,
-            RedisIdempotency(shared.client),
-            RedisCallbacks(shared.client, settings.message_ttl * HOUR_S),
-        )
-        gateway = Gateway(settings, broker, shared.ledger, shared.tracker, stores)
+        gateway = Gateway(settings, broker, redis_gateway_stores(shared, settings))
         stop = stop_on_signals()
         async with (
             metrics_served(settings, gateway.metrics.registry, gateway.metrics.refresh),

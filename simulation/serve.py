@@ -14,16 +14,15 @@ from typing import Any
 from common.broker.memory import MemoryBroker
 from common.cli import Parser, number, run_command, stop_on_signals, warn_of_near_misses, whole
 from common.errors import RunOpen, UsageError
+from common.ledger.memory import MemoryLedger
 from common.ledger.port import Ledger
 from common.logs import configure_logs
 from common.settings import LogLevel, Settings, load_settings
 from common.stores import HOUR_S, Stores, memory_stores
 from common.tracking.memory import MemoryTracker
 from gateway.app import Gateway
-from gateway.app import Stores as GatewayStores
-from gateway.callbacks.memory import MemoryCallbacks
 from gateway.cli import is_loopback, refuse_open_doors
-from gateway.idempotency.memory import MemoryIdempotency
+from gateway.stores import memory_gateway_stores
 from monitor.metrics import PipelineMetrics
 from sender.metrics import SenderMetrics
 from sender.providers import simulated
@@ -39,6 +38,7 @@ DEFAULTS: dict[str, Any] = {
     "sender_concurrency": 10_000,
     "max_attempts": MagicBehaviour.throttled_attempts + 1,
     "retry_backoff": 0.25,
+    "gateway_backlog": 200_000,
     "shutdown_grace": 1.0,  # the messages are lost at the end in any case
     "log_level": LogLevel.WARNING,
 }
@@ -86,10 +86,11 @@ class StandIn:
         """Builds them. Raises UsageError for an invalid profile."""
         limits, ttl_s = Limits(), settings.message_ttl * HOUR_S
         broker = MemoryBroker(capacity=limits.lane_capacity)
+        ledger = MemoryLedger()
         tracker = MemoryTracker(ttl_s, limits.records, most_waiting=limits.steps_waiting)
-        stores = memory_stores(settings, tracker=tracker)
-        own = GatewayStores(stores.api_keys, MemoryIdempotency(), MemoryCallbacks(ttl_s))
-        gateway = Gateway(settings, broker, stores.ledger, tracker, own, stand_in=True)
+        stores = memory_stores(settings, ledger, tracker)
+        own = memory_gateway_stores(settings, ledger=ledger, tracker=tracker)
+        gateway = Gateway(settings, broker, own, stand_in=True)
         provider = MagicNumbers(simulated.create(settings))
         sender = embedded_sender(settings, broker, stores, provider, tracker=tracker)
         pipeline = PipelineMetrics()

@@ -77,6 +77,12 @@ class RateLimiter:
         for bucket, _ in buckets:
             bucket.tokens -= messages
 
+    def give_back(self, caller: Caller, messages: int) -> None:
+        """Takes back the count of messages that an earlier request had handed in."""
+        for bucket in (self._callers.get(caller.id), self._total):
+            if bucket is not None:
+                bucket.tokens += messages
+
     def _bucket_of(self, caller: Caller, rate: float, now: float) -> _Bucket:
         """A caller's bucket. Of those beyond so many the one goes that was longest not used, and so is likely full."""
         bucket = self._callers.pop(caller.id, None) or _Bucket.full(rate, now)

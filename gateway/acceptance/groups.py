@@ -1,252 +1,198 @@
-"""Publishes messages that were posted one by one, a group at a time, and answers for each: accepted, or withdrawn."""
+"""Accepts the single messages of one lane: those that come while a call is under way go together in the next one."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
 
-import numpy as np
-
-from common.background import retry_forever
-from common.broker.port import Broker
-from common.errors import LedgerLost, PublishFailed, SmsimError
-from common.ledger.port import Ledger
-from common.messages import Batch, Lane, fitting
-from common.tracking.port import Record, Status, Step, Tracker
+from common.errors import SmsimError
+from common.messages import Lane, Message, new_run_id
 from common.web.problems import Problem
-from gateway.acceptance.session import Session
-from gateway.idempotency.hold import Hold
+from gateway.acceptance.limits import AcceptanceLimits
+from gateway.acceptance.port import Acceptances, Exceptional, Group, GroupAnswer, Item, LeaseLost
+from gateway.acceptance.receipts import Announcer, Receipt, away, receipt_of, stopping, unanswered
+from gateway.acceptance.relay import Relay
+from gateway.acceptance.relays import Relays
 
 log = logging.getLogger(__name__)
 
-# A broker that is not ready by then is away: 503.
-READY_WITHIN_S = 1.0
-# A publish that fails is tried again for so long; then it is withdrawn.
-TRY_FOR_S = 5.0
-PAUSE_S = 0.1
-RETRY_AFTER_S = 2.0
-NOT_KEPT = "the broker is away: nothing was accepted, try again"
+# Random bytes in the names of a gateway's runs: nobody looks whether they are taken.
+UNIQUE_BYTES = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Keyed:
-    """The Idempotency-Key of a message: the request's hold on it, and what is answered with a record."""
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A message that somebody waits for.
 
-    hold: Hold
-    answer: Callable[[Record], bytes]
+    Attributes:
+        item: The message.
+        receipt: Done once it is accepted or refused; cancelled by a client that has gone.
+    """
 
+    item: Item
+    receipt: "asyncio.Future[Receipt]"
 
-@dataclass(eq=False, slots=True)
-class Item:
-    """A message that somebody waits with, until `accepted` is done; if that is cancelled, nobody does any more."""
-
-    number: str
-    text: str
-    lane: Lane
-    callback_url: str | None
-    keyed: Keyed | None
-    accepted: "asyncio.Future[Record]"
+    def answer(self, exceptional: Exceptional) -> None:
+        """Answers for a message that was not accepted as a new one."""
+        try:
+            receipt = receipt_of(exceptional)
+        except Problem as problem:
+            self.fail(problem)
+        else:
+            if not self.receipt.done():
+                self.receipt.set_result(receipt)
 
     def fail(self, error: Exception) -> None:
-        """Tells who waits."""
-        if not self.accepted.done():
-            self.accepted.set_exception(error)
+        """Tells the client, if it is still there."""
+        if not self.receipt.done():
+            self.receipt.set_exception(error)
 
 
-Taken = tuple[Item, Record]
+class _OpenRun:
+    """The run that messages are accepted into."""
 
+    def __init__(self, relay: Relay) -> None:
+        self.relay = relay
+        self.calls = 0
+        self.accepted = 0
+        self._opened_s = time.monotonic()
 
-class Owing(Protocol):
-    """Whoever owes callbacks."""
-
-    async def owe(self, records: Sequence[Record]) -> None:
-        """These messages will be published."""
-
-    async def withdraw(self, records: Sequence[Record]) -> None:
-        """These were not accepted after all."""
+    def is_old(self, limits: AcceptanceLimits) -> bool:
+        """Whether it is time for another: the ledger forgets runs, not parts of them."""
+        age_s = time.monotonic() - self._opened_s
+        return self.accepted >= limits.rotate_messages or age_s >= limits.rotate_s
 
 
 class Groups:
-    """`owing` hears of messages that have a callback before the publish, and again where one is withdrawn."""
+    """Accepts while `run` works. One call of the store is under way at a time."""
 
-    def __init__(self, broker: Broker, ledger: Ledger, tracker: Tracker, owing: Owing) -> None:
-        self._broker = broker
-        self._ledger = ledger
-        self._tracker = tracker
-        self._owing = owing
+    def __init__(
+        self, lane: Lane, store: Acceptances, relays: Relays, announcer: Announcer, limits: AcceptanceLimits
+    ) -> None:
+        self._lane = lane
+        self._store = store
+        self._relays = relays
+        self._announcer = announcer
+        self._limits = limits
+        self._waiting: deque[_Waiting] = deque()
+        self._group: list[_Waiting] = []
+        self._some = asyncio.Event()
+        self._open: _OpenRun | None = None
 
-    async def take_in(self, session: Session, group: Sequence[Taken], announced: asyncio.Event) -> None:
-        """Announces a group, then publishes it; returns when all of it is confirmed or settled, and answered for.
+    @property
+    def pending(self) -> int:
+        """Messages that wait for their receipt."""
+        return len(self._waiting) + len(self._group)
 
-        `announced` is set as soon as the next group may be announced.
-        """
+    def submit(self, item: Item) -> "asyncio.Future[Receipt]":
+        """Hands a message in."""
+        receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(item, receipt))
+        self._some.set()
+        return receipt
+
+    async def run(self) -> None:
+        """Accepts until cancelled. What is under way then is unanswered."""
         try:
-            await self._announce(session, group)
-        except Exception as error:  # noqa: BLE001  # whoever waits must hear of it
-            announced.set()
-            await self._refuse(group, error, to_withdraw=not isinstance(error, LedgerLost))
-        else:
-            announced.set()
-            await asyncio.gather(*(self._publish(part, lane) for lane, part in _by_lane(group)))
+            while True:
+                await self._some.wait()
+                await self._accept_some()
+        finally:
+            self._refuse_group(unanswered())
+            self._refuse_waiting(stopping())
 
-    async def publish_again(self, record: Record) -> bool:
-        """Publishes a message of a gateway that died, with all that belongs to it; False if the broker is away."""
-        await self._keep([record])
-        return await self._published([record], record.lane)
-
-    async def _announce(self, session: Session, group: Sequence[Taken]) -> None:
-        """Tells the ledger and the tracker of a group, and whoever owes callbacks.
-
-        What is to be answered is written down before there is a record from which another gateway could publish: else
-        a key's message might be sent twice.
-        """
-        records = [record for _, record in group]
-        plans = [
-            item.keyed.hold.plan(item.keyed.answer(record))
-            for item, record in group
-            if item.keyed is not None
-        ]
+    async def _accept_some(self) -> None:
         try:
-            announcing = self._ledger.announce(session.run, records[0].seq, len(records))
-            if plans:
-                await asyncio.gather(announcing, *plans)
-                await self._keep(records)
-            else:
-                await asyncio.gather(announcing, self._keep(records))
-        except Exception:
-            session.spoilt = True  # its next announcement would leave a gap
-            raise
+            async with asyncio.timeout(self._limits.answer_s):
+                await self._accept()
+        except (TimeoutError, SmsimError) as error:
+            log.warning("not_accepted", extra={"messages": self.pending, "reason": str(error)})
+            self._abandon()
+            self._refuse_group(unanswered())
+            self._refuse_waiting(away())
+        except Exception as error:
+            log.error("acceptance_broke", exc_info=error)
+            self._abandon()
+            self._refuse_group(error)
 
-    async def _keep(self, records: list[Record]) -> None:
-        called_back = [record for record in records if record.callback_url is not None]
-        if called_back:
-            await asyncio.gather(self._tracker.open(records), self._owing.owe(called_back))
-        else:
-            await self._tracker.open(records)
+    async def _accept(self) -> None:
+        """Accepts the messages that wait, as many as go in one call."""
+        while True:
+            run = await self._current()
+            if not self._group:
+                self._group = self._take()
+            if not self._group:
+                return
+            relayed = run.relay.relayed
+            group = Group(
+                number=run.calls + 1,
+                items=[waiting.item for waiting in self._group],
+                accepted_us=time.time_ns() // 1000,
+                relayed=relayed,
+            )
+            try:
+                answer = await self._store.accept(run.relay.outbox, group)
+            except LeaseLost as error:  # and nothing of the group was accepted
+                log.warning("lease_lost", extra={"run": run.relay.outbox.lease.run, "reason": str(error)})
+                self._abandon()
+                continue
+            run.calls += 1
+            run.relay.note(relayed)
+            self._answer(run, group, answer)
+            return
 
-    async def _publish(self, part: Sequence[Taken], lane: Lane) -> None:
-        """Publishes one lane's part of a group and answers for it. Those whose callers have given up are withdrawn."""
-        gone, here = _parted(part)
-        try:
-            kept = bool(here) and await self._published([record for _, record in here], lane)
-        except Exception as error:  # whoever waits must hear, but only what is true of his message
-            log.error("publish_broke", exc_info=None if isinstance(error, SmsimError) else error)
-            kept = False
-        if kept:
-            late, here = _parted(here)
-            self._answer(here)
-            gone += late
-        else:
-            gone += here
-        await self._take_back(gone)
+    def _take(self) -> list[_Waiting]:
+        """The next group, without those whose clients have gone."""
+        count = min(self._limits.group, len(self._waiting))
+        taken = [self._waiting.popleft() for _ in range(count)]
+        if not self._waiting:
+            self._some.clear()
+        return [waiting for waiting in taken if not waiting.receipt.done()]
 
-    async def _refuse(self, group: Sequence[Taken], error: Exception, to_withdraw: bool = True) -> None:
-        """A server refuses, or there is a bug: nothing of this may stay announced for good."""
-        if not isinstance(error, SmsimError):
-            log.error("group_broke", exc_info=error)
-        for item, _ in group:
-            item.fail(error)
-        if to_withdraw:
-            await self._take_back(group)
+    async def _current(self) -> _OpenRun:
+        if self._open is not None and (self._open.is_old(self._limits) or self._open.relay.has_ended):
+            self._abandon()
+        if self._open is None:
+            outbox = await self._store.open(new_run_id(UNIQUE_BYTES), self._lane)
+            self._open = _OpenRun(self._relays.start(outbox))
+        return self._open
 
-    async def _take_back(self, gone: Sequence[Taken]) -> None:
-        """Withdraws messages that the broker may hold or not. What a sender has taken already is accepted after all.
+    def _answer(self, run: _OpenRun, group: Group, answer: GroupAnswer) -> None:
+        """Hands what was accepted to the relay, and gives the receipts."""
+        name, seq = run.relay.outbox.lease.run, answer.first
+        messages: list[Message] = []
+        called_back: list[int] = []
+        for at, waiting in enumerate(self._group):
+            if (exceptional := answer.exceptions.get(at)) is not None:
+                waiting.answer(exceptional)
+                continue
+            item = waiting.item
+            messages.append(item.message(seq))
+            if item.callback_url is not None:
+                called_back.append(seq)
+            if not waiting.receipt.done():
+                waiting.receipt.set_result(Receipt(f"{name}.{seq}"))
+            seq += 1
+        self._group = []
+        if messages:
+            run.accepted += len(messages)
+            run.relay.add(messages)
+            self._announcer.accepted(name, messages, accepted_us=group.accepted_us, called_back=called_back)
 
-        One with a key only while that is ours. After a pause of this gateway it may be another's, who carried the plan
-        out and answered. So what is another's is published here too: it is sent once, or not at all if the other one
-        has withdrawn it.
-        """
-        ours, others = await self._told_apart(gone)
-        if ours:
-            await self._withdraw(ours)
-        for lane, part in _by_lane(others):
-            for item, _ in part:
-                item.fail(
-                    Problem(503, "another gateway goes on with this: try again", retry_after_s=RETRY_AFTER_S)
-                )
-            while not await self._published([record for _, record in part], lane):
-                pass
+    def _abandon(self) -> None:
+        """Accepts no more into the present run; its relay closes it, and relays what it may hold."""
+        if self._open is not None:
+            self._open.relay.close()
+            self._open = None
 
-    async def _told_apart(self, gone: Sequence[Taken]) -> tuple[list[Taken], list[Taken]]:
-        """Those that are ours to withdraw, and those whose key is another's by now."""
+    def _refuse_group(self, error: Exception) -> None:
+        group, self._group = self._group, []
+        for waiting in group:
+            waiting.fail(error)
 
-        async def is_ours(item: Item) -> bool:
-            return item.keyed is None or await retry_forever(item.keyed.hold.void)
-
-        mine = await asyncio.gather(*(is_ours(item) for item, _ in gone))
-        parts: tuple[list[Taken], list[Taken]] = ([], [])
-        for one, is_mine in zip(gone, mine, strict=True):
-            parts[not is_mine].append(one)
-        return parts
-
-    async def _withdraw(self, ours: list[Taken]) -> None:
-        seqs, run = np.array([record.seq for _, record in ours], np.int64), ours[0][1].run
-        withdrawn = (await retry_forever(lambda: self._ledger.withdraw(run, seqs))).tolist()
-        sent_on = [one for one, is_lost in zip(ours, withdrawn, strict=True) if not is_lost]
-        self._answer(sent_on)
-        lost = [one for one, is_lost in zip(ours, withdrawn, strict=True) if is_lost]
-        records = [record for _, record in lost]
-        await retry_forever(lambda: self._owing.withdraw(records))
-        # Here, and not where the request is answered: that may be over.
-        await asyncio.gather(
-            *(retry_forever(item.keyed.hold.release) for item, _ in lost if item.keyed is not None),
-            *(retry_forever(partial(_stands, item.keyed, record)) for item, record in sent_on if item.keyed),
-        )
-        for item, _ in lost:
-            item.fail(Problem(503, NOT_KEPT, retry_after_s=RETRY_AFTER_S))
-        self._tracker.tell([_step(record, Status.FAILED) for record in records])
-
-    async def _published(self, records: list[Record], lane: Lane) -> bool:
-        """Publishes until it is confirmed, which gives True, or for TRY_FOR_S."""
-        messages = [record.message for record in records]
-        batch = Batch(run=records[0].run, track=True, messages=messages)
-        try:
-            async with asyncio.timeout(TRY_FOR_S):
-                while True:
-                    try:
-                        await asyncio.gather(*(self._broker.publish(part, lane) for part in fitting(batch)))
-                        return True
-                    except PublishFailed as error:
-                        log.warning("publish_failed", extra={"reason": str(error), "run": batch.run})
-                        await asyncio.sleep(PAUSE_S)
-                        await self._broker.ready()
-        except TimeoutError:
-            return False
-
-    def _answer(self, taken: Sequence[Taken]) -> None:
-        self._tracker.tell([_step(record, Status.QUEUED) for _, record in taken])
-        for item, record in taken:
-            if not item.accepted.done():
-                item.accepted.set_result(record)
-
-
-def _by_lane(group: Iterable[Taken]) -> list[tuple[Lane, list[Taken]]]:
-    parts: dict[Lane, list[Taken]] = {}
-    for one in group:
-        parts.setdefault(one[1].lane, []).append(one)
-    return list(parts.items())
-
-
-async def _stands(keyed: Keyed, record: Record) -> None:
-    await keyed.hold.done(keyed.answer(record))
-
-
-def _parted(group: Iterable[Taken]) -> tuple[list[Taken], list[Taken]]:
-    """Those whose callers have given up, and the others."""
-    parts: tuple[list[Taken], list[Taken]] = ([], [])
-    for one in group:
-        parts[not one[0].accepted.done()].append(one)
-    return parts
-
-
-def _step(record: Record, status: Status) -> Step:
-    return Step(
-        run=record.run,
-        message=record.message,
-        status=status,
-        attempt=0,
-        at_us=time.time_ns() // 1000 if status is Status.FAILED else record.accepted_us,
-    )
+    def _refuse_waiting(self, error: Exception) -> None:
+        waiting, self._waiting = self._waiting, deque()
+        self._some.clear()
+        for one in waiting:
+            one.fail(error)

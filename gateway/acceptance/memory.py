@@ -140,16 +140,16 @@ class MemoryAcceptances:
             return run.outbox()
         if batch.key is not None and (bound := self._bound(batch.key, batch.run, binds=False)) is not None:
             return bound
-        records = _records(batch)
-        size = sum(_size(item) for item in batch.items)
-        if self._is_full(len(batch.items), size):
+        count, size = len(batch.messages), sum(len(m.to) + len(m.text) for m in batch.messages)
+        if self._is_full(count, size):
             return Exceptional(Verdict.FULL)
-        recipe = recipe_of_batch(len(batch.items), batch.lane, self._queue)
-        run = self._opened(batch.run, recipe, batch.lane, track=batch.track, total=len(batch.items))
+        recipe = recipe_of_batch(count, batch.lane, self._queue)
+        run = self._opened(batch.run, recipe, batch.lane, track=batch.track, total=count)
         run.closed = True
         if batch.key is not None:
             self._bound(batch.key, batch.run)
         if batch.track:
+            records = _records(batch)
             self._tracker.open_now(records)
             self._callbacks.owe_now([record for record in records if record.callback_url is not None])
         else:
@@ -276,10 +276,7 @@ class MemoryAcceptances:
 
 
 def _records(batch: NewRun) -> list[Record]:
-    return [
-        item.record(batch.run, seq, accepted_us=batch.accepted_us, lane=batch.lane)
-        for seq, item in enumerate(batch.items)
-    ]
+    return [batch.record(message) for message in batch.messages]
 
 
 def _size(item: Item) -> int:

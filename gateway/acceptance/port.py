@@ -10,7 +10,7 @@ The outbox of a run is what is accepted of it and not yet confirmed by the broke
 - The messages and bytes of all outboxes together stay within `Bounds`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -169,23 +169,31 @@ class NewRun:
 
     Attributes:
         run: The run's id; no other run has it.
-        items: The messages, with seqs from 0. Their `key` does not count.
+        messages: The messages, with seqs from 0.
         lane: The lane of all of them.
         track: Whether their steps are told. Callbacks need it.
         accepted_us: When they came, Unix time in microseconds.
+        callback_urls: Where to POST how messages ended, by seq.
         key: The request's Idempotency-Key.
     """
 
     run: str
-    items: Sequence[Item]
+    messages: Sequence[Message]
     lane: Lane
     track: bool
     accepted_us: int
+    callback_urls: Mapping[int, str] = field(default_factory=dict)
     key: IdempotencyKey | None = None
-    messages: list[Message] = field(init=False, default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.messages.extend(item.message(seq) for seq, item in enumerate(self.items))
+    def record(self, message: Message) -> Record:
+        """The record of one of its messages."""
+        return Record(
+            run=self.run,
+            message=message,
+            accepted_us=self.accepted_us,
+            lane=self.lane,
+            callback_url=self.callback_urls.get(message.seq),
+        )
 
 
 class Acceptances(Protocol):

@@ -16,7 +16,7 @@ from common.ledger.pieces import PIECE_MESSAGES
 from common.ledger.redis.scripts import with_prelude
 from common.messages import Lane, Message
 from common.redis import retry_until_answered
-from common.tracking.redis import RedisTracker
+from common.tracking.port import Tracker
 from common.tracking.texts import CHUNK_MESSAGES, packed
 from common.tracking.wire import kept
 from gateway.acceptance.port import (
@@ -72,9 +72,7 @@ class RedisAcceptances:
     The client stays the caller's.
     """
 
-    def __init__(
-        self, client: Redis, tracker: RedisTracker, queue: str, holder: str, keeping: Keeping
-    ) -> None:
+    def __init__(self, client: Redis, tracker: Tracker, queue: str, holder: str, keeping: Keeping) -> None:
         self._redis = client
         self._tracker = tracker
         self._queue = queue
@@ -146,11 +144,11 @@ class RedisAcceptances:
             await retry_until_answered(keep)
 
     async def accept_run(self, batch: NewRun) -> Outbox | Exceptional:
-        staged = not batch.track and len(batch.items) > self._keeping.staged_from
+        staged = not batch.track and len(batch.messages) > self._keeping.staged_from
         if staged:
             await self._stage(batch)
         bounds, key = await self._current_bounds(), batch.key
-        run, messages = batch.run, len(batch.items)
+        run, messages = batch.run, len(batch.messages)
         run_keys = [
             keys.STATS,
             keys.run(run),
@@ -299,14 +297,13 @@ def _content(batch: NewRun) -> Iterator[Any]:
     if not batch.track:
         yield from chain.from_iterable(packed(batch.messages))
         return
-    for item in batch.items:
-        yield kept(item.record(batch.run, 0, accepted_us=batch.accepted_us, lane=batch.lane))
+    for message in batch.messages:
+        yield kept(batch.record(message))
 
 
 def _callbacks(batch: NewRun) -> Iterator[tuple[Any, ...]]:
-    for seq, item in enumerate(batch.items):
-        if item.callback_url is not None:
-            yield seq, item.number, item.callback_url
+    for seq, url in batch.callback_urls.items():
+        yield seq, batch.messages[seq].to, url
 
 
 def _name(key: IdempotencyKey | None) -> str:

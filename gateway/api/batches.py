@@ -1,5 +1,6 @@
 """POST /sms/batch: up to 100,000 messages as a run of their own, all of them or none."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, TypeVar
@@ -9,20 +10,21 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from common.errors import RunBusy, UnknownRun
-from common.ledger.port import Ledger
 from common.messages import Lane, new_run_id
 from common.web.answers import json_answer
 from common.web.bodies import LARGE_BYTES, NDJSON, Budget
 from common.web.flaws import MOST_FLAWS, refused
+from common.web.keys.port import Caller
 from common.web.operations import JSON, Answer, Body, Operation, Parameter, Scope
 from common.web.problems import Flaw, Problem
 from common.web.rate import RateLimiter
-from gateway.acceptance.batch_intake import BatchIntake, BatchRun, in_part
-from gateway.acceptance.groups import RETRY_AFTER_S
-from gateway.acceptance.recovery import Recovery
-from gateway.acceptance.session import UNIQUE_BYTES
+from gateway.acceptance.acceptance import Acceptance
+from gateway.acceptance.groups import UNIQUE_BYTES
+from gateway.acceptance.port import NewRun
+from gateway.acceptance.receipts import Receipt
 from gateway.api.batch_body import NOTHING_ACCEPTED, READ_WITHIN_S, BatchBody, read_batch
+from gateway.api.idempotency import PARAMETER as IDEMPOTENCY_KEY
+from gateway.api.idempotency import key_of_request, replayed_headers
 from gateway.api.schemas import (
     MAX_BATCH_ITEMS,
     MAX_TRACKED_ITEMS,
@@ -30,10 +32,6 @@ from gateway.api.schemas import (
     BatchItem,
     Priority,
 )
-from gateway.idempotency.hold import Hold
-from gateway.idempotency.once import PARAMETER as IDEMPOTENCY_KEY
-from gateway.idempotency.once import once
-from gateway.idempotency.port import Idempotency
 
 DEADLINE_S = 60.0
 # Batches in hand at once, once they are read; so many of the largest bodies are in hand or being read, or more small
@@ -46,31 +44,31 @@ D = TypeVar("D")
 # For the document; what is wrong with a batch as a whole is told in words of our own.
 _BATCH = Annotated[list[BatchItem], Meta(min_length=1, max_length=MAX_BATCH_ITEMS)]
 
-_plan = msgspec.json.Decoder(BatchAccepted)
 _encode = msgspec.json.Encoder().encode
 
 
 class Batches:
-    """Takes batches in. `flaw_of` says what is wrong with a callback URL; `count` hears of what is accepted;
-    `track_all`: all is tracked, whatever a request says.
+    """Takes batches.
+
+    Attributes:
+        acceptance: Accepts runs.
+        limits: How many messages a caller may send.
+        flaw_of: Says what is wrong with a callback URL.
+        count: Counts what is accepted.
+        track_all: Whether all is tracked, whatever a request says.
     """
 
     def __init__(
         self,
-        intake: BatchIntake,
-        ledger: Ledger,
-        idempotency: Idempotency,
+        *,
+        acceptance: Acceptance,
         limits: RateLimiter,
-        recovery: Recovery,
         flaw_of: Callable[[str], str | None],
         count: Callable[[Lane, int], None],
         track_all: bool = False,
     ) -> None:
-        self._intake = intake
-        self._ledger = ledger
-        self._idempotency = idempotency
+        self._acceptance = acceptance
         self._limits = limits
-        self._recovery = recovery
         self._flaw_of = flaw_of
         self._count = count
         self._track_all = track_all
@@ -99,14 +97,15 @@ class Batches:
                 f"Send up to {MAX_BATCH_ITEMS:,} messages as one run",
                 {
                     202: Answer(
-                        *("Accepted: the broker has confirmed all of them", BatchAccepted, example),
+                        "Accepted: all of them are kept, and will be sent",
+                        BatchAccepted,
+                        example,
                         headers={"Location": "where its progress is: `/runs/{run}`"},
                     ),
                     408: Answer(f"The body did not come within {READ_WITHIN_S:g} s"),
-                    409: Answer("A request with this Idempotency-Key is under way"),
                 },
                 "A JSON array, or NDJSON, which is read as it comes. One bad message refuses them all; up to"
-                f" {MOST_FLAWS} are named. 503: what no sender had taken yet is withdrawn; if one had, it says so."
+                f" {MOST_FLAWS} are named. 503: none is accepted, unless the answer says that nobody knows."
                 f" Messages may have a `callback_url` in batches of up to {MAX_TRACKED_ITEMS:,}.",
                 (
                     IDEMPOTENCY_KEY,
@@ -131,34 +130,35 @@ class Batches:
         asked = _choice(request, "track", {"true": True, "false": False}, None)
         self._look_for_room()
         with self._bodies.share() as take:
-            batch = await read_batch(request, self._flaw_of, take)
+            body = await read_batch(request, self._flaw_of, take)
             with self._one_more():
-                messages = batch.messages
-                track = _tracked(asked, batch) or self._track_all
+                batch = NewRun(
+                    run=new_run_id(UNIQUE_BYTES),
+                    messages=body.messages,
+                    lane=lane,
+                    track=_tracked(asked, body) or self._track_all,
+                    accepted_us=time.time_ns() // 1000,
+                    callback_urls=body.callback_urls,
+                    key=key_of_request(request, body.raw),
+                )
+                receipt = await self._accept(batch, request.state.caller)
+        ids = [f"{receipt.id}.{message.seq}" for message in body.messages]
+        answer = BatchAccepted(receipt.id, len(ids), body.segments, ids)
+        headers = {"Location": f"/runs/{receipt.id}", **replayed_headers(receipt.is_replayed)}
+        return json_answer(_encode(answer), 202, headers)
 
-                async def do(hold: Hold | None) -> bytes:
-                    self._limits.take(request.state.caller, len(messages))
-                    run = new_run_id(UNIQUE_BYTES)
-                    # The ids are left out: they follow from the run and the count.
-                    answer = _encode(BatchAccepted(run, len(messages), batch.segments, []))
-                    await self._intake.accept(
-                        BatchRun(run, messages, lane, track, batch.callback_urls), hold, answer
-                    )
-                    self._count(lane, len(messages))
-                    return answer
-
-                async def finish(plan: bytes, void: bool) -> bool:
-                    return await self._finish(_plan.decode(plan), void)
-
-                response = await once(self._idempotency, request, batch.raw, DEADLINE_S, do, finish)
-        accepted = _plan.decode(response.body)
-        ids = [f"{accepted.run}.{seq}" for seq in range(accepted.count)]
-        answer = _encode(msgspec.structs.replace(accepted, ids=ids))
-        headers = {k: v for k, v in response.headers.items() if k == "idempotent-replayed"}
-        return json_answer(answer, response.status_code, {**headers, "Location": f"/runs/{accepted.run}"})
+    async def _accept(self, batch: NewRun, caller: Caller) -> Receipt:
+        messages = len(batch.messages)
+        self._limits.take(caller, messages)
+        receipt = await self._acceptance.accept_run(batch)
+        if receipt.is_replayed:
+            self._limits.give_back(caller, messages)
+        else:
+            self._count(batch.lane, messages)
+        return receipt
 
     def _look_for_room(self) -> None:
-        if self._in_hand + self._intake.given_up >= MOST_AT_ONCE:
+        if self._in_hand >= MOST_AT_ONCE:
             raise Problem(429, "too many batches at once: wait for one to be answered", retry_after_s=1)
 
     @contextmanager
@@ -169,29 +169,6 @@ class Batches:
             yield
         finally:
             self._in_hand -= 1
-
-    async def _finish(self, planned: BatchAccepted, void: bool) -> bool:
-        """Finishes a run whose gateway died before it answered, or takes it back if that one was about to; False if
-        nothing of it is sent.
-        """
-        run = planned.run
-        try:
-            if void:
-                taken = await self._intake.take_back(run)
-                if 0 < taken < planned.count:
-                    raise Problem(409, f"withdrawn: {in_part(run, taken, planned.count)}")
-                return taken > 0
-            try:
-                await self._recovery.finish(run)
-                publication = await self._ledger.publication(run)
-            except UnknownRun:
-                await self._intake.rule_out(run)
-                return False
-            return publication.confirmed >= planned.count and publication.announced >= planned.count
-        except RunBusy:
-            raise Problem(
-                409, f"run {run} of this key is being published", retry_after_s=RETRY_AFTER_S
-            ) from None
 
 
 def _tracked(asked: bool | None, batch: BatchBody) -> bool:

@@ -1,7 +1,6 @@
 """POST /sms, GET /sms/{uuid} and GET /key/{uuid}: one message, and what became of it."""
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -11,24 +10,24 @@ from starlette.responses import Response
 
 from common.errors import UnknownRun
 from common.ledger.port import Ledger
-from common.messages import MAX_SEQ, Lane, Message, State, is_run_id
+from common.messages import MAX_SEQ, Lane, State, is_run_id
 from common.sms.numbers import flaw_of_number, normalise
 from common.sms.segments import Segments, segments
-from common.tracking.port import Record, Status, Step, Track, Tracker
+from common.tracking.port import Status, Step, Track, Tracker
 from common.tracking.wire import iso
 from common.web.answers import json_answer
 from common.web.bodies import SMALL_BYTES, decoded, media_type, read_body
 from common.web.flaws import Check, refused
-from common.web.operations import DEADLINE_S, JSON, Answer, Body, Operation, Parameter, Scope
+from common.web.keys.port import Caller
+from common.web.operations import JSON, Answer, Body, Operation, Parameter, Scope
 from common.web.problems import Flaw, Problem
 from common.web.rate import RateLimiter
-from gateway.acceptance.groups import Keyed
-from gateway.acceptance.intake import Intake
+from gateway.acceptance.acceptance import Acceptance
+from gateway.acceptance.port import IdempotencyKey, Item
+from gateway.acceptance.receipts import Receipt
+from gateway.api.idempotency import PARAMETER as IDEMPOTENCY_KEY
+from gateway.api.idempotency import key_of_request, replayed_headers
 from gateway.api.schemas import Accepted, MessageView, Priority, SmsIn, StepView
-from gateway.idempotency.hold import Hold
-from gateway.idempotency.once import PARAMETER as IDEMPOTENCY_KEY
-from gateway.idempotency.once import once
-from gateway.idempotency.port import Idempotency
 
 _STATUS = {state: Status[state.name] for state in State}
 _UUID = Parameter("uuid", "path", "the message id", example="20261121-072613-24a5b446cc10.0", required=True)
@@ -54,28 +53,33 @@ _VIEW = MessageView(
 )
 _encode = msgspec.json.Encoder().encode
 _decoder = msgspec.json.Decoder(SmsIn)
-_accepted_decoder = msgspec.json.Decoder(Accepted)
 
 
 class Messages:
-    """Takes single messages in and tells what became of any message. `flaw_of` says what is wrong with a callback URL;
-    `count` hears of what is accepted.
+    """Takes single messages and tells what became of any message.
+
+    Attributes:
+        acceptance: Accepts messages.
+        ledger: Has the states.
+        tracker: Has records and steps.
+        limits: How many messages a caller may send.
+        flaw_of: Says what is wrong with a callback URL.
+        count: Counts what is accepted.
     """
 
     def __init__(
         self,
-        intake: Intake,
+        *,
+        acceptance: Acceptance,
         ledger: Ledger,
         tracker: Tracker,
-        idempotency: Idempotency,
         limits: RateLimiter,
         flaw_of: Callable[[str], str | None],
         count: Callable[[Lane, int], None],
     ) -> None:
-        self._intake = intake
+        self._acceptance = acceptance
         self._ledger = ledger
         self._tracker = tracker
-        self._idempotency = idempotency
         self._limits = limits
         self._flaw_of = flaw_of
         self._checks: dict[str, Check] = {"number": flaw_of_number, "callback_url": flaw_of}
@@ -95,13 +99,14 @@ class Messages:
                 "Send a message",
                 {
                     202: Answer(
-                        *("Accepted: the broker has confirmed that it keeps it", Accepted, _EXAMPLE),
+                        "Accepted: it is kept, and will be sent",
+                        Accepted,
+                        _EXAMPLE,
                         headers={"Location": "what becomes of it: `/sms/{uuid}`"},
                     ),
-                    409: Answer("A request with this Idempotency-Key is under way"),
                 },
-                "Answers 202 once the broker has confirmed the message, never before. 503 means that it is not sent,"
-                " unless it says that the gateway is stopping.",
+                "Answers 202 once the message is kept, never before. 503: it is not accepted, unless the answer says"
+                " that nobody knows.",
                 (IDEMPOTENCY_KEY,),
                 Body(
                     {JSON: SmsIn},
@@ -123,64 +128,37 @@ class Messages:
     async def _post(self, request: Request) -> Response:
         media_type(request, JSON)
         body = await read_body(request, SMALL_BYTES)
+        sms = self.checked(body)
+        caller: Caller = request.state.caller
+        receipt = await self.submit(sms, caller, key_of_request(request, body))
+        return json_answer(self.accepted(receipt, sms, caller), 202, headers_of(receipt))
+
+    def checked(self, body: bytes) -> SmsIn:
+        """The message in a body, its number in E.164 form. Raises Problem 400 or 422."""
         sms = decoded(body, _decoder, checks=self._checks)
         flaws = []
-        number = ""
         try:
-            number = normalise(sms.number)
+            sms = msgspec.structs.replace(sms, number=normalise(sms.number))
         except ValueError as error:
             flaws.append(Flaw("body.number", str(error)))
         if sms.callback_url is not None and (flaw := self._flaw_of(sms.callback_url)) is not None:
             flaws.append(Flaw("body.callback_url", flaw))
         if flaws:
             raise refused(flaws)
+        return sms
 
-        def answer(record: Record) -> bytes:
-            return _encode(Accepted(record.uuid, number, sms.text, Status.QUEUED, segments(sms.text)))
+    def submit(self, sms: SmsIn, caller: Caller, key: IdempotencyKey | None) -> "asyncio.Future[Receipt]":
+        """Hands a checked message in. Raises Problem 429; the future may fail with Problem 422 or 503."""
+        self._limits.take(caller, 1)
+        return self._acceptance.submit(sms.priority.lane, Item(sms.number, sms.text, sms.callback_url, key))
 
-        async def do(hold: Hold | None) -> bytes:
-            self._limits.take(request.state.caller, 1)
-            keyed = None if hold is None else Keyed(hold, answer)
-            record = await self._intake.accept(number, sms.text, sms.priority.lane, sms.callback_url, keyed)
-            self._count(record.lane, 1)
-            return answer(record)
-
-        async def finish(plan: bytes, void: bool) -> bool:
-            return await self._finish(_accepted_decoder.decode(plan), sms, void)
-
-        response = await once(self._idempotency, request, body, DEADLINE_S, do, finish)
-        response.headers["Location"] = f"/sms/{_accepted_decoder.decode(response.body).uuid}"
-        return response
-
-    async def _finish(self, planned: Accepted, sms: SmsIn, void: bool) -> bool:
-        """Carries out the plan of a gateway that died: publishes its message again, unless it went its way already.
-
-        False if nothing is sent, and nothing will be, so that another message is due. So what was never announced is
-        withdrawn, as what is void: the gateway that planned it may wake yet, and go on.
-        """
-        run, seq = parts_of(planned.uuid)
-        this = np.array([seq], np.int64)
-        try:
-            announced = (await self._ledger.publication(run)).announced
-            if void or seq >= announced:
-                await self._ledger.withdraw(run, this)
-            (state,) = await self._ledger.states(run, this)
-        except UnknownRun:
-            return False
-        if state == State.FAILED:
-            track = await self._tracker.track(run, seq)
-            return track is not None and any(step.attempt > 0 for step in track.steps)
-        if state != State.QUEUED:
-            return True
-        record = Record(
-            run=run,
-            message=Message(seq=seq, to=planned.number, text=planned.text),
-            accepted_us=time.time_ns() // 1000,
-            lane=sms.priority.lane,
-            callback_url=sms.callback_url,
-        )
-        await self._intake.publish_again(record)
-        return True
+    def accepted(self, receipt: Receipt, sms: SmsIn, caller: Caller) -> bytes:
+        """Counts a message that was accepted, and gives the body of its answer."""
+        if receipt.is_replayed:
+            self._limits.give_back(caller, 1)
+        else:
+            self._count(sms.priority.lane, 1)
+        return _encode(Accepted(receipt.id, sms.number, sms.text, Status.QUEUED, segments(sms.text)))
 
     async def _get(self, request: Request) -> Response:
         uuid = request.path_params["uuid"]
@@ -200,6 +178,11 @@ class Messages:
         number, text = (message.to, message.text) if message else (None, None)
         status = _STATUS[State(state)]
         return json_answer(MessageView(uuid, run, number, text, status, None, None, None, None, None, []))
+
+
+def headers_of(receipt: Receipt) -> dict[str, str]:
+    """The headers of the answer for a message that was accepted."""
+    return {"Location": f"/sms/{receipt.id}", **replayed_headers(receipt.is_replayed)}
 
 
 def parts_of(uuid: str) -> tuple[str, int]:

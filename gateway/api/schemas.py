@@ -81,7 +81,7 @@ class BatchItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fals
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """A message that the broker has confirmed."""
+    """A message that was accepted."""
 
     uuid: UuidText
     number: NumberText
@@ -91,7 +91,7 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class BatchAccepted(msgspec.Struct, frozen=True):
-    """A batch that the broker has confirmed, as a run of its own. `ids[k]` is the message id of the k-th message."""
+    """A batch that was accepted, as a run of its own. `ids[k]` is the message id of the k-th message."""
 
     run: RunName
     count: int

@@ -18,7 +18,7 @@ from yarl import URL
 from common.errors import UnknownRun
 from common.ledger.port import Ledger
 from common.messages import State
-from common.tracking.port import Record, Status, Tracker
+from common.tracking.port import Status, Tracker
 from gateway.callbacks.address import flaw_of, is_public
 from gateway.callbacks.port import Callbacks, Ending, Owed
 from gateway.callbacks.posting import TIME_LIMIT_S, Answer, Poster
@@ -78,22 +78,11 @@ class Dispatcher:
             return "callbacks are off: set CALLBACK_SECRET"
         return flaw_of(url, self._allow_private)
 
-    async def owe(self, records: Sequence[Record]) -> None:
-        """Before messages are published: their callbacks are owed from now on, whoever dies. Others are passed over."""
-        called_back = [record for record in records if record.callback_url is not None]
-        if called_back:
-            self._awaited.update((record.uuid, None) for record in called_back)
-            while len(self._awaited) > MOST_AWAITED:
-                del self._awaited[next(iter(self._awaited))]
-            await self._callbacks.owe(called_back)
-
-    async def withdraw(self, records: Sequence[Record]) -> None:
-        """These messages were not accepted after all, so nobody is told what becomes of them."""
-        uuids = [record.uuid for record in records if record.callback_url is not None]
-        for uuid in uuids:
-            self._awaited.pop(uuid, None)
-        if uuids:
-            await self._callbacks.drop(uuids)
+    def expect(self, uuids: Sequence[str]) -> None:
+        """The callbacks of these messages are owed: their ends are listened for."""
+        self._awaited.update((uuid, None) for uuid in uuids)
+        while len(self._awaited) > MOST_AWAITED:
+            del self._awaited[next(iter(self._awaited))]
 
     async def run(self) -> None:
         """Delivers until cancelled. What was begun then and not finished is due again at once."""

@@ -179,9 +179,15 @@ class AcceptanceMachine(RuleBasedStateMachine):
     ) -> None:
         """If it does not hear the answer, the run is there, and nobody relays it before its lease ends."""
         here, name = self.gateways[gateway], self.new_name()
-        items = [self.item(k, None) for k in range(messages)]
-        key_sent = self.item(0, key).key
-        batch = NewRun(run=name, items=items, lane=Lane.URGENT, track=track, accepted_us=7, key=key_sent)
+        texts = [self.item(k, None).text for k in range(messages)]
+        batch = NewRun(
+            run=name,
+            messages=[Message(seq, NUMBER, text) for seq, text in enumerate(texts)],
+            lane=Lane.URGENT,
+            track=track,
+            accepted_us=7,
+            key=self.item(0, key).key,
+        )
         expected = self.expect_run(name, messages, key)
         for _ in range(tries):
             answer = self.call(self.bench.acceptances.accept_run(batch))
@@ -191,9 +197,7 @@ class AcceptanceMachine(RuleBasedStateMachine):
             assert isinstance(answer, Outbox)
             assert (answer.lease, answer.accepted) == (Lease(name, 1), messages)
         if expected is None:
-            self.runs[name] = ModelRun(
-                texts=[item.text for item in items], closed=True, lease_until_s=self.now_s + LEASE_S
-            )
+            self.runs[name] = ModelRun(texts=texts, closed=True, lease_until_s=self.now_s + LEASE_S)
             if hears and isinstance(answer, Outbox):
                 self.hold(here, answer)
 

@@ -1,6 +1,5 @@
 """For tests of callbacks: a receiver, a store that notes what is owed, and the neighbours that go wrong."""
 
-import asyncio
 import hashlib
 import hmac
 import json
@@ -11,15 +10,9 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
-from common.broker.memory import MemoryBroker
-from common.errors import Refused
-from common.messages import Batch, Lane, Outcome
+from common.messages import Outcome
 from common.tracking.port import Record
-from common.web.keys.memory import MemoryApiKeys
-from gateway.app import Stores
 from gateway.callbacks.memory import MemoryCallbacks
-from gateway.callbacks.port import Callbacks
-from gateway.idempotency.memory import MemoryIdempotency
 from sender.providers.bulk import Sends
 from tests.gateway.running import NUMBER
 
@@ -101,40 +94,13 @@ class Noting(MemoryCallbacks):
         self.owed: list[str] = []
         self.dropped: list[str] = []
 
-    async def owe(self, records: Sequence[Record]) -> None:
+    def owe_now(self, records: Sequence[Record]) -> None:
         self.owed += [record.uuid for record in records]
-        await super().owe(records)
+        super().owe_now(records)
 
     async def drop(self, uuids: Sequence[str]) -> None:
         self.dropped += uuids
         await super().drop(uuids)
-
-
-class Away(MemoryBroker):
-    """A broker that answers no publish before `over` is set, and then refuses all, or confirms all.
-
-    What begins at one of the seqs that it `holds` is in its queue all the same, the rest is not.
-    """
-
-    def __init__(self, holds: Sequence[int], confirms: bool = False) -> None:
-        super().__init__()
-        self.holds, self.confirms = holds, confirms
-        self.asked, self.over = asyncio.Event(), asyncio.Event()
-
-    def publish(self, batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
-        if batch.messages[0].seq in self.holds:
-            super().publish(batch, lane, after)
-        self.asked.set()
-        return asyncio.ensure_future(self._answer())
-
-    async def _answer(self) -> None:
-        await self.over.wait()
-        if not self.confirms:
-            raise Refused("RabbitMQ refuses")
-
-
-def stores(callbacks: Callbacks) -> Stores:
-    return Stores(MemoryApiKeys(), MemoryIdempotency(), callbacks)
 
 
 def batch(messages: int, url: str = ELSEWHERE, without: Sequence[int] = ()) -> list[dict[str, str]]:

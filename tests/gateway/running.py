@@ -15,10 +15,10 @@ from common.ledger.port import Ledger
 from common.settings import Settings, load_settings
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Tracker
-from common.web.keys.memory import MemoryApiKeys
-from gateway.app import Gateway, Stores
+from gateway.acceptance.limits import AcceptanceLimits, RelayLimits
+from gateway.app import Gateway
 from gateway.callbacks.memory import MemoryCallbacks
-from gateway.idempotency.memory import MemoryIdempotency
+from gateway.stores import GatewayStores, memory_gateway_stores
 from sender.copies import RetryPolicy
 from sender.providers.bulk import BulkProvider
 from sender.providers.registry import build_provider
@@ -38,7 +38,7 @@ class Running:
     broker: Broker
     ledger: Ledger
     tracker: Tracker
-    stores: Stores
+    stores: GatewayStores
     http: aiohttp.ClientSession
 
     @property
@@ -88,7 +88,10 @@ async def running(
     broker: Broker | None = None,
     ledger: Ledger | None = None,
     tracker: Tracker | None = None,
-    stores: Stores | None = None,
+    stores: GatewayStores | None = None,
+    callbacks: MemoryCallbacks | None = None,
+    acceptance_limits: AcceptanceLimits | None = None,
+    relay_limits: RelayLimits | None = None,
     provider: BulkProvider | None = None,
     sends: bool = True,
     **settings: object,
@@ -96,10 +99,13 @@ async def running(
     """Serves until left. `settings` are those of the environment; `sends` False: there is no sender."""
     given = quick_settings(**settings)
     broker = broker or MemoryBroker()
-    ledger = ledger or MemoryLedger()
-    tracker = tracker or MemoryTracker()
-    stores = stores or Stores(MemoryApiKeys(), MemoryIdempotency(), MemoryCallbacks())
-    gateway = Gateway(given, broker, ledger, tracker, stores, stand_in)
+    ledger = ledger or (stores.ledger if stores else MemoryLedger())
+    tracker = tracker or (stores.tracker if stores else MemoryTracker())
+    if stores is None:
+        assert isinstance(ledger, MemoryLedger)
+        assert isinstance(tracker, MemoryTracker)
+        stores = memory_gateway_stores(given, ledger=ledger, tracker=tracker, callbacks=callbacks)
+    gateway = Gateway(given, broker, stores, stand_in, acceptance_limits, relay_limits)
     stop = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
         port = await stack.enter_async_context(gateway.serving("127.0.0.1", 0))

@@ -15,13 +15,10 @@ from common.background import end, supervise
 from common.broker.memory import MemoryBroker
 from common.errors import Refused
 from common.ledger.memory import MemoryLedger
-from common.publishing.recipes import SINGLES
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Step
 from common.web import server
 from common.web.problems import Problem
-from gateway.acceptance import recovery
-from gateway.acceptance.session import recipe
 from gateway.api import simulated
 from gateway.api.simulated import SimulatedRuns
 from tests.gateway.running import NUMBER, running
@@ -95,28 +92,6 @@ async def test_a_part_that_fails_begins_again(
     await end([task])
     assert task.cancelled()
     assert [record.message for record in caplog.records].count("part_failed") == 3
-
-
-async def test_the_gateway_recovers_runs_after_redis_refused_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One NOPERM must not end recovery for good."""
-
-    class Refusing(MemoryLedger):
-        refusals = 1
-
-        async def open_runs(self) -> list[str]:
-            if self.refusals:
-                self.refusals -= 1
-                raise Refused("Redis refuses: NOPERM")
-            return await super().open_runs()
-
-    monkeypatch.setattr(background, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(recovery, "LOOK_EVERY_S", 0.01)
-    ledger = Refusing()
-    await ledger.begin("broken-off", recipe(SINGLES, 0), 0, "dead")
-    await ledger.announce("broken-off", 0, 1)
-    await ledger.leave("broken-off", "dead")
-    async with running(ledger=ledger, sends=False):
-        await eventually(lambda: _total(ledger, "broken-off"))
 
 
 async def test_listeners_go_on_after_the_tracker_failed(monkeypatch: pytest.MonkeyPatch) -> None:

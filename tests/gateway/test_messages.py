@@ -1,38 +1,17 @@
 """POST /sms and GET /sms/{uuid}: what is accepted is kept, what is refused says why, and is never sent."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from common.broker.memory import MemoryBroker
-from common.errors import PublishFailed, Refused
-from common.ledger.memory import MemoryLedger
-from common.messages import Batch, Lane
-from common.web.keys.memory import MemoryApiKeys
-from gateway.acceptance import groups, intake, session
-from gateway.app import Stores
-from gateway.callbacks.memory import MemoryCallbacks
-from gateway.idempotency.memory import MemoryIdempotency
-from tests.gateway.running import NUMBER, running
+from gateway.acceptance.limits import AcceptanceLimits
+from tests.gateway.accepting import QUICK_RELAYS as QUICK
+from tests.gateway.accepting import Away, world
+from tests.gateway.running import NUMBER, Running, running
 from tests.waiting import eventually
 
-
-class Away(MemoryBroker):
-    """A broker whose publishes fail while it is `away`, whether it `kept` the batch or not."""
-
-    away = True
-    kept = False
-
-    def publish(self, batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
-        if not self.away:
-            return super().publish(batch, lane, after)
-        if self.kept:
-            super().publish(batch, lane, after)
-        lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        lost.set_exception(PublishFailed("the connection is lost"))
-        return lost
+SMS = {"number": NUMBER, "text": "hello"}
 
 
 async def test_a_message_goes_all_the_way() -> None:
@@ -149,49 +128,52 @@ async def test_messages_that_come_together_are_answered_each() -> None:
         await eventually(all_sent)
 
 
-@pytest.mark.parametrize("kept", [False, True])
-async def test_with_the_broker_away_nothing_is_accepted(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """503 with Retry-After; though the broker kept the unconfirmed batch, no sender ever sends it."""
-    broker, ledger = Away(), MemoryLedger()
-    broker.kept = kept
-    async with running(broker=broker, ledger=ledger, sends=False) as gateway:
-        with monkeypatch.context() as patched:
-            patched.setattr(groups, "TRY_FOR_S", 0.05)
-            async with gateway.http.post("/sms", json={"number": NUMBER, "text": "hello"}) as answer:
+async def test_with_the_broker_away_messages_are_accepted_and_sent_later() -> None:
+    """202 at once; each is sent once when the broker is back, whether it had kept the unconfirmed batch or not."""
+    for kept in (False, True):
+        broker = Away()
+        broker.kept = kept
+        async with running(broker=broker, relay_limits=QUICK) as gateway:
+            accepted = [await gateway.send(text=f"number {k}") for k in range(3)]
+            broker.away = False
+            for one in accepted:
+                assert (await gateway.ends(one["uuid"]))["status"] == "sent"
+            now = await gateway.ledger.snapshot()
+            assert (now.published, now.sent, now.ambiguous) == (3, 3, 0)
+
+
+async def test_a_full_backlog_is_said() -> None:
+    """As many as GATEWAY_BACKLOG are accepted while the broker is away; then 503 with Retry-After; then again 202."""
+    broker = Away()
+    async with running(broker=broker, relay_limits=QUICK, gateway_backlog=3) as gateway:
+        accepted = [await gateway.send() for _ in range(3)]
+        for path, body in (("/sms", SMS), ("/sms/batch", [SMS])):
+            async with gateway.http.post(path, json=body) as answer:
                 assert answer.status == 503
                 assert int(answer.headers["Retry-After"]) >= 1
+                assert "nothing was accepted" in (await answer.json(content_type=None))["detail"]
         broker.away = False
-        good = await gateway.send()
-        run = good["uuid"].partition(".")[0]
-    async with running(broker=_reopened(broker), ledger=ledger) as gateway:
-        await eventually(lambda: _settled(ledger, 2))
-        snapshot = await ledger.snapshot(run)
-        assert (snapshot.sent, snapshot.failed, snapshot.sending) == (1, 1, 0)
+        for one in accepted:
+            await gateway.ends(one["uuid"])
+        await eventually(lambda: _is_accepted(gateway), describe="there is room again")
+        assert (await gateway.ledger.snapshot()).published == 4
 
 
-async def test_a_publish_that_fails_for_a_moment_is_tried_again() -> None:
-    """The broker is back within the time: 202, and sent once."""
-    broker = Away()
-    async with running(broker=broker) as gateway:
-        sending = asyncio.create_task(gateway.send())
-        await eventually(lambda: gateway.gateway._intake.pending == 1)
-        broker.away = False
-        seen = await gateway.ends((await sending)["uuid"])
-        assert seen["status"] == "sent"
-        assert (await gateway.ledger.snapshot()).settled == 1
+async def _is_accepted(gateway: Running) -> bool:
+    return (await gateway.post("/sms", SMS))[0] == 202
 
 
-async def test_too_many_in_hand_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the bound: 429 with Retry-After, and what was taken in before is still answered."""
-    monkeypatch.setattr(intake, "MOST_PENDING", 3)
-    broker = Away()
-    async with running(broker=broker) as gateway:
-        waiting = [asyncio.create_task(gateway.send()) for _ in range(3)]
-        await eventually(lambda: gateway.gateway._intake.pending == 3)
-        async with gateway.http.post("/sms", json={"number": NUMBER, "text": "hello"}) as answer:
+async def test_too_many_that_wait_are_refused() -> None:
+    """Beyond the bound: 429 with Retry-After, and those that waited before are still answered."""
+    async with world(limits=AcceptanceLimits(waiting=3)) as it:
+        gate = it.store.gate("before accept")
+        gate.shut()
+        waiting = [asyncio.create_task(it.gateway.send()) for _ in range(3)]
+        await eventually(lambda: it.gateway.gateway.acceptance.pending == 3)
+        async with it.gateway.http.post("/sms", json=SMS) as answer:
             assert answer.status == 429
             assert int(answer.headers["Retry-After"]) >= 1
-        broker.away = False
+        gate.wake()
         assert len(await asyncio.gather(*waiting)) == 3
 
 
@@ -214,8 +196,8 @@ async def test_the_same_key_gives_the_same_message_once() -> None:
     body = {"number": NUMBER, "text": "hello"}
     async with running() as gateway:
         answers = await asyncio.gather(*(gateway.post("/sms", body, headers=headers) for _ in range(10)))
-        assert {status for status, _ in answers} <= {202, 409}
-        (first,) = {answer["uuid"] for status, answer in answers if status == 202}
+        assert {status for status, _ in answers} == {202}
+        (first,) = {answer["uuid"] for _, answer in answers}
         async with gateway.http.post("/sms", json=body, headers=headers) as again:
             assert again.status == 202
             assert again.headers["Idempotent-Replayed"] == "true"
@@ -236,38 +218,10 @@ async def test_a_key_of_a_refused_request_is_free_again() -> None:
         assert status == 202
 
 
-async def _settled(ledger: MemoryLedger, messages: int) -> bool:
-    return (await ledger.snapshot()).settled == messages
-
-
-def _reopened(closed: MemoryBroker) -> MemoryBroker:
-    """A broker with what the closed one still held, as after a restart."""
-    broker = MemoryBroker()
-    for lane in Lane:
-        for held in closed.queues[lane].bodies:
-            broker.publish_raw(held.body, lane)
-    return broker
-
-
-async def test_a_withdrawn_message_has_no_callback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever was answered 503 is not told later that the message has failed: nothing is owed any more."""
-    broker, callbacks = Away(), MemoryCallbacks(3600)
-    stores = Stores(MemoryApiKeys(), MemoryIdempotency(), callbacks)
-    body = {"number": NUMBER, "text": "hello", "callback_url": "https://example.org/told"}
-    async with running(broker=broker, stores=stores, sends=False, callback_secret="a secret") as gateway:
-        with monkeypatch.context() as patched:
-            patched.setattr(groups, "TRY_FOR_S", 0.05)
-            assert (await gateway.post("/sms", body))[0] == 503
-        assert not callbacks._kept
-        broker.away = False
-        assert (await gateway.post("/sms", body))[0] == 202
-        assert len(callbacks._kept) == 1
-
-
-async def test_a_long_session_makes_way_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_run_makes_way_for_another() -> None:
     """After so many messages the next one belongs to a new run; the former ends, with all that it had."""
-    monkeypatch.setattr(session, "ROTATE_MESSAGES", 3)
-    async with running() as gateway:
+    limits = AcceptanceLimits(rotate_messages=3)
+    async with running(acceptance_limits=limits, relay_limits=QUICK) as gateway:
         uuids = [(await gateway.send())["uuid"] for _ in range(5)]
         runs = [uuid.partition(".")[0] for uuid in uuids]
         assert runs[0] == runs[1] == runs[2] != runs[3] == runs[4]
@@ -297,50 +251,3 @@ async def test_over_the_limit_nothing_is_taken_in(limit: str) -> None:
                 assert int(answer.headers["Retry-After"]) >= 1
         assert (await gateway.ends(accepted["uuid"]))["status"] == "sent"
         assert (await gateway.ledger.snapshot()).published == 1
-
-
-class RefusedAfterwards(MemoryBroker):
-    """Takes a message, loses its confirm once that is in hand, and then refuses to have the gateway back."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.in_hand: Callable[[], Awaitable[object]] | None = None
-        self.refuses = False
-
-    async def ready(self) -> None:
-        if self.refuses:
-            raise Refused("ACCESS_REFUSED")
-        await super().ready()
-
-    def publish(self, batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
-        taken = super().publish(batch, lane, after)
-        return asyncio.ensure_future(self._lose(self.in_hand)) if self.in_hand else taken
-
-    async def _lose(self, in_hand: Callable[[], Awaitable[object]]) -> None:
-        await in_hand()
-        self.in_hand, self.refuses = None, True
-        raise PublishFailed("the connection is gone")
-
-
-@pytest.mark.parametrize("sends", [True, False])
-async def test_a_broker_that_refuses_after_a_publish(sends: bool) -> None:
-    """503 is said of what is not sent, and only of that; the next request with the key hears the same, or sends it."""
-    broker = RefusedAfterwards()
-    async with running(broker=broker, sends=sends) as gateway:
-
-        async def is_sent() -> bool:
-            return not sends or (await gateway.ledger.snapshot()).sent == 1
-
-        async def post() -> tuple[int, Any]:
-            sms = {"number": NUMBER, "text": "hello"}
-            return await gateway.post("/sms", sms, headers={"Idempotency-Key": "one"})
-
-        broker.in_hand = lambda: eventually(is_sent)
-        status, first = await post()
-        assert status == (202 if sends else 503), first
-        broker.refuses = False
-        status, second = await post()
-        assert status == 202, second
-        assert not sends or second == first
-        total = await gateway.ledger.snapshot()
-        assert (total.published, total.failed) == ((1, 0) if sends else (2, 1))

@@ -147,7 +147,9 @@ class Bench:
         await self.ledger.announce(RUN, self.seqs, count)
         self.seqs += count
         await self.tracker.open(records)
-        await (by or self.dispatcher).owe(records)
+        called_back = [record for record in records if record.callback_url is not None]
+        await self.callbacks.owe(called_back)
+        (by or self.dispatcher).expect([record.uuid for record in called_back])
         return records
 
     async def settle(self, records: list[Record], outcome: Outcome = Outcome.SENT) -> None:
@@ -581,26 +583,13 @@ async def test_a_host_that_no_name_is_stops_nobody(bench: Bench, receiver: Recei
     assert len(receiver.calls) == 3
 
 
-async def test_what_was_not_accepted_after_all_is_told_nobody(bench: Bench, receiver: Receiver) -> None:
-    """Its publish failed and the caller was told so: what becomes of it is no news."""
-    async with bench.running():
-        withdrawn, accepted = await bench.posted(receiver.url), await bench.posted(receiver.url)
-        await bench.dispatcher.withdraw(withdrawn)
-        await bench.settle(withdrawn, Outcome.FAILED)
-        bench.tell(withdrawn, Status.FAILED, attempt=0)
-        await bench.sent(accepted)
-        await calls(receiver, 1)
-        await eventually(lambda: not bench.owed)
-    assert receiver.uuids == [accepted[0].uuid]
-
-
 async def test_what_never_ends_is_dropped(
     bench: Bench, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A message that is on its way for longer than messages are kept, and one of a run that nobody knows."""
     stuck, young = (await bench.posted(receiver.url))[0], (await bench.posted(receiver.url))[0]
     unknown = Record(run="unknown", message=Message(0, "+1", ""), accepted_us=0, callback_url=receiver.url)
-    await bench.dispatcher.owe([unknown])
+    await bench.callbacks.owe([unknown])
     async with bench.running():
         bench.leap(30)
         await eventually(bench.looked_at)

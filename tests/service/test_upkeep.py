@@ -29,8 +29,7 @@ from common.messages import (
     decode_batch,
     encode_batch,
 )
-from common.publishing.recipes import BATCHES, SINGLES
-from gateway.acceptance.session import recipe
+from gateway.acceptance.recipes import recipe_of_batch, recipe_of_singles
 from sender.copies import RetryPolicy
 from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
@@ -362,8 +361,8 @@ async def test_a_gateways_session_is_repaired_where_no_gateway_can_finish_it(
     bench: Bench, confirmed: int, repaired: int
 ) -> None:
     """Its recipe names the queue, so its messages can be placed; what was never confirmed waits for a gateway."""
-    await bench.ledger.begin("session", recipe(SINGLES, 0, queue="sms_queue"), 0, "g")
-    await bench.ledger.begin("elsewhere", recipe(SINGLES, 0, queue="theirs"), 0, "g")
+    await bench.ledger.begin("session", recipe_of_singles(Lane.BULK, "sms_queue"), 0, "g")
+    await bench.ledger.begin("elsewhere", recipe_of_singles(Lane.BULK, "theirs"), 0, "g")
     for run in ("session", "elsewhere"):
         await bench.ledger.announce(run, 0, 30)
         await bench.ledger.confirm(run, confirmed)
@@ -378,10 +377,14 @@ async def test_a_gateways_session_is_repaired_where_no_gateway_can_finish_it(
     assert (await bench.ledger.snapshot("elsewhere")).queued == 30
 
 
-@pytest.mark.parametrize(("source", "total"), [(SINGLES, 0), (BATCHES, 5)])
-async def test_a_gateways_run_is_given_up_by_name(bench: Bench, source: str, total: int) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "total"),
+    [(recipe_of_singles(Lane.BULK, "sms_queue"), 0), (recipe_of_batch(5, Lane.BULK, "sms_queue"), 5)],
+    ids=["singles", "batch"],
+)
+async def test_a_gateways_run_is_given_up_by_name(bench: Bench, recipe: str, total: int) -> None:
     """As the audit says, also where nobody knows how many messages it would have had."""
-    await bench.ledger.begin("theirs", recipe(source, total, queue="sms_queue"), total, "g")
+    await bench.ledger.begin("theirs", recipe, total, "g")
     await bench.ledger.announce("theirs", 0, 3)
     await bench.ledger.confirm("theirs", 1)
     await bench.ledger.leave("theirs", "g")

@@ -1,0 +1,59 @@
+"""How long acceptance and its relays wait, and how much they have at once."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceptanceLimits:
+    """The limits of acceptance.
+
+    Attributes:
+        group: The most messages that are accepted in one call.
+        waiting: The most messages that wait to be accepted; beyond that, 429.
+        answer_s: How long the store may take to answer; after that, 503.
+        run_answer_s: The same for a run that is accepted whole.
+        rotate_messages: How many messages a run takes before another begins.
+        rotate_s: How long a run takes messages before another begins.
+    """
+
+    group: int = 500
+    waiting: int = 20_000
+    answer_s: float = 3.0
+    run_answer_s: float = 20.0
+    rotate_messages: int = 10_000_000
+    rotate_s: float = 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelayLimits:
+    """The limits of the relays.
+
+    Attributes:
+        batch: The most messages in one AMQP message.
+        window: The most AMQP messages of a run that wait for their confirm.
+        buffered: The most messages that are kept in memory until they are published; the others are read from the
+            outbox.
+        page: How many messages are read from the outbox in one call.
+        confirm_s: How often the store is told what the broker has, while there is something new.
+        confirm_messages: The most messages of which it is told in one call.
+        heartbeat_s: How often a lease is renewed.
+        pause_s: The pause after a publish, or a call of the store, that failed.
+        look_s: How often runs are looked for whose lease has ended.
+        settled_s: How long the store must have answered promptly before a run is taken over: after an outage the
+            leases of gateways that live have ended as well, until they renew them.
+        prompt_s: An answer that takes longer counts as an outage.
+        finish_s: How long the relays may take when the gateway stops; another gateway relays what is left.
+    """
+
+    batch: int = 500
+    window: int = 64
+    buffered: int = 50_000
+    page: int = 2_000
+    confirm_s: float = 0.25
+    confirm_messages: int = 10_000
+    heartbeat_s: float = 2.5
+    pause_s: float = 0.2
+    look_s: float = 1.0
+    settled_s: float = 5.0
+    prompt_s: float = 2.0
+    finish_s: float = 2.0

@@ -1,0 +1,71 @@
+"""The header Idempotency-Key (draft-ietf-httpapi-idempotency-key-header)."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from common.web.flaws import refused
+from common.web.operations import Parameter
+from common.web.problems import Flaw
+from gateway.acceptance.port import IdempotencyKey
+from gateway.acceptance.receipts import KEY_HEADER
+
+LONGEST_KEY = 255
+REPLAYED = "Idempotent-Replayed"
+
+PARAMETER = Parameter(
+    KEY_HEADER,
+    "header",
+    "Makes it safe to send the request again: the same key gives the same message, which is sent once."
+    f" Kept for a day. A response to a repeated request has the header {REPLAYED}. The same key with another request is"
+    " refused with 422.",
+    example="8e03978e-40d5-43dd-bc93-6894a57f9324",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a request is sent to.
+
+    Attributes:
+        method: The HTTP method.
+        path: The path of the URL.
+        query: The query of the URL.
+    """
+
+    method: str
+    path: str
+    query: str = ""
+
+
+def key_of(values: Sequence[str], *, caller: str, target: Target, body: bytes) -> IdempotencyKey | None:
+    """The key of a request whose header has these values; None if it has none. Raises Problem 422.
+
+    `caller` is the id of its API key.
+    """
+    if not values:
+        return None
+    if len(values) > 1:
+        raise refused([Flaw(f"header.{KEY_HEADER}", "stands there twice: send one")])
+    key = values[0]
+    if not key or len(key) > LONGEST_KEY:
+        raise refused([Flaw(f"header.{KEY_HEADER}", f"must have 1 to {LONGEST_KEY} characters")])
+    request = hashlib.sha256(f"{target.method}\n{target.path}\n{target.query}\n".encode())
+    request.update(body)
+    return IdempotencyKey(caller, hashlib.sha256(key.encode()).hexdigest(), request.hexdigest())
+
+
+def key_of_request(request: Request, body: bytes) -> IdempotencyKey | None:
+    """The same, of a request of the framework."""
+    values = request.headers.getlist(KEY_HEADER)
+    if not values:
+        return None
+    target = Target(request.method, request.url.path, request.url.query)
+    return key_of(values, caller=request.state.caller.id, target=target, body=body)
+
+
+def replayed_headers(is_replayed: bool) -> dict[str, str]:
+    """The header that says whether the request was accepted before."""
+    return {REPLAYED: "true"} if is_replayed else {}

@@ -1,1 +1,0 @@
-"""Idempotency keys: the same key gives the same message, once."""
