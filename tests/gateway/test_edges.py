@@ -170,7 +170,7 @@ class Endless:
 @pytest.fixture
 def handler(monkeypatch: pytest.MonkeyPatch) -> Callable[[Held], Callable[[Any], Awaitable[Response]]]:
     """POST /runs on a ledger, with runs that are published for ever."""
-    monkeypatch.setattr(simulated, "Producer", Endless)
+    monkeypatch.setattr(simulated, "RunPublisher", Endless)
 
     def of(ledger: Held) -> Callable[[Any], Awaitable[Response]]:
         return SimulatedRuns(MemoryBroker(), ledger, "a-gateway", at_once=AT_ONCE).operations()[0].handler
