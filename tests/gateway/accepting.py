@@ -152,6 +152,14 @@ class World:
     store: GatedStore
     shared: Shared
 
+    async def die(self) -> None:
+        """Ends what the gateway does with its store, in the middle; leases stay as they are."""
+        acceptance = self.gateway.gateway.acceptance
+        tasks = {*acceptance._tasks, *acceptance._relays._relays.values()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
 
 @contextlib.asynccontextmanager
 async def world(
