@@ -25,6 +25,7 @@ from common.broker.topology import RETRY_RUNGS_S
 from common.errors import StaleDelivery
 from common.ledger.port import Claims
 from common.messages import MAX_BATCH_SPAN, Batch, Lane, Message, fitting
+from sender.ended import Pick, Retry, picks_of
 from sender.providers.bulk import Sends
 from sender.timing import LIMITS, TIMING, Limits, Timing
 from sender.unacked import Group, Unacked, UnackedBatch
@@ -70,18 +71,6 @@ class Kind(NamedTuple):
     attempt: int
     lane: Lane
     rung: int = -1
-
-
-class Pick(NamedTuple):
-    """One message of a batch.
-
-    Attributes:
-        seq: Its sequence number.
-        batch: The batch that it came in.
-    """
-
-    seq: int
-    batch: UnackedBatch
 
 
 @dataclass(slots=True)
@@ -135,6 +124,7 @@ class Copies:
         broker: Broker,
         ledger: Claims,
         policy: RetryPolicy,
+        *,
         timing: Timing = TIMING,
         limits: Limits = LIMITS,
     ) -> None:
@@ -162,18 +152,15 @@ class Copies:
         while self._publishing:
             await asyncio.gather(*self._publishing)
 
-    def retry(self, picks: list[Pick], asked_s: list[float]) -> None:
-        """Publishes copies of messages that are settled for a retry, soon.
-
-        `asked_s` is the wait that the provider asked for before the next attempt of each, in seconds.
-        """
-        waits_s = self._waits_s(picks, np.array(asked_s))
-        rungs = np.searchsorted(_RUNGS_S, waits_s).tolist()
-        for pick, wait_s, rung in zip(picks, waits_s.tolist(), rungs, strict=True):
-            batch = pick.batch
+    def retry(self, retries: list[Retry]) -> None:
+        """Publishes copies of messages that are settled for a retry, soon."""
+        waits_s = self._waits_s(retries)
+        rungs = np.searchsorted(_RUNGS_S, waits_s)
+        for retry, wait_s, rung in zip(retries, waits_s.tolist(), rungs.tolist(), strict=True):
+            batch = retry.pick.batch
             kind = Kind(batch.group, batch.attempt + 1, batch.delivery.lane, rung)
             copy = self._retries.setdefault(kind, Copy(kind))
-            copy.picks.append(pick)
+            copy.picks.append(retry.pick)
             copy.after_s = max(copy.after_s, wait_s)
         self._some.set()
 
@@ -215,13 +202,15 @@ class Copies:
         """Moves bodies that are no batch to the rejected queue, each with its reason, and counts them."""
         self._tasks.create_task(self._reject_all(poison, unacked))
 
-    def _waits_s(self, picks: list[Pick], asked_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _waits_s(self, retries: list[Retry]) -> NDArray[np.float64]:
         """How long each message waits: exponential backoff with full jitter, or longer if its provider asked for it.
 
         A wait that was asked for is lengthened by up to as much: the messages must not all return at once.
         """
-        longest_s = np.array([self._policy.longest_backoff_s(pick.batch.attempt) for pick in picks])
-        waits_s = np.maximum(longest_s * _random(len(picks)), asked_s * (1 + _random(len(picks))))
+        count = len(retries)
+        longest_s = np.array([self._policy.longest_backoff_s(retry.pick.batch.attempt) for retry in retries])
+        asked_s = np.array([retry.asked_s for retry in retries])
+        waits_s = np.maximum(longest_s * _random(count), asked_s * (1 + _random(count)))
         return np.minimum(waits_s, LONGEST_BACKOFF_S)
 
     def _publish_retries(self) -> None:
@@ -277,12 +266,6 @@ class Copies:
 def _random(count: int) -> NDArray[np.float64]:
     """Random numbers from 0 to 1."""
     return np.array([random.random() for _ in range(count)])
-
-
-def picks_of(sends: Sends, at: Iterable[int]) -> list[Pick]:
-    """The messages at some positions of sends."""
-    seqs, owners = sends.seqs, sends.owners
-    return [Pick(int(seqs[k]), sends.batches[owners[k]]) for k in at]
 
 
 def _message(pick: Pick) -> Message:

@@ -15,7 +15,9 @@ from sender.lane import LaneWorker
 from sender.providers.bulk import BulkProvider
 from sender.settle import SendCounts, Settler
 from sender.slots import Slots
+from sender.start import Starter
 from sender.timing import LIMITS, TIMING, Limits, Timing
+from sender.unacked import Unacked
 
 log = logging.getLogger(__name__)
 
@@ -54,28 +56,17 @@ class Sender:
         self.last_heartbeat_s = 0.0
         self._ledger = ledger
         self._provider = provider
+        self._broker = broker
         self._grace_s = grace_s
+        self._limit = limit
+        self._tracker = tracker
         self._timing = timing
-        self._copies = Copies(broker, ledger, policy, timing, limits)
+        self._limits = limits
+        self._copies = Copies(broker, ledger, policy, timing=timing, limits=limits)
         self._settler = Settler(
             name, ledger, self._copies, policy, tracker=tracker, timing=timing, limits=limits
         )
-        self.lanes = [
-            LaneWorker(
-                lane,
-                slots=self.slots,
-                broker=broker,
-                ledger=ledger,
-                provider=provider,
-                settler=self._settler,
-                copies=self._copies,
-                limit=limit,
-                tracker=tracker,
-                timing=timing,
-                limits=limits,
-            )
-            for lane in (Lane.BULK, Lane.URGENT)
-        ]
+        self.lanes = [self._worker(Lane.BULK), self._worker(Lane.URGENT)]
 
     @property
     def counts(self) -> SendCounts:
@@ -88,8 +79,7 @@ class Sender:
         try:
             async with asyncio.TaskGroup() as tasks:
                 work = [tasks.create_task(part()) for part in parts]
-                slots = self.slots.most(Lane.BULK)
-                log.info("sender_started", extra={"sender": self.name, "slots": slots})
+                log.info("sender_started", extra={"sender": self.name, "slots": self.slots.most(Lane.BULK)})
                 await stop.wait()
                 await self._end()
                 for task in work:
@@ -97,23 +87,62 @@ class Sender:
         finally:
             await self._provider.close()
 
+    def _worker(self, lane: Lane) -> LaneWorker:
+        return LaneWorker(
+            self._unacked(lane),
+            slots=self.slots,
+            broker=self._broker,
+            starter=self._starter(lane),
+            settler=self._settler,
+            copies=self._copies,
+            limit=self._limit,
+            timing=self._timing,
+            limits=self._limits,
+        )
+
+    def _unacked(self, lane: Lane) -> Unacked:
+        return Unacked(
+            lane,
+            self.slots,
+            keep_messages=self._provider.reads_messages,
+            keep_tracked=self._tracker is not None,
+            limits=self._limits,
+        )
+
+    def _starter(self, lane: Lane) -> Starter:
+        return Starter(
+            lane,
+            slots=self.slots,
+            ledger=self._ledger,
+            provider=self._provider,
+            settler=self._settler,
+            tracker=self._tracker,
+        )
+
     async def _end(self) -> None:
-        log.info("sender_stopping", extra={"sender": self.name, "in_flight": self._in_flight})
+        log.info("sender_stopping", extra=self._state)
         try:
             async with asyncio.timeout(self._grace_s):
                 await asyncio.gather(*(lane.stop() for lane in self.lanes))
         except TimeoutError:
             # The messages in flight come again to another sender, and count as ambiguous there.
-            log.warning("grace_over", extra={"sender": self.name, "in_flight": self._in_flight})
+            log.warning("grace_over", extra=self._state)
+        await self._settle_the_last()
+        for lane in self.lanes:
+            lane.unacked.release_all()
+        log.info("sender_stopped", extra={"sender": self.name})
+
+    async def _settle_the_last(self) -> None:
         try:
             async with asyncio.timeout(self._timing.last_settle_s):
                 await self._settler.drain()
                 await self._ledger.deregister(self.name)
         except TimeoutError:
             log.warning("last_settle_unanswered", extra={"sender": self.name})
-        for lane in self.lanes:
-            lane.unacked.release_all()
-        log.info("sender_stopped", extra={"sender": self.name})
+
+    @property
+    def _state(self) -> dict[str, object]:
+        return {"sender": self.name, "in_flight": self._in_flight}
 
     @property
     def _in_flight(self) -> int:

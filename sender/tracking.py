@@ -2,8 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from itertools import accumulate
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,23 +9,10 @@ from numpy.typing import NDArray
 from common.messages import Outcome
 from common.tracking.port import Status, Step
 from sender.copies import truncated
+from sender.ended import Ended
 from sender.providers.bulk import Sends
 
 _STATUS = {Outcome.SENT: Status.SENT, Outcome.FAILED: Status.FAILED, Outcome.RETRY: Status.QUEUED}
-
-
-class Ended(NamedTuple):
-    """Sends that have ended, by position.
-
-    Attributes:
-        sends: The sends.
-        first: The first position.
-        beyond: The position after the last one.
-    """
-
-    sends: Sends
-    first: int
-    beyond: int
 
 
 def begun_steps(sends: Sends) -> list[Step]:
@@ -42,15 +27,17 @@ def settled_steps(ended: Sequence[Ended], outcomes: NDArray[np.uint8]) -> list[S
     A message to be tried again is queued. A message with a bad number has failed, and its send took no time.
     """
     at_us = time.time_ns() // 1000
-    firsts = accumulate((part.beyond - part.first for part in ended), initial=0)
-    return [
-        _step(part.sends, place, status=_STATUS[outcome], at_us=at_us, timed=True)
-        for part, first in zip(ended, firsts, strict=False)
-        if part.sends.track
-        for place, outcome in enumerate(
-            outcomes[first : first + part.beyond - part.first].tolist(), part.first
-        )
-    ]
+    steps: list[Step] = []
+    first = 0
+    for part in ended:
+        of_part = outcomes[first : first + part.size]
+        first += part.size
+        if part.sends.track:
+            steps += [
+                _step(part.sends, place, status=_STATUS[outcome], at_us=at_us, timed=True)
+                for place, outcome in enumerate(of_part.tolist(), part.first)
+            ]
+    return steps
 
 
 def _step(sends: Sends, place: int, *, status: Status, at_us: int, timed: bool = False) -> Step:

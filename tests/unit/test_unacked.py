@@ -6,7 +6,8 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.errors import BadBody
 from common.messages import MAX_BATCH_SPAN, MAX_BODY_BYTES, Batch, Lane, Message, encode_batch
-from sender.copies import Copy, Kind, Pick
+from sender.copies import Copy, Kind
+from sender.ended import Pick
 from sender.providers.bulk import Sends
 from sender.slots import Slots
 from sender.timing import Limits
