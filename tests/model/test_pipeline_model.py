@@ -1,7 +1,7 @@
-"""A model of the whole: senders die, stop, lose their connections and their answers, and every message is counted once.
+"""A model of the pipeline: whatever senders, producers, broker and ledger suffer, every message counts once.
 
-The machine drives the real sender and producer; what it knows of each message by itself (announced, really sent, may be
-failed) is compared with the ledger after every step, and once all has drained.
+The machine drives the real sender and producer. It keeps its own record of each message (announced, really sent, may be
+failed) and compares it with the ledger after every step and after the queues have drained.
 """
 
 import asyncio
@@ -43,18 +43,18 @@ __all__ = ["virtual_loop"]
 RUNS = ("a", "b")
 LONGEST_RUN = 12
 MOST_SENDERS = 3
-# The last is longer than a sender's grace, and than the longest backoff.
+# The last is longer than a sender's grace and the longest backoff.
 TIMES_S = (0.0, 0.005, 0.1, 0.3, 3.0)
 DRAIN_ROUNDS = 60
 RATE = 20
-# What is drawn more often has more ways to go wrong.
+# Calls that can fail in more ways are drawn more often.
 CALLS = ("claim", "claim", "settle", "settle", "settle", "release", "announce", "confirm", "reject")
 places = st.integers(0, 255)
 some_endings = st.lists(st.sampled_from(Ending), min_size=1, max_size=4)
 
 
 class PipelineMachine(RuleBasedStateMachine):
-    """Two runs at most, three senders at most, and everything that may befall them."""
+    """At most two runs and three senders, and all their failures."""
 
     loop: VirtualLoop
 
@@ -68,7 +68,7 @@ class PipelineMachine(RuleBasedStateMachine):
         self.counts: dict[str, int] = {}
         self.known: set[MessageId] = set()
         self.settled: dict[MessageId, State] = {}
-        # By a withdrawal; and those of them that no sender had asked for before.
+        # The withdrawn messages, and those of them that no sender had claimed before.
         self.withdrawn: set[MessageId] = set()
         self.untouched: set[MessageId] = set()
         self.poison = 0
@@ -99,7 +99,7 @@ class PipelineMachine(RuleBasedStateMachine):
         slots: int,
         fate: Fate | None,
     ) -> None:
-        """The first claim, of a delivery that nobody had before, is often a troubled one."""
+        """Often lets the first claim of a first delivery fail."""
         if fate is not None:
             self.world.fates["claim"].append(fate)
         self.max_attempts, self.keep_failed = max_attempts, keep_failed
@@ -149,7 +149,7 @@ class PipelineMachine(RuleBasedStateMachine):
     def publish_a_copy(
         self, run: str, first: int, step: int, count: int, attempt: int, lane: Lane, after: float
     ) -> None:
-        """Some messages of a run come once more: a duplicate, a part, a late retry; perhaps before their original."""
+        """Publishes a copy of some messages: a duplicate, a part, or a late retry, perhaps before the original."""
         seqs = [seq for seq in range(first, first + step * count, step) if 0 <= seq < self.counts.get(run, 0)]
         if not seqs:
             return
@@ -164,7 +164,7 @@ class PipelineMachine(RuleBasedStateMachine):
 
     @rule(run=st.sampled_from(RUNS), first=st.integers(0, LONGEST_RUN - 1), count=st.integers(1, 4))
     def withdraw(self, run: str, first: int, count: int) -> None:
-        """Some messages are taken back, wherever their copies are, and whatever copies come later."""
+        """Withdraws some messages, wherever their copies are, including later ones."""
         seqs = np.arange(first, min(first + count, self.counts.get(run, 0)))
         if seqs.size:
             taken_back = at_once(self.world.ledger.withdraw(run, seqs))
@@ -195,7 +195,7 @@ class PipelineMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.senders)
     @rule(which=places, went_out=st.booleans())
     def kill_sender(self, which: int, went_out: bool) -> None:
-        """What was in flight went out, or did not."""
+        """Kills a sender. Its sends went out or not."""
         self.senders.pop(which % len(self.senders)).kill(went_out)
 
     @precondition(lambda self: self.senders)
@@ -210,7 +210,7 @@ class PipelineMachine(RuleBasedStateMachine):
     def kill_sender_amid_a_call(
         self, which: int, endings: list[Ending], call: str, fate: Fate, after_s: float, went_out: bool
     ) -> None:
-        """Such a kill is much rarer if left to chance."""
+        """Kills a sender during a ledger call, which random kills rarely hit."""
         self.world.fates[call].appendleft(fate)
         sender = self.senders[which % len(self.senders)]
         self.loop.do(self._end_sends(sender, 0, endings, 0.1))
@@ -236,7 +236,7 @@ class PipelineMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(sender.provider.in_flight for sender in self.senders))
     @rule(which=places, place=places, endings=some_endings, took_s=st.sampled_from([0.1, 2000.0]))
     def sends_end(self, which: int, place: int, endings: list[Ending], took_s: float) -> None:
-        """Some sends of one sender end; such as take very long make it split what it holds."""
+        """Ends some sends of one sender. Very long ones make it split its batches."""
         busy = [sender for sender in self.senders if sender.provider.in_flight]
         self.loop.do(self._end_sends(busy[which % len(busy)], place, endings, took_s))
 
@@ -247,7 +247,7 @@ class PipelineMachine(RuleBasedStateMachine):
             if in_flight := len(sender.provider.in_flight):
                 sender.provider.end(place % in_flight, ending, took_s)
 
-    # Servers, and time
+    # Servers and time
 
     @rule(call=st.sampled_from(CALLS), fates=st.lists(st.sampled_from(Fate), min_size=1, max_size=2))
     def trouble_the_ledger(self, call: str, fates: list[Fate]) -> None:
@@ -261,7 +261,7 @@ class PipelineMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.loop.pass_time(seconds)
 
-    # What holds at every moment
+    # Invariants
 
     @invariant()
     def every_message_is_in_one_state(self) -> None:
@@ -286,7 +286,7 @@ class PipelineMachine(RuleBasedStateMachine):
         self.sound = True
 
     def _check(self, run: str, count: int) -> list[int]:
-        """Compares a run's counters with its states, and these with what is known of it; gives its counters."""
+        """Compares a run's counters with its states and the states with the record. Returns the counters."""
         ledger = self.world.ledger
         now = at_once(ledger.snapshot(run))
         recount = at_once(ledger.recount(run))
@@ -311,7 +311,7 @@ class PipelineMachine(RuleBasedStateMachine):
                 assert seq == BAD_SEQ or (run, seq) in self.world.may_be_failed
         return [now.published, now.sending, now.sent, now.failed, now.retried, now.ambiguous]
 
-    # What holds in the end
+    # The end
 
     def teardown(self) -> None:
         try:
@@ -322,7 +322,7 @@ class PipelineMachine(RuleBasedStateMachine):
             self.end()
 
     def drain(self) -> None:
-        """Nothing goes wrong any more, until nothing is left to do."""
+        """Lets everything finish without further failures."""
         self.world.calm()
         self.resume(6)
         if len(self.senders) < MOST_SENDERS:
@@ -377,7 +377,7 @@ class PipelineMachine(RuleBasedStateMachine):
         return {(batch.run, m.seq) for batch, _ in map(decode_batch, bodies) for m in batch.messages}
 
     def end(self) -> None:
-        """Leaves the loop as it was."""
+        """Cancels all tasks of the loop."""
         for task in asyncio.all_tasks(self.loop):
             task.cancel()
         self.loop.do(self.world.broker.close())
@@ -387,7 +387,9 @@ class PipelineMachine(RuleBasedStateMachine):
 
 @pytest.mark.timeout(600)
 def test_every_message_is_counted_once_whatever_happens(virtual_loop: VirtualLoop) -> None:
-    """After every step published = queued + sending + sent + failed; in the end all is settled, and was really sent."""
+    """After every step published = queued + sending + sent + failed. At the end, every message is settled, and every
+    sent one was really sent.
+    """
     PipelineMachine.loop = virtual_loop
     run_state_machine_as_test(
         PipelineMachine,

@@ -1,7 +1,7 @@
-"""What the model drives: real senders and producers on a clock, a broker, a ledger and a provider that obey it.
+"""The world of the model: real senders and producers on a virtual clock, with a broker, a ledger and a provider.
 
-Time is virtual: nothing waits, and a second passes as fast as the callbacks in it run. The broker and the ledger are
-those in memory; each process reaches them through clients of its own, whose calls meet the fate the model deals them.
+Nothing waits: a virtual second passes as fast as its callbacks run. Broker and ledger are in memory. Each process
+reaches them through its own clients, which let single calls fail in the way that the model chooses.
 """
 
 import asyncio
@@ -33,15 +33,15 @@ from sender.service import Sender
 
 T = TypeVar("T")
 
-SLOW_S = 0.4  # beyond a flush and a review: enough for others to act in between
-LATE_S = 1.0  # and enough for an attempt and its retry
+SLOW_S = 0.4  # longer than a flush, so that others may act in between
+LATE_S = 1.0  # also longer than an attempt and its retry
 BACKOFF_S = 0.05
-BAD_SEQ = 5  # the message of each run whose number is none
+BAD_SEQ = 5  # the message of each run with an invalid number
 MessageId = tuple[str, int]
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock jumps to the next timer instead of waiting for it."""
+    """An event loop whose clock jumps to the next timer instead of waiting."""
 
     def __init__(self) -> None:
         super().__init__(_JumpingSelector(self))
@@ -54,23 +54,23 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.now
 
     def pass_time(self, seconds: float) -> None:
-        """Runs all that happens within so many seconds; 0 is all that happens without time passing."""
+        """Runs everything that is due within this many seconds. 0 runs what needs no time."""
         self.until = self.now + seconds
         self.run_forever()
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of what needs no time."""
+        """Runs a coroutine that needs no time."""
         self.until = self.now
         return self.run_until_complete(work)
 
     def _complain(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Notes what went wrong with nobody there to hear of it; that a publish of the dead failed is no wonder."""
+        """Collects unhandled errors, except failed publishes of killed processes."""
         if not isinstance(context.get("exception"), PublishFailed):
             self.complaints.append(str(context))
 
 
 def at_once(work: Coroutine[Any, Any, T]) -> T:
-    """The result of a call that never waits, as those of the memory ledger don't; cheaper than a turn of the loop."""
+    """Runs a coroutine that never waits, such as a call of the memory ledger, without the loop."""
     try:
         work.send(None)
     except StopIteration as end:
@@ -80,7 +80,7 @@ def at_once(work: Coroutine[Any, Any, T]) -> T:
 
 
 class _JumpingSelector(selectors.SelectSelector):
-    """Asked to wait, it lets virtual time pass instead, and stops the loop when that is up."""
+    """Advances virtual time instead of waiting, and stops the loop at its limit."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class _JumpingSelector(selectors.SelectSelector):
 
 @pytest.fixture
 def virtual_loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualLoop]:
-    """A loop, with the clocks of all modules under test on its time."""
+    """A loop whose time is that of all modules under test."""
     loop = VirtualLoop()
     clock = SimpleNamespace(
         monotonic=loop.time, time=loop.time, time_ns=lambda: int(loop.time() * 1e9), perf_counter=loop.time
@@ -106,38 +106,38 @@ def virtual_loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualLoop]:
     for module in (common.ledger.memory, common.publishing.run):
         if hasattr(module, "time"):
             monkeypatch.setattr(module, "time", clock)
-    # Each warning is one that the model asked for.
+    # The model provokes every warning.
     monkeypatch.setattr(logging.root.manager, "disable", logging.WARNING)
     yield loop
     loop.close()
 
 
 class Fate(Enum):
-    """What becomes of one call of the ledger."""
+    """What happens to one ledger call."""
 
-    LATE = auto()  # it is carried out after a while, even if the caller has died by then
-    LATE_ANSWER = auto()  # it is carried out, and answered after a while
-    ANSWER_LOST = auto()  # it is carried out, not answered, and so repeated
-    UNHEARD = auto()  # it never arrives, and so is repeated
-    OVERTAKEN = auto()  # it is carried out only after its repeat: a claim; other calls are unheard
+    LATE = auto()  # executed after a while, even if the caller has died
+    LATE_ANSWER = auto()  # executed, and answered after a while
+    ANSWER_LOST = auto()  # executed, not answered, and repeated
+    UNHEARD = auto()  # never arrives, and is repeated
+    OVERTAKEN = auto()  # a claim is executed after its repetition; another call never arrives
 
 
 class Confirm(Enum):
-    """What becomes of one publish."""
+    """What happens to one publish."""
 
-    LOST = auto()  # it never arrives, and fails
-    UNCONFIRMED = auto()  # it arrives, and fails all the same
-    LATE = auto()  # it arrives, and is confirmed after a while
+    LOST = auto()  # never arrives, and fails
+    UNCONFIRMED = auto()  # arrives, and fails nevertheless
+    LATE = auto()  # arrives, and is confirmed after a while
 
 
 class Ending(Enum):
-    """What comes of one send."""
+    """How one send ends."""
 
     SENT = auto()
     FAILED = auto()
     RETRY = auto()
-    TIMEOUT_SENT = auto()  # no answer came, and it went out
-    TIMEOUT_UNSENT = auto()  # no answer came, and it did not
+    TIMEOUT_SENT = auto()  # the provider sent it, and its answer was lost
+    TIMEOUT_UNSENT = auto()  # the provider never got it
 
 
 OUTCOMES = {
@@ -150,7 +150,18 @@ OUTCOMES = {
 
 
 class World:
-    """Broker, ledger and carrier, what they have in store for the next calls, and what really went out."""
+    """The broker, the ledger, and what the provider really sent.
+
+    Attributes:
+        loop: The virtual loop.
+        broker: The memory broker.
+        ledger: The memory ledger.
+        fates: What happens to the next calls of the ledger, by their name.
+        confirms: What happens to the next publishes.
+        went_out: How often each message was really sent.
+        may_be_failed: The messages that may be in the state failed.
+        asked_for: The messages that a sender has tried to claim.
+    """
 
     def __init__(self, loop: VirtualLoop) -> None:
         self.loop = loop
@@ -160,16 +171,16 @@ class World:
         self.confirms: deque[Confirm] = deque()
         self.went_out: Counter[MessageId] = Counter()
         self.may_be_failed: set[MessageId] = set()
-        self.asked_for: set[MessageId] = set()  # by a claim, whatever became of it
+        self.asked_for: set[MessageId] = set()
 
     def calm(self) -> None:
-        """From now on all goes well."""
+        """Cancels all failures that are still to come."""
         self.fates.clear()
         self.confirms.clear()
 
 
 class LedgerClient:
-    """The ledger as one process sees it: it repeats what was not answered, as the real client does."""
+    """The ledger as one process sees it. It repeats unanswered calls, as the real client does."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -237,7 +248,7 @@ class BrokerClient:
 
     @property
     def in_hand(self) -> int:
-        """Deliveries that are not acked."""
+        """The number of unacked deliveries."""
         return sum(subscription.unacked for subscription in self._subscriptions)
 
     async def ready(self) -> None:
@@ -256,7 +267,7 @@ class BrokerClient:
         return self._published(lambda: self._world.broker.keep(batch, lane))
 
     def disconnect(self) -> None:
-        """The connection is cut, and made again at once."""
+        """Cuts the connection, which is restored at once."""
         for subscription in self._subscriptions:
             subscription.disconnect()
         for confirm in self._unconfirmed:
@@ -265,7 +276,7 @@ class BrokerClient:
         self._unconfirmed.clear()
 
     async def close(self) -> None:
-        """The connection is closed or cut for good."""
+        """Closes the connection."""
         for subscription in self._subscriptions:
             await subscription.close()
             subscription.disconnect()
@@ -296,7 +307,7 @@ class BrokerClient:
 
 
 class Hand:
-    """A provider whose sends end when and how the model says; `by_itself` they all go out in no time."""
+    """A provider whose sends end when and how the model decides. With `by_itself`, all succeed at once."""
 
     reads_messages = False
 
@@ -312,7 +323,7 @@ class Hand:
             self.end_all()
 
     def end(self, place: int, ending: Ending, took_s: float) -> None:
-        """One send has ended."""
+        """Ends one send."""
         sends, k = self.in_flight.pop(place)
         message = (sends.run, int(sends.seqs[k]))
         sends.outcomes[k] = OUTCOMES[ending]
@@ -328,12 +339,12 @@ class Hand:
         sends.finish(k, k + 1)
 
     def end_all(self) -> None:
-        """All that is in flight goes out."""
+        """Ends all sends with success."""
         while self.in_flight:
             self.end(0, Ending.SENT, 0.01)
 
     def die(self, went_out: bool) -> None:
-        """The sender is gone; what was in flight may have gone out."""
+        """Drops the sends of a killed sender, which may have gone out."""
         if went_out:
             self._world.went_out.update((sends.run, int(sends.seqs[k])) for sends, k in self.in_flight)
         self.in_flight.clear()
@@ -343,7 +354,7 @@ class Hand:
 
 
 class SenderProcess:
-    """A sender, which can be stopped, killed and disconnected."""
+    """A sender that can be stopped, killed and disconnected."""
 
     def __init__(
         self,
@@ -374,14 +385,14 @@ class SenderProcess:
 
     @property
     def runs(self) -> bool:
-        """Whether it has not ended. Raises what it ended with."""
+        """Whether it is still running. Raises the error that ended it."""
         if self._task.done():
             self._task.result()
         return not self._task.done()
 
     @property
     def idle(self) -> bool:
-        """Whether it has nothing in hand and nothing in flight."""
+        """Whether it has no unacked delivery and no message in flight."""
         return self.broker.in_hand == 0 and not any(lane.in_flight for lane in self._sender.lanes)
 
     async def _run(self) -> None:
@@ -389,24 +400,24 @@ class SenderProcess:
         await self.broker.close()
 
     def stop(self) -> None:
-        """What SIGTERM does."""
+        """Stops it as SIGTERM does."""
         self._stop.set()
 
     def kill(self, went_out: bool) -> None:
-        """What SIGKILL does: not a word to anyone, and what it had in hand comes again."""
+        """Ends it as SIGKILL does: without a further call, and its deliveries are redelivered."""
         self.provider.die(went_out)
         self._loop.do(self.broker.close())
         self._task.cancel()
 
 
 class Numbers:
-    """A source of messages; the number of one of them is none."""
+    """A source of messages, one of which has an invalid number."""
 
     def __init__(self, count: int) -> None:
         self.count = count
 
     def recipe(self, batch_size: int, lane: Lane) -> Recipe:
-        raise NotImplementedError("this source is made again by its count")
+        raise NotImplementedError("the model resumes this source by its count")
 
     def messages(self, first: int) -> Iterator[Message]:
         return (message(seq) for seq in range(first, self.count))
@@ -417,7 +428,7 @@ def message(seq: int) -> Message:
 
 
 class ProducerProcess:
-    """A producer at one run, from its beginning or from where a former one got to."""
+    """A producer of one run, from its beginning or from where an earlier one stopped."""
 
     def __init__(self, world: World, run: str, count: int, batch_size: int, lane: Lane, first: int) -> None:
         broker: Any = BrokerClient(world)
@@ -430,11 +441,11 @@ class ProducerProcess:
 
     @property
     def runs(self) -> bool:
-        """Whether it has not ended. Raises what it ended with."""
+        """Whether it is still running. Raises the error that ended it."""
         if self._task.done():
             self._task.result()
         return not self._task.done()
 
     def kill(self) -> None:
-        """Its run stays as it is, until it is resumed."""
+        """Ends it as SIGKILL does. Its run can be resumed."""
         self._task.cancel()
