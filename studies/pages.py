@@ -73,7 +73,7 @@ def main() -> int:
     async def run() -> int:
         for place in PLACES:
             write_file(place.page, place.filled_page())
-        draw(read(DOCS / "performance.json", BenchRecord), DOCS, "performance")
+        draw(read(DOCS / "performance.json", BenchRecord), DOCS / "performance.json")
         return EXIT_DONE
 
     return run_command(parser.prog, run)

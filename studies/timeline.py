@@ -7,6 +7,8 @@ from bisect import bisect_left
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
+from common.ledger.values import Snapshot
+
 SAMPLE_S = 0.025
 # The share of all messages at the begin, and at the end, that is ramp and tail.
 MARGIN = 0.15
@@ -54,6 +56,11 @@ class Timeline:
         self._at_s.append(at_s)
         self._settled.append(settled)
         self.peak_in_flight = max(self.peak_in_flight, in_flight)
+
+    def note_snapshot(self, now: Snapshot) -> None:
+        """Adds a snapshot of the run, by the ledger's clock."""
+        reached_us = now.now_us if now.settled < now.total else now.last_settled_us
+        self.note((reached_us - now.started_us) / 1e6, now.settled, now.sending)
 
     def steady_per_s(self, total: int, margin: float = MARGIN) -> float | None:
         """The rate between the moments at which the shares `margin` and 1 - `margin` of `total` were settled.

@@ -3,14 +3,14 @@
 import argparse
 import sys
 
-from studies import RESULTS, record
+from studies import RESULTS
 from studies.bench.chart import draw
 from studies.bench.figures import EMBEDDED, OURS, BenchRecord
 from studies.bench.peers.catalogue import PEERS
 from studies.bench.session import Session
-from studies.bench.table import compared, markdown
+from studies.bench.table import markdown
 from studies.bench.works import embedded, of_ours, steady
-from studies.command import add_rounds, add_scale, run_study, study_parser
+from studies.command import run_study, study_parser
 
 NAMES = (OURS, EMBEDDED, *(peer.name for peer in PEERS))
 
@@ -20,10 +20,10 @@ def main() -> int:
     parser = study_parser(
         "studies.bench",
         "Measures ours and its peers on real servers, and ours embedded.",
-        RESULTS / "latest.json",
+        out=RESULTS / "latest.json",
+        rounds=3,
+        scales="the message counts",
     )
-    add_rounds(parser, 3)
-    add_scale(parser, 0.001, "the message counts")
     parser.add_argument(
         "--only",
         type=names,
@@ -31,15 +31,7 @@ def main() -> int:
         metavar="NAME,NAME",
         help=f"measure these only (default: {','.join(NAMES)})",
     )
-    args = parser.parse_args()
-
-    def finish(results: BenchRecord) -> str:
-        record.write(args.out, results)
-        if compared(results):
-            draw(results, args.out.parent, args.out.stem)
-        return markdown(results)
-
-    return run_study(parser.prog, lambda: _measure(args), finish)
+    return run_study(parser, _measure, markdown, draw=draw)
 
 
 def names(text: str) -> tuple[str, ...]:

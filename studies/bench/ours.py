@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.errors import UnknownRun
-from studies import runs
 from studies.bench.figures import EMBEDDED, OURS, Measured, Work
 from studies.bench.measure import Bench, measure_both
 from studies.meter import Meter
@@ -119,11 +118,8 @@ class OurBench(Bench):
 
     async def ended_s(self, worker: Process) -> float | None:
         now = await self.servers.ledger.snapshot(self._pipeline.queue)
-        if now.settled < self.messages:
-            self.timeline.note((now.now_us - now.started_us) / 1e6, now.settled)
-            return None
-        self.timeline.note(runs.elapsed_s(now), now.settled)
-        return now.last_settled_us / 1e6
+        self.timeline.note_snapshot(now)
+        return now.last_settled_us / 1e6 if now.settled >= self.messages else None
 
     def waiting(self) -> int:
         return self._pipeline.waiting()

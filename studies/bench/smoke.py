@@ -16,7 +16,7 @@ from studies.bench.figures import OURS, BenchRecord, Figure
 from studies.bench.peers.catalogue import PEERS, PLAIN_PIKA
 from studies.bench.session import Session
 from studies.bench.works import of_ours
-from studies.command import add_rounds, add_scale, run_study, study_parser
+from studies.command import run_study, study_parser
 from studies.page import Column, table
 from studies.process import StudyFailed
 
@@ -28,17 +28,16 @@ def main() -> int:
     parser = study_parser(
         "studies.bench.smoke",
         "Compares ours with plain pika, and with the recorded run.",
-        RESULTS / "smoke.json",
+        out=RESULTS / "smoke.json",
+        rounds=3,
+        scales="the message counts",
     )
-    add_rounds(parser, 3)
-    add_scale(parser, 0.001, "the message counts")
-    args = parser.parse_args()
+    return run_study(parser, _measure, markdown)
 
-    def finish(results: BenchRecord) -> str:
-        record.write(args.out, results)
-        return table(COLUMNS, comparisons(results, record.read(RECORDED, BenchRecord)))
 
-    return run_study(parser.prog, lambda: _measure(args), finish)
+def markdown(results: BenchRecord) -> str:
+    """The comparison with the recorded run."""
+    return table(COLUMNS, comparisons(results, record.read(RECORDED, BenchRecord)))
 
 
 @dataclass(frozen=True)

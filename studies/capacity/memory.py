@@ -9,10 +9,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from studies import DOCS, record
+from studies import DOCS
 from studies.capacity.ledger import LedgerFigure, ledger_of_size
 from studies.capacity.services import ProducerFigure, SenderFigure, measure_producer, measure_sender
-from studies.command import add_scale, run_study, study_parser
+from studies.command import run_study, study_parser
 from studies.page import Column, table
 from studies.record import Record
 from studies.servers import Servers
@@ -37,16 +37,12 @@ class MemoryRecord(Record, frozen=True, kw_only=True):
 def main() -> int:
     """Reads the arguments and measures."""
     parser = study_parser(
-        "studies.capacity.memory", "Measures the memory of sender, producer and ledger.", DOCS / "capacity"
+        "studies.capacity.memory",
+        "Measures the memory of sender, producer and ledger.",
+        out=DOCS / "capacity",
+        scales="all sizes",
     )
-    add_scale(parser, 0.001, "all sizes")
-    args = parser.parse_args()
-
-    def finish(results: MemoryRecord) -> str:
-        record.write(args.out / "memory.json", results)
-        return markdown(results)
-
-    return run_study(parser.prog, lambda: _measure(args), finish)
+    return run_study(parser, _measure, markdown, file="memory.json")
 
 
 def markdown(results: MemoryRecord) -> str:

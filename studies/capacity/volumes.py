@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from common.cli import whole
-from studies import DOCS, ROOT, record
+from common.errors import UsageError
+from studies import DOCS, ROOT
 from studies.command import run_study, study_parser
 from studies.page import Column, table
 from studies.process import StudyFailed
@@ -20,7 +21,7 @@ from studies.stats.figures import Share
 from studies.stats.processes import Processes
 from studies.stats.report import RunSummary, Summary, write
 from studies.stats.sampling import Sampler, Timing
-from studies.stats.study import Plan, Run, carry_out
+from studies.stats.study import Plan, Study
 
 SETTINGS = {
     "BATCH_SIZE": "100",
@@ -47,18 +48,10 @@ def main() -> int:
     parser = study_parser(
         "studies.capacity.volumes",
         "Records CPU and memory of every service against the volume of a run.",
-        DOCS / "capacity",
+        out=DOCS / "capacity",
     )
     parser.add_argument("--volumes", type=whole(1), nargs="+", default=[5, 5_000, 500_000], metavar="N")
-    args = parser.parse_args()
-    if len(set(args.volumes)) < len(args.volumes):
-        parser.error("argument --volumes: each only once, since the runs are named after them")
-
-    def finish(results: VolumesRecord) -> str:
-        record.write(args.out / "volumes.json", results)
-        return markdown(results)
-
-    return run_study(parser.prog, lambda: _measure(args), finish)
+    return run_study(parser, _measure, markdown, file="volumes.json")
 
 
 def markdown(results: VolumesRecord) -> str:
@@ -81,6 +74,8 @@ def _columns(run: RunSummary) -> list[Column[str]]:
 
 
 async def _measure(args: argparse.Namespace) -> VolumesRecord:
+    if len(set(args.volumes)) < len(args.volumes):
+        raise UsageError("--volumes: each only once, since the runs are named after them")
     async with Servers.started() as servers:
         pipeline = servers.pipeline("volumes", **SETTINGS)
         with pipeline.sender() as sender, pipeline.launcher("monitor") as monitor:
@@ -100,7 +95,7 @@ async def _sampled(
     out: Path, volumes: list[int], pids: dict[str, int], environment: dict[str, str]
 ) -> Summary:
     """Samples these processes while producers publish, one for each volume."""
-    processes, stop, runs = Processes(), asyncio.Event(), list[Run]()
+    processes, stop = Processes(), asyncio.Event()
     for name, pid in pids.items():
         processes.add(pid, name)
     command = [
@@ -112,11 +107,9 @@ async def _sampled(
         "run-{n}",
         "--wait",
     ]
-    sampler = Sampler([processes], Timing(interval_s=0.25), stop)
-    plan = Plan(command, volumes, environment=environment)
-    await carry_out(plan, sampler, processes, stop, runs)
-    out.mkdir(parents=True, exist_ok=True)
-    return write(out, sampler, runs)
+    study = Study(Sampler([processes], Timing(interval_s=0.25), stop), processes, stop)
+    await study.carry_out(Plan(command, volumes, environment=environment))
+    return write(out, study.sampler, study.runs)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from studies import RESULTS, record
-from studies.command import add_rounds, add_scale, run_study, study_parser
+from studies import RESULTS
+from studies.command import run_study, study_parser
 from studies.gateway.figures import Figures, GatewayRecord
 from studies.gateway.load import GET, JSON, NDJSON, POST, Upload, Wrk, messages, wrk_version
 from studies.gateway.stack import SENDING, Stack
@@ -54,17 +54,11 @@ def main() -> int:
     parser = study_parser(
         "studies.gateway",
         "Measures the gateway under load, beside a route that does nothing.",
-        RESULTS / "gateway.json",
+        out=RESULTS / "gateway.json",
+        rounds=3,
+        scales="times and counts",
     )
-    add_rounds(parser, 3)
-    add_scale(parser, 0.01, "times and counts")
-    args = parser.parse_args()
-
-    def finish(results: GatewayRecord) -> str:
-        record.write(args.out, results)
-        return markdown(results)
-
-    return run_study(parser.prog, lambda: _measure(args), finish)
+    return run_study(parser, _measure, markdown)
 
 
 async def _measure(args: argparse.Namespace) -> GatewayRecord:

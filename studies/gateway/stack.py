@@ -3,7 +3,7 @@
 import contextlib
 import secrets
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Self
 
@@ -47,14 +47,7 @@ class Stack:
         """Starts all processes, and ends them on exit. Raises StudyFailed."""
         key, bare_port = secrets.token_hex(16), free_port()
         pipeline = servers.pipeline("gateway", **SENDING, gateway_api_key=key)
-        gateway = ["-m", "simulation.cli", "gateway", "--host", "127.0.0.1", "--port", 0]
-        bare = ["-m", "uvicorn", "studies.gateway.bare:app", "--no-access-log", "--port", bare_port]
-        with contextlib.ExitStack() as running:
-            processes = {
-                "gateway": running.enter_context(pipeline.process("gateway", *gateway)),
-                "sender": running.enter_context(pipeline.sender()),
-                "bare": running.enter_context(pipeline.process("bare", *bare)),
-            }
+        with _processes(pipeline, bare_port) as processes:
 
             async def serving() -> bool:
                 ready = processes["gateway"].reported("port") and _listens(bare_port)
@@ -102,6 +95,18 @@ class Stack:
         if waiting := self._pipeline.waiting():
             raise StudyFailed(f"{waiting} bodies are left in the queues")
         return total
+
+
+@contextlib.contextmanager
+def _processes(pipeline: Pipeline, bare_port: int) -> Iterator[dict[str, Process]]:
+    gateway = ["-m", "simulation.cli", "gateway", "--host", "127.0.0.1", "--port", 0]
+    bare = ["-m", "uvicorn", "studies.gateway.bare:app", "--no-access-log", "--port", bare_port]
+    with (
+        pipeline.process("gateway", *gateway) as first,
+        pipeline.sender() as second,
+        pipeline.process("bare", *bare) as third,
+    ):
+        yield {"gateway": first, "sender": second, "bare": third}
 
 
 def _listens(port: int) -> bool:

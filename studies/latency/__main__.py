@@ -19,7 +19,7 @@ import msgspec
 
 from common.cli import number
 from studies import DOCS, record
-from studies.command import add_rounds, run_study, study_parser
+from studies.command import run_study, study_parser
 from studies.latency.bench import Bench, Publication
 from studies.latency.chart import draw
 from studies.latency.figures import LatencyRecord, Point, markdown, median_point, percentiles
@@ -50,18 +50,16 @@ PLAN = Plan()
 
 def main() -> int:
     """Reads the arguments and measures."""
-    parser = study_parser("studies.latency", "Measures latency against offered load.", DOCS / "capacity")
+    parser = study_parser(
+        "studies.latency", "Measures latency against offered load.", out=DOCS / "capacity", rounds=1
+    )
     parser.add_argument("--seconds", type=number(2, 600), default=8.0, help="duration of each load")
-    add_rounds(parser, 1)
-    args = parser.parse_args()
+    return run_study(parser, _measure, markdown, file="latency.json", draw=_draw)
 
-    def finish(results: LatencyRecord) -> str:
-        record.write(args.out / "latency.json", results)
-        record.write_csv(args.out / "latency.csv", [msgspec.structs.asdict(one) for one in results.points])
-        draw(results, args.out)
-        return markdown(results)
 
-    return run_study(parser.prog, lambda: _measure(args), finish)
+def _draw(results: LatencyRecord, path: Path) -> None:
+    record.write_csv(path.with_suffix(".csv"), [msgspec.structs.asdict(point) for point in results.points])
+    draw(results, path.parent)
 
 
 async def _measure(args: argparse.Namespace) -> LatencyRecord:

@@ -80,22 +80,27 @@ async def _scenario(
     await servers.fresh()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(servers, Path(folder), role=BEGUN, **settings)
-        if bulk:
-            await bench.publish(bulk)
-        with bench.sender() as sender:
-            await bench.pipeline.ready(sender)
-            if bulk:
-                await until(lambda: _moves(bench, bulk), sender, what="the backlog is worked off")
-            await bench.publish(urgent, sender)
-            await bench.settled(urgent, sender)
-            if bulk:
-                await _check_outlasted(bench, bulk)
-                await bench.settled(bulk, sender)
-        published = {"urgent": urgent} | ({"bulk": bulk} if bulk else {})
+        await _carry(bench, urgent, bulk)
+        lanes = {"urgent": urgent} | ({"bulk": bulk} if bulk else {})
         return [
             Waits(work, lane, bench.noted_s(messages) - bench.due_s(messages))
-            for lane, messages in published.items()
+            for lane, messages in lanes.items()
         ]
+
+
+async def _carry(bench: Bench, urgent: Publication, bulk: Publication | None) -> None:
+    """Publishes the backlog, and the urgent messages while it is worked off."""
+    if bulk:
+        await bench.publish(bulk)
+    with bench.sender() as sender:
+        await bench.pipeline.ready(sender)
+        if bulk:
+            await until(lambda: _moves(bench, bulk), sender, what="the backlog is worked off")
+        await bench.publish(urgent, sender)
+        await bench.settled(urgent, sender)
+        if bulk:
+            await _check_outlasted(bench, bulk)
+            await bench.settled(bulk, sender)
 
 
 async def _moves(bench: Bench, bulk: Publication) -> bool:

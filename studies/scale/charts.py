@@ -26,30 +26,7 @@ Value = Callable[[Point], float | None]
 
 def draw(points: Sequence[Point], folder: Path) -> list[Path]:
     """Draws the embedded sweep. Returns the paths. Raises NotWritten."""
-    written = []
-    with chart(folder, "throughput") as (_, (axes,), paths):
-        _log_log(axes, "Overall throughput", "messages per second")
-        _draw_ideal(axes, points, lambda p: p.senders * (p.ideal_per_sender_per_s or 0) or None)
-        _draw(axes, points, lambda p: p.rate_per_s, whole_run=True)
-        _draw(axes, points, lambda p: p.steady_per_s)
-        written += paths
-    with chart(folder, "per-sender") as (_, (axes,), paths):
-        _log_log(axes, "Throughput per sender", "messages per second and sender")
-        _draw_ideal(axes, points, lambda p: p.ideal_per_sender_per_s)
-        _draw(axes, points, lambda p: p.rate_per_s / p.senders, whole_run=True)
-        _draw(axes, points, lambda p: p.steady_per_sender_per_s)
-        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-        axes.yaxis.set_minor_formatter(THOUSANDS)
-        written += paths
-    with chart(folder, "everyone") as (_, (axes,), paths):
-        title = f"Time to message everyone in the United States ({EVERYONE / 1e6:.0f} million)"
-        _log_log(axes, title, "time")
-        _draw_ideal(axes, points, _ideal_everyone_s)
-        _draw(axes, points, lambda p: p.everyone_s)
-        axes.set_yticks(list(DURATIONS.values()), list(DURATIONS))
-        axes.set_yticks([], minor=True)
-        written += paths
-    return written
+    return [*_throughput(points, folder), *_per_sender(points, folder), *_everyone(points, folder)]
 
 
 def draw_loads(points: Sequence[LoadPoint], folder: Path) -> list[Path]:
@@ -66,6 +43,37 @@ def draw_loads(points: Sequence[LoadPoint], folder: Path) -> list[Path]:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xticks(processes, [f"{count:,}" for count in processes])
         figure.legend(loc="outside lower center", ncols=4)
+    return paths
+
+
+def _throughput(points: Sequence[Point], folder: Path) -> list[Path]:
+    with chart(folder, "throughput") as (_, (axes,), paths):
+        _log_log(axes, "Overall throughput", "messages per second")
+        _draw_ideal(axes, points, lambda p: p.senders * (p.ideal_per_sender_per_s or 0) or None)
+        _draw(axes, points, lambda p: p.rate_per_s, whole_run=True)
+        _draw(axes, points, lambda p: p.steady_per_s)
+    return paths
+
+
+def _per_sender(points: Sequence[Point], folder: Path) -> list[Path]:
+    with chart(folder, "per-sender") as (_, (axes,), paths):
+        _log_log(axes, "Throughput per sender", "messages per second and sender")
+        _draw_ideal(axes, points, lambda p: p.ideal_per_sender_per_s)
+        _draw(axes, points, lambda p: p.rate_per_s / p.senders, whole_run=True)
+        _draw(axes, points, lambda p: p.steady_per_sender_per_s)
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.yaxis.set_minor_formatter(THOUSANDS)
+    return paths
+
+
+def _everyone(points: Sequence[Point], folder: Path) -> list[Path]:
+    with chart(folder, "everyone") as (_, (axes,), paths):
+        title = f"Time to message everyone in the United States ({EVERYONE / 1e6:.0f} million)"
+        _log_log(axes, title, "time")
+        _draw_ideal(axes, points, _ideal_everyone_s)
+        _draw(axes, points, lambda p: p.everyone_s)
+        axes.set_yticks(list(DURATIONS.values()), list(DURATIONS))
+        axes.set_yticks([], minor=True)
     return paths
 
 

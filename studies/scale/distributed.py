@@ -24,11 +24,10 @@ from common.stores import connect_stores
 from studies import runs
 from studies.meter import Meter
 from studies.process import Process, until
-from studies.scale.embedded import sample
 from studies.scale.points import Load, LoadParameters, LoadPoint
 from studies.scale.records import Records
 from studies.scale.sweep import sweep
-from studies.timeline import Timeline, sampling
+from studies.timeline import Timeline
 
 PRODUCER = "producer"
 
@@ -91,13 +90,13 @@ class Distributed:
         self, load: Load, run: str, meter: Meter, timeline: Timeline, watched: Sequence[Process]
     ) -> Snapshot:
         """The last snapshot of the run, with the way there in the timeline."""
-        async with sampling(sample(self._ledger, run, timeline)):
-            await runs.begun(self._ledger, run, *watched, look=meter.start)
-            end = await runs.settled(
-                self._ledger, run, load.messages, *watched, look=lambda _: meter.sample()
-            )
-        timeline.note(runs.elapsed_s(end), end.settled)
-        return end
+
+        def look(now: Snapshot) -> None:
+            meter.sample()
+            timeline.note_snapshot(now)
+
+        await runs.begun(self._ledger, run, *watched, look=meter.start)
+        return await runs.settled(self._ledger, run, load.messages, *watched, look=look)
 
     @asynccontextmanager
     async def _queues_of(self, run: str) -> AsyncIterator[RabbitBroker]:

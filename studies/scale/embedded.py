@@ -23,7 +23,7 @@ async def run_pipeline(task: Task) -> Point:
     parameters, timeline, ledger = task.parameters, Timeline(), MemoryLedger()
     async with sampling(sample(ledger, RUN, timeline)):
         end = await simulate(_simulation(task), asyncio.Event(), live=False, ledger=ledger)
-    timeline.note((end.last_settled_us - end.started_us) / 1e6, end.settled)
+    timeline.note_snapshot(end)
     stats = statistics(end)
     return Point(
         version="smsim",
@@ -37,7 +37,7 @@ async def run_pipeline(task: Task) -> Point:
         p50_s=stats.p50_s,
         p95_s=stats.p95_s,
         p99_s=stats.p99_s,
-        ideal_per_sender_per_s=1 / parameters.mean_s if parameters.mean_s else None,
+        ideal_per_sender_per_s=parameters.ideal_per_s,
     )
 
 
@@ -64,7 +64,5 @@ async def sample(ledger: Ledger, run: str, timeline: Timeline) -> None:
     """Notes how many messages of the run are settled, by the ledger's clock, until cancelled."""
     while True:
         with contextlib.suppress(UnknownRun):
-            now = await ledger.snapshot(run)
-            reached_us = now.now_us if now.settled < now.total else now.last_settled_us
-            timeline.note((reached_us - now.started_us) / 1e6, now.settled, now.sending)
+            timeline.note_snapshot(await ledger.snapshot(run))
         await asyncio.sleep(SAMPLE_S)

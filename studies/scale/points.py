@@ -42,6 +42,11 @@ class Parameters(Sends, frozen=True, kw_only=True):
     messages_per_sender: int
 
     @property
+    def ideal_per_s(self) -> float | None:
+        """Messages a second of a sender that never waits; None without a send time."""
+        return 1 / self.mean_s if self.mean_s else None
+
+    @property
     def summary(self) -> str:
         """The parameters for people."""
         return f"{self.messages_per_sender} messages a sender; {super().summary}"

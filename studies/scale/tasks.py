@@ -36,13 +36,9 @@ class Tally:
 async def run_tasks(task: Task) -> Point:
     """Sends all messages. CPU time and memory of the process are left to the caller."""
     parameters, timeline, tally = task.parameters, Timeline(), Tally()
-    random.seed(parameters.seed)
-    messages = RandomSource(task.messages, parameters.seed or 0).messages(0)
     began_s = time.monotonic()
     async with sampling(_sample(timeline, tally, began_s)):
-        async with asyncio.TaskGroup() as senders:
-            for _ in range(task.senders):
-                senders.create_task(_sender(messages, parameters, tally))
+        await _send_all(task, tally)
         elapsed_s = time.monotonic() - began_s
     timeline.note(elapsed_s, tally.sent + tally.failed)
     p50_s, p95_s, p99_s = np.percentile(tally.times_s, (50, 95, 99)).tolist()
@@ -58,8 +54,17 @@ async def run_tasks(task: Task) -> Point:
         p50_s=p50_s,
         p95_s=p95_s,
         p99_s=p99_s,
-        ideal_per_sender_per_s=1 / parameters.mean_s if parameters.mean_s else None,
+        ideal_per_sender_per_s=parameters.ideal_per_s,
     )
+
+
+async def _send_all(task: Task, tally: Tally) -> None:
+    seed = task.parameters.seed
+    random.seed(seed)
+    messages = RandomSource(task.messages, seed or 0).messages(0)
+    async with asyncio.TaskGroup() as senders:
+        for _ in range(task.senders):
+            senders.create_task(_sender(messages, task.parameters, tally))
 
 
 async def _sender(messages: Iterator[Message], parameters: Parameters, tally: Tally) -> None:

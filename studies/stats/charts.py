@@ -43,17 +43,21 @@ def draw_volumes(samples: Sequence[Sample], runs: Sequence[Run], folder: Path) -
             volumes = [volume for volume, _ in present]
             cpu.plot(volumes, [share.cpu_s for _, share in present], marker="o", label=name)
             memory.plot(volumes, [share.peak_mb for _, share in present], marker="o", label=name)
-        for panel in cpu, memory:
-            panel.set(xscale="log", xlabel="messages in the run")
-            panel.xaxis.set_major_formatter(THOUSANDS)
-        cpu.set_yscale("symlog", linthresh=LEAST_CPU_S)
-        cpu.yaxis.set_major_formatter(THOUSANDS)
-        cpu.set_ylabel("CPU seconds")
         memory.set_ylabel("peak of memory, MB")
-        _finish(cpu, memory)
         most_s = max((share.cpu_s for _, of in found for share in of.values()), default=0.0)
-        cpu.set_ylim(0, 2 * max(most_s, LEAST_CPU_S))
+        _set_scales(cpu, memory, most_s)
     return paths
+
+
+def _set_scales(cpu: Axes, memory: Axes, most_s: float) -> None:
+    for panel in cpu, memory:
+        panel.set(xscale="log", xlabel="messages in the run")
+        panel.xaxis.set_major_formatter(THOUSANDS)
+    _finish(cpu, memory)
+    cpu.set_ylabel("CPU seconds")
+    cpu.set_yscale("symlog", linthresh=LEAST_CPU_S)
+    cpu.yaxis.set_major_formatter(THOUSANDS)
+    cpu.set_ylim(0, 2 * max(most_s, LEAST_CPU_S))
 
 
 def _memory_mb(sample: Sample, name: str) -> float:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,6 +21,9 @@ from common.cli import (
 from common.errors import UsageError
 from studies.command import require
 from studies.stats import VOLUME
+
+if TYPE_CHECKING:
+    from studies.stats.study import Study
 
 
 def main(argv: list[str] | None = None, prog: str = "smsim stats") -> int:
@@ -96,9 +100,8 @@ async def _study(args: argparse.Namespace, command: list[str]) -> int:
     # These import the optional packages.
     from studies.stats.containers import Containers
     from studies.stats.processes import Processes
-    from studies.stats.report import text, write
     from studies.stats.sampling import Sampler, Timing, Watched
-    from studies.stats.study import Plan, Run, carry_out, observe
+    from studies.stats.study import Plan, Study
 
     processes, stop = Processes(), stop_on_signals()
     for pid, name in args.watch:
@@ -108,23 +111,29 @@ async def _study(args: argparse.Namespace, command: list[str]) -> int:
         watched: list[Watched] = [processes]
         if args.containers is not None:
             watched.append(await closing.enter_async_context(Containers(args.containers)))
-        sampler, runs = Sampler(watched, Timing(args.interval), stop), list[Run]()
+        study = Study(Sampler(watched, Timing(args.interval), stop), processes, stop)
         try:
             if command:
                 plan = Plan(command, args.volumes or [None], lead_s=args.lead, trail_s=args.trail)
-                await carry_out(plan, sampler, processes, stop, runs)
+                await study.carry_out(plan)
             else:
                 sys.stderr.write(f"sampling every {args.interval:g} s; Ctrl-C ends it\n")
-                await observe(sampler, args.seconds or float("inf"), runs)
+                await study.observe(args.seconds or float("inf"))
         finally:
-            # Also after an error: an hour of samples must not be lost.
-            if runs and sampler.samples:
-                summary = write(args.out, sampler, runs)
-                output = msgspec.json.encode(summary).decode() if args.json else text(summary)
-                sys.stdout.write(f"{output}\n")
+            _report(study, args.out, as_json=args.json)  # also after an error: no samples may be lost
     if command and stop.is_set():
         return EXIT_INTERRUPTED
-    return EXIT_DONE if not any(run.code for run in runs) else EXIT_FAILED
+    return EXIT_DONE if not any(run.code for run in study.runs) else EXIT_FAILED
+
+
+def _report(study: "Study", folder: Path, *, as_json: bool) -> None:
+    """Writes the files and prints the summary."""
+    from studies.stats.report import text, write
+
+    if study.runs and study.sampler.samples:
+        summary = write(folder, study.sampler, study.runs)
+        output = msgspec.json.encode(summary).decode() if as_json else text(summary)
+        sys.stdout.write(f"{output}\n")
 
 
 def _process(text: str) -> tuple[int, str | None]:

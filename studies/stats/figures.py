@@ -5,7 +5,7 @@ from itertools import takewhile
 
 import msgspec
 
-from studies.meter import MB
+from studies.meter import MB, Usage
 from studies.stats.sampling import AFTER, BEFORE, Sample
 from studies.stats.study import Run
 
@@ -58,11 +58,10 @@ def _percent(before: Sample, now: Sample, service: str) -> float | None:
 
 def _share(samples: Sequence[Sample], run: Run, name: str) -> Share:
     own = [sample.usage[name] for sample in samples[run.first : run.beyond] if name in sample.usage]
-    earlier = [sample.usage[name] for sample in samples[: run.first] if name in sample.usage]
-    used_s = own[-1].cpu_s - (earlier[-1] if earlier else own[0]).cpu_s
     # Only as far as the neighbouring runs, which may have the same volume.
     before = takewhile(lambda sample: sample.phase == BEFORE, reversed(samples[: run.first]))
     after = list(takewhile(lambda sample: sample.phase == AFTER, samples[run.beyond :]))
+    used_s = own[-1].cpu_s - _usage_before(samples, run, name, own[0]).cpu_s
     return Share(
         cpu_s=round(used_s, 3),
         cpu_percent=round(100 * used_s / run.elapsed_s, 1) if run.elapsed_s else None,
@@ -70,6 +69,12 @@ def _share(samples: Sequence[Sample], run: Run, name: str) -> Share:
         before_mb=_first_mb(before, name),
         after_mb=_first_mb(reversed(after), name),
     )
+
+
+def _usage_before(samples: Sequence[Sample], run: Run, name: str, default: Usage) -> Usage:
+    """The last usage before the run."""
+    earlier = (sample.usage[name] for sample in reversed(samples[: run.first]) if name in sample.usage)
+    return next(earlier, default)
 
 
 def _first_mb(samples: Iterable[Sample], name: str) -> float | None:

@@ -53,34 +53,50 @@ class Run:
     beyond: int
 
 
-async def observe(sampler: Sampler, seconds: float, runs: list[Run]) -> None:
-    """Samples without a command, as one run, which is added however it ends."""
-    try:
-        await sampler.for_seconds(seconds, DURING)
-    finally:
-        if samples := sampler.samples:
-            elapsed_s = round(samples[-1].at_s - samples[0].at_s, 3)
-            runs.append(Run(None, elapsed_s, code=None, first=0, beyond=len(samples)))
+class Study:
+    """Samples services while a plan is carried out.
 
+    Attributes:
+        sampler: Samples the services.
+        runs: The runs so far.
+    """
 
-async def carry_out(
-    plan: Plan, sampler: Sampler, processes: Processes, stop: asyncio.Event, runs: list[Run]
-) -> None:
-    """Runs the plan until a run fails, or until stopped. A run is added once it is over, however it ends."""
-    for volume in plan.volumes:
-        await sampler.for_seconds(plan.lead_s, BEFORE, volume)
-        if stop.is_set():
-            break
-        first, process, code = len(sampler.samples), plan.process(volume), None
-        with process:
-            try:
-                processes.add(process.pid, process.name)
-                sampler.expected.add(process.name)
-                await sampler.until(lambda process=process: process.over, DURING, volume)  # type: ignore[misc]
-                code = process.code() if process.over else None
-            finally:
-                elapsed_s = round(process.elapsed_s, 3)
-                runs.append(Run(volume, elapsed_s, code, first, beyond=len(sampler.samples)))
-        await sampler.for_seconds(plan.trail_s, AFTER, volume)
-        if code != 0:
-            break
+    def __init__(self, sampler: Sampler, processes: Processes, stop: asyncio.Event) -> None:
+        self.sampler = sampler
+        self.runs: list[Run] = []
+        self._processes = processes
+        self._stop = stop
+
+    async def observe(self, seconds: float) -> None:
+        """Samples without a command, as one run, which is added however it ends."""
+        try:
+            await self.sampler.for_seconds(seconds, DURING)
+        finally:
+            if samples := self.sampler.samples:
+                elapsed_s = round(samples[-1].at_s - samples[0].at_s, 3)
+                self.runs.append(Run(None, elapsed_s, code=None, first=0, beyond=len(samples)))
+
+    async def carry_out(self, plan: Plan) -> None:
+        """Runs the plan until a run fails, or until stopped."""
+        for volume in plan.volumes:
+            await self.sampler.for_seconds(plan.lead_s, BEFORE, volume)
+            if self._stop.is_set():
+                break
+            with plan.process(volume) as process:
+                code = await self._run(process, volume)
+            await self.sampler.for_seconds(plan.trail_s, AFTER, volume)
+            if code != 0:
+                break
+
+    async def _run(self, process: Process, volume: int | None) -> int | None:
+        """Samples one run, which is added however it ends. Returns the command's exit code; None if stopped."""
+        first, code = len(self.sampler.samples), None
+        self._processes.add(process.pid, process.name)
+        self.sampler.expected.add(process.name)
+        try:
+            await self.sampler.until(lambda: process.over, DURING, volume)
+            code = process.code() if process.over else None
+        finally:
+            beyond = len(self.sampler.samples)
+            self.runs.append(Run(volume, round(process.elapsed_s, 3), code, first, beyond))
+        return code

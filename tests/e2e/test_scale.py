@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -31,7 +30,7 @@ def launcher(tmp_path: Path) -> Iterator[Launcher]:
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    """What a study has measured so far."""
+    """The points that a study has measured so far."""
     if not path.exists():
         return []
     with path.open() as file:
@@ -73,7 +72,7 @@ async def test_a_sweep_measures_draws_and_goes_on(launcher: Launcher) -> None:
 
 
 async def test_ctrl_c_leaves_what_is_measured(launcher: Launcher) -> None:
-    """The points before it stay, the process of the one in hand is ended, and the exit code is that of Ctrl-C."""
+    """The points before it stay, the process of the present one is ended, and the exit code is that of Ctrl-C."""
     # 1,000 messages, then 20 million.
     arguments = ("--senders", "10,200000", "--plain-max", 0, "--messages-per-sender", 100)
     study = launcher.start("smsim", "scale", *arguments, "--mean-processing-time", 0.001)
@@ -93,7 +92,9 @@ def _child_of(study: Launched) -> psutil.Process | None:
 
 
 async def test_a_sweep_on_real_servers_leaves_nothing_behind(pipeline: Pipeline) -> None:
-    """Each load adds up to the message; afterwards its queues are deleted and its runs forgotten."""
+    """Each load adds up; afterwards its queues are deleted and its runs forgotten. Runs of others are warned of."""
+    await pipeline.ledger.begin("theirs", "{}", 10, "somebody")
+    before: list[str] = pipeline.redis.keys("*")  # type: ignore[assignment]  # a sync client's answer
     study = pipeline.start(
         *("smsim", "scale", "--distributed", "--processes", "1,2", "--batch-sizes", "50"),
         *("--num-messages", 2_000, "--slots", 500, "--seed", 5),
@@ -106,46 +107,22 @@ async def test_a_sweep_on_real_servers_leaves_nothing_behind(pipeline: Pipeline)
         assert float(row["rate_per_s"]) > 0
     assert measured[0]["failed"] == measured[1]["failed"], "the same seed, the same failures"
     assert (pipeline.folder / "scaling" / "distributed.svg").exists()
-    assert len(study.stderr.splitlines()) == 2, "a line for each point"
-    assert await pipeline.ledger.runs() == []
-    assert not [name for name in pipeline.rabbit.queue_depths() if name.startswith("scale-")]
-    # docs/scaling.md says what stays.
-    stays: list[str] = pipeline.redis.keys("*")  # type: ignore[assignment]  # a sync client's answer
-    for_good = {key for key in stays if pipeline.redis.ttl(key) == -1}
-    assert for_good == {"sms:stats", "sms:latency"}
-    assert sum(key.endswith(":forgotten") for key in stays) == 2
-    assert sum(key.startswith("sms:sender:scale-") for key in stays) == 3
-    assert len(stays) == 2 + 2 + 3
-
-
-async def test_runs_of_others_are_warned_of(pipeline: Pipeline) -> None:
-    """One line before the first point, since their common totals will have the study's messages too."""
-    await pipeline.ledger.begin("theirs", "{}", 10, "somebody")
-    study = pipeline.start(
-        *("smsim", "scale", "--distributed", "--processes", 1, "--batch-sizes", 50, "--num-messages", 100)
-    )
-    assert await study.ended() == 0, study.stderr
-    warning, _ = study.stderr.splitlines()
+    warning, *points = study.stderr.splitlines()
     assert warning.startswith("The ledger holds other runs (1)")
+    assert len(points) == 2, "a line for each point"
     assert await pipeline.ledger.runs() == ["theirs"]
+    assert not [name for name in pipeline.rabbit.queue_depths() if name.startswith("scale-")]
+    # As docs/scaling.md has it.
+    after: list[str] = pipeline.redis.keys("*")  # type: ignore[assignment]  # a sync client's answer
+    left = sorted(set(after) - set(before))
+    assert {key for key in left if pipeline.redis.ttl(key) == -1} <= {"sms:stats", "sms:latency"}
+    assert sum(key.endswith(":forgotten") for key in left) == 2
+    assert sum(key.startswith("sms:sender:scale-") for key in left) == 3
+    assert len(set(left) - {"sms:stats", "sms:latency"}) == 2 + 3
 
 
-@pytest.fixture
-def hangups_end_programs() -> Iterator[None]:
-    """Also where the tests themselves run under nohup, which every program that they start would inherit."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("hangups_end_programs")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 143)])
-async def test_a_sweep_on_servers_that_is_stopped_leaves_nothing_behind_either(
-    pipeline: Pipeline, number: signal.Signals, code: int
-) -> None:
-    """Ctrl-C, or a terminal that closes, in the middle of a run: its processes are ended, its queues deleted, its run
-    given up and forgotten.
-    """
+async def test_a_sweep_on_servers_that_is_stopped_leaves_nothing_behind_either(pipeline: Pipeline) -> None:
+    """SIGTERM in the middle of a run: its processes are ended, its queues deleted, its run forgotten."""
     study = pipeline.start(
         *("smsim", "scale", "--distributed", "--processes", 1, "--batch-sizes", 10),
         *("--num-messages", 1_000, "--slots", 100, "--mean-processing-time", 600),
@@ -156,8 +133,8 @@ async def test_a_sweep_on_servers_that_is_stopped_leaves_nothing_behind_either(
 
     await eventually(in_hand)
     children = psutil.Process(study.pid).children()
-    study.signal(number)
-    assert await study.ended() == code, study.stderr
+    study.signal(signal.SIGTERM)
+    assert await study.ended() == 143, study.stderr
     assert children
     assert not [child for child in children if child.is_running()]
     assert await pipeline.ledger.runs() == []
@@ -181,55 +158,25 @@ SOMEBODYS = {
 
 
 def on_servers(folder: Path, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
-    """Runs `smsim` under studies/on_servers.py in a folder whose .env has settings of somebody's."""
+    """Runs `smsim` under studies/on_servers.py in a folder whose .env has other settings."""
     (folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in SOMEBODYS.items()))
     smsim = os.path.relpath(Path(sys.executable).with_name("smsim"), folder)
-    bare, rest = ([arguments[0]], arguments[1:]) if arguments[0] == "--none" else ([], arguments)
-    command = [sys.executable, "-m", "studies.on_servers", *bare, smsim, *rest]
+    command = [sys.executable, "-m", "studies.on_servers", smsim, *arguments]
     return run_to_end(command, folder, {**os.environ, **env, "PYTHONPATH": str(ROOT)})
 
 
-def parameters_of(folder: Path, study: str) -> dict[str, Any]:
-    """Under what parameters it was measured."""
-    found: dict[str, Any] = json.loads((folder / f"{study}.json").read_text())["parameters"]
-    return found
-
-
-def test_a_recorded_study_is_measured_with_no_settings_of_the_users(tmp_path: Path) -> None:
-    """Neither those of .env nor those of the environment; what is written comes to where the user is."""
-    arguments = ("scale", "--senders", "5", "--plain-max", "0", "--mean-processing-time", "0.01")
-    study = on_servers(tmp_path, "--none", *arguments, "--out", "here", failure_rate="0.6", MAX_ATTEMPTS="3")
-    assert study.returncode == 0, study.stderr
-    assert len(rows(tmp_path / "here" / "points.csv")) == 1
-    parameters = parameters_of(tmp_path / "here", "points")
-    assert (parameters["failure_rate"], parameters["seed"]) == (0.1, None)
-
-
-@pytest.mark.usefixtures("rabbit_server", "redis_server")  # which say where there are none to be had
-def test_a_recorded_study_on_servers_uses_those_it_was_given(tmp_path: Path) -> None:
-    """Whatever servers, passwords and certificates the user has elsewhere."""
+@pytest.mark.usefixtures("rabbit_server", "redis_server")  # they skip the test where no server can be started
+def test_a_recorded_study_uses_no_settings_of_the_user(tmp_path: Path) -> None:
+    """It runs on servers of its own, and writes to the folder that the user named."""
     arguments = ("scale", "--distributed", "--processes", "1", "--batch-sizes", "50", "--num-messages", "500")
-    study = on_servers(tmp_path, *arguments, "--out", str(tmp_path / "there"), REDIS_PASSWORD="another")
+    study = on_servers(tmp_path, *arguments, "--out", "here", failure_rate="0.6", REDIS_PASSWORD="another")
     assert study.returncode == 0, study.stderr
-    assert len(rows(tmp_path / "there" / "distributed.csv")) == 1
-    parameters = parameters_of(tmp_path / "there", "distributed")
+    assert len(rows(tmp_path / "here" / "distributed.csv")) == 1
+    parameters = json.loads((tmp_path / "here" / "distributed.json").read_text())["parameters"]
     assert (parameters["failure_rate"], parameters["seed"]) == (0.1, None)
 
 
-@pytest.mark.parametrize("arguments", [("scale",), ("scale", "--out")])
-def test_what_would_be_written_nowhere_is_refused(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    """The folder that it runs in goes with it."""
-    refused = on_servers(tmp_path, *arguments)
+def test_a_recorded_study_must_say_where_to_write(tmp_path: Path) -> None:
+    """The folder that it runs in is removed with it."""
+    refused = on_servers(tmp_path, "scale", "--out")
     assert (refused.returncode, refused.stderr[:6]) == (2, "usage:")
-
-
-def test_a_chart_that_cannot_be_written_is_no_traceback(tmp_path: Path) -> None:
-    """A folder in its place: one line, exit code 1, and what was measured stays."""
-    (tmp_path / "here" / "throughput.png").mkdir(parents=True)
-    arguments = ("scale", "--senders", "5", "--plain-max", "0", "--mean-processing-time", "0.01")
-    study = on_servers(tmp_path, "--none", *arguments, "--out", "here")
-    assert study.returncode == 1
-    assert study.stderr.splitlines()[1:] == [
-        f"smsim scale: {tmp_path / 'here' / 'throughput.png'}: can't be written: Is a directory"
-    ]
-    assert len(rows(tmp_path / "here" / "points.csv")) == 1

@@ -1,4 +1,4 @@
-"""`smsim stats`: what is sampled, what it comes to, and what is written."""
+"""`smsim stats`: its samples, the figures made of them, and its files."""
 
 import asyncio
 import csv
@@ -24,7 +24,7 @@ from tests.waiting import eventually
 
 MB = 1_000_000
 BUSY = "import time\nwhile time.process_time() < 0.2: pass\n"
-"""Takes 0.2 s of CPU time on a machine of any speed; the system tells it to 0.02 s."""
+"""Takes 0.2 s of CPU time on a machine of any speed; the system counts it to 0.02 s."""
 
 pytestmark = pytest.mark.usefixtures("font_cache", "process_as_before", "bare_environment")
 
@@ -44,14 +44,14 @@ def sample(at_s: float, phase: str = DURING, volume: int | None = None, **usage:
     return Sample(at_s, phase, volume, {name: Usage(cpu_s, mb * MB) for name, (cpu_s, mb) in usage.items()})
 
 
-def test_cpu_is_the_share_of_a_core_between_two_looks() -> None:
-    """Half a second of CPU in a second is 50 %, two cores' worth 200 %; nothing is known of the first look."""
+def test_cpu_is_the_share_of_a_core_between_two_samples() -> None:
+    """Half a second of CPU in a second is 50 %, two cores are 200 %; the first sample has no figure."""
     samples = [sample(0, a=(1, 5)), sample(1, a=(1.5, 5)), sample(2, a=(3.5, 5))]
     assert cpu_percent(samples, "a", 1) == [None, pytest.approx(50), pytest.approx(200)]
 
 
-def test_cpu_of_looks_close_together_is_that_since_an_earlier_one() -> None:
-    """A clock tick of 10 ms, seen 1 ms after the look before, is no peak of 1,000 %."""
+def test_cpu_of_samples_close_together_counts_from_an_earlier_one() -> None:
+    """A clock tick of 10 ms, 1 ms after the sample before, is no peak of 1,000 %."""
     samples = [sample(0, a=(0, 5)), sample(1, a=(0.5, 5)), sample(1.001, a=(0.51, 5)), sample(2, a=(0.51, 5))]
     percents = cpu_percent(samples, "a", 1)
     assert percents[2] == pytest.approx(51, rel=0.01)
@@ -59,7 +59,7 @@ def test_cpu_of_looks_close_together_is_that_since_an_earlier_one() -> None:
 
 
 def test_cpu_of_a_service_that_comes_and_goes() -> None:
-    """Where it was not there, nothing is said, rather than 0."""
+    """While it is absent it has no figure, rather than 0."""
     samples = [
         sample(0),
         sample(1, a=(0, 5)),
@@ -71,8 +71,8 @@ def test_cpu_of_a_service_that_comes_and_goes() -> None:
     assert cpu_percent(samples, "a", 1) == [None, None, pytest.approx(100), None, None, pytest.approx(50)]
 
 
-def test_a_share_is_what_the_run_took() -> None:
-    """CPU from the last look before to the last in the run, and the highest memory in it; the rest is left out."""
+def test_a_share_is_the_usage_within_the_run() -> None:
+    """CPU from the last sample before the run to the last in it, and the most memory in it."""
     samples = [
         sample(0, BEFORE, 10, a=(7.0, 50)),
         sample(1, BEFORE, 10, a=(7.5, 51)),
@@ -91,7 +91,7 @@ def test_a_share_is_what_the_run_took() -> None:
 
 
 def test_runs_of_one_volume_are_kept_apart() -> None:
-    """What was there before and after a run is told by its neighbours, however often a volume is run."""
+    """Memory before and after a run is that next to it, also where a volume is run again."""
     megabytes = [(BEFORE, 10), (DURING, 50), (AFTER, 11), (BEFORE, 20), (DURING, 60), (AFTER, 21)]
     samples = [sample(at_s, phase, 5, a=(at_s, mb)) for at_s, (phase, mb) in enumerate(megabytes)]
     found = [shares(samples, Run(5, 1.0, code=0, first=first, beyond=first + 1))["a"] for first in (1, 4)]
@@ -123,12 +123,12 @@ async def lighter(processes: Processes) -> Usage | None:
 
 
 async def test_a_process_that_ends_is_seen_once_more() -> None:
-    """Its last look tells all its CPU time, and holds no memory; then it is gone."""
+    """Its last sample has all its CPU time and no memory; then it is missing."""
     with python(BUSY) as child:
         processes = Processes()
         processes.add(child.pid, "it")
 
-        # A process that is on its way out has given its memory back and is no zombie yet: it has not ended.
+        # A process that is about to end may have no memory and be no zombie yet.
         looks: list[dict[str, Usage]] = []
 
         async def gone() -> bool:
@@ -142,14 +142,11 @@ async def test_a_process_that_ends_is_seen_once_more() -> None:
 
 
 async def test_processes_of_one_name_are_one_service() -> None:
-    """Five senders are one line in a chart; the end of one of them takes nothing away but its memory."""
+    """Five senders are one line in a chart; the end of one of them takes only its memory away."""
     with python("input()") as one, python("input()") as other:
         processes = Processes()
         assert processes.add(one.pid, "sender") == processes.add(other.pid, "sender") == "sender"
-        single = Processes()
-        single.add(one.pid, "sender")
         both_bytes = (await processes.sample())["sender"].memory_bytes
-        assert both_bytes > (await single.sample())["sender"].memory_bytes
         other.kill()
         other.wait()
         await processes.sample()
@@ -166,13 +163,13 @@ async def test_processes_of_one_name_are_one_service() -> None:
         ("python", ["python", "-c", "print(1)"], "python"),
     ],
 )
-def test_names_nobody_gave(program: str, argv: list[str], name: str) -> None:
+def test_a_process_without_a_given_name(program: str, argv: list[str], name: str) -> None:
     """A Python program is known by its script."""
     assert service_name(program, argv) == name
 
 
 class FakeServices:
-    """Services that are there for so many looks."""
+    """Services that exist for a number of samples."""
 
     def __init__(self, **looks: int) -> None:
         self._looks = looks
@@ -195,16 +192,18 @@ async def test_each_phase_has_a_sample_at_its_begin_and_its_end() -> None:
 
 
 async def test_services_that_end_are_noted_once() -> None:
-    """With the moment at which they were missed, except where that was to be expected."""
-    sampler = Sampler([FakeServices(a=1, b=100, command=1)], Timing(3600), asyncio.Event())
+    """With the moment at which they were missed, unless they are expected to end. Same names are added up."""
+    services = [FakeServices(a=1, b=100, command=1), FakeServices(b=100)]
+    sampler = Sampler(services, Timing(3600), asyncio.Event())
     sampler.expected.add("command")
     for _ in range(4):
         await sampler.take(DURING)
     assert sampler.ended_s == {"a": sampler.samples[1].at_s}
+    assert sampler.samples[1].usage == {"b": Usage(4, 2 * MB)}
 
 
 class FakeEngine(FakeServices):
-    """Does not answer these looks, counted from 1."""
+    """Does not answer these samples, counted from 1."""
 
     def __init__(self, *fails: int) -> None:
         super().__init__(engine=1_000_000)
@@ -217,8 +216,8 @@ class FakeEngine(FakeServices):
         return usage
 
 
-async def test_a_look_without_an_answer_is_left_out() -> None:
-    """However often that happens, as long as others succeed between; nothing is taken for ended because of it."""
+async def test_a_sample_without_an_answer_is_skipped() -> None:
+    """Also often, if others succeed between them; no service counts as ended because of it."""
     sampler = Sampler([FakeEngine(*range(2, 11), *range(12, 21))], Timing(3600), asyncio.Event())
     for _ in range(21):
         await sampler.take(DURING)
@@ -228,8 +227,8 @@ async def test_a_look_without_an_answer_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(("fails", "looks"), [(range(1, 2), 1), (range(2, 12), 11)])
-async def test_an_engine_that_never_answers_is_given_up(fails: range, looks: int) -> None:
-    """At once if it did not answer the first look, else after ten in a row."""
+async def test_an_engine_that_stops_answering_ends_the_study(fails: range, looks: int) -> None:
+    """At once if it did not answer the first sample, otherwise after ten in a row."""
     sampler = Sampler([FakeEngine(*fails)], Timing(3600), asyncio.Event())
     for _ in range(looks - 1):
         await sampler.take(DURING)
@@ -238,7 +237,7 @@ async def test_an_engine_that_never_answers_is_given_up(fails: range, looks: int
 
 
 @pytest.mark.parametrize("observed", [["--seconds", "60"], ["--lead", "0", "--", "sleep", "60"]])
-def test_what_was_sampled_until_the_engine_went_is_written(
+def test_samples_before_the_engine_stopped_are_written(
     observed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The run that broke off is in the files and in the summary, the command is ended, and the exit code is 1."""
@@ -252,10 +251,10 @@ def test_what_was_sampled_until_the_engine_went_is_written(
     assert (tmp_path / "samples.csv").read_text().count("engine") == 2
 
 
-def test_a_run_without_an_answer_is_told_all_the_same(
+def test_a_run_without_samples_is_in_the_summary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Its time and its exit code are known, of its services nothing."""
+    """With its time and its exit code, and without services."""
     monkeypatch.setattr(Processes, "sample", FakeEngine(*range(2, 11)).sample)
     quiet = ["--interval", "3600", "--lead", "0.01", "--trail", "0.01", "--out", str(tmp_path), "--json"]
     assert main([*quiet, "--volumes", "5", "--", "test", "{n}"]) == 0
@@ -271,15 +270,8 @@ def test_results_that_cannot_be_written(name: str, tmp_path: Path, capfd: pytest
     assert main([*quiet, "--volumes", "1", "--", "test", "{n}"]) == 1
     out, err = capfd.readouterr()
     assert out == ""
-    # The first chart of all may take long, of which matplotlib tells.
+    # Matplotlib may report that its first chart takes long.
     assert err.splitlines()[-1] == f"smsim stats: {tmp_path / name}: can't be written: Is a directory"
-
-
-async def test_one_service_in_two_places_is_one() -> None:
-    """A process and a container of one name are added up."""
-    sampler = Sampler([FakeServices(a=9), FakeServices(a=9)], Timing(3600), asyncio.Event())
-    await sampler.take(DURING)
-    assert sampler.samples[0].usage == {"a": Usage(2, 2 * MB)}
 
 
 ONCE_SEEN = """
@@ -293,13 +285,13 @@ while time.process_time() - began_s < {n} / 10:
     pass
 print('hello', {n})
 """
-"""Once it has been looked at, takes a tenth of a second of CPU time for each of its volume."""
+"""After its first sample, takes a tenth of a second of CPU time for each unit of its volume."""
 
 
 def test_a_study_of_volumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Each volume is run once, between quiet times; every file is there, and stdout carries the summary alone."""
+    """Each volume is run once, between quiet times; every file is written, and stdout has only the summary."""
     looked, look = tmp_path / "looked", Processes.sample
 
     async def look_and_tell(processes: Processes) -> dict[str, Usage]:
@@ -334,8 +326,8 @@ def test_a_study_of_volumes(
     assert cpu == sorted(cpu)
 
 
-def test_a_service_that_ends_meanwhile_is_noted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """It is told after the table, and the study goes on."""
+def test_a_service_that_ends_during_a_run_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """After the table; and the study goes on."""
     with python("input()") as server:
         ends_it = (
             f"import os, psutil; os.kill({server.pid}, 9)\n"
@@ -350,7 +342,7 @@ def test_a_service_that_ends_meanwhile_is_noted(tmp_path: Path, capfd: pytest.Ca
 
 
 def test_a_run_that_fails_ends_the_study(capfd: pytest.CaptureFixture[str]) -> None:
-    """What was sampled is written and told, exit code 1, and no further volume is run."""
+    """Its samples are written, the exit code is 1, and no further volume is run."""
     command = [sys.executable, "-c", "import sys; sys.exit({n})"]
     assert main(["--lead", "0", "--trail", "0", "--json", "--volumes", "3,4", "--", *command]) == 1
     summary = json.loads(capfd.readouterr().out)

@@ -1,4 +1,4 @@
-"""`smsim stats --containers`: the figures of an engine, asked over its API."""
+"""`smsim stats --containers`: the figures of a Docker engine, by its API."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -37,7 +37,7 @@ class FakeEngine:
         }
 
     def stop(self, container: str) -> None:
-        """The engine goes on answering for a container that is stopped, with nothing in it."""
+        """The engine still answers for a stopped container, without figures."""
         self.stats[container] = {"cpu_stats": {"cpu_usage": {"total_usage": 0}}, "memory_stats": {}}
 
     async def list(self, request: web.Request) -> web.Response:
@@ -66,7 +66,7 @@ async def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 
 
 async def test_containers_of_a_service_are_one(engine: FakeEngine) -> None:
-    """CPU and memory of all its containers are added up; what belongs to no service goes by its own name."""
+    """CPU and memory of its containers are added up; a container without a service has its own name."""
     engine.use(engine.add("house_sender_1", "sender"), 1.5, 100)
     engine.use(engine.add("house_sender_2", "sender"), 2.0, 50)
     engine.use(engine.add("lonely"), 7, 7)
@@ -75,7 +75,7 @@ async def test_containers_of_a_service_are_one(engine: FakeEngine) -> None:
 
 
 async def test_the_cache_is_left_out(engine: FakeEngine) -> None:
-    """Pages of files that the kernel can drop are nobody's need."""
+    """Pages of files that the kernel can drop do not count."""
     engine.use(engine.add("redis"), 1, 100, cache=5_000)
     async with Containers([]) as containers:
         assert (await containers.sample())["redis"].memory_bytes == 100
@@ -99,7 +99,7 @@ async def test_which_containers(engine: FakeEngine, names: list[str], services: 
 
 
 async def test_a_container_that_stops_or_goes(engine: FakeEngine) -> None:
-    """It is missing from then on; its service keeps the CPU time as long as another of its containers runs."""
+    """It is missing from then on; its service keeps the CPU time while another of its containers runs."""
     one, two = engine.add("house_sender_1", "sender"), engine.add("house_sender_2", "sender")
     gone = engine.add("redis")
     for container in one, two, gone:
@@ -114,7 +114,7 @@ async def test_a_container_that_stops_or_goes(engine: FakeEngine) -> None:
 
 
 async def test_a_container_that_is_restarted(engine: FakeEngine) -> None:
-    """The engine counts its CPU time anew; ours goes on."""
+    """The engine counts its CPU time from 0; ours continues."""
     container = engine.add("redis")
     engine.use(container, 5, 10)
     async with Containers([]) as containers:
@@ -137,7 +137,7 @@ async def test_an_engine_that_fails_once(engine: FakeEngine) -> None:
 
 
 async def test_a_name_that_nothing_has(engine: FakeEngine) -> None:
-    """A mistake of the user's; it is told which name."""
+    """A mistake of the user; the error has the name."""
     engine.add("redis")
     with pytest.raises(UsageError, match="no container, service or project rabbit runs here"):
         async with Containers(["redis", "rabbit"]):
@@ -152,14 +152,14 @@ async def test_an_engine_with_nothing_in_it(engine: FakeEngine) -> None:
 
 
 async def test_no_engine(tmp_path: Path) -> None:
-    """It is told where one was looked for."""
+    """The error says where one was expected."""
     with pytest.raises(Unavailable, match=r"no Docker engine answers at unix://.*none.sock \(DOCKER_HOST\)"):
         async with Containers([], f"unix://{tmp_path / 'none.sock'}"):
             pass
 
 
-async def test_an_address_of_a_kind_we_do_not_know() -> None:
-    """It is told which kinds we do know."""
+async def test_an_address_of_an_unknown_kind() -> None:
+    """The error says which kinds there are."""
     with pytest.raises(UsageError, match="DOCKER_HOST=ssh://x: use unix://PATH or tcp://HOST:PORT"):
         async with Containers([], "ssh://x"):
             pass

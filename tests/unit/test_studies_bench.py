@@ -169,7 +169,7 @@ def test_the_chart_is_the_same_for_the_same_figures(tmp_path: Path) -> None:
     """Drawn twice, not a byte differs; other figures give another chart."""
     drawn = []
     for ours in 20_000, 20_000, 30_000:
-        draw(record({**RATES, "ours": ours}), tmp_path, "chart")
+        draw(record({**RATES, "ours": ours}), tmp_path / "chart.json")
         drawn.append((tmp_path / "chart.svg").read_text())
     first, second, other = drawn
     assert first == second != other

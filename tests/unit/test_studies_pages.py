@@ -35,7 +35,7 @@ def test_the_chart_shows_the_recorded_figures(tmp_path: Path) -> None:
     def texts(svg: Path) -> list[str]:
         return [line.strip() for line in svg.read_text().splitlines() if "<text" in line]
 
-    draw(read(DOCS / "performance.json", BenchRecord), tmp_path, "chart")
+    draw(read(DOCS / "performance.json", BenchRecord), tmp_path / "chart.json")
     assert texts(tmp_path / "chart.svg") == texts(DOCS / "performance.svg")
 
 

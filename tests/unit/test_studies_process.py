@@ -2,8 +2,6 @@
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import psutil
 import pytest
@@ -85,28 +83,6 @@ async def test_waiting_has_a_deadline() -> None:
 
     with pytest.raises(StudyFailed, match=r"^something: not within 0 s$"):
         await until(never, what="something", deadline_s=0)
-
-
-@contextmanager
-def family() -> Iterator[psutil.Popen]:
-    """A process with a child."""
-    with psutil.Popen(["sh", "-c", "sleep 600 & wait"]) as parent:
-        try:
-            yield parent
-        finally:
-            for one in (*parent.children(), parent):
-                one.kill()
-
-
-async def test_a_meter_counts_children() -> None:
-    """The memory of a process and its children is one figure."""
-    with family() as parent:
-        child = (await eventually(parent.children))[0]
-        await eventually(lambda: child.name() == "sleep")
-        meter = Meter({"worker": parent.pid})
-        meter.start()
-        alone = [one.memory_info().rss / 1e6 for one in (parent, child)]
-        assert meter.peak_mb()["worker"] == pytest.approx(sum(alone), rel=0.1)
 
 
 def test_cpu_time_counts_from_the_start() -> None:
