@@ -1,8 +1,9 @@
-"""Keeps web pages of others away from the gateway, and tells browsers to be strict with what it serves.
+"""Protects the gateway from foreign web pages, and sets the security headers of its answers.
 
-A gateway on loopback can be reached by every page that its user has open. Three things keep them out, whether keys are
-asked for or not: a Host that is not ours is refused (DNS rebinding); so is a foreign Origin where something would
-change or a WebSocket would open, since neither waits for CORS; and what else they ask for, the browser keeps from them.
+Every page that is open in a browser can send requests to a gateway on the same machine. With or without API keys, three
+rules keep them out. A foreign Host is refused (DNS rebinding). A foreign Origin is refused where a request would change
+something or open a WebSocket, since browsers send those without asking first. Other answers are not readable for the
+page, since they have no CORS headers.
 """
 
 import re
@@ -13,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.web.problems import Problem
 
-# For the dashboard, which has its scripts and styles in files of its own. uPlot sets styles through the CSSOM, which
-# needs no 'unsafe-inline'. 'self' covers the WebSockets of the same host too (CSP level 3).
+# The dashboard has its scripts and styles in files. uPlot sets styles through the CSSOM, which needs no
+# 'unsafe-inline'. 'self' covers WebSockets to the same host (CSP level 3).
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -43,40 +44,47 @@ _STARTS = frozenset({"http.response.start", "websocket.http.response.start"})
 
 
 class Guard:
-    """Around an ASGI application. `hosts`: names that it answers to, None for any. `cors_origins`: whose pages may use
-    it besides its own, like `https://alerts.example.org`; they send an API key, so no cookies are asked for.
+    """ASGI middleware.
+
+    `hosts` are the names that it answers to, None for any. Pages of `cors_origins`, like `https://alerts.example.org`,
+    may use the API. They send an API key, so that no credentials are allowed.
     """
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str] | None, cors_origins: frozenset[str]) -> None:
         self._app = app
         self._hosts = None if hosts is None else {_name_of(host) for host in hosts}
-        self._served_hosts: set[bytes] = set()  # as they were sent
+        self._served_hosts: set[bytes] = set()  # as clients sent them
         self._origins = {origin.lower().rstrip("/") for origin in cors_origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers what is refused, and passes on all else."""
+        """Answers requests that are refused; passes on all others."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        host = _value(scope, b"host")
         origin = _value(scope, b"origin")
-        listed = origin in self._origins
-        guarded = self._guarded(send, origin if listed else "")
-        if self._hosts is not None and _name_of(host) not in self._hosts:
-            problem = Problem(421, "this host name is not served here: GATEWAY_HOSTS says which are")
+        allowed = origin if origin in self._origins else ""
+        guarded = self._guarded(send, allowed)
+        problem = self._problem(scope, origin)
+        if problem is not None:
             await _refuse(problem, scope, receive, guarded)
-        elif origin and not listed and not _of_host(origin, host) and _matters(scope):
-            problem = Problem(
-                403, "pages of this origin may not do that: GATEWAY_CORS_ORIGINS says which may"
-            )
-            await _refuse(problem, scope, receive, guarded)
-        elif listed and _is_preflight(scope):
+        elif allowed and _is_preflight(scope):
             await Response(status_code=204, headers=_PREFLIGHT)(scope, receive, guarded)
         else:
             await self._app(scope, receive, guarded)
 
+    def _problem(self, scope: Scope, origin: str) -> Problem | None:
+        """Why a request is refused; None if it is not."""
+        host = _value(scope, b"host")
+        if self._hosts is not None and _name_of(host) not in self._hosts:
+            return Problem(421, "this host name is not served here: GATEWAY_HOSTS names those that are")
+        is_foreign = bool(origin) and origin not in self._origins and not _of_host(origin, host)
+        if is_foreign and _has_effects(scope):
+            what = "pages of this origin may not do that: GATEWAY_CORS_ORIGINS names those that may"
+            return Problem(403, what)
+        return None
+
     def serves(self, fields: Mapping[bytes, bytes]) -> bool:
-        """Whether requests to the host in these header fields are served."""
+        """Whether the host in these header fields is served."""
         host = fields.get(b"host", b"")
         if host not in self._served_hosts:
             if self._hosts is not None and _name_of(host.decode("latin-1")) not in self._hosts:
@@ -91,7 +99,7 @@ class Guard:
         return b"".join([b"%b: %b\r\n" % field for field in (*_SECURITY, *vary, _NO_STORE)])
 
     def _guarded(self, send: Send, allowed: str) -> Send:
-        """`send`, with headers added to each answer; `allowed` is an origin whose pages may read it."""
+        """`send`, with headers added to each answer. Pages of the origin `allowed` may read it."""
         added = _SECURITY
         if self._origins:
             added = [*added, _VARY]
@@ -110,34 +118,34 @@ class Guard:
 
 
 def _value(scope: Scope, header: bytes) -> str:
-    """A header in lower case; several in one, which is then nobody's host or origin."""
+    """A header in lower case. Repeated ones are joined, and then match no host and no origin."""
     values = [value for name, value in scope["headers"] if name == header]
     return b", ".join(values).decode("latin-1").lower()
 
 
 def _name_of(host: str) -> str:
-    """A host without its port: of `[::1]:8000`, `::1`."""
+    """A host without its port: `::1` for `[::1]:8000`."""
     parts = _HOST.fullmatch(host.lower())
     return (parts[1] if parts else host.lower()).strip("[]").rstrip(".")
 
 
 def _of_host(origin: str, host: str) -> bool:
-    """Whether a page of this origin comes from that host. A proxy may have ended TLS, so the scheme says nothing."""
+    """Whether the origin has this host. The scheme is not compared: a proxy may terminate TLS."""
     return origin.partition("://")[2] == host
 
 
-def _matters(scope: Scope) -> bool:
-    """Whether the request does something, or asks to; all else just reads, and CORS sees to it that a page can't."""
+def _has_effects(scope: Scope) -> bool:
+    """Whether the request changes something, or asks whether it may. Reads are left to CORS."""
     return scope["type"] == "websocket" or scope["method"] not in _READS or _is_preflight(scope)
 
 
 def _is_preflight(scope: Scope) -> bool:
-    """Whether a browser asks if a page of another origin may send something."""
+    """Whether a browser asks if a page of another origin may send a request."""
     return scope.get("method") == "OPTIONS" and _value(scope, b"access-control-request-method") != ""
 
 
 async def _refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1008})  # a handshake that is closed is answered 403
+        await send({"type": "websocket.close", "code": 1008})  # closing in the handshake answers 403
     else:
         await problem.response()(scope, receive, send)

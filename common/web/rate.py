@@ -1,6 +1,6 @@
-"""Limits: how many messages a caller, and all callers together, may hand in.
+"""Rate limits: how many messages a second a caller, and all callers together, may send.
 
-Each gateway process counts for itself, so that no request waits for Redis: with N of them, N times as much comes in.
+Each gateway process counts alone, so that no request waits for Redis: N processes accept N times as many.
 """
 
 import time
@@ -16,7 +16,13 @@ MOST_CALLERS = 10_000
 
 @dataclass(slots=True)
 class _Bucket:
-    """Tokens at a moment, at most one burst; below 0 it owes."""
+    """A token bucket.
+
+    Attributes:
+        rate: Tokens a second.
+        tokens: Tokens at the time `at`, at most one burst. Below 0 it owes.
+        at: When they were counted, in seconds.
+    """
 
     rate: float
     tokens: float
@@ -27,7 +33,7 @@ class _Bucket:
         return cls(rate, max(1.0, rate * BURST_S), now)
 
     def wait_s(self, now: float) -> float:
-        """How long until anything passes; 0 or less: now."""
+        """Seconds until the next message may pass; 0 or less: now."""
         size = max(1.0, self.rate * BURST_S)
         self.tokens = min(size, self.tokens + max(0.0, now - self.at) * self.rate)
         self.at = now
@@ -35,12 +41,11 @@ class _Bucket:
 
 
 class RateLimiter:
-    """Token buckets of one second's burst; rates in messages/s, None for no limit. `clock` gives seconds.
+    """Token buckets with a burst of one second. Rates are in messages/s, None for no limit; `clock` gives seconds.
 
-    Whatever is asked passes once a bucket holds one token, takes all it asks for, and leaves the bucket owing: in any T
-    seconds no more than rate · (T + 1 s) pass, and the rest of one request. A batch larger than a burst needs some such
-    rule. One that waited for a full bucket would never find it beside somebody who sends single messages all the time;
-    this way both wait alike.
+    A request passes once a bucket holds one token. It takes all its tokens and may leave the bucket owing: in T seconds
+    no more than rate · (T + 1 s) messages pass, and the rest of one request. So a run that is larger than a burst can
+    pass, and does not starve beside single messages, which never leave a bucket full.
     """
 
     def __init__(
@@ -55,9 +60,9 @@ class RateLimiter:
         self._callers: dict[str, _Bucket] = {}
 
     def take(self, caller: Caller, messages: int) -> None:
-        """Counts messages that a caller hands in. Raises Problem 429, and counts nothing, if they must wait.
+        """Counts messages of a caller. Raises Problem 429, and counts nothing, if they must wait.
 
-        Retry-After is when the same would pass, unless others come first.
+        Retry-After is the time after which they would pass if nobody else sends.
         """
         if messages <= 0:
             return
@@ -65,10 +70,10 @@ class RateLimiter:
         buckets: list[tuple[_Bucket, str]] = []
         if self._key_rate is not None:
             own = self._bucket_of(caller, self._key_rate, now)
-            buckets.append((own, f"an API key may hand in {self._key_rate:g} messages/s here"))
+            buckets.append((own, f"an API key may send {self._key_rate:g} messages/s here"))
         if self._total is not None:
             buckets.append(
-                (self._total, f"all callers together may hand in {self._total.rate:g} messages/s here")
+                (self._total, f"all callers together may send {self._total.rate:g} messages/s here")
             )
         waits_s = [(bucket.wait_s(now), limit) for bucket, limit in buckets]
         longest_s, limit = max(waits_s, default=(0.0, ""))
@@ -84,7 +89,7 @@ class RateLimiter:
                 bucket.tokens += messages
 
     def _bucket_of(self, caller: Caller, rate: float, now: float) -> _Bucket:
-        """A caller's bucket. Of those beyond so many the one goes that was longest not used, and so is likely full."""
+        """A caller's bucket. Beyond MOST_CALLERS the least recently used one is dropped; it is probably full."""
         bucket = self._callers.pop(caller.id, None) or _Bucket.full(rate, now)
         self._callers[caller.id] = bucket
         if len(self._callers) > MOST_CALLERS:

@@ -11,7 +11,7 @@ from common.statistics import Statistics, statistics
 from common.tracking import wire
 from common.tracking.port import Status, Step
 
-# Of the senders, those that have settled the most are listed one by one.
+# The senders that have settled the most are listed.
 SHARES_SHOWN = 100
 
 Count = Annotated[int, Meta(ge=0)]
@@ -22,7 +22,9 @@ class RunView(Statistics, frozen=True, kw_only=True):
     """A run and its progress."""
 
     run: Run
-    total: Annotated[int | None, Meta(description="how many messages it will have; null while nobody knows")]
+    total: Annotated[
+        int | None, Meta(description="how many messages it will have; null while it is not known")
+    ]
     progress: Annotated[
         float | None, Meta(description="share that is sent or failed, 0 to 1; null while `total` is")
     ]
@@ -30,11 +32,11 @@ class RunView(Statistics, frozen=True, kw_only=True):
 
 
 class Share(msgspec.Struct, frozen=True):
-    """What one sender does, and its share of all that the senders listed have settled."""
+    """A sender, and its share of what the listed senders have settled."""
 
     sender: str
     slots: Annotated[int, Meta(ge=0, description="how many messages it can send at once")]
-    in_flight: Annotated[int, Meta(ge=0, description="as it last said: up to a second old")]
+    in_flight: Annotated[int, Meta(ge=0, description="as it last reported: up to a second old")]
     sent: Count
     failed: Count
     share: Annotated[float, Meta(ge=0, le=1)]
@@ -83,7 +85,7 @@ Event = MessageEvent | RunEvent | StatisticsEvent
 
 
 def run_view(run: str, now: Snapshot, before: Snapshot | None = None) -> RunView:
-    """How a run stands. The rate is that since `before`; of a run that is over, the mean of it all."""
+    """The view of a run. Its rate is that since `before`; of a run that is over, the mean of the whole run."""
     over = 0 < now.total <= now.settled and now.settled >= now.published
     return RunView(
         run=run,
@@ -95,7 +97,7 @@ def run_view(run: str, now: Snapshot, before: Snapshot | None = None) -> RunView
 
 
 def stats_view(now: Snapshot, before: Snapshot | None, depths: dict[str, int] | None) -> StatsView:
-    """How everything stands."""
+    """The view of all runs."""
     return StatsView(depths=depths, shares=_shares(now), **statistics(now, before).as_json())
 
 
@@ -110,7 +112,7 @@ def statistics_event(view: StatsView) -> bytes:
 
 
 def message_event(step: Step) -> bytes:
-    """A `MessageEvent`, as JSON: what is told on Redis, and its type."""
+    """A `MessageEvent`, as JSON: the step as published on Redis, and a type."""
     return b'{"type":"message",' + wire.told(step)[1:]
 
 

@@ -1,7 +1,7 @@
-"""The dashboard: one page at `/`, served as it lies in `static/`. It uses the REST API and `WS /events`, as any client.
+"""The dashboard: one page at `/`, from the files in `static/`. It uses the REST API and `WS /events`, as any client.
 
-The files are read when the gateway starts, so that a request touches no file system and no path leads out of the
-folder. They hold nothing secret, so they are open to everybody: what the page shows comes from the API, for a key.
+The files are read when the gateway starts, so that no request reads the file system and no path leads out of the
+folder. They hold no secrets and need no API key: the page gets its data from the API, with a key.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from common.web.problems import Problem
 
 INDEX = "index.html"
 
-# Named here, since what a machine's own list of media types says differs from one to the next.
+# Not from the system's list of media types, which differs between systems.
 MEDIA_TYPES = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
@@ -32,7 +32,13 @@ _PLAIN = "text/plain; charset=utf-8"
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A file of the page. The browser keeps it, and asks each time whether its tag still holds."""
+    """A file of the page. The browser caches it, and revalidates it by its tag.
+
+    Attributes:
+        content: The file.
+        media_type: For Content-Type.
+        tag: For ETag.
+    """
 
     content: bytes
     media_type: str
@@ -45,7 +51,7 @@ class Asset:
         return cls(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:20]}"')
 
     def answer(self, request: Request) -> Response:
-        """The file, or 304 to one who has it."""
+        """The file, or 304 if the browser has it."""
         headers = {"ETag": self.tag, "Cache-Control": "no-cache", "Content-Type": self.media_type}
         known = (
             tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")

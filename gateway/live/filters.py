@@ -1,4 +1,4 @@
-"""Filters: which events a subscriber wants to see."""
+"""Filters: which events a subscriber wants."""
 
 import re
 from dataclasses import dataclass
@@ -17,9 +17,12 @@ _STATUSES = ", ".join(Status)
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What a subscriber asked for; None and the empty set let everything through. A `uuid` goes with its `run`.
+    """The events that a subscriber wants. Subscribers with equal filters get the same events.
 
-    Equal filters see the same events, so that subscribers can be grouped by them.
+    Attributes:
+        run: Only this run; None: all.
+        uuid: Only this message, and the progress of its run; None: all. `run` is set as well.
+        statuses: Only messages that come to one of these; empty: all.
     """
 
     run: str | None = None
@@ -27,7 +30,7 @@ class Filters:
     statuses: frozenset[Status] = frozenset()
 
     def let_through(self, step: Step) -> bool:
-        """Whether the event of a step is wanted."""
+        """Whether the subscriber wants the event of this step."""
         return (
             (not self.statuses or step.status in self.statuses)
             and (self.run is None or step.run == self.run)

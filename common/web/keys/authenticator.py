@@ -1,4 +1,4 @@
-"""Who calls: the API key of a request, checked against the keys in force."""
+"""Authenticates callers by the API key of their request."""
 
 import asyncio
 import hmac
@@ -13,10 +13,9 @@ from common.web.keys.port import ALL_SCOPES, ApiKey, ApiKeys, Caller, digest_of,
 from common.web.operations import Scope
 from common.web.problems import Problem
 
-# All keys are held here for this long, so that requests cost no round trip each; a revoked one lives as long, and the
-# time of one answer more: less than 5 s.
+# The keys are cached for this long. A revoked key is valid until then, and for the duration of one read: less than 5 s.
 KEPT_S = 4.0
-# For a key that is not among them they are asked for again, no more often than this, whatever is made up and sent.
+# For an unknown key they are read again, no more often than this.
 AGAIN_S = 1.0
 SHORTEST_FIXED_KEY = 16
 MOST_RECOGNISED = 1_000
@@ -44,10 +43,10 @@ class _Recognised(NamedTuple):
 
 
 class Authenticator:
-    """Checks keys. `fixed_key` is one in force besides those of `keys`; not `required`: who sends none is let in.
+    """Checks API keys: those in `keys`, and `fixed_key`. Unless keys are `required`, a request without one is allowed.
 
-    `clock` gives seconds. The keys are few, an operator makes each of them, so all are held: then neither the memory
-    nor the number of look-ups depends on what callers send. Raises UsageError if the fixed key is too weak.
+    All keys are cached, since operators make few of them: neither memory nor the number of reads depends on what
+    callers send. `clock` gives seconds. Raises UsageError if the fixed key is too weak.
     """
 
     def __init__(
@@ -94,7 +93,7 @@ class Authenticator:
         return found.caller if found is not None and self._clock() <= found.until_s else None
 
     def require(self, caller: Caller, scope: Scope) -> None:
-        """Lets those pass whose key has the scope. Raises Problem 403."""
+        """Raises Problem 403 unless the caller's key has the scope."""
         if scope not in caller.scopes:
             raise Problem(403, f"this API key lacks the scope {scope}: use one that was created with it")
 
@@ -116,18 +115,18 @@ class Authenticator:
         key_id, secret = parts
         await self._hold(KEPT_S)
         if key_id not in self._held:
-            await self._hold(AGAIN_S)  # it may be new
+            await self._hold(AGAIN_S)  # the key may be new
         key, caller = self._held.get(key_id, (None, None))
-        # For an id that is unknown, too, so that the time of the answer tells nothing.
+        # Compared for an unknown id as well, so that the duration reveals nothing.
         right = hmac.compare_digest(digest_of(secret), _NOBODY if key is None else key.digest)
         return caller if right else None
 
     async def _hold(self, no_older_than_s: float) -> None:
-        """Sees to it that the keys held are no older than this; requests at once share one question."""
+        """Reads the keys again if the cached ones are older than this. Concurrent requests share a read."""
         while self._clock() - self._held_at > no_older_than_s:
             if self._asking is None:
                 self._asking = asyncio.create_task(self._ask())
-            # One request may be given up while it waits; the others, and the answer, are not to go with it.
+            # Cancelling one request must not cancel the read for the others.
             await asyncio.shield(self._asking)
 
     async def _ask(self) -> None:
@@ -141,7 +140,7 @@ class Authenticator:
 
 
 def _key_of(connection: HTTPConnection) -> str | None:
-    """The key that was sent, right or wrong; a browser's WebSocket can send it as a subprotocol only."""
+    """The key that was sent. A browser can send it with a WebSocket only as a subprotocol."""
     scheme, _, credentials = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return credentials.strip()
@@ -153,7 +152,7 @@ def _key_of(connection: HTTPConnection) -> str | None:
 
 
 def _is_fit(key: str) -> bool:
-    """Long enough, and fit for a header."""
+    """Whether it is long enough and may stand in a header."""
     return len(key) >= SHORTEST_FIXED_KEY and all("!" <= character <= "~" for character in key)
 
 

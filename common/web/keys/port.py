@@ -1,6 +1,6 @@
-"""API keys, and what a store of them promises. One contract suite, tests/contract/test_api_keys.py, holds both to it.
+"""API keys, and what a store of them promises. tests/contract/test_api_keys.py holds every implementation to it.
 
-A key is `smsim_<id>_<secret>`. The id is no secret: it names the key in lists, logs and limits.
+A key is `smsim_<id>_<secret>`. The id is public: it names the key in lists, logs and limits.
 """
 
 import base64
@@ -22,7 +22,13 @@ _KEY = re.compile(r"smsim_([a-z2-7]{8})_([a-z2-7]{52})")
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who calls, and what that allows."""
+    """Who sends a request.
+
+    Attributes:
+        id: The id of the API key.
+        name: The name of the key.
+        scopes: What the key allows.
+    """
 
     id: str
     name: str
@@ -30,10 +36,17 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept of a key: all but its secret. `created_us` is Unix time in microseconds.
+    """A key without its secret.
 
-    `digest` is the SHA-256 of the secret. A slow password hash is for what people make up, which can be guessed; nobody
-    guesses 256 random bits, however fast the hash, and a slow one would be a burden on each of thousands of requests.
+    A password hash would be slow on purpose, since passwords can be guessed. 256 random bits can't, and thousands of
+    requests a second are checked.
+
+    Attributes:
+        id: Names the key.
+        name: What it is for.
+        scopes: What it allows.
+        created_us: Unix time in microseconds.
+        digest: The SHA-256 of the secret.
     """
 
     id: str
@@ -44,20 +57,20 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ApiKeys(Protocol):
-    """The keys that are in force. Every call gives the same when repeated."""
+    """The valid keys. Every call can be repeated."""
 
     async def add(self, key: ApiKey) -> bool:
-        """Puts a key in force; False, and nothing done, where another one has its id."""
+        """Adds a key. False, and nothing is changed, if another key has its id."""
 
     async def all(self) -> dict[str, ApiKey]:
-        """Every key in force, by id."""
+        """Every valid key, by id."""
 
     async def revoke(self, key_id: str) -> None:
-        """This key is in force no longer, if it was."""
+        """Removes a key, if it exists."""
 
 
 def new_key(name: str, scopes: Collection[Scope], created_us: int) -> tuple[ApiKey, str]:
-    """A new key: what is kept of it, and the key itself, which can't be had again."""
+    """A new key: the part that is stored, and the whole key, which is shown once."""
     secret = _base32(secrets.token_bytes(SECRET_BYTES))
     key_id = _base32(secrets.token_bytes(ID_CHARACTERS * 5 // 8))
     key = ApiKey(
@@ -71,7 +84,7 @@ def new_key(name: str, scopes: Collection[Scope], created_us: int) -> tuple[ApiK
 
 
 def parts_of(key: str) -> tuple[str, str] | None:
-    """Id and secret of a key; None where it has not the form of one."""
+    """Id and secret of a key; None if it does not have the form of a key."""
     found = _KEY.fullmatch(key)
     return (found[1], found[2]) if found else None
 
@@ -82,5 +95,5 @@ def digest_of(secret: str) -> bytes:
 
 
 def _base32(octets: bytes) -> str:
-    # Letters and digits only, so that a double click selects a key whole.
+    # Letters and digits only, so that a double click selects the whole key.
     return base64.b32encode(octets).decode().rstrip("=").lower()
