@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 from common.web.connection import Respond
 from common.web.guard import Guard
@@ -20,43 +20,33 @@ from common.web.requests import Head
 from common.web.responses import encoded, status_line
 from common.web.routing import Observe, problem_of
 from gateway.acceptance.port import IdempotencyKey
+from gateway.acceptance.receipts import KEY_HEADER, Receipt
+from gateway.api.idempotency import REPLAYED, Target, key_of
 from gateway.api.schemas import SmsIn
 
-METHOD = "POST"
-PATH = "/sms"
+TARGET = Target("POST", "/sms")
 LARGEST_BODY_BYTES = 32 * 1024
 
 _CONTENT_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8"})
-_UNUSUAL = frozenset(
-    {b"connection", b"content-encoding", b"expect", b"idempotency-key", b"origin", b"transfer-encoding"}
-)
+_KEY_FIELD = KEY_HEADER.lower().encode()
+_REPLAYED = b"%b: true\r\n" % REPLAYED.lower().encode()
+_UNUSUAL = frozenset({b"connection", b"content-encoding", b"expect", b"origin", b"transfer-encoding"})
 
 
-class Receipt(Protocol):
-    """What was accepted."""
-
-    @property
-    def id(self) -> str:
-        """The message id."""
-
-
-R = TypeVar("R", bound=Receipt)
-
-
-class Messages(Protocol[R]):
+class Messages(Protocol):
     """What accepts single messages; raises and fails with Problem."""
 
     def checked(self, body: bytes) -> SmsIn:
         """The message in a body."""
 
-    def submit(self, sms: SmsIn, caller: Caller, key: IdempotencyKey | None) -> "asyncio.Future[R]":
+    def submit(self, sms: SmsIn, caller: Caller, key: IdempotencyKey | None) -> "asyncio.Future[Receipt]":
         """Hands a message in."""
 
-    def accepted(self, receipt: R, sms: SmsIn, caller: Caller) -> bytes:
+    def accepted(self, receipt: Receipt, sms: SmsIn, caller: Caller) -> bytes:
         """Counts an accepted message; gives the body of its answer."""
 
 
-class FastLane(Generic[R]):
+class FastLane:
     """Serves POST /sms between the server's connections and `messages`.
 
     Attributes:
@@ -64,7 +54,7 @@ class FastLane(Generic[R]):
     """
 
     def __init__(
-        self, messages: Messages[R], authenticator: Authenticator, guard: Guard, observe: Observe
+        self, messages: Messages, authenticator: Authenticator, guard: Guard, observe: Observe
     ) -> None:
         self.deadline_s = DEADLINE_S
         self._messages = messages
@@ -86,7 +76,7 @@ class FastLane(Generic[R]):
             and _UNUSUAL.isdisjoint(head.fields)
         )
 
-    def serve(self, head: Head, body: bytes, respond: Respond) -> "asyncio.Future[R] | None":
+    def serve(self, head: Head, body: bytes, respond: Respond) -> "asyncio.Future[Receipt] | None":
         """Submits the message; None if it is to go the ordinary way."""
         began_s = time.perf_counter()
         caller = self._authenticator.recognise(head.fields)
@@ -94,7 +84,7 @@ class FastLane(Generic[R]):
             return None
         try:
             sms = self._messages.checked(body)
-            receipt = self._messages.submit(sms, caller, None)
+            receipt = self._messages.submit(sms, caller, _key_of(head, caller, body))
         except Problem:
             return None
         answer = partial(self._answer, sms=sms, caller=caller, respond=respond, began_s=began_s)
@@ -103,7 +93,7 @@ class FastLane(Generic[R]):
 
     def _answer(
         self,
-        receipt: "asyncio.Future[R]",
+        receipt: "asyncio.Future[Receipt]",
         *,
         sms: SmsIn,
         caller: Caller,
@@ -115,11 +105,26 @@ class FastLane(Generic[R]):
         try:
             accepted = receipt.result()
             body = self._messages.accepted(accepted, sms, caller)
-            location = b"location: /sms/%b\r\ncontent-length: %d\r\n" % (accepted.id.encode(), len(body) + 1)
-            respond(self._accepted_line, b"%b%b%b\n" % (location, self._fields, body))
+            respond(
+                self._accepted_line, _accepted_fields(accepted, len(body) + 1) + self._fields + body + b"\n"
+            )
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the client gets an answer, the log the rest
             late = isinstance(error, asyncio.CancelledError)
             problem = problem_of(TimeoutError() if late else error)
             status = problem.status.value
             respond(status_line(status), encoded(problem.response(), self._guard.added_fields()))
-        self._observe(PATH, METHOD, status, time.perf_counter() - began_s)
+        self._observe(TARGET.path, TARGET.method, status, time.perf_counter() - began_s)
+
+
+def _key_of(head: Head, caller: Caller, body: bytes) -> IdempotencyKey | None:
+    """Raises Problem 422."""
+    key = head.fields.get(_KEY_FIELD)
+    if key is None:
+        return None
+    return key_of([key.decode("latin-1")], caller=caller.id, target=TARGET, body=body)
+
+
+def _accepted_fields(receipt: Receipt, length: int) -> bytes:
+    """The header fields that differ from one accepted message to the next."""
+    replayed = _REPLAYED if receipt.is_replayed else b""
+    return b"location: /sms/%b\r\n%bcontent-length: %d\r\n" % (receipt.id.encode(), replayed, length)

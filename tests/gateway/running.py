@@ -18,6 +18,7 @@ from common.tracking.port import Tracker
 from gateway.acceptance.limits import AcceptanceLimits, RelayLimits
 from gateway.app import Gateway
 from gateway.callbacks.memory import MemoryCallbacks
+from gateway.limits import GatewayLimits
 from gateway.stores import GatewayStores, memory_gateway_stores
 from sender.copies import RetryPolicy
 from sender.providers.bulk import BulkProvider
@@ -105,7 +106,10 @@ async def running(
         assert isinstance(ledger, MemoryLedger)
         assert isinstance(tracker, MemoryTracker)
         stores = memory_gateway_stores(given, ledger=ledger, tracker=tracker, callbacks=callbacks)
-    gateway = Gateway(given, broker, stores, stand_in, acceptance_limits, relay_limits)
+    limits = GatewayLimits(
+        acceptance=acceptance_limits or AcceptanceLimits(), relay=relay_limits or RelayLimits()
+    )
+    gateway = Gateway(given, broker, stores, stand_in=stand_in, limits=limits)
     stop = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
         port = await stack.enter_async_context(gateway.serving("127.0.0.1", 0))

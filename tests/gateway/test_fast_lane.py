@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 import msgspec
 import pytest
@@ -26,7 +25,10 @@ from common.web.problems import Problem
 from common.web.routing import routes_of
 from common.web.server import serving
 from gateway.acceptance.port import IdempotencyKey
+from gateway.acceptance.receipts import Receipt
 from gateway.api.fast_lane import FastLane
+from gateway.api.idempotency import key_of_request
+from gateway.api.messages import headers_of
 from gateway.api.schemas import Accepted, SmsIn
 from tests.gateway.running import KEY, NUMBER
 from tests.waiting import eventually
@@ -37,13 +39,6 @@ BEARER = b"Authorization: Bearer %b\r\n" % KEY.encode()
 TYPE = b"Content-Type: application/json\r\n"
 
 _decoder = msgspec.json.Decoder(SmsIn)
-
-
-@dataclass
-class Receipt:
-    """What was accepted."""
-
-    id: str
 
 
 class Messages:
@@ -65,7 +60,7 @@ class Messages:
         if self.problem is not None:
             receipt.set_exception(self.problem)
         elif not self.silent:
-            receipt.set_result(Receipt("a-run.0"))
+            receipt.set_result(Receipt("a-run.0", is_replayed=key is not None))
         return receipt
 
     def accepted(self, receipt: Receipt, sms: SmsIn, caller: Caller) -> bytes:
@@ -76,11 +71,11 @@ class Messages:
     async def post(self, request: Request) -> Response:
         """The ordinary way."""
         media_type(request, JSON)
-        sms = self.checked(await read_body(request, SMALL_BYTES))
+        body = await read_body(request, SMALL_BYTES)
+        sms = self.checked(body)
         caller = request.state.caller
-        receipt = await self.submit(sms, caller, None)
-        body = self.accepted(receipt, sms, caller)
-        return json_answer(body, 202, {"Location": f"/sms/{receipt.id}"})
+        receipt = await self.submit(sms, caller, key_of_request(request, body))
+        return json_answer(self.accepted(receipt, sms, caller), 202, headers_of(receipt))
 
 
 class Served:
@@ -162,7 +157,8 @@ ORDINARY = {
     "no key": (request(fields=HOST + TYPE), False),
     "a wrong key": (request(fields=HOST + TYPE + BEARER.replace(b"tests", b"fools")), False),
     "a foreign origin": (request(fields=HOST + BEARER + TYPE + b"Origin: https://evil.example\r\n"), False),
-    "a key for repeats": (request(fields=HOST + BEARER + TYPE + b"Idempotency-Key: 1\r\n"), False),
+    "a key for repeats": (request(fields=HOST + BEARER + TYPE + b"Idempotency-Key: 1\r\n"), True),
+    "a long key": (request(fields=HOST + BEARER + TYPE + b"Idempotency-Key: %b\r\n" % (b"k" * 256)), False),
     "no JSON": (request(body=b"{"), False),
     "wrong JSON": (request(body=b'{"number": 1, "txt": ""}'), False),
     "another type": (request(fields=HOST + BEARER + b"Content-Type: text/plain\r\n"), False),
@@ -205,7 +201,7 @@ async def test_a_request_in_pieces_is_fast_all_the_same(served: Served) -> None:
 async def test_requests_on_one_connection_go_either_way(served: Served) -> None:
     """In turn, and pipelined: the answers come in order."""
     reader, writer = await asyncio.open_connection("127.0.0.1", served.fast_port)
-    slow = request(fields=HOST + BEARER + TYPE + b"Idempotency-Key: 1\r\n")
+    slow = request(fields=HOST + BEARER + TYPE + b"Expect: something\r\n")
     writer.write(request() + slow + request() + slow + request(body=b"{"))
     statuses = []
     async with asyncio.timeout(60):
