@@ -57,11 +57,11 @@ def test_callers_have_a_bucket_each_and_share_that_of_all() -> None:
     """One caller that takes all it may leaves the others theirs, within what all may have."""
     bench = Bench(total=15, key=10)
     assert (bench.passed(A), bench.passed(B)) == (10, 5)
-    assert "all callers together may hand in 15 messages/s" in bench.problem.detail
+    assert "all callers together may send 15 messages/s" in bench.problem.detail
     assert not bench.passes(A)
     bench = Bench(total=1000, key=10)
     assert (bench.passed(A), bench.passed(B)) == (10, 10)
-    assert "an API key may hand in 10 messages/s" in bench.problem.detail
+    assert "an API key may send 10 messages/s" in bench.problem.detail
 
 
 def test_what_is_refused_counts_nowhere() -> None:
