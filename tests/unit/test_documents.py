@@ -1,10 +1,13 @@
-"""Files, folders and functions that the documents name exist in the code."""
+"""The documents name files, functions and settings that exist, and all settings."""
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from common.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -41,6 +44,31 @@ def test_functions_exist(page: Path) -> None:
 def test_the_walks_name_functions() -> None:
     """The check above finds the steps of docs/architecture.md."""
     assert len(FUNCTION.findall((ROOT / "docs/architecture.md").read_text())) > 20
+
+
+def test_the_readme_lists_every_setting() -> None:
+    """The table of the README has all variables of `Settings`, and no other."""
+    page = (ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| (`[A-Z_`, ]+`) \|", page[page.index("## Settings") :], re.MULTILINE)
+    assert {name for row in rows for name in _variables(row)} == _settings()
+
+
+def test_env_example_has_every_setting() -> None:
+    """`make env` writes a line for each variable of `Settings`."""
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    assert _settings() <= {line.partition("=")[0] for line in lines}
+
+
+def _settings() -> set[str]:
+    return {name.upper() for name in Settings.model_fields}
+
+
+def _variables(row: str) -> Iterator[str]:
+    """The variables of a row such as `REDIS_HOST`, `_PORT`, where `_PORT` replaces the last word."""
+    base = ""
+    for name in re.findall(r"[A-Z_]+", row):
+        base = base or name.rpartition("_")[0]
+        yield base + name if name.startswith("_") else name
 
 
 def _names_in(module: Path) -> set[str]:
