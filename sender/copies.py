@@ -241,7 +241,7 @@ class Copies:
     async def _keep_all(self, copies: list[Copy], then: Callable[[], None]) -> None:
         parts = [part for copy in copies for part in copy.parts(self._limits.copy_messages)]
         publishes = [
-            partial(self._broker.keep, batch, part.kind.lane) for part in parts for batch, _ in part.batches()
+            partial(self._broker.park, batch, part.kind.lane) for part in parts for batch, _ in part.batches()
         ]
         await publish_until_confirmed(self._broker, *publishes)
         then()

@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from common.broker.port import Broker, Shelf
+from common.broker.port import Broker, ParkedQueue
 from common.broker.rabbitmq import RabbitBroker, connect_broker
 from common.broker.topology import Topology
 from common.cli import (
@@ -52,8 +52,8 @@ def replay_main(argv: list[str] | None = None, prog: str = "smsim replay") -> in
 
     async def run() -> int:
         settings = _prepare()
-        shelf = Shelf.REJECTED if args.rejected else Shelf.FAILED
-        queue = Topology(settings.queue_name, settings.queue_type).shelf(shelf).name
+        shelf = ParkedQueue.REJECTED if args.rejected else ParkedQueue.FAILED
+        queue = Topology(settings.queue_name, settings.queue_type).parked(shelf).name
         producer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
         def replay(broker: Broker, ledger: Ledger) -> Replay:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from common.broker.confirm import publish_until_confirmed
-from common.broker.port import Broker, Delivery, Shelf
+from common.broker.port import Broker, Delivery, ParkedQueue
 from common.cli import LAST_WORDS_S
 from common.errors import BadBody, UnknownRun
 from common.ledger import port as ledger_port
@@ -133,7 +133,7 @@ class Replay:
         self,
         broker: Broker,
         ledger: Ledger,
-        shelf: Shelf,
+        shelf: ParkedQueue,
         queue: str,
         producer: str,
         run: str | None = None,
@@ -219,7 +219,7 @@ class Replay:
                 found.sent += 1
             elif replayed:
                 found.repeated += 1
-            elif self._shelf is Shelf.FAILED and state in (State.QUEUED, State.SENDING):
+            elif self._shelf is ParkedQueue.FAILED and state in (State.QUEUED, State.SENDING):
                 open_still += 1
             else:
                 wanted.append(message)
@@ -301,7 +301,7 @@ class Replay:
 
     async def _give_up_old(self, run: str, seqs: Seqs) -> None:
         """What was rejected reaches no sender under its old name any more: there it has failed, so its run ends."""
-        if self._shelf is not Shelf.REJECTED:
+        if self._shelf is not ParkedQueue.REJECTED:
             return
         states = await self._states(run, seqs)
         open_still = seqs[[state in (State.QUEUED, State.SENDING) for state in states]]

@@ -1,34 +1,26 @@
-"""The broker in memory, for embedded runs and tests: the same promises, within one process.
+"""The broker in memory, for embedded runs and tests.
 
-It really encodes batches, honours prefetch, and delivers again what was not acked. Queues hold at most
-`capacity` messages; a first publish over that waits, as RabbitMQ makes publishers wait when its memory is short.
+It encodes batches, honours prefetch, and redelivers what was not acked. A lane holds at most `capacity` messages: a
+first publish beyond that waits, as RabbitMQ makes publishers wait when it is short of memory.
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
-from common.broker.port import Delivery, Shelf, Subscription
+from common.broker.memory_queue import Body, MemoryQueue
+from common.broker.port import Delivery, ParkedQueue, Subscription
 from common.broker.topology import Topology
 from common.errors import PublishFailed, StaleDelivery
 from common.messages import MAX_BODY_BYTES, Batch, Lane, encode_batch
 
 
-@dataclass(slots=True)
-class _Body:
-    body: bytes
-    messages: int
-    lane: Lane
-    reason: str = ""
-    redelivered: bool = False
-
-
 @dataclass(slots=True, eq=False)
 class MemoryDelivery:
-    """One body in hand of a memory subscription."""
+    """One unacked body of a subscription."""
 
-    _held: _Body
+    _held: Body
     _subscription: "MemorySubscription"
     stale: bool = False
     _settled: bool = False
@@ -58,11 +50,12 @@ class MemoryDelivery:
 
     async def reject(self, reason: str) -> None:
         self._settle()
-        self._subscription.broker.shelve(Shelf.REJECTED, _Body(self.body, 1, Lane.BULK, reason))
+        rejected = Body(self.body, messages=1, lane=Lane.BULK, reason=reason)
+        self._subscription.broker.put(ParkedQueue.REJECTED, rejected)
 
     def _settle(self) -> None:
         if self._settled:
-            raise RuntimeError("this delivery is settled already")
+            raise RuntimeError("this delivery is acked, rejected or released already")
         if self.stale:
             raise StaleDelivery("the connection of this delivery is gone")
         self._settled = True
@@ -71,10 +64,10 @@ class MemoryDelivery:
 
 @dataclass(slots=True, eq=False)
 class MemorySubscription:
-    """One subscriber of a lane or a shelf."""
+    """One subscriber of a lane or a parked queue."""
 
     broker: "MemoryBroker"
-    source: Lane | Shelf
+    source: Lane | ParkedQueue
     prefetch: int
     closed: bool = False
     _unacked: dict[MemoryDelivery, None] = field(default_factory=dict)
@@ -103,18 +96,18 @@ class MemorySubscription:
         self.closed = True
 
     def forget(self, delivery: MemoryDelivery) -> None:
-        """Takes a settled delivery off the unacked ones, which makes room for another."""
+        """Removes a delivery from the unacked ones, which makes room for another."""
         del self._unacked[delivery]
         self.broker.queues[self.source].wake()
 
-    def put_back(self, bodies: list[_Body]) -> None:
+    def put_back(self, bodies: list[Body]) -> None:
         """Puts bodies back at the head of the queue, in their order, flagged as redelivered."""
-        for held in reversed(bodies):
-            held.redelivered = True
-            self.broker.queues[self.source].push_front(held)
+        for body in reversed(bodies):
+            body.redelivered = True
+            self.broker.queues[self.source].push_front(body)
 
     def disconnect(self) -> None:
-        """What losing the connection does: every delivery in hand is stale, its body back in the queue."""
+        """Loses the connection: every unacked delivery is stale, and its body is back in the queue."""
         lost = list(self._unacked)
         self._unacked.clear()
         for delivery in lost:
@@ -122,114 +115,69 @@ class MemorySubscription:
         self.put_back([delivery._held for delivery in lost])
 
 
-class _Queue:
-    """A FIFO of bodies. Readers wait for a change, bodies beyond the capacity wait for room."""
-
-    def __init__(self, capacity: int) -> None:
-        self.bodies: deque[_Body] = deque()
-        self._messages = 0
-        self._capacity = capacity
-        self._outside: deque[tuple[_Body, asyncio.Future[None]]] = deque()
-        self._readers: list[asyncio.Future[None]] = []
-
-    def publish(self, held: _Body, confirm: asyncio.Future[None], at_once: bool) -> None:
-        """Takes the body in and confirms it, now or when there is room."""
-        if at_once:
-            self._take_in(held, confirm)
-        else:
-            self._outside.append((held, confirm))
-            self._let_in()
-
-    def push_front(self, held: _Body) -> None:
-        self.bodies.appendleft(held)
-        self._messages += held.messages
-        self.wake()
-
-    def pop(self) -> _Body:
-        held = self.bodies.popleft()
-        self._messages -= held.messages
-        self._let_in()
-        return held
-
-    def wake(self) -> None:
-        """Lets every waiting reader look again."""
-        readers, self._readers = self._readers, []
-        for reader in readers:
-            if not reader.done():
-                reader.set_result(None)
-
-    async def changed(self) -> None:
-        reader = asyncio.get_running_loop().create_future()
-        self._readers.append(reader)
-        await reader
-
-    def _let_in(self) -> None:
-        while self._outside and self._messages < self._capacity:
-            self._take_in(*self._outside.popleft())
-
-    def _take_in(self, held: _Body, confirm: asyncio.Future[None]) -> None:
-        self.bodies.append(held)
-        self._messages += held.messages
-        if not confirm.done():
-            confirm.set_result(None)
-        self.wake()
-
-
 class MemoryBroker:
-    """Queues in memory. `capacity` is in messages, for each lane; shelves take in whatever comes."""
+    """Queues in memory. `capacity` is in messages, for each lane; parked queues have no limit.
+
+    Attributes:
+        queues: The lanes and the parked queues.
+        subscriptions: All subscriptions, closed ones included.
+    """
 
     def __init__(self, topology: Topology | None = None, capacity: int = 1_000_000) -> None:
         self._topology = topology or Topology("sms_queue")
-        self.queues: dict[Lane | Shelf, _Queue] = {queue: _Queue(capacity) for queue in (*Lane, *Shelf)}
+        self.queues: dict[Lane | ParkedQueue, MemoryQueue] = {
+            queue: MemoryQueue(capacity) for queue in (*Lane, *ParkedQueue)
+        }
+        # The highest seq of each run that was published.
         self._highest: dict[str, int] = {}
-        # Each body that waits for another attempt, with the name of the retry queue it would be in.
-        self._retries: dict[asyncio.TimerHandle, tuple[str, _Body]] = {}
+        # The bodies that wait for another attempt, each with the name of its retry queue.
+        self._retries: dict[asyncio.TimerHandle, tuple[str, Body]] = {}
         self.subscriptions: list[MemorySubscription] = []
         self._closed = False
 
     @property
     def rejected(self) -> list[tuple[bytes, str]]:
-        """The bodies that wait on the rejected shelf, each with the reason."""
-        return [(held.body, held.reason) for held in self.queues[Shelf.REJECTED].bodies]
+        """The bodies in the rejected queue, each with the reason."""
+        return [(held.body, held.reason) for held in self.queues[ParkedQueue.REJECTED].bodies]
 
     @property
     def failed(self) -> list[tuple[bytes, Lane]]:
-        """The bodies that wait on the failed shelf, each with its lane."""
-        return [(held.body, held.lane) for held in self.queues[Shelf.FAILED].bodies]
+        """The bodies in the failed queue, each with its lane."""
+        return [(held.body, held.lane) for held in self.queues[ParkedQueue.FAILED].bodies]
 
     async def ready(self) -> None:
         return
 
     def publish(self, batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
-        held, done = self._encoded(batch, lane)
-        if done.done():
-            return done
+        body, confirm = self._encoded(batch, lane)
+        if confirm.done():
+            return confirm
         if after > 0:
-            self._publish_later(held, after)
-            done.set_result(None)
+            self._publish_later(body, after)
+            confirm.set_result(None)
         else:
-            last, seen = batch.messages[-1].seq, self._highest.get(batch.run, -1)
-            self._highest[batch.run] = max(last, seen)
-            # A copy of what went through before gives room when it is taken in: its holder acks the original.
-            self.queues[lane].publish(held, done, at_once=last <= seen)
-        return done
+            last, highest = batch.messages[-1].seq, self._highest.get(batch.run, -1)
+            self._highest[batch.run] = max(last, highest)
+            # A copy is taken in at once: once it is confirmed, the sender acks the original, which makes room.
+            self.queues[lane].publish(body, confirm, at_once=last <= highest)
+        return confirm
 
     def publish_raw(self, body: bytes, lane: Lane) -> None:
-        """Puts any body at all into a lane, as a stranger might."""
-        self._put(lane, _Body(body, 1, lane))
+        """Puts any body into a lane, as another program could."""
+        self.put(lane, Body(body, messages=1, lane=lane))
 
-    def keep(self, batch: Batch, lane: Lane) -> "asyncio.Future[None]":
-        held, done = self._encoded(batch, lane)
-        if not done.done():
-            self.shelve(Shelf.FAILED, held)
-            done.set_result(None)
-        return done
+    def park(self, batch: Batch, lane: Lane) -> "asyncio.Future[None]":
+        body, confirm = self._encoded(batch, lane)
+        if not confirm.done():
+            self.put(ParkedQueue.FAILED, body)
+            confirm.set_result(None)
+        return confirm
 
-    def shelve(self, shelf: Shelf, held: _Body) -> None:
-        """Puts a body on a shelf."""
-        self._put(shelf, held)
+    def put(self, queue: Lane | ParkedQueue, body: Body) -> None:
+        """Puts a body into a queue, whether there is room or not."""
+        self.queues[queue].publish(body, asyncio.get_running_loop().create_future(), at_once=True)
 
-    async def subscribe(self, queue: Lane | Shelf, prefetch: int) -> Subscription:
+    async def subscribe(self, queue: Lane | ParkedQueue, prefetch: int) -> Subscription:
         subscription = MemorySubscription(self, queue, max(1, prefetch))
         self.subscriptions.append(subscription)
         return subscription
@@ -237,22 +185,22 @@ class MemoryBroker:
     async def peek(self) -> AsyncGenerator[tuple[str, bytes], None]:
         retries = list(self._retries.values())
         waiting = [
-            (self._topology.lane(lane).name, held) for lane in Lane for held in self.queues[lane].bodies
+            (self._topology.lane(lane).name, body) for lane in Lane for body in self.queues[lane].bodies
         ]
-        for _, held in waiting:
-            held.redelivered = True
-        for name, held in retries + waiting:
-            yield name, held.body
+        for _, body in waiting:
+            body.redelivered = True
+        for name, body in retries + waiting:
+            yield name, body.body
 
     async def consumers(self) -> int:
         return sum(isinstance(s.source, Lane) and not s.closed for s in self.subscriptions)
 
-    async def depths(self, anew: bool = True) -> dict[str, int]:
+    async def depths(self, refresh: bool = True) -> dict[str, int]:
         depths = {self._topology.of(name).name: len(queue.bodies) for name, queue in self.queues.items()}
         return depths | Counter(name for name, _ in self._retries.values())
 
     def disconnect(self) -> None:
-        """Cuts every connection at once; they are back at once too."""
+        """Loses every connection. The new ones are there at once."""
         for subscription in self.subscriptions:
             subscription.disconnect()
 
@@ -262,24 +210,21 @@ class MemoryBroker:
         for timer in self._retries:
             timer.cancel()
 
-    def _encoded(self, batch: Batch, lane: Lane) -> tuple[_Body, "asyncio.Future[None]"]:
+    def _encoded(self, batch: Batch, lane: Lane) -> tuple[Body, "asyncio.Future[None]"]:
         """The body of a batch, and the future of its confirm, which has failed if it can't be published."""
         body = encode_batch(batch)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        confirm: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._closed or len(body) > MAX_BODY_BYTES:
             why = "the broker is closed" if self._closed else f"{len(body)} bytes, over {MAX_BODY_BYTES}"
-            done.set_exception(PublishFailed(why))
-        return _Body(body, len(batch.messages), lane), done
+            confirm.set_exception(PublishFailed(why))
+        return Body(body, messages=len(batch.messages), lane=lane), confirm
 
-    def _put(self, queue: Lane | Shelf, held: _Body) -> None:
-        self.queues[queue].publish(held, asyncio.get_running_loop().create_future(), at_once=True)
-
-    def _publish_later(self, held: _Body, after: float) -> None:
-        queue = self._topology.retry(held.lane, after)
+    def _publish_later(self, body: Body, after: float) -> None:
+        queue = self._topology.retry(body.lane, after)
 
         def join() -> None:
             del self._retries[timer]
-            self._put(held.lane, held)
+            self.put(body.lane, body)
 
         timer = asyncio.get_running_loop().call_later(queue.arguments["x-message-ttl"] / 1000, join)
-        self._retries[timer] = queue.name, held
+        self._retries[timer] = queue.name, body

@@ -1,11 +1,11 @@
-"""What a broker promises. One contract suite, tests/contract/test_broker.py, holds every implementation to it.
+"""What a broker promises. The contract suite, tests/contract/test_broker.py, runs against every implementation.
 
-- A publish that returned is kept until it is acked. One that raised may be repeated; it may then arrive twice.
-- A delivery is given to one subscriber. Until it is acked it belongs to its connection; when that is lost or
-  closed, it comes again, flagged `redelivered`.
-- A lost connection is made again, with backoff, for as long as the broker is open. Deliveries of the old
-  connection are stale from then on: acking one raises, and its body comes again.
-- A subscriber is never given more unacked deliveries than its prefetch; after it was lowered, what is in hand stays.
+- A confirmed publish is kept until it is acked. A failed publish may be repeated; it may then arrive twice.
+- A delivery is given to one subscriber and belongs to its connection until it is acked. When the connection is lost or
+  closed, the body is delivered again, flagged `redelivered`.
+- A lost connection is made again, with backoff, for as long as the broker is open. Deliveries of the old connection
+  are stale from then on: acking one raises.
+- A subscriber never has more unacked deliveries than its prefetch. A lower prefetch takes nothing back.
 """
 
 import asyncio
@@ -16,27 +16,32 @@ from typing import Protocol
 from common.messages import Batch, Lane
 
 
-class Shelf(StrEnum):
-    """The queues in which bodies are kept for people: nobody consumes them until somebody asks for it."""
+class ParkedQueue(StrEnum):
+    """Queues whose bodies are kept for people: no sender consumes them.
 
-    FAILED = "failed"  # batches of messages that failed for good
-    REJECTED = "rejected"  # bodies that are no batch
+    Attributes:
+        FAILED: Batches of messages that failed and will not be tried again.
+        REJECTED: Bodies that are no batch.
+    """
+
+    FAILED = "failed"
+    REJECTED = "rejected"
 
 
 class Delivery(Protocol):
-    """One body in hand, until it is acked, rejected or released; doing two of these raises RuntimeError."""
+    """One unacked body. It can be acked, rejected or released once; a second time raises RuntimeError."""
 
     @property
     def body(self) -> bytes:
-        """The body as it was published, by whomever: it may be no batch at all."""
+        """The body as it was published. Anybody can publish to the queue, so it may be no batch."""
 
     @property
     def lane(self) -> Lane:
-        """The lane it came through; of a failed batch the one it was kept with, of a rejected body bulk."""
+        """The lane it came through; of a parked batch the lane it was parked with, of a rejected body BULK."""
 
     @property
     def reason(self) -> str:
-        """Why a body on the rejected shelf was rejected; empty elsewhere, or where nobody said."""
+        """Why a body in the rejected queue was rejected; empty elsewhere, or where no reason is known."""
 
     @property
     def redelivered(self) -> bool:
@@ -44,32 +49,32 @@ class Delivery(Protocol):
 
     @property
     def stale(self) -> bool:
-        """Whether its connection is gone: it comes again, so drop it."""
+        """Whether its connection is gone: the body is delivered again, so drop this one."""
 
     def ack(self) -> None:
-        """Done with: the broker forgets it. Raises StaleDelivery."""
+        """Removes the body from the broker. Raises StaleDelivery."""
 
     def release(self) -> None:
-        """Hands it back, to be delivered again. Raises StaleDelivery."""
+        """Gives the body back, to be delivered again. Raises StaleDelivery."""
 
     async def reject(self, reason: str) -> None:
-        """Moves it to the rejected queue with the reason in the header `x-reason`, then acks it.
+        """Moves the body to the rejected queue, with the reason in the header `x-reason`, then acks it.
 
-        Raises StaleDelivery, or PublishFailed, after which it is still in hand.
+        Raises StaleDelivery; or PublishFailed, after which the delivery is still unacked.
         """
 
 
 class Subscription(Protocol):
-    """The stream of one queue's deliveries."""
+    """The deliveries of one queue."""
 
     async def take(self) -> list[Delivery]:
-        """All deliveries that have arrived, at least one: waits for it. Lost connections pass unseen."""
+        """All deliveries that have arrived; waits for at least one. Continues after a lost connection."""
 
     def set_prefetch(self, prefetch: int) -> None:
-        """How many deliveries may be unacked at once; holds for those that come from now on."""
+        """The most unacked deliveries from now on."""
 
     async def close(self) -> None:
-        """Ends the stream: `take` waits for good. What was taken can still be acked, the rest is for others."""
+        """Ends the subscription: `take` waits forever. Deliveries that were taken can still be acked."""
 
 
 class Broker(Protocol):
@@ -79,36 +84,36 @@ class Broker(Protocol):
         """Returns once a publish can be tried: at once, or when the lost connection is back."""
 
     def publish(self, batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
-        """Publishes at once; the future is done when the broker has confirmed that it keeps the batch.
+        """Publishes a batch. The future is done when the broker has confirmed it; it may raise PublishFailed.
 
-        Many may be awaited at the same time. `after` seconds from now is when the batch joins its lane, rounded
-        up to the next power of two. Raises PublishFailed, from the future.
+        Many may be awaited at the same time. The batch joins its lane `after` seconds from now, rounded up to the next
+        power of two.
         """
 
-    def keep(self, batch: Batch, lane: Lane) -> "asyncio.Future[None]":
-        """Publishes a batch to the failed shelf, confirmed as by `publish`. Raises PublishFailed, from the future."""
+    def park(self, batch: Batch, lane: Lane) -> "asyncio.Future[None]":
+        """Publishes a batch to the failed queue, confirmed as by `publish`."""
 
-    async def subscribe(self, queue: Lane | Shelf, prefetch: int) -> Subscription:
-        """Starts the stream of the deliveries of a lane or a shelf."""
+    async def subscribe(self, queue: Lane | ParkedQueue, prefetch: int) -> Subscription:
+        """Starts the deliveries of a lane or of a parked queue."""
 
     def peek(self) -> AsyncGenerator[tuple[str, bytes], None]:
-        """Every body that waits in the lanes and the retry queues, with the name of its queue; shelves left out.
+        """Every body in the lanes and the retry queues, with the name of its queue.
 
-        For use at rest: what moves meanwhile may be missed. The bodies stay. While the iteration lasts nobody else gets
-        them; a moment after it ended, or was closed, they are all back in their queues, flagged as redelivered.
+        For use at rest: bodies that move meanwhile may be missed. The bodies stay in the broker. During the iteration
+        nobody else gets them; shortly after its end they are all back in their queues, flagged as redelivered.
         Takes constant memory. Raises Unavailable.
         """
 
     async def consumers(self) -> int:
-        """How many consumers the lanes have now, those of other processes included. Raises Unavailable."""
+        """How many consumers the lanes have, those of other processes included. Raises Unavailable."""
 
-    async def depths(self, anew: bool = True) -> dict[str, int]:
-        """How many bodies wait in each queue, unacked ones left out: lanes, shelves, and what retry queues there are.
+    async def depths(self, refresh: bool = True) -> dict[str, int]:
+        """How many bodies wait in each queue, without the unacked ones. Raises Unavailable.
 
-        Retry queues, and the shelf of failed messages, are made when first used. Not `anew`: those of them that were
-        not there when it was last asked may be left out. Whoever asks every second spares RabbitMQ's log by it, where
-        each queue that is not there leaves two lines. Raises Unavailable.
+        Retry queues and the failed queue are declared when first used. Without `refresh`, those of them that did not
+        exist at the last call are left out: RabbitMQ logs two lines for each queue that does not exist, which matters
+        to a caller that asks every second.
         """
 
     async def close(self) -> None:
-        """Closes the connections; what is unacked goes back to its queue."""
+        """Closes the connections; unacked bodies go back to their queues."""

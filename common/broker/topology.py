@@ -1,10 +1,10 @@
-"""The queues, as data: names, arguments, and the rungs of the retry ladder."""
+"""The queues as data: their names, their arguments, and the delays of the retry queues."""
 
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.broker.port import Shelf
+from common.broker.port import ParkedQueue
 from common.messages import Lane
 
 # 3.x drops at the first redelivery with -1 or 0, and the default of 20 in 4.x drops after some restarts
@@ -17,7 +17,12 @@ RETRY_RUNGS_S = tuple(2.0**k for k in range(-3, 10))
 
 @dataclass(frozen=True)
 class Queue:
-    """A durable queue: its name and the arguments it is declared with."""
+    """A durable queue.
+
+    Attributes:
+        name: Its name.
+        arguments: The arguments with which it is declared.
+    """
 
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -25,7 +30,12 @@ class Queue:
 
 @dataclass(frozen=True)
 class Topology:
-    """All queues that belong to one queue name."""
+    """All queues that belong to one queue name.
+
+    Attributes:
+        name: The queue name, QUEUE_NAME.
+        queue_type: The type of the lanes and of the parked queues, QUEUE_TYPE.
+    """
 
     name: str
     queue_type: str = "quorum"
@@ -47,46 +57,42 @@ class Topology:
 
     @property
     def rejected(self) -> Queue:
-        """Where bodies go that are no batch."""
-        return self._kept("rejected")
+        """The queue of bodies that are no batch."""
+        return self.parked(ParkedQueue.REJECTED)
 
     @property
     def failed(self) -> Queue:
-        """Where batches of failed messages are kept, if they are."""
-        return self._kept("failed")
+        """The queue of batches of failed messages."""
+        return self.parked(ParkedQueue.FAILED)
 
-    def shelf(self, shelf: Shelf) -> Queue:
-        """The queue of a shelf."""
-        return self.failed if shelf is Shelf.FAILED else self.rejected
-
-    def of(self, queue: Lane | Shelf) -> Queue:
-        """The queue of a lane or a shelf."""
-        return self.lane(queue) if isinstance(queue, Lane) else self.shelf(queue)
-
-    def _kept(self, what: str) -> Queue:
-        """Looking through it hands every body back, which counts as a delivery: that must never drop one."""
+    def parked(self, queue: ParkedQueue) -> Queue:
+        """A parked queue. Reading through it releases every body, which counts as a delivery: none may be dropped."""
         arguments: dict[str, Any] = {"x-queue-type": self.queue_type}
         if self.queue_type != "classic":
             arguments["x-delivery-limit"] = DELIVERY_LIMIT
-        return Queue(f"{self.name}.{what}", arguments)
+        return Queue(f"{self.name}.{queue}", arguments)
+
+    def of(self, queue: Lane | ParkedQueue) -> Queue:
+        """The queue of a lane, or a parked queue."""
+        return self.lane(queue) if isinstance(queue, Lane) else self.parked(queue)
 
     @property
     def standing(self) -> list[Queue]:
-        """The queues that are declared on every new connection; the others only when first used."""
+        """The queues that are declared on every new connection. The others are declared when first used."""
         return [self.rejected, *(self.lane(lane) for lane in Lane)]
 
     def retries(self, longest_s: float = RETRY_RUNGS_S[-1]) -> list[Queue]:
-        """The retry queues of both lanes for delays up to `longest_s`: all there can be, unless told."""
-        rungs = [r for r in RETRY_RUNGS_S if r < longest_s] + [longest_s]
+        """The retry queues of both lanes for delays up to `longest_s`; all of them unless given."""
+        rungs = [rung for rung in RETRY_RUNGS_S if rung < longest_s] + [longest_s]
         return [self.retry(lane, rung) for lane in Lane for rung in rungs]
 
     def retry(self, lane: Lane, after: float) -> Queue:
         """The queue in which a batch waits `after` seconds, rounded up to a rung, before it joins its lane.
 
-        A queue for each delay, since a message's TTL takes effect only at the head of its queue. Always quorum
+        Each delay has a queue, since a message's TTL takes effect only at the head of its queue. Always a quorum queue
         with at-least-once dead-lettering: the default strategy may lose what moves between the queues.
         """
-        rung = next((r for r in RETRY_RUNGS_S if r >= after), RETRY_RUNGS_S[-1])
+        rung = next((rung for rung in RETRY_RUNGS_S if rung >= after), RETRY_RUNGS_S[-1])
         milliseconds = math.ceil(rung * 1000)
         return Queue(
             f"{self.name}.retry.{lane}.{milliseconds}ms",

@@ -100,7 +100,7 @@ class GatewayMetrics:
                 return
             try:
                 async with asyncio.timeout(self._depths_within_s):
-                    self._show_depths(await self._broker.depths(anew=False))
+                    self._show_depths(await self._broker.depths(refresh=False))
             except (SmsimError, TimeoutError):
                 self._show_depths(None)
             self._looked_s = time.monotonic()

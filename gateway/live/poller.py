@@ -104,17 +104,17 @@ class Poller:
         """
         before, now_s = self._last, time.monotonic()
         counted = (before.retried, before.failed) if before else (0, 0)
-        anew = counted != self._queues_at and now_s - self._queues_s > self._limits.new_queues_s
-        depths = await self._depths(self._limits.patience_s / 2, anew)
-        if anew and depths is not None:
+        refresh = counted != self._queues_at and now_s - self._queues_s > self._limits.new_queues_s
+        depths = await self._depths(self._limits.patience_s / 2, refresh)
+        if refresh and depths is not None:
             self._queues_s, self._queues_at = now_s, counted
         return depths
 
-    async def _depths(self, within_s: float, anew: bool = False) -> dict[str, int] | None:
+    async def _depths(self, within_s: float, refresh: bool = False) -> dict[str, int] | None:
         """None if the broker does not answer in time."""
         try:
             async with asyncio.timeout(within_s):
-                return await self._broker.depths(anew)
+                return await self._broker.depths(refresh)
         except (TimeoutError, SmsimError):
             return None
 

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
-from common.broker.port import Delivery, Shelf, Subscription
+from common.broker.port import Delivery, ParkedQueue, Subscription
 from common.errors import PublishFailed, StaleDelivery
 from common.messages import Batch, Lane, Message, decode_batch
 from tests.contract.benches import BrokerBench, memory_bench, rabbit_bench
@@ -265,8 +265,8 @@ async def test_a_kept_batch_waits_on_the_failed_shelf_with_its_lane(bench: Broke
     urgent = Batch(
         run="r", attempt=3, messages=[Message(7, "+999123456789", "Grüße"), Message(9, "+1", "bad")]
     )
-    await asyncio.gather(bench.broker.keep(urgent, Lane.URGENT), bench.broker.keep(batch(1), Lane.BULK))
-    subscription = await bench.broker.subscribe(Shelf.FAILED, 10)
+    await asyncio.gather(bench.broker.park(urgent, Lane.URGENT), bench.broker.park(batch(1), Lane.BULK))
+    subscription = await bench.broker.subscribe(ParkedQueue.FAILED, 10)
     by_lane = {d.lane: d for d in await take(subscription, 2)}
     assert decode_batch(by_lane[Lane.URGENT].body)[0] == urgent
     assert decode_batch(by_lane[Lane.BULK].body)[0] == batch(1)
@@ -277,8 +277,8 @@ async def test_a_kept_batch_waits_on_the_failed_shelf_with_its_lane(bench: Broke
 
 async def test_a_shelf_keeps_the_promises_of_a_lane(bench: BrokerBench) -> None:
     """Prefetch, acks, releases and lost connections: a body leaves the shelf by an ack, and by nothing else."""
-    await asyncio.gather(*(bench.broker.keep(batch(seq), Lane.URGENT) for seq in range(3)))
-    subscription = await bench.broker.subscribe(Shelf.FAILED, 2)
+    await asyncio.gather(*(bench.broker.park(batch(seq), Lane.URGENT) for seq in range(3)))
+    subscription = await bench.broker.subscribe(ParkedQueue.FAILED, 2)
     first, second = await take(subscription, 2)
     await assert_nothing_comes(subscription)
     first.ack()
@@ -298,7 +298,7 @@ async def test_a_rejected_body_can_be_taken_from_its_shelf_with_the_reason(bench
     await bench.publish_raw(b"\xff no batch")
     (delivery,) = await take(await bench.broker.subscribe(Lane.BULK, 10), 1)
     await delivery.reject("not UTF-8")
-    shelf = await bench.broker.subscribe(Shelf.REJECTED, 1)
+    shelf = await bench.broker.subscribe(ParkedQueue.REJECTED, 1)
     (delivery,) = await take(shelf, 1)
     assert (delivery.body, delivery.reason, delivery.lane) == (b"\xff no batch", "not UTF-8", Lane.BULK)
     await delivery.reject("still not")
@@ -316,7 +316,7 @@ async def test_peek_shows_what_waits_and_takes_nothing(bench: BrokerBench) -> No
         *(bench.broker.publish(batch(seq), Lane.BULK) for seq in range(5)),
         bench.broker.publish(batch(5), Lane.URGENT),
         bench.broker.publish(batch(6), Lane.URGENT, after=512),
-        bench.broker.keep(batch(7), Lane.BULK),
+        bench.broker.park(batch(7), Lane.BULK),
     )
     bulk, urgent = (bench.topology.lane(lane).name for lane in (Lane.BULK, Lane.URGENT))
     everything = Counter([*((bulk, seq) for seq in range(5)), (urgent, 5), (later, 6)])
@@ -369,7 +369,7 @@ async def test_a_delay_that_ends_during_a_peek_is_not_forgotten(bench: BrokerBen
 async def test_consumers_of_the_lanes_are_counted(bench: BrokerBench) -> None:
     """As many as have subscribed and not closed; who looks through a shelf is none of them."""
     assert await bench.broker.consumers() == 0
-    subscriptions = [await bench.broker.subscribe(queue, 10) for queue in (*Lane, *Shelf)]
+    subscriptions = [await bench.broker.subscribe(queue, 10) for queue in (*Lane, *ParkedQueue)]
 
     async def so_many(count: int) -> bool:
         return await bench.broker.consumers() == count
@@ -390,7 +390,7 @@ async def test_depths_count_what_waits(bench: BrokerBench) -> None:
     assert await bench.broker.depths() == dict.fromkeys(lanes_and_shelves, 0)
     await asyncio.gather(
         *(bench.broker.publish(batch(seq), Lane.URGENT) for seq in range(4)),
-        *(bench.broker.keep(batch(seq), Lane.URGENT) for seq in range(2)),
+        *(bench.broker.park(batch(seq), Lane.URGENT) for seq in range(2)),
         bench.broker.publish(batch(4), Lane.BULK, after=512),
     )
     await take(await bench.broker.subscribe(Lane.URGENT, 1), 1)

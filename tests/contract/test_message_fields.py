@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from common.broker.memory import MemoryBroker
-from common.broker.port import Shelf
+from common.broker.port import ParkedQueue
 from common.ledger.memory import MemoryLedger
 from common.ledger.values import Outcomes
 from common.messages import (
@@ -175,10 +175,10 @@ async def test_a_replay_keeps_every_field() -> None:
     await ledger.claim(RUN, seqs, redelivered=False)
     outcomes = np.full(seqs.size, Outcome.FAILED, np.uint8)
     await ledger.settle(RUN, Outcomes(seqs, outcomes, np.zeros(seqs.size, np.int64)))
-    await broker.keep(batch(MESSAGES[::-1]), Lane.BULK)
+    await broker.park(batch(MESSAGES[::-1]), Lane.BULK)
 
     def replay() -> Replay:
-        return Replay(broker, ledger, Shelf.FAILED, "sms_queue", "replayer")
+        return Replay(broker, ledger, ParkedQueue.FAILED, "sms_queue", "replayer")
 
     found = await replay().look(1)
     broker.disconnect()

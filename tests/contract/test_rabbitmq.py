@@ -5,19 +5,16 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
-from common.broker.port import Delivery, Shelf
+from common.broker.port import Delivery, ParkedQueue
 from common.broker.rabbitmq import RabbitBroker, connect_broker
-from common.broker.rabbitmq.link import (
-    QueueStatus,
-    declare,
-    look_at,
-    open_channel,
-    open_connection,
-    parameters,
-)
+from common.broker.rabbitmq.consumer import RabbitSubscription
+from common.broker.rabbitmq.link import parameters
+from common.broker.rabbitmq.opening import OpenChannel, open_channel, open_connection
+from common.broker.rabbitmq.queues import QueueStatus, declare, status_of
 from common.broker.topology import Queue, Topology
 from common.errors import PublishFailed, Refused, Unavailable
 from common.messages import Batch, Lane, Message
@@ -58,10 +55,10 @@ async def test_a_queue_of_an_older_version_is_refused_by_name(rabbit_server: Rab
     rejected = Topology(name).rejected
     older = {key: value for key, value in rejected.arguments.items() if key != "x-delivery-limit"}
     assert older != rejected.arguments
-    connection, closed = await open_connection(parameters(settings, "test")[0])
-    await declare(*await open_channel(connection), Queue(rejected.name, older))
-    connection.close()
-    await closed
+    opened = await open_connection(parameters(settings, "test")[0])
+    await declare(await open_channel(opened.connection), Queue(rejected.name, older))
+    opened.connection.close()
+    await opened.closed
     with pytest.raises(Refused, match=rf"queue {rejected.name} .*else empty and delete the queue"):
         await connect_broker(settings, "test", 30)
 
@@ -103,7 +100,7 @@ async def test_an_unroutable_publish_raises(rabbit_server: RabbitServer) -> None
     queue = f"gone-{secrets.token_hex(4)}"
     broker = await connect_broker(rabbit_settings(rabbit_server, queue_name=queue), "test", 10)
     rabbit_server.delete_queues(queue)
-    with pytest.raises(PublishFailed, match="no such queue"):
+    with pytest.raises(PublishFailed, match=f"has no queue {queue}"):
         await broker.publish(BATCH, Lane.BULK)
     await broker.close()
 
@@ -164,11 +161,11 @@ async def test_a_failed_queue_that_was_deleted_is_declared_again(rabbit_server: 
         await broker.declare_failed()
         rabbit_server.delete_queues(topology.failed.name)
         _, kept = await asyncio.gather(
-            broker.publish(BATCH, Lane.BULK), broker.keep(BATCH, Lane.BULK), return_exceptions=True
+            broker.publish(BATCH, Lane.BULK), broker.park(BATCH, Lane.BULK), return_exceptions=True
         )
         assert isinstance(kept, PublishFailed)
         await broker.ready()
-        await broker.keep(BATCH, Lane.BULK)
+        await broker.park(BATCH, Lane.BULK)
         assert (await broker.depths())[topology.failed.name] == 1
 
 
@@ -183,7 +180,7 @@ async def test_a_body_that_rabbitmq_dead_lettered_says_why(rabbit_server: Rabbit
                 break
             channel.cancel()
         async with asyncio.timeout(60):
-            (delivery,) = await (await broker.subscribe(Shelf.REJECTED, 10)).take()
+            (delivery,) = await (await broker.subscribe(ParkedQueue.REJECTED, 10)).take()
         assert (delivery.reason, delivery.lane) == ("rejected", Lane.BULK)
 
 
@@ -202,7 +199,7 @@ async def test_a_body_over_the_delivery_limit_says_so(rabbit_server: RabbitServe
                     break
             channel.cancel()
         async with asyncio.timeout(60):
-            (delivery,) = await (await broker.subscribe(Shelf.REJECTED, 10)).take()
+            (delivery,) = await (await broker.subscribe(ParkedQueue.REJECTED, 10)).take()
         assert (delivery.body, delivery.reason) == (b"again and again", "delivery limit")
 
 
@@ -219,7 +216,7 @@ async def test_headers_of_strangers_are_no_danger(rabbit_server: RabbitServer) -
         await broker._publisher.publish(topology.rejected.name, b"", BasicProperties(headers=without))
         reasons = []
         async with asyncio.timeout(60):
-            for shelf, count in ((Shelf.FAILED, 1), (Shelf.REJECTED, 2)):
+            for shelf, count in ((ParkedQueue.FAILED, 1), (ParkedQueue.REJECTED, 2)):
                 subscription = await broker.subscribe(shelf, 10)
                 while count:
                     for delivery in await subscription.take():
@@ -232,11 +229,12 @@ async def test_headers_of_strangers_are_no_danger(rabbit_server: RabbitServer) -
 async def test_a_prefetch_may_be_more_than_one_consumer_can_have(
     rabbit_server: RabbitServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """AMQP's limit of 65,535 is one of a consumer: a shelf of a million bodies can be asked for as a whole."""
-    monkeypatch.setattr("common.broker.rabbitmq.consumer.LARGEST_PREFETCH", 10)
+    """AMQP's limit of 65,535 is one of a consumer: a queue of a million bodies can be asked for as a whole."""
+    few = partial(RabbitSubscription, largest_prefetch=10)
+    monkeypatch.setattr("common.broker.rabbitmq.RabbitSubscription", few)
     async with fresh_broker(rabbit_server, "prefetch") as (broker, topology):
-        await asyncio.gather(*(broker.keep(BATCH, Lane.BULK) for _ in range(40)))
-        subscription = await broker.subscribe(Shelf.FAILED, 25)
+        await asyncio.gather(*(broker.park(BATCH, Lane.BULK) for _ in range(40)))
+        subscription = await broker.subscribe(ParkedQueue.FAILED, 25)
         taken: list[Delivery] = []
         async with asyncio.timeout(60):
             while len(taken) < 25:
@@ -273,36 +271,34 @@ async def test_a_peek_that_loses_its_connection_does_not_just_end(rabbit_server:
 async def test_a_peek_trusts_no_count(rabbit_server: RabbitServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """RabbitMQ says 0 of a quorum queue that is too busy to answer: every body is shown all the same."""
 
-    async def said_to_be_empty(
-        channel: object, closed: "asyncio.Future[BaseException]", queue: str
-    ) -> QueueStatus | None:
-        return QueueStatus(0, 0) if await look_at(channel, closed, queue) else None
+    async def said_to_be_empty(over: OpenChannel, queue: str) -> QueueStatus | None:
+        return QueueStatus(0, 0) if await status_of(over, queue) else None
 
     async with fresh_broker(rabbit_server, "busy") as (broker, topology):
         await asyncio.gather(*(broker.publish(BATCH, lane) for lane in Lane for _ in range(3)))
-        monkeypatch.setattr("common.broker.rabbitmq.peek.look_at", said_to_be_empty)
+        monkeypatch.setattr("common.broker.rabbitmq.peek.status_of", said_to_be_empty)
         shown = Counter([name async for name, _ in broker.peek()])
         assert shown == {topology.name: 3, f"{topology.name}.urgent": 3}
 
 
-async def test_queues_that_are_not_there_are_looked_for_only_anew(
+async def test_missing_queues_are_looked_for_only_on_a_refresh(
     rabbit_server: RabbitServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Depths that are asked for every second don't fill RabbitMQ's log: what was missing is left alone until told."""
     async with fresh_broker(rabbit_server, "depths") as (broker, topology):
         asked: list[str] = []
-        look_at = broker._publisher.look_at
+        statuses = broker._publisher.statuses
 
         async def noting(queues: list[Queue]) -> dict[str, QueueStatus]:
             asked.extend(queue.name for queue in queues)
-            return await look_at(queues)
+            return await statuses(queues)
 
-        monkeypatch.setattr(broker._publisher, "look_at", noting)
+        monkeypatch.setattr(broker._publisher, "statuses", noting)
         standing = {queue.name for queue in topology.standing}
-        await broker.keep(BATCH, Lane.BULK)
-        assert await broker.depths(anew=False) == dict.fromkeys([*standing, topology.failed.name], 0)
+        await broker.park(BATCH, Lane.BULK)
+        assert await broker.depths(refresh=False) == dict.fromkeys([*standing, topology.failed.name], 0)
         assert set(asked) == standing
         assert (await broker.depths())[topology.failed.name] == 1
         asked.clear()
-        assert (await broker.depths(anew=False))[topology.failed.name] == 1
+        assert (await broker.depths(refresh=False))[topology.failed.name] == 1
         assert set(asked) == {*standing, topology.failed.name}

@@ -135,7 +135,7 @@ async def test_a_broker_or_ledger_that_is_away_ends_nothing() -> None:
     """Without the broker, depths are null; while the ledger is away, messages still come; then all goes on."""
 
     class AwayBroker(MemoryBroker):
-        async def depths(self, anew: bool = True) -> dict[str, int]:
+        async def depths(self, refresh: bool = True) -> dict[str, int]:
             raise Unavailable("RabbitMQ is away")
 
     class AwayLedger(MemoryLedger):

@@ -249,13 +249,13 @@ class AskedBroker(MemoryBroker):
 
     def __init__(self) -> None:
         super().__init__()
-        self.anew: list[bool] = []
+        self.refreshed: list[bool] = []
 
-    async def depths(self, anew: bool = True) -> dict[str, int]:
-        self.anew.append(anew)
-        if len(self.anew) == 1:
+    async def depths(self, refresh: bool = True) -> dict[str, int]:
+        self.refreshed.append(refresh)
+        if len(self.refreshed) == 1:
             raise Unavailable("RabbitMQ is gone")
-        return await super().depths(anew)
+        return await super().depths(refresh)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ async def test_queues_are_looked_for_where_there_may_be_new_ones(
     poller = Poller(ledger, broker, LiveLimits(new_queues_s=new_queues_s))
     for _ in range(4):
         await poller.poll()
-    assert broker.anew == [True, True, False, False]
+    assert broker.refreshed == [True, True, False, False]
 
     await ledger.begin("run", "", 2, "p")
     await ledger.announce("run", 0, 2)
@@ -277,10 +277,10 @@ async def test_queues_are_looked_for_where_there_may_be_new_ones(
     await ledger.claim("run", seqs, redelivered=False)
     retries = np.full(2, Outcome.RETRY, np.uint8)
     await ledger.settle("run", Outcomes(seqs, retries, np.zeros(2, np.int64)))
-    broker.anew.clear()
+    broker.refreshed.clear()
     for _ in range(3):
         await poller.poll()
-    assert broker.anew == after_a_retry
+    assert broker.refreshed == after_a_retry
 
 
 async def test_a_run_that_moved_is_told_of_though_another_is_refused(ledger: CountingLedger) -> None:

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from common.broker.port import Shelf
+from common.broker.port import ParkedQueue
 from common.messages import Batch, Lane, State, decode_batch
 from common.rate.memory import MemoryRateLimit
 from tests.examples import examples
@@ -344,7 +344,7 @@ class PipelineMachine(RuleBasedStateMachine):
 
     def _at_rest(self) -> bool:
         depths = self.loop.do(self.world.broker.depths())
-        waiting = {name: depth for name, depth in depths.items() if not name.endswith(tuple(Shelf))}
+        waiting = {name: depth for name, depth in depths.items() if not name.endswith(tuple(ParkedQueue))}
         return (
             not any(waiting.values()) and not self.publishing and all(sender.idle for sender in self.senders)
         )
@@ -358,7 +358,7 @@ class PipelineMachine(RuleBasedStateMachine):
         assert not any(
             depth
             for name, depth in self.loop.do(self.world.broker.depths()).items()
-            if not name.endswith(tuple(Shelf))
+            if not name.endswith(tuple(ParkedQueue))
         )
         assert self.settled.keys() == self.known
         now = at_once(self.world.ledger.snapshot())
@@ -372,7 +372,7 @@ class PipelineMachine(RuleBasedStateMachine):
     async def _kept(self) -> set[MessageId]:
         """The messages on the failed shelf."""
         depth = (await self.world.broker.depths())["sms_queue.failed"]
-        subscription = await self.world.broker.subscribe(Shelf.FAILED, depth)
+        subscription = await self.world.broker.subscribe(ParkedQueue.FAILED, depth)
         bodies = [delivery.body for delivery in await subscription.take()] if depth else []
         return {(batch.run, m.seq) for batch, _ in map(decode_batch, bodies) for m in batch.messages}
 

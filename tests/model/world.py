@@ -19,7 +19,7 @@ import pytest
 import common.ledger.memory
 import common.publishing.run
 from common.broker.memory import MemoryBroker, MemorySubscription
-from common.broker.port import Shelf, Subscription
+from common.broker.port import ParkedQueue, Subscription
 from common.errors import PublishFailed
 from common.ledger.memory import MemoryLedger
 from common.ledger.values import Claim, Outcomes
@@ -254,7 +254,7 @@ class BrokerClient:
     async def ready(self) -> None:
         return
 
-    async def subscribe(self, queue: Lane | Shelf, prefetch: int) -> Subscription:
+    async def subscribe(self, queue: Lane | ParkedQueue, prefetch: int) -> Subscription:
         subscription = await self._world.broker.subscribe(queue, prefetch)
         assert isinstance(subscription, MemorySubscription)
         self._subscriptions.append(subscription)
@@ -263,8 +263,8 @@ class BrokerClient:
     def publish(self, batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
         return self._published(lambda: self._world.broker.publish(batch, lane, after))
 
-    def keep(self, batch: Batch, lane: Lane) -> "asyncio.Future[None]":
-        return self._published(lambda: self._world.broker.keep(batch, lane))
+    def park(self, batch: Batch, lane: Lane) -> "asyncio.Future[None]":
+        return self._published(lambda: self._world.broker.park(batch, lane))
 
     def disconnect(self) -> None:
         """Cuts the connection, which is restored at once."""

@@ -533,10 +533,10 @@ class StuckBroker(NotingBroker):
             self._later(lambda: super(StuckBroker, self).publish(batch, lane, after))
         )
 
-    def keep(self, batch: Batch, lane: Lane) -> "asyncio.Future[None]":
+    def park(self, batch: Batch, lane: Lane) -> "asyncio.Future[None]":
         if not self.stuck:
-            return super().keep(batch, lane)
-        return asyncio.ensure_future(self._later(lambda: super(StuckBroker, self).keep(batch, lane)))
+            return super().park(batch, lane)
+        return asyncio.ensure_future(self._later(lambda: super(StuckBroker, self).park(batch, lane)))
 
     async def _later(self, publish: "Callable[[], asyncio.Future[None]]") -> None:
         await self.free.wait()

@@ -115,9 +115,9 @@ class SteppedBroker:
         await self._broker.publish(batch, lane, after)
         self._steps.step("after publish")
 
-    async def keep(self, batch: Batch, lane: Lane) -> None:
+    async def park(self, batch: Batch, lane: Lane) -> None:
         self._steps.step("before keep")
-        await self._broker.keep(batch, lane)
+        await self._broker.park(batch, lane)
         self._steps.step("after keep")
 
     async def ready(self) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from common.broker.memory import MemoryBroker
-from common.broker.port import Delivery, Shelf
+from common.broker.port import Delivery, ParkedQueue
 from common.counters import RECOUNTED, Tally
 from common.errors import UnknownRun, UsageError
 from common.ledger.memory import MemoryLedger
@@ -40,7 +40,7 @@ from upkeep.cli import _of_run
 from upkeep.replay import Found, Limits, Replay, Replayed, Timing, failed
 
 OURS = '{"queue":"sms_queue"}'
-SHELF_QUEUES = {Shelf.FAILED: "sms_queue.failed", Shelf.REJECTED: "sms_queue.rejected"}
+SHELF_QUEUES = {ParkedQueue.FAILED: "sms_queue.failed", ParkedQueue.REJECTED: "sms_queue.rejected"}
 
 
 class Bench:
@@ -77,7 +77,7 @@ class Bench:
         await self.ledger.confirm(run, count)
         await self.ledger.settle(run, failed(np.arange(count)))
         for seqs in bodies:
-            await self.broker.keep(batch_of(run, seqs), Lane.BULK)
+            await self.broker.park(batch_of(run, seqs), Lane.BULK)
 
     @property
     def published_texts(self) -> list[str]:
@@ -94,7 +94,7 @@ class Bench:
 
             await eventually(settled)
 
-    async def look(self, shelf: Shelf, **more: Any) -> tuple[Replay, Found]:
+    async def look(self, shelf: ParkedQueue, **more: Any) -> tuple[Replay, Found]:
         def one() -> Replay:
             return Replay(self.broker, self.ledger, shelf, "sms_queue", "replayer", **more)
 
@@ -108,7 +108,7 @@ class Bench:
             subscription.closed = True
         self.broker.disconnect()
 
-    async def replay(self, shelf: Shelf, **more: Any) -> list[Replayed]:
+    async def replay(self, shelf: ParkedQueue, **more: Any) -> list[Replayed]:
         replay, found = await self.look(shelf, **more)
         replayed = await replay.carry_out(found)
         self.close()
@@ -132,7 +132,7 @@ async def test_what_failed_is_sent_as_a_new_run_that_names_the_old_one(bench: Be
     old = {run: await bench.ledger.snapshot(run) for run in ("bulk", "urgent")}
     gone_wrong = {(m.to, m.text) for body, _ in bench.broker.failed for m in decode_batch(body)[0].messages}
 
-    replayed = await bench.replay(Shelf.FAILED)
+    replayed = await bench.replay(ParkedQueue.FAILED)
 
     assert {new.of: new.messages for new in replayed} == {run: now.failed for run, now in old.items()}
     published = {
@@ -168,7 +168,7 @@ async def test_looking_changes_nothing(bench: Bench) -> None:
     await bench.publish("bulk", 40)
     await bench.send_all(["bulk"], failure_rate=1)
     before = sorted(bench.broker.failed)
-    _, found = await bench.look(Shelf.FAILED)
+    _, found = await bench.look(ParkedQueue.FAILED)
     bench.broker.disconnect()
     assert found.messages == 40
     assert sorted(bench.broker.failed) == before
@@ -180,12 +180,12 @@ async def test_run_and_limit_choose_what_is_replayed(bench: Bench) -> None:
     await bench.publish("first", 20)
     await bench.publish("second", 20)
     await bench.send_all(["first", "second"], failure_rate=1)
-    (new,) = await bench.replay(Shelf.FAILED, run="second", limit=12)
+    (new,) = await bench.replay(ParkedQueue.FAILED, run="second", limit=12)
     assert new.of == "second"
     assert 0 < new.messages <= 12
     left = [m for body, _ in bench.broker.failed for m in decode_batch(body)[0].messages]
     assert len(left) == 40 - new.messages
-    _, found = await bench.look(Shelf.FAILED, limit=0)
+    _, found = await bench.look(ParkedQueue.FAILED, limit=0)
     assert (found.messages, found.over_limit) == (0, len(left))
     assert found.first_over_limit > 0
 
@@ -193,26 +193,26 @@ async def test_run_and_limit_choose_what_is_replayed(bench: Bench) -> None:
 async def test_a_copy_whose_message_was_sent_after_all_is_dropped(bench: Bench) -> None:
     """A sender can die after it kept a message and before it settled it; another one may then succeed."""
     await bench.publish("bulk", 10)
-    await bench.broker.keep(batch_of("bulk", range(4)), Lane.BULK)
+    await bench.broker.park(batch_of("bulk", range(4)), Lane.BULK)
     await bench.send_all(["bulk"])
-    assert await bench.replay(Shelf.FAILED) == []
+    assert await bench.replay(ParkedQueue.FAILED) == []
     assert bench.broker.failed == []
 
 
 async def test_a_message_that_was_kept_twice_is_replayed_once(bench: Bench) -> None:
     """So it is also where the two bodies overlap in part."""
     await bench.publish("bulk", 10, size=10)
-    await bench.broker.keep(batch_of("bulk", range(4)), Lane.BULK)
+    await bench.broker.park(batch_of("bulk", range(4)), Lane.BULK)
     await bench.send_all(["bulk"], failure_rate=1)
-    (new,) = await bench.replay(Shelf.FAILED)
+    (new,) = await bench.replay(ParkedQueue.FAILED)
     assert new.messages == 10
     assert bench.broker.failed == []
 
 
 async def test_a_run_that_is_gone_from_the_ledger_is_replayed_as_it_stands(bench: Bench) -> None:
     """The shelf outlives RUN_TTL; nothing is known against its messages."""
-    await bench.broker.keep(batch_of("gone", range(3)), Lane.BULK)
-    (new,) = await bench.replay(Shelf.FAILED)
+    await bench.broker.park(batch_of("gone", range(3)), Lane.BULK)
+    (new,) = await bench.replay(ParkedQueue.FAILED)
     assert (new.of, new.messages) == ("gone", 3)
 
 
@@ -220,7 +220,7 @@ async def test_a_replay_that_dies_before_its_acks_loses_nothing(bench: Bench) ->
     """What it had published it publishes again, under yet another run; what it had not is still on the shelf."""
     await bench.publish("bulk", 30)
     await bench.send_all(["bulk"], failure_rate=1)
-    replay, found = await bench.look(Shelf.FAILED)
+    replay, found = await bench.look(ParkedQueue.FAILED)
     confirm = bench.ledger.confirm
 
     async def dies(run: str, upto: int) -> None:
@@ -232,7 +232,7 @@ async def test_a_replay_that_dies_before_its_acks_loses_nothing(bench: Bench) ->
     bench.ledger.confirm = confirm  # type: ignore[method-assign]
     bench.broker.disconnect()
     assert sum(len(decode_batch(body)[0].messages) for body, _ in bench.broker.failed) == 30
-    (new,) = await bench.replay(Shelf.FAILED)
+    (new,) = await bench.replay(ParkedQueue.FAILED)
     runs = await bench.ledger.runs()
     await bench.send_all(runs)
     assert new.messages == 30
@@ -257,7 +257,7 @@ async def test_what_was_rejected_and_can_be_decoded_is_replayed(bench: Bench) ->
     outcomes.outcomes[:] = Outcome.SENT
     await bench.ledger.settle("old", outcomes)
 
-    replay, found = await bench.look(Shelf.REJECTED)
+    replay, found = await bench.look(ParkedQueue.REJECTED)
     assert found.unusable == {"by mistake": 1}
     (new,) = await replay.carry_out(found)
     bench.broker.disconnect()
@@ -454,8 +454,8 @@ class Killed(BaseException):
 async def test_what_was_replayed_is_known_to_the_next_replay(bench: Bench) -> None:
     """A message that was kept twice goes out once, also where --limit leaves its second copy to another replay."""
     await bench.keep_failed("bulk", 3, [range(1, 2), range(1, 3)])
-    assert [new.messages for new in await bench.replay(Shelf.FAILED, limit=1)] == [1]
-    assert [new.messages for new in await bench.replay(Shelf.FAILED, limit=2)] == [1]
+    assert [new.messages for new in await bench.replay(ParkedQueue.FAILED, limit=1)] == [1]
+    assert [new.messages for new in await bench.replay(ParkedQueue.FAILED, limit=2)] == [1]
     assert bench.published_texts == ["text 1", "text 2"]
     assert bench.broker.failed == []
 
@@ -467,7 +467,7 @@ async def test_a_replay_that_dies_leaves_no_more_than_a_window(
     """What it is done with has left the shelf, spent copies too, and what it marked is not published again."""
     twice = [range(k, k + 1) for k in range(40)] * 2
     await bench.keep_failed("bulk", 45, [*twice, *(range(k, k + 1) for k in range(40, 45))])
-    replay, found = await bench.look(Shelf.FAILED, limits=Limits(window=10))
+    replay, found = await bench.look(ParkedQueue.FAILED, limits=Limits(window=10))
     confirm = bench.ledger.confirm
 
     async def dies(run: str, upto: int) -> None:
@@ -482,7 +482,7 @@ async def test_a_replay_that_dies_leaves_no_more_than_a_window(
     bench.close()
     assert len(bench.broker.failed) == left
 
-    (new,) = await bench.replay(Shelf.FAILED)
+    (new,) = await bench.replay(ParkedQueue.FAILED)
     assert new.messages == again
     texts = bench.published_texts
     assert (len(texts), len(set(texts))) == (at + again, 45)
@@ -493,7 +493,7 @@ async def test_the_run_of_a_replay_that_was_stopped_ends(
 ) -> None:
     """What it had announced and could not publish has failed in it, and is replayed another time."""
     await bench.keep_failed("bulk", 20, [range(k, k + 1) for k in range(20)])
-    replay, found = await bench.look(Shelf.FAILED)
+    replay, found = await bench.look(ParkedQueue.FAILED)
     asked, publish = 0, bench.broker.publish
 
     def stuck_after_five(batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
@@ -512,7 +512,7 @@ async def test_the_run_of_a_replay_that_was_stopped_ends(
     _, new = await bench.ledger.runs()
     now = await bench.ledger.snapshot(new)
     assert (now.published, now.queued, now.failed, now.total) == (20, 5, 15, 20)
-    (again,) = await bench.replay(Shelf.FAILED)
+    (again,) = await bench.replay(ParkedQueue.FAILED)
     await bench.send_all([new, again.run])
     assert again.messages == 20
     assert (await bench.ledger.snapshot()).queued == 0
@@ -555,12 +555,12 @@ async def test_a_replay_has_few_bodies_in_hand(
     subscriptions: list[LetGo] = []
     subscribe = bench.broker.subscribe
 
-    async def counted(queue: Lane | Shelf, prefetch: int) -> Any:
+    async def counted(queue: Lane | ParkedQueue, prefetch: int) -> Any:
         subscriptions.append(LetGo(await subscribe(queue, prefetch)))
         return subscriptions[-1]
 
     monkeypatch.setattr(bench.broker, "subscribe", counted)
-    (new,) = await bench.replay(Shelf.FAILED, limit=limit, limits=Limits(window=10))
+    (new,) = await bench.replay(ParkedQueue.FAILED, limit=limit, limits=Limits(window=10))
     assert new.messages == (limit or 500)
     looking, replaying = subscriptions
     assert 0 < looking.most <= 50
@@ -573,10 +573,10 @@ async def test_what_is_replayed_fits_a_body(bench: Bench) -> None:
     short = encode_batch(Batch(run="a", messages=[Message(k, "+9991234", "") for k in range(1000)]))
     each, more = divmod(MAX_BODY_BYTES - len(short), 1000)
     full = [Message(k, "+9991234", "x" * (each + (k < more))) for k in range(1000)]
-    await bench.broker.keep(Batch(run="a", messages=full), Lane.BULK)
+    await bench.broker.park(Batch(run="a", messages=full), Lane.BULK)
     assert len(bench.broker.failed[-1][0]) == MAX_BODY_BYTES
     async with asyncio.timeout(60):
-        (new,) = await bench.replay(Shelf.FAILED)
+        (new,) = await bench.replay(ParkedQueue.FAILED)
     assert new.messages == 2000
     assert bench.published_texts == [f"text {k}" for k in range(1000, 2000)] + [m.text for m in full]
     assert bench.broker.failed == []
@@ -590,7 +590,7 @@ async def test_a_replay_of_what_was_rejected_may_die_between_any_two_steps(
     subscription = await bench.broker.subscribe(Lane.BULK, 1)
     for delivery in await subscription.take():
         await delivery.reject("delivery limit")
-    replay, found = await bench.look(Shelf.REJECTED)
+    replay, found = await bench.look(ParkedQueue.REJECTED)
 
     async def dies(run: str, *_: object) -> None:
         raise Killed
@@ -600,7 +600,7 @@ async def test_a_replay_of_what_was_rejected_may_die_between_any_two_steps(
         with pytest.raises(Killed):
             await replay.carry_out(found)
     bench.close()
-    await bench.replay(Shelf.REJECTED)
+    await bench.replay(ParkedQueue.REJECTED)
     now = await bench.ledger.snapshot("old")
     assert (now.queued, now.failed) == (0, 3)
     assert bench.broker.rejected == []
@@ -611,7 +611,7 @@ async def test_no_repair_while_a_replay_waits_for_a_confirm(
 ) -> None:
     """However long RabbitMQ delays the publishes, the replay's heartbeat keeps its run from being given up."""
     await bench.keep_failed("bulk", 3, [range(3)])
-    replay, found = await bench.look(Shelf.FAILED, timing=Timing(heartbeat_s=0.01))
+    replay, found = await bench.look(ParkedQueue.FAILED, timing=Timing(heartbeat_s=0.01))
     publish, asked, free = bench.broker.publish, asyncio.Event(), asyncio.Event()
 
     async def publish_later(batch: Batch, lane: Lane) -> None:

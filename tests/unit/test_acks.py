@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from common.broker.rabbitmq.consumer import Acks
+from common.broker.rabbitmq.deliveries import Acks
 
 
 class FakeChannel:
@@ -21,7 +21,7 @@ async def acked(came: list[int], *turns: list[int]) -> list[tuple[int, bool]]:
     channel: Any = FakeChannel()
     acks = Acks(channel)
     for tag in came:
-        acks.came(tag)
+        acks.expect(tag)
     for turn in turns:
         for tag in turn:
             acks.ack(tag)

@@ -176,7 +176,7 @@ class LameBroker(MemoryBroker):
     away: Exception | None = None
     asked = 0
 
-    async def depths(self, anew: bool = True) -> dict[str, int]:
+    async def depths(self, refresh: bool = True) -> dict[str, int]:
         self.asked += 1
         if self.away is not None:
             raise self.away

@@ -14,8 +14,7 @@ from pika.connection import Connection
 from pika.exceptions import InvalidFrameError
 from pika.spec import Basic
 
-from common.broker.rabbitmq.connection import GatheringConnection
-from common.broker.rabbitmq.publishing import Template, properties_of
+from common.broker.rabbitmq.direct import DirectConnection, Template, properties_of
 
 CHANNEL, DIRECT, OTHER = 1, "ctag-direct", "ctag-other"
 LARGEST_FRAME = 64
@@ -23,9 +22,9 @@ LARGEST_FRAME = 64
 Seen = list[tuple[str, int, bool, bytes]]
 
 
-def connected(seen: Seen, direct: bool) -> GatheringConnection:
+def connected(seen: Seen, direct: bool) -> DirectConnection:
     """A connection with an open channel, without a socket: deliveries to either consumer end up in `seen`."""
-    connection = GatheringConnection.__new__(GatheringConnection)
+    connection = DirectConnection.__new__(DirectConnection)
     Connection.__init__(connection, ConnectionParameters(), internal_connection_workflow=False)
     connection.direct = {}
     channel = Channel(connection, CHANNEL, lambda _: None)

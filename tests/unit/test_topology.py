@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.broker.port import Shelf
+from common.broker.port import ParkedQueue
 from common.broker.topology import DELIVERY_LIMIT, RETRY_RUNGS_S, Topology
 from common.messages import Lane
 
@@ -37,17 +37,17 @@ def test_a_classic_lane_has_no_quorum_arguments(lane: Lane) -> None:
     assert CLASSIC.lane(lane).arguments == {"x-queue-type": "classic"}
 
 
-@pytest.mark.parametrize("shelf", Shelf)
-def test_arguments_of_the_shelves(shelf: Shelf) -> None:
-    """Looking through a shelf twenty times drops nothing on 4.x."""
-    assert QUORUM.shelf(shelf).arguments == {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}
-    assert CLASSIC.shelf(shelf).arguments == {"x-queue-type": "classic"}
+@pytest.mark.parametrize("queue", ParkedQueue)
+def test_arguments_of_the_parked_queues(queue: ParkedQueue) -> None:
+    """Looking through a queue twenty times drops nothing on 4.x."""
+    assert QUORUM.parked(queue).arguments == {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}
+    assert CLASSIC.parked(queue).arguments == {"x-queue-type": "classic"}
 
 
-def test_each_lane_and_shelf_has_its_queue() -> None:
+def test_each_lane_and_parked_queue_has_its_queue() -> None:
     """Asked for by what it is for, a queue is the one of that purpose."""
-    assert QUORUM.shelf(Shelf.FAILED) == QUORUM.of(Shelf.FAILED) == QUORUM.failed
-    assert QUORUM.shelf(Shelf.REJECTED) == QUORUM.of(Shelf.REJECTED) == QUORUM.rejected
+    assert QUORUM.parked(ParkedQueue.FAILED) == QUORUM.of(ParkedQueue.FAILED) == QUORUM.failed
+    assert QUORUM.parked(ParkedQueue.REJECTED) == QUORUM.of(ParkedQueue.REJECTED) == QUORUM.rejected
     assert [QUORUM.of(lane) for lane in Lane] == [QUORUM.lane(lane) for lane in Lane]
 
 
