@@ -6,6 +6,7 @@ reaches them through its own clients, which let single calls fail in the way tha
 
 import asyncio
 import logging
+import math
 import selectors
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine, Iterator
@@ -57,6 +58,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Runs everything that is due within this many seconds. 0 runs what needs no time."""
         self.until = self.now + seconds
         self.run_forever()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of a coroutine, whatever time it needs."""
+        self.until = math.inf
+        return self.run_until_complete(work)
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine that needs no time."""
