@@ -107,7 +107,7 @@ class Gateway:
             ledger=stores.ledger,
             tracker=stores.tracker,
             limits=self._rates,
-            flaw_of=self._dispatcher.flaw_of,
+            url_error=self._dispatcher.url_error,
             count=self.metrics.accepted,
         )
 
@@ -115,7 +115,7 @@ class Gateway:
         return Batches(
             acceptance=self.acceptance,
             limits=self._rates,
-            flaw_of=self._dispatcher.flaw_of,
+            url_error=self._dispatcher.url_error,
             count=self.metrics.accepted,
             track_all=self._stand_in,
         )

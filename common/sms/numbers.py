@@ -53,7 +53,7 @@ def normalise(number: str) -> str:
     return digits if _is_plain(digits) else _by_the_library(digits)
 
 
-def flaw_of_number(number: str) -> str | None:
+def number_error(number: str) -> str | None:
     """What is wrong with a number, as `normalise` says it; None: nothing."""
     try:
         normalise(number)

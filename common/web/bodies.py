@@ -1,4 +1,4 @@
-"""Request bodies: their type, their size, and what JSON they hold."""
+"""Request bodies: their type, their size, and the JSON in them."""
 
 import asyncio
 import contextlib
@@ -8,57 +8,60 @@ from typing import Any, TypeVar
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
-from common.web.flaws import Check, flaws_in, no_json, refused
 from common.web.operations import JSON
-from common.web.problems import Flaw, Problem
+from common.web.problems import FieldError, Problem
+from common.web.validation import Check, field_errors, invalid
 
 T = TypeVar("T")
 
-_anything: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
-
 NDJSON = "application/x-ndjson"
-# Less than a request may take, so that a slow client is not told that a server is away.
-READ_WITHIN_S = 10.0
 SMALL_BYTES = 64 * 1024
 LARGE_BYTES = 32 * 1024 * 1024
+# Less than a request may take, so that a slow client is not told that a server is away.
+READ_WITHIN_S = 10.0
 
-# Takes so many bytes more of a budget, or raises Problem 429.
+# Takes this many bytes of a budget, or raises Problem 429.
 Take = Callable[[int], None]
+
+_anything: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 
 class Budget:
-    """How many bytes of bodies may be in hand at once. They count as they come, not as they are announced: a client
-    that sends slowly keeps no room from others.
+    """How many bytes of bodies may be in memory at once.
+
+    Bytes count when they arrive, not when they are announced: a slow client keeps no room from others.
+
+    Attributes:
+        used_bytes: How many are in memory.
     """
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        self.in_hand_bytes = 0
+        self.used_bytes = 0
 
     @contextlib.contextmanager
     def share(self) -> Iterator[Take]:
-        """One body's part of it, given back at the end."""
-        mine = 0
+        """The share of one body, which is returned at the end."""
+        taken = 0
 
         def take(more: int) -> None:
-            nonlocal mine
-            if self.in_hand_bytes + more > self._most_bytes:
-                raise Problem(
-                    429, "too much is being sent at once: wait for some to be answered", retry_after_s=1
-                )
-            self.in_hand_bytes += more
-            mine += more
+            nonlocal taken
+            if self.used_bytes + more > self._most_bytes:
+                what = "too much is being sent at once: wait for some to be answered"
+                raise Problem(429, what, retry_after_s=1)
+            self.used_bytes += more
+            taken += more
 
         try:
             yield take
         finally:
-            self.in_hand_bytes -= mine
+            self.used_bytes -= taken
 
 
 def media_type(request: Request, *allowed: str) -> str:
-    """The body's media type. Problem 415 if it is none of those allowed, or the body is compressed.
+    """The body's media type. Raises Problem 415 for another one, and for compressed bodies.
 
-    A page in a browser can't send these to another origin without asking first, which CORS then refuses.
+    A browser does not send these types to another origin without asking first, which CORS then refuses.
     """
     kind, *parameters = (part.strip().lower() for part in request.headers.get("content-type", "").split(";"))
     if kind not in allowed:
@@ -83,11 +86,12 @@ async def read_body(request: Request, limit_bytes: int, within_s: float = READ_W
 
 
 async def pieces(request: Request, limit_bytes: int, take: Take | None = None) -> AsyncIterator[bytes]:
-    """The body as it arrives; `take` is asked for each piece. Problem 413 once it is over the limit, at once where it
-    says so itself.
+    """The body as it arrives; `take` is called for each piece.
+
+    Raises Problem 413 once it is over the limit, at once if Content-Length is.
     """
-    told = request.headers.get("content-length", "")
-    if told.isdigit() and int(told) > limit_bytes:
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > limit_bytes:
         raise _too_large(limit_bytes)
     read = 0
     try:
@@ -102,36 +106,42 @@ async def pieces(request: Request, limit_bytes: int, take: Take | None = None) -
         raise Problem(400, "the body broke off") from None
 
 
+async def decoded_body(request: Request, decoder: "msgspec.json.Decoder[T]") -> T:
+    """A small JSON body. Raises the Problems of `media_type`, `read_body` and `decoded`."""
+    media_type(request, JSON)
+    return decoded(await read_body(request, SMALL_BYTES), decoder)
+
+
 def decoded(
     body: bytes,
     decoder: "msgspec.json.Decoder[T]",
     where: str = "body",
     checks: Mapping[str, Check] | None = None,
 ) -> T:
-    """What a body says. Problem 400 for what is no JSON, 422 for JSON that says the wrong thing: all that is wrong."""
-    said = decoded_or_flaws(body, decoder, where, checks)
-    if isinstance(said, list):
-        raise refused(said)
-    return said
+    """The value of a body. Raises Problem 400 if it is not JSON, and Problem 422 with all errors in its JSON."""
+    value = decoded_or_errors(body, decoder, where, checks)
+    if isinstance(value, list):
+        raise invalid(value)
+    return value
 
 
-def decoded_or_flaws(
+def decoded_or_errors(
     body: bytes, decoder: "msgspec.json.Decoder[T]", where: str, checks: Mapping[str, Check] | None = None
-) -> T | list[Flaw]:
-    """What some JSON says, or what is wrong with it; `checks` as `flaws_in` has it. Problem 400 for what is no JSON."""
-    said = decoded_or_none(body, decoder, where)
-    if said is not None:
-        return said
+) -> T | list[FieldError]:
+    """The value of some JSON, or the errors in it; `checks` are those of `field_errors`. Raises Problem 400."""
+    value = decoded_or_none(body, decoder, where)
+    if value is not None:
+        return value
     try:
-        value = _decoded(body, _anything, where)
-    except msgspec.ValidationError:  # of what may be anything, only a number can be wrong
-        return [Flaw(where, "a number in it is too large")]
-    flaws = flaws_in(value, decoder.type, where, checks)
-    return flaws or [Flaw(where, "can't be read: some name stands in it twice")]
+        anything = _decoded(body, _anything, where)
+    except msgspec.ValidationError:  # any other value is accepted here
+        return [FieldError(where, "a number in it is too large")]
+    errors = field_errors(anything, decoder.type, where, checks)
+    return errors or [FieldError(where, "can't be read: some name stands in it twice")]
 
 
 def decoded_or_none(body: bytes, decoder: "msgspec.json.Decoder[T]", where: str = "body") -> T | None:
-    """What some JSON says; None if that is the wrong thing. Problem 400 for what is no JSON."""
+    """The value of some JSON; None if there are errors in it. Raises Problem 400."""
     try:
         return _decoded(body, decoder, where)
     except msgspec.ValidationError:
@@ -139,25 +149,30 @@ def decoded_or_none(body: bytes, decoder: "msgspec.json.Decoder[T]", where: str 
 
 
 def not_json(error: Exception, body: bytes, where: str = "body") -> Problem:
-    """Problem 400 for what can't be read as JSON."""
-    what = f"is no JSON: {no_json(error, body)}"
-    return Problem(400, f"{where} {what}", [Flaw(where, what)])
-
-
-async def decoded_body(request: Request, decoder: "msgspec.json.Decoder[T]") -> T:
-    """What a small JSON body says."""
-    media_type(request, JSON)
-    return decoded(await read_body(request, SMALL_BYTES), decoder)
+    """Problem 400 for a body that is not JSON."""
+    what = f"is no JSON: {_reason(error, body)}"
+    return Problem(400, f"{where} {what}", [FieldError(where, what)])
 
 
 def _decoded(body: bytes, decoder: "msgspec.json.Decoder[T]", where: str) -> T:
-    """What some JSON says. msgspec.ValidationError if that is the wrong thing, Problem 400 for what is no JSON."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError:
         raise
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise not_json(error, body, where) from None
+
+
+def _reason(error: Exception, body: bytes) -> str:
+    """Why a body is not JSON. msgspec's messages repeat nothing of the body; those of UnicodeDecodeError do."""
+    if not body.strip():
+        return "it is empty"
+    if isinstance(error, UnicodeDecodeError) or "UTF-8" in str(error):  # msgspec 0.22; msgspec 0.23
+        return "it is not UTF-8"
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    reason = str(error)
+    return "it ends too early" if "truncated" in reason else reason.removeprefix("JSON is malformed: ")
 
 
 def _too_large(limit_bytes: int) -> Problem:

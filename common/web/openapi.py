@@ -13,7 +13,7 @@ import msgspec
 from common.web import problems
 from common.web.bodies import NDJSON
 from common.web.operations import Answer, Body, Operation, Parameter, Scope
-from common.web.problems import Flaw, ProblemBody
+from common.web.problems import FieldError, ProblemBody
 
 ABOUT = (
     "Sends SMS and says what became of them.\n\nErrors are `application/problem+json` (RFC 9457): `detail` says what is"
@@ -200,8 +200,8 @@ def _answer(status: int, answer: Answer, schemas: Schemas) -> Json:
 
 def _problem(status: int, answer: Answer) -> ProblemBody:
     """An example of a problem."""
-    flaws = [Flaw("body.number", "too short for its country")] if status == 422 else []
-    return ProblemBody("about:blank", HTTPStatus(status).phrase, status, answer.description, flaws)
+    errors = [FieldError("body.number", "too short for its country")] if status == 422 else []
+    return ProblemBody("about:blank", HTTPStatus(status).phrase, status, answer.description, errors)
 
 
 def _lines(items: list[Any]) -> str:

@@ -1,7 +1,4 @@
-"""Operations: each HTTP endpoint with all that is to be known of it.
-
-The routes and the OpenAPI document are both made from this, so that neither can say what the other does not.
-"""
+"""Operations: each HTTP endpoint as data. The routes and the OpenAPI document are made from the same table."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,12 +23,21 @@ class Scope(StrEnum):
     READ = "read"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """A path, query or header parameter. `kind` is a type that msgspec can make a JSON schema of."""
+    """A path, query or header parameter.
+
+    Attributes:
+        name: Its name.
+        where: `path`, `query` or `header`.
+        description: For the document.
+        kind: A type that msgspec can make a JSON schema of.
+        example: For the document.
+        required: Whether it must be given.
+    """
 
     name: str
-    where: str  # "path", "query" or "header"
+    where: str
     description: str
     kind: Any = str
     example: Any = None
@@ -40,7 +46,13 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Body:
-    """A request's body: the type of it by media type, with examples by name."""
+    """The body of a request.
+
+    Attributes:
+        types: Its type, by media type.
+        examples: By name.
+        description: For the document.
+    """
 
     types: Mapping[str, Any]
     examples: Mapping[str, Any]
@@ -49,7 +61,15 @@ class Body:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer: what it means, the type of its body (None: it has none), and an example."""
+    """One answer of an operation.
+
+    Attributes:
+        description: When it is given.
+        kind: The type of its body; None: it has none.
+        example: For the document.
+        media_type: Of its body.
+        headers: Their descriptions, by name.
+    """
 
     description: str
     kind: Any = None
@@ -58,10 +78,22 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One method of one path. `scope` None: open to everybody. Problems that its handler raises are in `answers` too;
-    those that any operation may come to (401, 403, 429, 500, 503) are added by whoever makes the document.
+    """One method of one path.
+
+    Attributes:
+        method: The HTTP method.
+        path: The path, with parameters in braces.
+        handler: Answers a request.
+        scope: What the API key must allow; None: no key is needed.
+        tag: The group in the document.
+        summary: For the document.
+        description: For the document.
+        parameters: Those of the path, the query and the header.
+        body: The body of a request.
+        answers: By status. What any operation may answer (401, 403, 429, 500, 503) is added for the document.
+        deadline_s: How long a request may take.
     """
 
     method: str
@@ -70,8 +102,8 @@ class Operation:
     scope: Scope | None
     tag: str
     summary: str
-    answers: Mapping[int, Answer]
     description: str = ""
     parameters: tuple[Parameter, ...] = ()
     body: Body | None = None
+    answers: Mapping[int, Answer]
     deadline_s: float = DEADLINE_S

@@ -12,11 +12,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from common.errors import Refused, Unavailable, UnknownRun
-from common.web.flaws import refused, unknown
 from common.web.keys.authenticator import Authenticator
 from common.web.operations import RETRY_AFTER_S, Operation
 from common.web.problems import Problem
 from common.web.server import connection_of
+from common.web.validation import invalid, unknown_names
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +64,10 @@ def _endpoint(operation: Operation, authenticator: Authenticator, observe: Obser
                 if operation.scope is not None:
                     request.state.caller = await authenticator.authenticate(request)
                     authenticator.require(request.state.caller, operation.scope)
-                if request.scope["query_string"] and (flaws := unknown(request.query_params, known, "query")):
-                    raise refused(flaws)
+                if request.scope["query_string"] and (
+                    errors := unknown_names(request.query_params, known, "query")
+                ):
+                    raise invalid(errors)
                 response = await operation.handler(request)
         except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer, and the log the rest
             response = problem_of(error).response()

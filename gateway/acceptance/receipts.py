@@ -6,8 +6,8 @@ import msgspec
 
 from common.messages import Message
 from common.tracking.port import Status, Step
-from common.web.flaws import refused
-from common.web.problems import Flaw, Problem
+from common.web.problems import FieldError, Problem
+from common.web.validation import invalid
 from gateway.acceptance.port import Exceptional, Verdict
 
 KEY_HEADER = "Idempotency-Key"
@@ -35,7 +35,9 @@ def receipt_of(exceptional: Exceptional) -> Receipt:
         case Verdict.REPLAYED:
             return Receipt(exceptional.id, is_replayed=True)
         case Verdict.CONFLICT:
-            raise refused([Flaw(f"header.{KEY_HEADER}", "came with another request before: use a new one")])
+            raise invalid(
+                [FieldError(f"header.{KEY_HEADER}", "came with another request before: use a new one")]
+            )
         case Verdict.FULL:
             what = "too many messages wait for RabbitMQ: nothing was accepted, try again later"
             raise Problem(503, what, retry_after_s=RETRY_AFTER_S)

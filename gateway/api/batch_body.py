@@ -11,22 +11,22 @@ import msgspec
 from starlette.requests import Request
 
 from common.messages import Message
-from common.sms.numbers import flaw_of_number, normalise
+from common.sms.numbers import normalise, number_error
 from common.sms.segments import segments
 from common.web.bodies import (
     LARGE_BYTES,
     NDJSON,
     SMALL_BYTES,
     Take,
-    decoded_or_flaws,
+    decoded_or_errors,
     decoded_or_none,
     media_type,
     not_json,
     pieces,
 )
-from common.web.flaws import MOST_FLAWS, Check, refused
 from common.web.operations import JSON
-from common.web.problems import Flaw, Problem
+from common.web.problems import FieldError, Problem
+from common.web.validation import MOST_ERRORS, Check, invalid
 from gateway.api.array_items import items_of
 from gateway.api.schemas import MAX_BATCH_ITEMS, MAX_TRACKED_ITEMS, BatchItem
 
@@ -43,7 +43,7 @@ _item = msgspec.json.Decoder(BatchItem)
 # Makes nothing of it: only whether it is JSON.
 _unlooked_at = msgspec.json.Decoder(msgspec.Raw)
 # An item that was read, or what is wrong with it; and what stands for the latter among the messages.
-_Read = BatchItem | list[Flaw]
+_Read = BatchItem | list[FieldError]
 _NONE = Message(0, "", "")
 
 
@@ -59,26 +59,26 @@ class BatchBody:
     raw: bytes
 
 
-async def read_batch(request: Request, flaw_of: Callable[[str], str | None], take: Take) -> BatchBody:
+async def read_batch(request: Request, url_error: Callable[[str], str | None], take: Take) -> BatchBody:
     """What a request says. Problem 400, 408, 413, 415, 422 or 429, and then none of it is accepted.
 
-    `flaw_of` says what is wrong with a callback URL; `take` is asked for each piece of the body.
+    `url_error` says what is wrong with a callback URL; `take` is asked for each piece of the body.
     """
     try:
         async with asyncio.timeout(READ_WITHIN_S):
-            items, raw = await _read(request, take, {"number": flaw_of_number, "callback_url": flaw_of})
+            items, raw = await _read(request, take, {"number": number_error, "callback_url": url_error})
     except TimeoutError:
         what = f"the body did not come within {READ_WITHIN_S:g} s: send it faster, or less at a time"
         raise Problem(408, what) from None
     _look_at_callbacks(items)
     messages: list[Message] = []
     callback_urls: dict[int, str] = {}
-    flaws: list[Flaw] = []
+    errors: list[FieldError] = []
     parts = 0
     for piece in slices(items):
         for item in piece:
             if not isinstance(item, BatchItem):
-                flaws += item
+                errors += item
                 messages.append(_NONE)
                 continue
             seq = len(messages)
@@ -86,18 +86,18 @@ async def read_batch(request: Request, flaw_of: Callable[[str], str | None], tak
                 number = normalise(item.number)
             except ValueError as error:
                 number = ""
-                flaws.append(Flaw(f"body[{seq}].number", str(error)))
+                errors.append(FieldError(f"body[{seq}].number", str(error)))
             messages.append(Message(seq, number, item.text))
             parts += segments(item.text).segments
             if (url := item.callback_url) is not None:
                 callback_urls[seq] = url
-                if (flaw := flaw_of(url)) is not None:
-                    flaws.append(Flaw(f"body[{seq}].callback_url", flaw))
-        if len(flaws) >= MOST_FLAWS:
+                if (reason := url_error(url)) is not None:
+                    errors.append(FieldError(f"body[{seq}].callback_url", reason))
+        if len(errors) >= MOST_ERRORS:
             break
         await asyncio.sleep(0)
-    if flaws:
-        raise refused(flaws, NOTHING_ACCEPTED)
+    if errors:
+        raise invalid(errors, NOTHING_ACCEPTED)
     return BatchBody(messages, parts, callback_urls, raw)
 
 
@@ -118,7 +118,7 @@ async def _read(request: Request, take: Take, checks: Mapping[str, Check]) -> tu
     else:
         items, body = await _read_lines(request, take, checks)
     if not items:
-        raise refused([Flaw("body", "has no messages")], NOTHING_ACCEPTED)
+        raise invalid([FieldError("body", "has no messages")], NOTHING_ACCEPTED)
     if len(items) > MAX_BATCH_ITEMS:
         raise _too_many()
     return items, body
@@ -126,23 +126,23 @@ async def _read(request: Request, take: Take, checks: Mapping[str, Check]) -> tu
 
 @dataclass(slots=True)
 class _Reading:
-    """Items that are read one by one. `is_over`: so many flaws are found that no more are told."""
+    """Items that are read one by one. `is_over`: so many errors are found that no more are told."""
 
     checks: Mapping[str, Check]
     items: list[_Read] = field(default_factory=list)
-    flaws: int = 0
+    errors: int = 0
 
     @property
     def is_over(self) -> bool:
-        return self.flaws >= MOST_FLAWS
+        return self.errors >= MOST_ERRORS
 
     def add(self, said: bytes) -> None:
         """One more. Problem 400 where it is no JSON, 413 where it is one too many."""
         if len(self.items) >= MAX_BATCH_ITEMS:
             raise _too_many()
-        item = decoded_or_flaws(said, _item, f"body[{len(self.items)}]", self.checks)
+        item = decoded_or_errors(said, _item, f"body[{len(self.items)}]", self.checks)
         if isinstance(item, list):
-            self.flaws += len(item)
+            self.errors += len(item)
         self.items.append(item)
 
 
@@ -155,7 +155,7 @@ async def _one_by_one(body: bytes, checks: Mapping[str, Check]) -> list[_Read]:
             break
         if len(reading.items) % SLICE == 0:
             await asyncio.sleep(0)
-    if not reading.flaws:
+    if not reading.errors:
         raise _unread(body, len(reading.items))
     return reading.items
 
@@ -178,7 +178,7 @@ async def _read_lines(request: Request, take: Take, checks: Mapping[str, Check])
         if len(rest) > SMALL_BYTES:
             at = f"body[{len(reading.items)}]"
             what = f"a line of over {SMALL_BYTES} bytes: end each message with a line end"
-            raise Problem(413, f"{at}: {what}", [Flaw(at, what)])
+            raise Problem(413, f"{at}: {what}", [FieldError(at, what)])
     if rest.strip():
         reading.add(rest)
     return reading.items, b"".join(read)
@@ -187,14 +187,14 @@ async def _read_lines(request: Request, take: Take, checks: Mapping[str, Check])
 def _unread(body: bytes, at: int) -> Problem:
     """Why no item can be cut out of a body at a place, where all before it are well."""
     if not body.lstrip().startswith(b"["):
-        return refused([Flaw("body", "must be an array of messages")], NOTHING_ACCEPTED)
+        return invalid([FieldError("body", "must be an array of messages")], NOTHING_ACCEPTED)
     try:
         _unlooked_at.decode(body)
     except RecursionError:
         pass
     except msgspec.DecodeError as error:
         return not_json(error, body)
-    return refused([Flaw(f"body[{at}]", "too large or nested too deep")], NOTHING_ACCEPTED)
+    return invalid([FieldError(f"body[{at}]", "too large or nested too deep")], NOTHING_ACCEPTED)
 
 
 def _too_many() -> Problem:
@@ -208,4 +208,4 @@ def _look_at_callbacks(items: Sequence[_Read]) -> None:
     for k, item in enumerate(items):
         if isinstance(item, BatchItem) and item.callback_url is not None:
             what = f"only in batches of up to {MAX_TRACKED_ITEMS:,} messages: send fewer at a time, or leave it out"
-            raise refused([Flaw(f"body[{k}].callback_url", what)], NOTHING_ACCEPTED)
+            raise invalid([FieldError(f"body[{k}].callback_url", what)], NOTHING_ACCEPTED)

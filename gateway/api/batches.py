@@ -11,13 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.messages import Lane, new_run_id
-from common.web.answers import json_answer
 from common.web.bodies import LARGE_BYTES, NDJSON, Budget
-from common.web.flaws import MOST_FLAWS, refused
 from common.web.keys.port import Caller
 from common.web.operations import JSON, Answer, Body, Operation, Parameter, Scope
-from common.web.problems import Flaw, Problem
+from common.web.problems import FieldError, Problem
 from common.web.rate import RateLimiter
+from common.web.responses import json_response
+from common.web.validation import MOST_ERRORS, invalid
 from gateway.acceptance.acceptance import Acceptance
 from gateway.acceptance.groups import UNIQUE_BYTES
 from gateway.acceptance.port import NewRun
@@ -47,13 +47,36 @@ _BATCH = Annotated[list[BatchItem], Meta(min_length=1, max_length=MAX_BATCH_ITEM
 _encode = msgspec.json.Encoder().encode
 
 
+_RUN = "20261121-072613-24a5b446cc10"
+_EXAMPLE = BatchAccepted(run=_RUN, count=2, segments=2, ids=[f"{_RUN}.0", f"{_RUN}.1"])
+_ITEMS = [{"number": "+541166587382", "text": "hello"}, {"number": "+358401234567", "text": "hei"}]
+_PRIORITY = Parameter(
+    name="priority",
+    where="query",
+    description="the lane of all of them",
+    kind=Priority,
+    example="normal",
+)
+_TRACK = Parameter(
+    name="track",
+    where="query",
+    description=(
+        f"whether each message is tracked, as single ones are; up to {MAX_TRACKED_ITEMS:,} messages. If not, their"
+        " events are those of the run. Unless given, a batch is tracked where one of its messages has a"
+        " `callback_url`, which needs it"
+    ),
+    kind=bool,
+    example=False,
+)
+
+
 class Batches:
     """Takes batches.
 
     Attributes:
         acceptance: Accepts runs.
         limits: How many messages a caller may send.
-        flaw_of: Says what is wrong with a callback URL.
+        url_error: Says what is wrong with a callback URL.
         count: Counts what is accepted.
         track_all: Whether all is tracked, whatever a request says.
     """
@@ -63,13 +86,13 @@ class Batches:
         *,
         acceptance: Acceptance,
         limits: RateLimiter,
-        flaw_of: Callable[[str], str | None],
+        url_error: Callable[[str], str | None],
         count: Callable[[Lane, int], None],
         track_all: bool = False,
     ) -> None:
         self._acceptance = acceptance
         self._limits = limits
-        self._flaw_of = flaw_of
+        self._url_error = url_error
         self._count = count
         self._track_all = track_all
         self._in_hand = 0
@@ -77,51 +100,31 @@ class Batches:
 
     def operations(self) -> list[Operation]:
         """Its endpoint."""
-        example = BatchAccepted(
-            "20261121-072613-24a5b446cc10",
-            2,
-            2,
-            ["20261121-072613-24a5b446cc10.0", "20261121-072613-24a5b446cc10.1"],
-        )
-        items = [
-            {"number": "+541166587382", "text": "hello"},
-            {"number": "+358401234567", "text": "hei"},
-        ]
         return [
             Operation(
-                "POST",
-                "/sms/batch",
-                self._post,
-                Scope.SEND,
-                "messages",
-                f"Send up to {MAX_BATCH_ITEMS:,} messages as one run",
-                {
+                method="POST",
+                path="/sms/batch",
+                handler=self._post,
+                scope=Scope.SEND,
+                tag="messages",
+                summary=f"Send up to {MAX_BATCH_ITEMS:,} messages as one run",
+                description=(
+                    "A JSON array, or NDJSON, which is read as it comes. One bad message refuses them all; up to"
+                    f" {MOST_ERRORS} are named. 503: none is accepted, unless the answer says that nobody knows."
+                    f" Messages may have a `callback_url` in batches of up to {MAX_TRACKED_ITEMS:,}."
+                ),
+                parameters=(IDEMPOTENCY_KEY, _PRIORITY, _TRACK),
+                body=Body({JSON: _BATCH, NDJSON: BatchItem}, {"two": _ITEMS}, "the messages"),
+                answers={
                     202: Answer(
                         "Accepted: all of them are kept, and will be sent",
-                        BatchAccepted,
-                        example,
+                        kind=BatchAccepted,
+                        example=_EXAMPLE,
                         headers={"Location": "where its progress is: `/runs/{run}`"},
                     ),
                     408: Answer(f"The body did not come within {READ_WITHIN_S:g} s"),
                 },
-                "A JSON array, or NDJSON, which is read as it comes. One bad message refuses them all; up to"
-                f" {MOST_FLAWS} are named. 503: none is accepted, unless the answer says that nobody knows."
-                f" Messages may have a `callback_url` in batches of up to {MAX_TRACKED_ITEMS:,}.",
-                (
-                    IDEMPOTENCY_KEY,
-                    Parameter("priority", "query", "the lane of all of them", Priority, "normal"),
-                    Parameter(
-                        "track",
-                        "query",
-                        f"whether each message is tracked, as single ones are; up to {MAX_TRACKED_ITEMS:,} messages."
-                        " If not, their events are those of the run. Unless given, a batch is tracked where one of its"
-                        " messages has a `callback_url`, which needs it",
-                        bool,
-                        False,
-                    ),
-                ),
-                Body({JSON: _BATCH, NDJSON: BatchItem}, {"two": items}, "the messages"),
-                DEADLINE_S,
+                deadline_s=DEADLINE_S,
             )
         ]
 
@@ -130,7 +133,7 @@ class Batches:
         asked = _choice(request, "track", {"true": True, "false": False}, None)
         self._look_for_room()
         with self._bodies.share() as take:
-            body = await read_batch(request, self._flaw_of, take)
+            body = await read_batch(request, self._url_error, take)
             with self._one_more():
                 batch = NewRun(
                     run=new_run_id(UNIQUE_BYTES),
@@ -145,7 +148,7 @@ class Batches:
         ids = [f"{receipt.id}.{message.seq}" for message in body.messages]
         answer = BatchAccepted(receipt.id, len(ids), body.segments, ids)
         headers = {"Location": f"/runs/{receipt.id}", **replayed_headers(receipt.is_replayed)}
-        return json_answer(_encode(answer), 202, headers)
+        return json_response(_encode(answer), 202, headers)
 
     async def _accept(self, batch: NewRun, caller: Caller) -> Receipt:
         messages = len(batch.messages)
@@ -180,7 +183,7 @@ def _tracked(asked: bool | None, batch: BatchBody) -> bool:
         first = min(batch.callback_urls)
         what = f"must not be false where a message has a callback_url, as body[{first}] has: leave it out"
     if what is not None:
-        raise refused([Flaw("query.track", what)], NOTHING_ACCEPTED)
+        raise invalid([FieldError("query.track", what)], NOTHING_ACCEPTED)
     return bool(batch.callback_urls) if asked is None else asked
 
 
@@ -190,8 +193,8 @@ def _choice(request: Request, name: str, choices: dict[str, T], default: D) -> T
     if not values:
         return default
     if len(values) > 1:
-        raise refused([Flaw(f"query.{name}", "given more than once: give one value")])
+        raise invalid([FieldError(f"query.{name}", "given more than once: give one value")])
     if values[0] not in choices:
         what = f"must be {' or '.join(choices)}"
-        raise refused([Flaw(f"query.{name}", what)])
+        raise invalid([FieldError(f"query.{name}", what)])
     return choices[values[0]]

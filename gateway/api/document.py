@@ -7,9 +7,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.version import project_version
-from common.web.answers import json_answer
 from common.web.openapi import document
 from common.web.operations import Answer, Operation
+from common.web.responses import json_response
 
 
 class Document:
@@ -34,4 +34,4 @@ class Document:
         ]
 
     async def _show(self, _: Request) -> Response:
-        return json_answer(self._json)
+        return json_response(self._json)

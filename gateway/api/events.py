@@ -216,5 +216,5 @@ async def _read_until_closed(websocket: WebSocket, subscriber: Subscriber) -> No
 
 def _reason(problem: Problem) -> str:
     """The problem in the few bytes that a close frame has for it."""
-    text = "; ".join(f"{flaw.where}: {flaw.what}" for flaw in problem.flaws) or problem.detail
+    text = "; ".join(f"{what.where}: {what.what}" for what in problem.errors) or problem.detail
     return text.encode()[:_LONGEST_REASON_BYTES].decode(errors="ignore")

@@ -10,9 +10,9 @@ from starlette.responses import Response
 from common.broker.port import Broker
 from common.errors import SmsimError
 from common.ledger.port import Ledger
-from common.web.answers import json_answer
 from common.web.operations import RETRY_AFTER_S, Answer, Operation
 from common.web.problems import Problem
+from common.web.responses import json_response
 from gateway.live.coalesced import CoalescedRead
 
 
@@ -72,13 +72,13 @@ class Health:
         ]
 
     async def _health(self, _: Request) -> Response:
-        return json_answer(Lives(True))
+        return json_response(Lives(True))
 
     async def _ready(self, _: Request) -> Response:
         away = await self._away.get()
         if away:
             raise Problem(503, f"{' and '.join(away)} did not answer", retry_after_s=RETRY_AFTER_S)
-        return json_answer(Ready(True))
+        return json_response(Ready(True))
 
     async def _find_away(self) -> list[str]:
         """The servers that do not answer."""

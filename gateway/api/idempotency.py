@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from common.web.flaws import refused
 from common.web.operations import Parameter
-from common.web.problems import Flaw
+from common.web.problems import FieldError
+from common.web.validation import invalid
 from gateway.acceptance.port import IdempotencyKey
 from gateway.acceptance.receipts import KEY_HEADER
 
@@ -16,9 +16,9 @@ LONGEST_KEY = 255
 REPLAYED = "Idempotent-Replayed"
 
 PARAMETER = Parameter(
-    KEY_HEADER,
-    "header",
-    "Makes it safe to send the request again: the same key gives the same message, which is sent once."
+    name=KEY_HEADER,
+    where="header",
+    description="Makes it safe to send the request again: the same key gives the same message, which is sent once."
     f" Kept for a day. A response to a repeated request has the header {REPLAYED}. The same key with another request is"
     " refused with 422.",
     example="8e03978e-40d5-43dd-bc93-6894a57f9324",
@@ -48,10 +48,10 @@ def key_of(values: Sequence[str], *, caller: str, target: Target, body: bytes) -
     if not values:
         return None
     if len(values) > 1:
-        raise refused([Flaw(f"header.{KEY_HEADER}", "stands there twice: send one")])
+        raise invalid([FieldError(f"header.{KEY_HEADER}", "stands there twice: send one")])
     key = values[0]
     if not key or len(key) > LONGEST_KEY:
-        raise refused([Flaw(f"header.{KEY_HEADER}", f"must have 1 to {LONGEST_KEY} characters")])
+        raise invalid([FieldError(f"header.{KEY_HEADER}", f"must have 1 to {LONGEST_KEY} characters")])
     request = hashlib.sha256(f"{target.method}\n{target.path}\n{target.query}\n".encode())
     request.update(body)
     return IdempotencyKey(caller, hashlib.sha256(key.encode()).hexdigest(), request.hexdigest())

@@ -8,11 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.sms.numbers import normalise
-from common.web.answers import json_answer
-from common.web.flaws import flaws_in, refused
 from common.web.operations import Answer, Operation, Parameter, Scope
-from common.web.problems import Flaw, Problem
+from common.web.problems import FieldError, Problem
+from common.web.responses import json_response
 from common.web.server import connection_of
+from common.web.validation import field_errors, invalid
 from gateway.live.inbox import Inbox, InboxLimits, Received
 
 LONGEST_WAIT_S = 60.0
@@ -157,7 +157,7 @@ class InboxRoutes:
 
     async def _list(self, request: Request) -> Response:
         query = _query(request, _List)
-        return json_answer(InboxView(self._inbox.messages(query.to)[-query.limit :]))
+        return json_response(InboxView(self._inbox.messages(query.to)[-query.limit :]))
 
     async def _clear(self, request: Request) -> Response:
         self._inbox.clear(_query(request, _Clear).to)
@@ -169,10 +169,10 @@ class InboxRoutes:
             found = self._inbox.first(query.to, query.after)
         except KeyError:
             what = "no such message in the inbox: it was not sent yet, or is not kept any more"
-            raise Problem(404, f"query.after: {what}", [Flaw("query.after", what)]) from None
+            raise Problem(404, f"query.after: {what}", [FieldError("query.after", what)]) from None
         if found is None:
             found = await self._next(request, query)
-        return Response(status_code=204) if found is None else json_answer(found)
+        return Response(status_code=204) if found is None else json_response(found)
 
     async def _next(self, request: Request, query: _Wait) -> Received | None:
         connection = connection_of(request.scope)
@@ -191,11 +191,11 @@ def _query(request: Request, kind: type[Query]) -> Query:
     try:
         query = msgspec.convert(dict(request.query_params), kind, strict=False)
     except msgspec.ValidationError:
-        raise refused(flaws_in(dict(request.query_params), kind, "query", strict=False)) from None
+        raise invalid(field_errors(dict(request.query_params), kind, "query", strict=False)) from None
     if query.to is not None:
         number = query.to.strip()  # in a query a raw + means a space
         try:
             query.to = normalise(f"+{number}" if number[:1].isdigit() else number)
         except ValueError as error:
-            raise refused([Flaw("query.to", str(error))]) from None
+            raise invalid([FieldError("query.to", str(error))]) from None
     return query

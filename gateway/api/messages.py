@@ -11,17 +11,17 @@ from starlette.responses import Response
 from common.errors import UnknownRun
 from common.ledger.port import Ledger
 from common.messages import MAX_SEQ, Lane, State, is_run_id
-from common.sms.numbers import flaw_of_number, normalise
+from common.sms.numbers import normalise, number_error
 from common.sms.segments import Segments, segments
 from common.tracking.port import Status, Step, Track, Tracker
 from common.tracking.wire import iso
-from common.web.answers import json_answer
 from common.web.bodies import SMALL_BYTES, decoded, media_type, read_body
-from common.web.flaws import Check, refused
 from common.web.keys.port import Caller
 from common.web.operations import JSON, Answer, Body, Operation, Parameter, Scope
-from common.web.problems import Flaw, Problem
+from common.web.problems import FieldError, Problem
 from common.web.rate import RateLimiter
+from common.web.responses import json_response
+from common.web.validation import Check, invalid
 from gateway.acceptance.acceptance import Acceptance
 from gateway.acceptance.port import IdempotencyKey, Item
 from gateway.acceptance.receipts import Receipt
@@ -30,7 +30,17 @@ from gateway.api.idempotency import key_of_request, replayed_headers
 from gateway.api.schemas import Accepted, MessageView, Priority, SmsIn, StepView
 
 _STATUS = {state: Status[state.name] for state in State}
-_UUID = Parameter("uuid", "path", "the message id", example="20261121-072613-24a5b446cc10.0", required=True)
+_UUID = Parameter(
+    name="uuid",
+    where="path",
+    description="the message id",
+    example="20261121-072613-24a5b446cc10.0",
+    required=True,
+)
+_BODIES = {
+    "hello": {"number": "+541166587382", "text": "hello"},
+    "urgent": {"number": "+541166587382", "text": "hello", "priority": "urgent"},
+}
 _EXAMPLE = Accepted(
     "20261121-072613-24a5b446cc10.0", "+541166587382", "hello", Status.QUEUED, Segments("GSM-7", 1, 5)
 )
@@ -63,7 +73,7 @@ class Messages:
         ledger: Has the states.
         tracker: Has records and steps.
         limits: How many messages a caller may send.
-        flaw_of: Says what is wrong with a callback URL.
+        url_error: Says what is wrong with a callback URL.
         count: Counts what is accepted.
     """
 
@@ -74,56 +84,64 @@ class Messages:
         ledger: Ledger,
         tracker: Tracker,
         limits: RateLimiter,
-        flaw_of: Callable[[str], str | None],
+        url_error: Callable[[str], str | None],
         count: Callable[[Lane, int], None],
     ) -> None:
         self._acceptance = acceptance
         self._ledger = ledger
         self._tracker = tracker
         self._limits = limits
-        self._flaw_of = flaw_of
-        self._checks: dict[str, Check] = {"number": flaw_of_number, "callback_url": flaw_of}
+        self._url_error = url_error
+        self._checks: dict[str, Check] = {"number": number_error, "callback_url": url_error}
         self._count = count
 
     def operations(self) -> list[Operation]:
         """Its endpoints."""
-        found = {200: Answer("What is known of it", MessageView, _VIEW), 404: Answer("No such message")}
-        about = "The status is the ledger's. Number, text and times are forgotten after MESSAGE_TTL."
         return [
-            Operation(
-                "POST",
-                "/sms",
-                self._post,
-                Scope.SEND,
-                "messages",
-                "Send a message",
-                {
-                    202: Answer(
-                        "Accepted: it is kept, and will be sent",
-                        Accepted,
-                        _EXAMPLE,
-                        headers={"Location": "what becomes of it: `/sms/{uuid}`"},
-                    ),
-                },
-                "Answers 202 once the message is kept, never before. 503: it is not accepted, unless the answer says"
-                " that nobody knows.",
-                (IDEMPOTENCY_KEY,),
-                Body(
-                    {JSON: SmsIn},
-                    {
-                        "hello": {"number": "+541166587382", "text": "hello"},
-                        "urgent": {"number": "+541166587382", "text": "hello", "priority": "urgent"},
-                    },
-                ),
-            ),
-            *(
-                Operation("GET", path, self._get, Scope.READ, "messages", summary, found, about, (_UUID,))
-                for path, summary in (
-                    ("/sms/{uuid}", "What became of a message"),
-                    ("/key/{uuid}", "The same as GET /sms/{uuid}"),
-                )
-            ),
+            self._post_operation(),
+            self._get_operation("/sms/{uuid}", "What became of a message"),
+            self._get_operation("/key/{uuid}", "The same as GET /sms/{uuid}"),
         ]
+
+    def _post_operation(self) -> Operation:
+        return Operation(
+            method="POST",
+            path="/sms",
+            handler=self._post,
+            scope=Scope.SEND,
+            tag="messages",
+            summary="Send a message",
+            description=(
+                "Answers 202 once the message is kept, never before. 503: it is not accepted, unless the answer says"
+                " that nobody knows."
+            ),
+            parameters=(IDEMPOTENCY_KEY,),
+            body=Body({JSON: SmsIn}, _BODIES),
+            answers={
+                202: Answer(
+                    "Accepted: it is kept, and will be sent",
+                    kind=Accepted,
+                    example=_EXAMPLE,
+                    headers={"Location": "what becomes of it: `/sms/{uuid}`"},
+                ),
+            },
+        )
+
+    def _get_operation(self, path: str, summary: str) -> Operation:
+        return Operation(
+            method="GET",
+            path=path,
+            handler=self._get,
+            scope=Scope.READ,
+            tag="messages",
+            summary=summary,
+            description="The status is the ledger's. Number, text and times are forgotten after MESSAGE_TTL.",
+            parameters=(_UUID,),
+            answers={
+                200: Answer("What is known of it", kind=MessageView, example=_VIEW),
+                404: Answer("No such message"),
+            },
+        )
 
     async def _post(self, request: Request) -> Response:
         media_type(request, JSON)
@@ -131,20 +149,20 @@ class Messages:
         sms = self.checked(body)
         caller: Caller = request.state.caller
         receipt = await self.submit(sms, caller, key_of_request(request, body))
-        return json_answer(self.accepted(receipt, sms, caller), 202, headers_of(receipt))
+        return json_response(self.accepted(receipt, sms, caller), 202, headers_of(receipt))
 
     def checked(self, body: bytes) -> SmsIn:
         """The message in a body, its number in E.164 form. Raises Problem 400 or 422."""
         sms = decoded(body, _decoder, checks=self._checks)
-        flaws = []
+        errors = []
         try:
             sms = msgspec.structs.replace(sms, number=normalise(sms.number))
         except ValueError as error:
-            flaws.append(Flaw("body.number", str(error)))
-        if sms.callback_url is not None and (flaw := self._flaw_of(sms.callback_url)) is not None:
-            flaws.append(Flaw("body.callback_url", flaw))
-        if flaws:
-            raise refused(flaws)
+            errors.append(FieldError("body.number", str(error)))
+        if sms.callback_url is not None and (what := self._url_error(sms.callback_url)) is not None:
+            errors.append(FieldError("body.callback_url", what))
+        if errors:
+            raise invalid(errors)
         return sms
 
     def submit(self, sms: SmsIn, caller: Caller, key: IdempotencyKey | None) -> "asyncio.Future[Receipt]":
@@ -171,13 +189,27 @@ class Messages:
         except (ValueError, UnknownRun):
             raise unknown from None
         if track is not None:
-            return json_answer(_tracked(track, _STATUS[State(state)]))
+            return json_response(_tracked(track, _STATUS[State(state)]))
         if state == State.QUEUED and seq >= (await self._ledger.publication(run)).announced:
             raise unknown
         (message,) = await self._tracker.messages(run, [seq])
         number, text = (message.to, message.text) if message else (None, None)
         status = _STATUS[State(state)]
-        return json_answer(MessageView(uuid, run, number, text, status, None, None, None, None, None, []))
+        return json_response(
+            MessageView(
+                uuid=uuid,
+                run=run,
+                number=number,
+                text=text,
+                status=status,
+                attempts=None,
+                priority=None,
+                accepted_at=None,
+                sending_at=None,
+                settled_at=None,
+                steps=[],
+            )
+        )
 
 
 def headers_of(receipt: Receipt) -> dict[str, str]:

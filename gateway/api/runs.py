@@ -10,10 +10,10 @@ from starlette.responses import Response
 from common.counters import Counters
 from common.errors import UnknownRun
 from common.messages import is_run_id
-from common.web.answers import json_answer
-from common.web.flaws import must_be, refused
 from common.web.operations import Answer, Operation, Parameter, Scope
-from common.web.problems import Flaw, Problem
+from common.web.problems import FieldError, Problem
+from common.web.responses import json_response
+from common.web.validation import invalid, must_be
 from gateway.api.views import Run, RunList, RunView, StatsView, run_view
 from gateway.live.poller import Poller
 
@@ -98,7 +98,7 @@ class Runs:
 
     async def _list(self, request: Request) -> Response:
         runs = await self._poller.runs(_limit(request))
-        return json_answer(RunList(runs))
+        return json_response(RunList(runs))
 
     async def _one(self, request: Request) -> Response:
         run = request.path_params["run"]
@@ -108,10 +108,10 @@ class Runs:
             now = await self._poller.snapshot(run)
         except UnknownRun:
             raise Problem(404, "there is no such run, or it was forgotten: GET /runs lists them") from None
-        return json_answer(run_view(run, now, self._poller.earlier(run)))
+        return json_response(run_view(run, now, self._poller.earlier(run)))
 
     async def _stats(self, _: Request) -> Response:
-        return json_answer(await self._poller.statistics())
+        return json_response(await self._poller.statistics())
 
 
 def _limit(request: Request) -> int:
@@ -121,6 +121,6 @@ def _limit(request: Request) -> int:
     # Digits alone: int() takes underscores and spaces too; five of them at most, since more is out of range anyway.
     limit = int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else 0
     if not 1 <= limit <= MOST_RUNS:
-        flaw = Flaw("query.limit", must_be(Limit))
-        raise refused([flaw])
+        what = FieldError("query.limit", must_be(Limit))
+        raise invalid([what])
     return limit

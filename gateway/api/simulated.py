@@ -19,10 +19,10 @@ from common.messages import MAX_BATCH_MESSAGES, new_run_id
 from common.publishing.random import RandomSource
 from common.publishing.recipes import recipe_text
 from common.publishing.run import Job, RunPublisher
-from common.web.answers import json_answer
 from common.web.bodies import decoded_body
 from common.web.operations import JSON, Answer, Body, Operation, Scope
 from common.web.problems import Problem
+from common.web.responses import json_response
 from gateway.api.schemas import Priority, RunName
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class SimulatedRuns:
             await begun
         except RunExists:
             raise Problem(409, f"run {run} exists already: choose another name") from None
-        return json_answer(RunStarted(run, asked.num_messages), 202, {"Location": f"/runs/{run}"})
+        return json_response(RunStarted(run, asked.num_messages), 202, {"Location": f"/runs/{run}"})
 
     async def _begin_and_publish(self, run: str, asked: RunIn, begun: "asyncio.Future[None]") -> None:
         """`begun` is done once the run is open. If it was cancelled before, nobody waits, and the run is removed."""

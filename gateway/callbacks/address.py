@@ -71,7 +71,7 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
     return address in _PUBLIC_V6 and not any(address in network for network in _CLOSED_V6)
 
 
-def flaw_of(text: str, allow_private: bool) -> str | None:
+def url_error(text: str, allow_private: bool) -> str | None:
     """What is wrong with a callback URL, as far as its text tells; None for nothing. Asks no name server."""
     if len(text) > LONGEST_URL:
         return f"is longer than {LONGEST_URL} characters"
@@ -89,10 +89,10 @@ def flaw_of(text: str, allow_private: bool) -> str | None:
         return "is no valid URL: look at host and port"
     if url.port is None or not 1 <= url.port <= 65535:
         return "must have a port from 1 to 65535, if it has one"
-    return _flaw_of_host((url.raw_host or "").lower(), authority[1].startswith("["), allow_private)
+    return _host_error((url.raw_host or "").lower(), authority[1].startswith("["), allow_private)
 
 
-def _flaw_of_host(host: str, bracketed: bool, allow_private: bool) -> str | None:
+def _host_error(host: str, bracketed: bool, allow_private: bool) -> str | None:
     if bracketed:
         try:
             literal: IPv4Address | IPv6Address = IPv6Address(host)

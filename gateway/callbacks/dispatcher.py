@@ -19,7 +19,7 @@ from common.errors import UnknownRun
 from common.ledger.port import Ledger
 from common.messages import State
 from common.tracking.port import Status, Tracker
-from gateway.callbacks.address import flaw_of, is_public
+from gateway.callbacks.address import is_public, url_error
 from gateway.callbacks.port import Callbacks, Ending, Owed
 from gateway.callbacks.posting import TIME_LIMIT_S, Answer, Poster
 from gateway.callbacks.turns import MOST_UNDER_WAY, Standing, Turn, Turns
@@ -72,11 +72,11 @@ class Dispatcher:
         self._turns = Turns()
         self._some = asyncio.Event()
 
-    def flaw_of(self, url: str) -> str | None:
+    def url_error(self, url: str) -> str | None:
         """What is wrong with a callback URL, as far as its text tells; None for nothing."""
         if self._secret is None:
             return "callbacks are off: set CALLBACK_SECRET"
-        return flaw_of(url, self._allow_private)
+        return url_error(url, self._allow_private)
 
     def expect(self, uuids: Sequence[str]) -> None:
         """The callbacks of these messages are owed: their ends are listened for."""

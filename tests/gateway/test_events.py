@@ -205,7 +205,7 @@ async def test_a_bad_filter_is_refused_by_name(query: str, where: str) -> None:
     assert code == 1008
     assert reason.startswith(where)
     assert status == 422
-    assert where in [flaw["where"] for flaw in problem["errors"]]
+    assert where in [what["where"] for what in problem["errors"]]
 
 
 async def test_a_key_that_may_read_is_needed() -> None:

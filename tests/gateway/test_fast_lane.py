@@ -13,7 +13,6 @@ from starlette.responses import Response
 
 from common.sms.segments import segments
 from common.tracking.port import Status
-from common.web.answers import json_answer
 from common.web.bodies import SMALL_BYTES, decoded, media_type, read_body
 from common.web.guard import Guard
 from common.web.keys.authenticator import Authenticator
@@ -22,6 +21,7 @@ from common.web.keys.port import Caller
 from common.web.limits import Limits
 from common.web.operations import JSON, Answer, Operation, Scope
 from common.web.problems import Problem
+from common.web.responses import json_response
 from common.web.routing import routes_of
 from common.web.server import serving
 from gateway.acceptance.port import IdempotencyKey
@@ -75,7 +75,7 @@ class Messages:
         sms = self.checked(body)
         caller = request.state.caller
         receipt = await self.submit(sms, caller, key_of_request(request, body))
-        return json_answer(self.accepted(receipt, sms, caller), 202, headers_of(receipt))
+        return json_response(self.accepted(receipt, sms, caller), 202, headers_of(receipt))
 
 
 class Served:

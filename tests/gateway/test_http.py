@@ -19,7 +19,7 @@ from common.web.keys.authenticator import Authenticator
 from common.web.keys.memory import MemoryApiKeys
 from common.web.limits import Limits
 from common.web.operations import Answer, Operation
-from common.web.routing import routes_of
+from common.web.routing import Handler, routes_of
 from common.web.server import serving
 from tests.gateway.running import NUMBER, running
 from tests.gateway.streaming import streaming
@@ -79,6 +79,18 @@ async def talk(port: int) -> Talk:
     return Talk(*await asyncio.open_connection("127.0.0.1", port))
 
 
+def operation_of(method: str, path: str, handler: Handler) -> Operation:
+    return Operation(
+        method=method,
+        path=path,
+        handler=handler,
+        scope=None,
+        tag="test",
+        summary="test",
+        answers={200: Answer("it")},
+    )
+
+
 class Served:
     """An application under test: /echo, /unread, and /held, which answers once it is let."""
 
@@ -102,7 +114,7 @@ class Served:
     def app(self) -> Starlette:
         handlers = {"/echo": self.echo, "/unread": self.unread, "/held": self.hold}
         operations = [
-            Operation(method, path, handler, None, "test", "test", {200: Answer("it")})
+            operation_of(method, path, handler)
             for path, handler in handlers.items()
             for method in ("GET", "POST")
         ]
@@ -362,7 +374,7 @@ async def test_a_request_that_is_cancelled_otherwise_is_not_answered() -> None:
     async def handler(_: Request) -> Response:
         raise asyncio.CancelledError
 
-    operation = Operation("GET", "/it", handler, None, "test", "test", {})
+    operation = operation_of("GET", "/it", handler)
     endpoint = routing._endpoint(operation, Authenticator(MemoryApiKeys(), False, None), lambda *_: None)
     scope = {"type": "http", "method": "GET", "path": "/it", "query_string": b"", "headers": []}
     with pytest.raises(asyncio.CancelledError):

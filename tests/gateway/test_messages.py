@@ -68,7 +68,7 @@ async def test_a_bad_body_is_refused_with_what_and_where(body: Any, status: int,
     async with running() as gateway:
         answered, problem = await gateway.post("/sms", body)
         assert (answered, problem["status"]) == (status, status)
-        assert [flaw["where"] for flaw in problem["errors"]] == [where]
+        assert [what["where"] for what in problem["errors"]] == [where]
         assert problem["detail"]
         assert (await gateway.ledger.snapshot()).published == 0
 

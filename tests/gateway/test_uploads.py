@@ -45,7 +45,7 @@ async def test_slow_uploads_keep_no_room_from_others(budgets: list[Budget]) -> N
     async with running(sends=False) as it, contextlib.AsyncExitStack() as clients:
         for _ in range(2 * MOST_AT_ONCE):
             await clients.enter_async_context(dribbling(it, b"["))
-        await eventually(lambda: budgets[0].in_hand_bytes == 2 * MOST_AT_ONCE)
+        await eventually(lambda: budgets[0].used_bytes == 2 * MOST_AT_ONCE)
         status, answer = await it.post("/sms/batch", BATCH)
         assert status == 202, answer
 
@@ -54,13 +54,13 @@ async def test_the_bytes_in_hand_are_bounded(budgets: list[Budget]) -> None:
     """Who brings too much is told to wait, until somebody else's are out of hand."""
     async with running(sends=False) as it:
         async with dribbling(it, b"[" + b" " * 89):
-            await eventually(lambda: budgets[0].in_hand_bytes == 90)
+            await eventually(lambda: budgets[0].used_bytes == 90)
             async with it.http.post("/sms/batch", json=BATCH) as answer:
                 assert answer.status == 429
                 assert answer.headers["Retry-After"] == "1"
-        await eventually(lambda: budgets[0].in_hand_bytes == 0)
+        await eventually(lambda: budgets[0].used_bytes == 0)
         assert (await it.post("/sms/batch", BATCH))[0] == 202
-        assert budgets[0].in_hand_bytes == 0
+        assert budgets[0].used_bytes == 0
 
 
 async def test_a_body_that_does_not_come_is_given_up(
@@ -72,7 +72,7 @@ async def test_a_body_that_does_not_come_is_given_up(
         async with asyncio.timeout(60):
             assert b" 408 " in await reader.readline()
             assert b"did not come within 0.05 s" in await reader.read()
-        assert budgets[0].in_hand_bytes == 0
+        assert budgets[0].used_bytes == 0
 
 
 async def test_a_whole_batch_that_finds_no_slot_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ async def test_a_whole_batch_that_finds_no_slot_is_refused(monkeypatch: pytest.M
                 return answer.status
 
         posting = asyncio.create_task(post())
-        await eventually(lambda: slots[0]._bodies.in_hand_bytes == 1)
+        await eventually(lambda: slots[0]._bodies.used_bytes == 1)
         with slots[0]._one_more():
             may_end.set()
             assert await posting == 429
@@ -121,5 +121,5 @@ def test_a_budget_is_given_back_after_a_refusal() -> None:
             second(6)
             with pytest.raises(Problem):
                 second(1)
-        assert budget.in_hand_bytes == 4
-    assert budget.in_hand_bytes == 0
+        assert budget.used_bytes == 4
+    assert budget.used_bytes == 0

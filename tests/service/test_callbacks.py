@@ -611,9 +611,9 @@ async def test_what_never_ends_is_dropped(
 async def test_callbacks_are_off_without_a_secret(bench: Bench, receiver: Receiver) -> None:
     """Said when one is asked for, before anything is accepted; what was owed before stays so."""
     off = Dispatcher(bench.callbacks, bench.tracker, bench.ledger, None, True)
-    assert off.flaw_of(receiver.url) == "callbacks are off: set CALLBACK_SECRET"
-    assert bench.dispatcher.flaw_of(receiver.url) is None
-    assert "not public" in str(bench.another(allow_private=False).flaw_of(receiver.url))
+    assert off.url_error(receiver.url) == "callbacks are off: set CALLBACK_SECRET"
+    assert bench.dispatcher.url_error(receiver.url) is None
+    assert "not public" in str(bench.another(allow_private=False).url_error(receiver.url))
     records = await bench.posted(receiver.url)
     await bench.settle(records)
     async with bench.running(off):

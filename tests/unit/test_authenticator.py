@@ -121,7 +121,7 @@ async def test_a_wrong_key_is_refused_and_said_nowhere(caplog: pytest.LogCapture
             key.id,
         ):
             problem = await bench.refused(wrong)
-            said = f"{problem.detail} {problem.flaws} {problem.headers} {problem.response().body!r}"
+            said = f"{problem.detail} {problem.errors} {problem.headers} {problem.response().body!r}"
             assert "is not in force" in said
             assert not wrong or len(wrong) < 8 or wrong not in said + caplog.text
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.callbacks.address import AddressRefusedError, flaw_of, guarded_socket, is_public
+from gateway.callbacks.address import AddressRefusedError, guarded_socket, is_public, url_error
 
 PRIVATE = [
     *("0.0.0.0", "0.1.2.3", "10.0.0.1", "10.255.255.255", "100.64.0.1", "100.127.255.255", "127.0.0.1"),
@@ -67,10 +67,10 @@ def test_an_address_in_a_url_is_judged_when_it_comes(address: str) -> None:
     """With or without a port; and with CALLBACK_ALLOW_PRIVATE all pass."""
     host = f"[{address}]" if ":" in address else address
     for url in (f"http://{host}/hook", f"https://{host}:8443", f"HTTP://{host.upper()}/?a=b"):
-        flaw = flaw_of(url, allow_private=False)
-        assert (flaw is None) == (address in PUBLIC), flaw
-        assert flaw is None or "CALLBACK_ALLOW_PRIVATE" in flaw
-        assert flaw_of(url, allow_private=True) is None
+        what = url_error(url, allow_private=False)
+        assert (what is None) == (address in PUBLIC), what
+        assert what is None or "CALLBACK_ALLOW_PRIVATE" in what
+        assert url_error(url, allow_private=True) is None
 
 
 NOT_ASCII = "must be plain ASCII"
@@ -84,7 +84,7 @@ BRACKETS = "has no valid IPv6 address"
 
 
 @pytest.mark.parametrize(
-    ("url", "flaw"),
+    ("url", "what"),
     [
         # Other schemes, and none.
         *(
@@ -160,11 +160,11 @@ BRACKETS = "has no valid IPv6 address"
         ("http://example.com/" + "a" * 2000, "is longer than 2000 characters"),
     ],
 )
-def test_hostile_and_mistaken_urls(url: str, flaw: str) -> None:
+def test_hostile_and_mistaken_urls(url: str, what: str) -> None:
     """Each is refused when it comes, for its own reason, whether it would have worked or not."""
-    found = flaw_of(url, allow_private=False)
+    found = url_error(url, allow_private=False)
     assert found is not None
-    assert flaw in found
+    assert what in found
     assert url not in found or len(url) < 3
 
 
@@ -189,13 +189,13 @@ def test_hostile_and_mistaken_urls(url: str, flaw: str) -> None:
 )
 def test_urls_that_are_right_as_far_as_their_text_tells(url: str) -> None:
     """What a name leads to is judged when it is delivered to."""
-    assert flaw_of(url, allow_private=False) is None
+    assert url_error(url, allow_private=False) is None
 
 
 def test_this_machine_by_name_where_private_addresses_are_allowed() -> None:
     """As a developer's own receiver is."""
-    assert flaw_of("http://localhost:9000/hook", allow_private=True) is None
-    assert flaw_of("http://0177.0.0.1/", allow_private=True) is not None
+    assert url_error("http://localhost:9000/hook", allow_private=True) is None
+    assert url_error("http://0177.0.0.1/", allow_private=True) is not None
 
 
 def info(host: str, family: int = socket.AF_INET) -> tuple[int, int, int, str, tuple[Any, ...]]:

@@ -110,7 +110,7 @@ def test_a_bad_value_is_named(query: str, where: str) -> None:
         filters_of(QueryParams(query))
 
     assert caught.value.status == 422
-    assert [flaw.where for flaw in caught.value.flaws] == [where]
+    assert [what.where for what in caught.value.errors] == [where]
 
 
 def test_all_bad_values_are_named_at_once() -> None:
@@ -118,7 +118,7 @@ def test_all_bad_values_are_named_at_once() -> None:
     with pytest.raises(Problem) as caught:
         filters_of(QueryParams("run=A&status=lost"))
 
-    assert [flaw.where for flaw in caught.value.flaws] == ["query.run", "query.status"]
+    assert [what.where for what in caught.value.errors] == ["query.run", "query.status"]
 
 
 runs = st.sampled_from(["a", "b"])

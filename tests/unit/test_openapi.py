@@ -61,9 +61,9 @@ POST = operation(
         422: Answer("no tree"),
     },
     parameters=(
-        Parameter("name", "path", "what it is called", example="oak"),
-        Parameter("colour", "query", "only these", Colour, Colour.BLUE),
-        Parameter("Idempotency-Key", "header", "once"),
+        Parameter(name="name", where="path", description="what it is called", example="oak"),
+        Parameter(name="colour", where="query", description="only these", kind=Colour, example=Colour.BLUE),
+        Parameter(name="Idempotency-Key", where="header", description="once"),
     ),
     body=Body({JSON: list[Leaf], NDJSON: Leaf}, {"one": [LEAF], "two": [LEAF, LEAF]}, "leaves"),
 )

@@ -1,15 +1,15 @@
-// The REST API. What goes wrong becomes an ApiError with the words of the answer; where a key is asked for, it is asked of the user.
+// The REST API. A failure becomes an ApiError with the detail of the answer. On 401 the user is asked for an API key.
 
 import { askForKey, key } from "./key.js";
 
 const TIMEOUT_MS = 20_000;
 
 export class ApiError extends Error {
-  // `flaws`: [{where, what}], e.g. where = "body.number". `status` 0: there was no answer.
-  constructor(message, status, flaws = []) {
+  // `errors`: [{where, what}], e.g. where = "body.number". `status` 0: there was no answer.
+  constructor(message, status, errors = []) {
     super(message);
     this.status = status;
-    this.flaws = flaws;
+    this.errors = errors;
   }
 }
 

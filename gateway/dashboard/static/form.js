@@ -66,14 +66,16 @@ export class Form {
   }
 
   #check() {
-    const flaws = [...this.form.elements].map((field) => ({ where: field.name, what: flaw(field) })).filter(({ what }) => what);
-    if (flaws.length) throw Object.assign(new Error(), { flaws });
+    const errors = [...this.form.elements]
+      .map((field) => ({ where: field.name, what: errorIn(field) }))
+      .filter(({ what }) => what);
+    if (errors.length) throw Object.assign(new Error(), { errors });
   }
 
   #fail(error) {
     const rest = [];
     let first = null;
-    for (const { where, what } of error.flaws ?? []) {
+    for (const { where, what } of error.errors ?? []) {
       const field = this.form.elements.namedItem(where.replace(/^body\.?/, ""));
       if (field) { mark(field, what); first ??= field; }
       else rest.push(where === "body" ? what : `${where}: ${what}`);
@@ -91,8 +93,8 @@ export class Form {
   }
 }
 
-// What can be seen to be wrong with a field, in words; its `data-rule` says what it takes. "": nothing.
-function flaw({ value, validity, dataset }) {
+// What is wrong with a field, in words; "" if nothing is. Its `data-rule` says what it accepts.
+function errorIn({ value, validity, dataset }) {
   if (!validity) return "";
   if (validity.valueMissing && !validity.badInput) return "This is needed.";
   if (!validity.valid) return dataset.rule;

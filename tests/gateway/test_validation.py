@@ -9,8 +9,8 @@ from starlette.requests import Request
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from common.web.bodies import decoded_or_flaws
-from common.web.flaws import MOST_FLAWS
+from common.web.bodies import decoded_or_errors
+from common.web.validation import MOST_ERRORS
 from gateway.api import array_items, batch_body
 from gateway.api.array_items import items_of
 from tests.gateway.running import NUMBER, running
@@ -22,11 +22,11 @@ LENGTH = "must be a string of 1 to 1,600 characters"
 
 
 def told(problem: Any) -> list[tuple[str, str]]:
-    return [(flaw["where"], flaw["what"]) for flaw in problem["errors"]]
+    return [(what["where"], what["what"]) for what in problem["errors"]]
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "flaws"),
+    ("path", "body", "errors"),
     [
         ("/sms", [], [("body", "must be an object")]),
         ("/sms", {}, [("body.number", "is missing"), ("body.text", "is missing")]),
@@ -76,50 +76,50 @@ def told(problem: Any) -> list[tuple[str, str]]:
         ("/sms/batch", [], [("body", "has no messages")]),
     ],
 )
-async def test_all_that_is_wrong_is_told(path: str, body: Any, flaws: list[tuple[str, str]]) -> None:
-    """Each flaw with its place; nothing is accepted, and what was sent is not repeated."""
+async def test_all_that_is_wrong_is_told(path: str, body: Any, errors: list[tuple[str, str]]) -> None:
+    """Each what with its place; nothing is accepted, and what was sent is not repeated."""
     async with running(sends=False) as gateway:
         status, problem = await gateway.post(path, body)
-        assert (status, told(problem)) == (422, flaws)
-        assert problem["detail"].startswith(": ".join(flaws[0]))
+        assert (status, told(problem)) == (422, errors)
+        assert problem["detail"].startswith(": ".join(errors[0]))
         assert NUMBER not in json.dumps(problem)
         assert (await gateway.ledger.snapshot()).published == 0
         if path == "/sms/batch" and body and isinstance(body, list):
             lines = "".join(json.dumps(item) + "\n" for item in body)
             status, problem = await gateway.post(path, data=lines.encode(), headers=NDJSON)
-            assert (status, told(problem)) == (422, flaws)
+            assert (status, told(problem)) == (422, errors)
 
 
-async def test_so_many_flaws_and_no_more() -> None:
+async def test_so_many_errors_and_no_more() -> None:
     """Of a batch that is all wrong, the first hundred."""
     async with running(sends=False) as gateway:
-        for text, times in (("", 2 * MOST_FLAWS), ("", 20_000)):
+        for text, times in (("", 2 * MOST_ERRORS), ("", 20_000)):
             status, problem = await gateway.post("/sms/batch", [{**GOOD, "text": text}] * times)
-            assert (status, len(problem["errors"])) == (422, MOST_FLAWS)
-            assert problem["errors"][-1]["where"] == f"body[{MOST_FLAWS - 1}].text"
+            assert (status, len(problem["errors"])) == (422, MOST_ERRORS)
+            assert problem["errors"][-1]["where"] == f"body[{MOST_ERRORS - 1}].text"
 
 
-async def test_after_so_many_flaws_no_more_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither of an array nor of lines; a line may have many flaws, too."""
+async def test_after_so_many_errors_no_more_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither of an array nor of lines; a line may have many errors, too."""
     looked_at: list[str] = []
 
     def noting(said: bytes, decoder: Any, where: str, checks: Any) -> Any:
         looked_at.append(where)
-        return decoded_or_flaws(said, decoder, where, checks)
+        return decoded_or_errors(said, decoder, where, checks)
 
-    monkeypatch.setattr(batch_body, "decoded_or_flaws", noting)
+    monkeypatch.setattr(batch_body, "decoded_or_errors", noting)
     many_names = json.dumps(dict.fromkeys((f"a{'b' * k}" for k in range(20)), 1))
     async with running(sends=False) as gateway:
-        for line, flaws in (('{"text": "a"}', 1), ("{}", 2), (many_names, 22)):
-            times = -(-MOST_FLAWS // flaws)
-            lines = [json.dumps(GOOD), *[line] * 20 * MOST_FLAWS]
+        for line, errors in (('{"text": "a"}', 1), ("{}", 2), (many_names, 22)):
+            times = -(-MOST_ERRORS // errors)
+            lines = [json.dumps(GOOD), *[line] * 20 * MOST_ERRORS]
             for body, headers in ((f"[{','.join(lines)}]", JSON), ("\n".join(lines), NDJSON)):
                 looked_at.clear()
                 status, problem = await gateway.post("/sms/batch", data=body.encode(), headers=headers)
-                assert (status, len(problem["errors"])) == (422, MOST_FLAWS)
+                assert (status, len(problem["errors"])) == (422, MOST_ERRORS)
                 assert problem["errors"][0]["where"] == "body[1].number"
                 assert len(looked_at) == 1 + times
-                assert problem["detail"].endswith(f"(and {times * flaws - 1} more); nothing was accepted")
+                assert problem["detail"].endswith(f"(and {times * errors - 1} more); nothing was accepted")
 
 
 async def test_others_have_their_turn_between_lines() -> None:
@@ -150,7 +150,7 @@ async def test_others_have_their_turn_between_lines() -> None:
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 5_000])
 async def test_a_number_that_is_too_large(number: str) -> None:
     """Wherever it stands: that is what is told, not that it is no object."""
-    flaw = "a number in it is too large"
+    what = "a number in it is too large"
     item = f'{{"number": {number}, "text": "hello"}}'
     async with running(sends=False) as gateway:
         for path, body, headers, where in (
@@ -159,7 +159,7 @@ async def test_a_number_that_is_too_large(number: str) -> None:
             ("/sms/batch", f"{json.dumps(GOOD)}\n{item}", NDJSON, "body[1]"),
         ):
             status, problem = await gateway.post(path, data=body.encode(), headers=headers)
-            assert (status, told(problem)) == (422, [(where, flaw)])
+            assert (status, told(problem)) == (422, [(where, what)])
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ async def test_unknown_query_parameters(method: str, path: str, known: str) -> N
         path = path.format("trak=true")
         async with gateway.http.request(method, path, json=[GOOD] if method == "POST" else None) as answer:
             problem = await answer.json(content_type=None)
-        assert (answer.status, [flaw["where"] for flaw in problem["errors"]]) == (422, ["query.trak"])
+        assert (answer.status, [what["where"] for what in problem["errors"]]) == (422, ["query.trak"])
         assert problem["errors"][0]["what"].endswith(known)
         assert (await gateway.ledger.snapshot()).published == 0
 
