@@ -14,7 +14,7 @@ from common.cli import (
     stop_on_signals,
     warn_of_near_misses,
 )
-from common.ledger.port import Ledger
+from common.ledger.port import Reports
 from common.logs import configure_logs
 from common.metrics import metrics_served, new_registry
 from common.settings import Settings, load_settings
@@ -61,8 +61,8 @@ async def _watch(args: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-async def _log(ledger: Ledger, run: str | None, settings: Settings) -> None:
-    """Logs, and shows the same to Prometheus: metrics are of all runs, so a monitor of one run has none to show."""
+async def _log(ledger: Reports, run: str | None, settings: Settings) -> None:
+    """Logs the statistics and serves them as metrics. Metrics are of all runs, so a monitor of one run has none."""
     metrics, stop = PipelineMetrics(), stop_on_signals()
     if run is not None:
         settings = settings.model_copy(update={"metrics_port": None})

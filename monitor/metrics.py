@@ -1,4 +1,4 @@
-"""What the monitor shows to Prometheus: the whole pipeline, as of the last snapshot that it took anyway."""
+"""The pipeline's Prometheus metrics, from the monitor's last snapshot."""
 
 import time
 from collections import Counter
@@ -13,14 +13,14 @@ from common.metrics import time_histogram
 
 
 class PipelineMetrics:
-    """Collects the pipeline's metrics; there are none before the first snapshot."""
+    """Collects the metrics of the whole pipeline; none before the first snapshot."""
 
     def __init__(self) -> None:
         self._now: Snapshot | None = None
         self._taken_s = 0.0
 
     def update(self, snapshot: Snapshot) -> None:
-        """A new snapshot, of all runs."""
+        """Takes a new snapshot of all runs."""
         self._now, self._taken_s = snapshot, time.time()
 
     def collect(self) -> Iterator[Metric]:
@@ -28,25 +28,22 @@ class PipelineMetrics:
         now = self._now
         if now is None:
             return
-        yield GaugeMetricFamily(
-            "smsim_snapshot_timestamp_seconds", "When the ledger last told the counters.", value=self._taken_s
-        )
+        yield _gauge("snapshot_timestamp_seconds", "when the counters were last read", self._taken_s)
         yield from _counters(now)
-        yield GaugeMetricFamily(
-            "smsim_messages_queued", "messages published and not yet begun", value=now.queued
-        )
-        yield GaugeMetricFamily("smsim_senders", "Senders that live.", value=len(now.senders))
-        yield GaugeMetricFamily(
-            "smsim_slots",
-            "Sends that can be in flight in all senders.",
-            value=sum(sender.slots for sender in now.senders.values()),
-        )
+        yield _gauge("messages_queued", "messages published and not yet begun", now.queued)
+        yield _gauge("senders", "senders that are alive", len(now.senders))
+        slots = sum(sender.slots for sender in now.senders.values())
+        yield _gauge("slots", "sends that can be in flight in all senders", slots)
         yield time_histogram(
             "smsim_message_send_duration_seconds",
-            "How long the sends took with which messages came to their end.",
+            "how long the sends of settled messages took",
             _octaves(now.latency),
             now.total_time_us,
         )
+
+
+def _gauge(name: str, help: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"smsim_{name}", help, value=value)
 
 
 def _counters(now: Snapshot) -> Iterator[Metric]:

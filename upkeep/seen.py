@@ -1,4 +1,4 @@
-"""A set of messages, small where they are few and where they are many: which of them were seen in a queue."""
+"""A set of messages that takes little memory, whether it has few messages of a run or many."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from common.ledger.pieces import PIECE_MESSAGES, by_piece
 from common.messages import Seqs
 
-# With more than this many messages, a piece is a bit for each that it could have (16 KiB).
+# A piece with more messages than this has a bit for each message that it could have (16 KiB).
 DENSE = 1_000
 
 
@@ -20,18 +20,10 @@ class Seen:
     def add(self, run: str, seqs: Seqs) -> None:
         """Adds messages of a run."""
         for piece, at in by_piece(seqs):
-            key, offsets = (run, piece), seqs[at] - piece * PIECE_MESSAGES
-            if key not in self._many:
-                few = self._few.setdefault(key, set())
-                few.update(offsets.tolist())
-                if len(few) <= DENSE:
-                    continue
-                offsets = np.array(list(self._few.pop(key)), np.int64)
-                self._many[key] = np.zeros(PIECE_MESSAGES // 8, np.uint8)
-            np.bitwise_or.at(self._many[key], offsets >> 3, (1 << (offsets & 7)).astype(np.uint8))
+            self._add((run, piece), seqs[at] - piece * PIECE_MESSAGES)
 
     def has(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
-        """Which of some messages of a run are in it."""
+        """Which of some messages of a run are in the set."""
         found = np.zeros(seqs.size, np.bool_)
         for piece, at in by_piece(seqs):
             offsets = seqs[at] - piece * PIECE_MESSAGES
@@ -40,3 +32,13 @@ class Seen:
             elif few := self._few.get((run, piece)):
                 found[at] = [offset in few for offset in offsets.tolist()]
         return found
+
+    def _add(self, piece: tuple[str, int], offsets: Seqs) -> None:
+        if piece not in self._many:
+            few = self._few.setdefault(piece, set())
+            few.update(offsets.tolist())
+            if len(few) <= DENSE:
+                return
+            offsets = np.array(list(self._few.pop(piece)), np.int64)
+            self._many[piece] = np.zeros(PIECE_MESSAGES // 8, np.uint8)
+        np.bitwise_or.at(self._many[piece], offsets >> 3, (1 << (offsets & 7)).astype(np.uint8))

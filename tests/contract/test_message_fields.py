@@ -40,6 +40,7 @@ from sender.providers.simulated import SimulatedProvider
 from sender.service import Sender
 from tests.servers import RedisServer
 from tests.waiting import eventually
+from upkeep.parked import Selection
 from upkeep.replay import Replay
 
 RUN = "a-run"
@@ -178,7 +179,8 @@ async def test_a_replay_keeps_every_field() -> None:
     await broker.park(batch(MESSAGES[::-1]), Lane.BULK)
 
     def replay() -> Replay:
-        return Replay(broker, ledger, ParkedQueue.FAILED, "sms_queue", "replayer")
+        selection = Selection(ParkedQueue.FAILED)
+        return Replay(broker, ledger, selection, queue="sms_queue", producer="replayer")
 
     found = await replay().look(1)
     broker.disconnect()

@@ -35,12 +35,15 @@ from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
 from sender.service import Sender
 from tests.waiting import eventually
-from upkeep.audit import DEAD_LETTER_S, InQueues, RunAudit, audit
-from upkeep.cli import _of_run
-from upkeep.replay import Found, Limits, Replay, Replayed, Timing, failed
+from upkeep import comparison
+from upkeep.audit import audit
+from upkeep.comparison import InQueues
+from upkeep.findings import RunAudit, of_run
+from upkeep.parked import Found, Selection
+from upkeep.replay import Limits, Replay, Replayed, Timing, failed
 
 OURS = '{"queue":"sms_queue"}'
-SHELF_QUEUES = {ParkedQueue.FAILED: "sms_queue.failed", ParkedQueue.REJECTED: "sms_queue.rejected"}
+NAMES = {ParkedQueue.FAILED: "sms_queue.failed", ParkedQueue.REJECTED: "sms_queue.rejected"}
 
 
 class Bench:
@@ -94,11 +97,15 @@ class Bench:
 
             await eventually(settled)
 
-    async def look(self, shelf: ParkedQueue, **more: Any) -> tuple[Replay, Found]:
-        def one() -> Replay:
-            return Replay(self.broker, self.ledger, shelf, "sms_queue", "replayer", **more)
+    async def look(
+        self, queue: ParkedQueue, run: str | None = None, limit: int | None = None, **more: Any
+    ) -> tuple[Replay, Found]:
+        selection = Selection(queue, run, limit)
 
-        found = await one().look((await self.broker.depths())[SHELF_QUEUES[shelf]])
+        def one() -> Replay:
+            return Replay(self.broker, self.ledger, selection, queue="sms_queue", producer="replayer", **more)
+
+        found = await one().look((await self.broker.depths())[NAMES[queue]])
         self.close()
         return one(), found
 
@@ -108,8 +115,8 @@ class Bench:
             subscription.closed = True
         self.broker.disconnect()
 
-    async def replay(self, shelf: ParkedQueue, **more: Any) -> list[Replayed]:
-        replay, found = await self.look(shelf, **more)
+    async def replay(self, queue: ParkedQueue, **more: Any) -> list[Replayed]:
+        replay, found = await self.look(queue, **more)
         replayed = await replay.carry_out(found)
         self.close()
         return replayed
@@ -269,9 +276,10 @@ async def test_what_was_rejected_and_can_be_decoded_is_replayed(bench: Bench) ->
 
 
 async def eventually_audited(bench: Bench, **more: Any) -> Any:
-    """An audit at rest."""
+    """An audit at rest, which looks at the queues again at once."""
     bench.ledger._senders.clear()
-    return await audit(bench.broker, bench.ledger, "sms_queue", **more)
+    timing = comparison.Timing(moving_s=0, dead_letter_s=0.05)
+    return await audit(bench.broker, bench.ledger, "sms_queue", timing=timing, **more)
 
 
 async def test_an_audit_of_a_good_record(bench: Bench) -> None:
@@ -401,11 +409,11 @@ async def test_a_gateways_run_is_given_up_by_name(bench: Bench, recipe: str, tot
 def test_what_an_unfinished_run_needs_is_said() -> None:
     """A producer can go on with its own runs only; a gateway's are finished by a gateway."""
     give_up = "or give it up with smsim audit --repair --run broke"
-    said = _of_run(RunAudit("broke", unfinished=True))
+    said = of_run(RunAudit("broke", unfinished=True))
     assert "producer.py --resume broke" in said
     assert said.endswith(give_up)
-    said = _of_run(RunAudit("broke", unfinished=True, by_gateway=True))
-    assert "a gateway that runs finishes it" in said
+    said = of_run(RunAudit("broke", unfinished=True, by_gateway=True))
+    assert "a running gateway finishes it" in said
     assert "--resume" not in said
     assert said.endswith(give_up)
 
@@ -708,7 +716,6 @@ async def test_a_sender_that_starts_during_the_look_keeps_what_it_took(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it has in hand is in no queue: --repair asks again whether all is at rest before it changes anything."""
-    monkeypatch.setattr("upkeep.audit.LOOK_AGAIN_S", 0)
     await bench.publish("bulk", 5)
     peek = bench.broker.peek
 
@@ -727,11 +734,8 @@ async def test_a_sender_that_starts_during_the_look_keeps_what_it_took(
 
 
 @pytest.mark.parametrize("by_name", [False, True])
-async def test_runs_of_another_queue_are_left_alone(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, by_name: bool
-) -> None:
+async def test_runs_of_another_queue_are_left_alone(bench: Bench, by_name: bool) -> None:
     """With another QUEUE_NAME, the right one of somebody or a mistake, nothing of theirs is in the queues looked at."""
-    monkeypatch.setattr("upkeep.audit.LOOK_AGAIN_S", 0)
     recipe = '{"source":"random","count":50,"batch_size":5,"seed":1,"queue":"another"}'
     await bench.ledger.begin("theirs", recipe, 50, "p")
     await bench.ledger.announce("theirs", 0, 30)
@@ -745,11 +749,8 @@ async def test_runs_of_another_queue_are_left_alone(
     assert (await bench.ledger.snapshot("theirs")).queued == 30
 
 
-async def test_a_run_of_which_nobody_said_the_queue_is_repaired_only_by_name(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_run_whose_queue_is_not_known_is_repaired_only_by_name(bench: Bench) -> None:
     """What a stranger published may wait in another queue: the audit says what it misses, and leaves it."""
-    monkeypatch.setattr("upkeep.audit.LOOK_AGAIN_S", 0)
     await bench.publish("strange", 5, recipe="")
     bench.broker.queues[Lane.BULK].pop()
     result = await eventually_audited(bench, repair=True)
@@ -777,9 +778,7 @@ async def test_repair_waits_for_retries_that_no_queue_shows(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RabbitMQ tries again to move a retry whose lane was away: what has come by then is not lost."""
-    monkeypatch.setattr("upkeep.audit.LOOK_AGAIN_S", 0)
-    assert DEAD_LETTER_S > 180, "RabbitMQ's dead_letter_worker_publisher_confirm_timeout"
-    monkeypatch.setattr("upkeep.audit.DEAD_LETTER_S", 0.05)
+    assert comparison.TIMING.dead_letter_s > 180, "RabbitMQ's dead_letter_worker_publisher_confirm_timeout"
     await bench.ledger.begin("bulk", OURS, 5, "p")
     await bench.ledger.announce("bulk", 0, 5)
     await bench.ledger.confirm("bulk", 5)

@@ -1,5 +1,6 @@
 """The one list of counters: each place that names counters has every one of them, with no edit of its own."""
 
+import dataclasses
 import io
 import re
 from pathlib import Path
@@ -21,6 +22,7 @@ from gateway.dashboard import Dashboard
 from gateway.live.runs import _counters
 from monitor.metrics import PipelineMetrics
 from monitor.view import picture
+from upkeep.findings import RunAudit
 
 NAMES = [counter.name for counter in COUNTERS]
 # A value for each counter that is found nowhere else: 10_001, 10_002, ...
@@ -119,3 +121,4 @@ async def test_what_can_be_recounted_is_what_the_states_say() -> None:
     await ledger.claim("a", np.arange(3), redelivered=False)
     states = [state.name.lower() for state in State if state.name.lower() in NAMES]
     assert [*RECOUNTED] == ["published", *states] == [*await ledger.recount("a")]
+    assert {*RECOUNTED} <= {field.name for field in dataclasses.fields(RunAudit)}
