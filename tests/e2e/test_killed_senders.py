@@ -12,7 +12,10 @@ from tests.waiting import eventually
 async def test_one_of_three_senders_is_killed(pipeline: Pipeline, batch_size: int) -> None:
     """SIGKILL with sends in flight: the others take over, and 20,000 messages are accounted for, each once."""
     pipeline.use(MEAN_PROCESSING_TIME=0.5, SENDER_CONCURRENCY=1500, BATCH_SIZE=batch_size)
-    victim, *others = [pipeline.sender("--name", name) for name in ("victim", "second", "third")]
+    # A few of its sends end every second, and most are in flight whenever it is killed.
+    slow = {"MEAN_PROCESSING_TIME": 600, "PROCESSING_TIME_DISTRIBUTION": "exponential"}
+    victim = pipeline.sender("--name", "victim", **slow)
+    others = [pipeline.sender("--name", name) for name in ("second", "third")]
     await pipeline.published("--num-messages", 20_000, "--run", "killed")
 
     await pipeline.progress("killed", 5_000)
