@@ -1,7 +1,7 @@
 """The ledger in memory, for embedded runs and tests. It takes one byte a message."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import msgspec
@@ -27,15 +27,16 @@ from common.messages import Seqs, State
 
 
 class MemoryLedger:
-    """Runs in memory."""
+    """Runs in memory. `clock` gives the Unix time in seconds."""
 
-    def __init__(self, timing: Timing = TIMING) -> None:
+    def __init__(self, timing: Timing = TIMING, clock: Callable[[], float] = time.time) -> None:
         self._timing = timing
+        self._clock = clock
         self._all = Totals()
         self._runs: dict[str, MemoryRun] = {}
         self._forgotten: set[str] = set()
         self._senders: dict[str, tuple[SenderStatus, int]] = {}
-        self._began_us = _now_us()
+        self._began_us = self._now_us()
 
     async def begin(self, run: str, recipe: str, total: int, producer: str) -> None:
         self.begin_now(run, recipe, total, producer)
@@ -46,7 +47,7 @@ class MemoryLedger:
         if known is not None and known.producer != producer:
             raise refusals.run_exists(run)
         if known is None:
-            now = _now_us()
+            now = self._now_us()
             self._forgotten.discard(run)
             self._runs[run] = MemoryRun(
                 recipe=recipe, total=total, producer=producer, producer_seen_us=now, started_us=now
@@ -56,7 +57,7 @@ class MemoryLedger:
         known = self._known(run)
         if known.producer != producer and self._publishing(known):
             raise refusals.run_busy(run, known.producer)
-        known.producer, known.producer_seen_us = producer, _now_us()
+        known.producer, known.producer_seen_us = producer, self._now_us()
         return Resumable(
             recipe=known.recipe, total=known.total, announced=known.announced, confirmed=known.confirmed
         )
@@ -89,7 +90,7 @@ class MemoryLedger:
             counted = sum(known.announced <= seq < upto for seq in known.unannounced)
             self._publish(known, upto - known.announced - counted)
             known.announced = upto
-        known.producer_seen_us = _now_us()
+        known.producer_seen_us = self._now_us()
 
     async def confirm(self, run: str, upto: int) -> None:
         self.confirm_now(run, upto)
@@ -99,7 +100,7 @@ class MemoryLedger:
         known = self._runs.get(run)
         if known is not None:
             known.confirmed = max(known.confirmed, upto)
-            known.producer_seen_us = _now_us()
+            known.producer_seen_us = self._now_us()
 
     def close_now(self, run: str) -> None:
         """No more of a run will be announced; what is announced may not be confirmed yet."""
@@ -184,7 +185,7 @@ class MemoryLedger:
         known.states[seqs[new]] = State.SENDING
         ambiguous = int(np.count_nonzero(standing == Standing.AMBIGUOUS))
         self._count(known, Tally(sending=int(np.count_nonzero(new)), ambiguous=ambiguous))
-        return Claim(standing, age_s=max(0, _now_us() - known.started_us) / 1e6)
+        return Claim(standing, age_s=max(0, self._now_us() - known.started_us) / 1e6)
 
     async def settle(self, run: str, outcomes: Outcomes, sender: str = "", again: bool = False) -> None:
         known = self._opened(run)
@@ -200,7 +201,7 @@ class MemoryLedger:
         from_sending = int(np.count_nonzero(states[moves] == State.SENDING))
         sent, failed, retried = moved.counts()
         final = moved.times_us[moved.outcomes >= State.SENT]
-        time_us, now = int(final.sum()), _now_us()
+        time_us, now = int(final.sum()), self._now_us()
         change = Tally(
             sending=-from_sending,
             sent=sent,
@@ -241,7 +242,7 @@ class MemoryLedger:
         known.states[seqs[withdrawn]] = State.FAILED
         if failed := int(np.count_nonzero(withdrawn)):
             self._count(known, Tally(failed=failed))
-            self._note_settled(known, {0: failed}, _now_us())
+            self._note_settled(known, {0: failed}, self._now_us())
         return withdrawn
 
     async def reject(self, bodies: int) -> None:
@@ -249,7 +250,7 @@ class MemoryLedger:
 
     async def heartbeat(self, sender: str, slots: int, in_flight: int) -> None:
         status, _ = self._senders.get(sender, (SenderStatus(), 0))
-        self._senders[sender] = (replace(status, slots=slots, in_flight=in_flight), _now_us())
+        self._senders[sender] = (replace(status, slots=slots, in_flight=in_flight), self._now_us())
 
     async def deregister(self, sender: str) -> None:
         self._senders.pop(sender, None)
@@ -257,7 +258,7 @@ class MemoryLedger:
     async def snapshot(self, run: str | None = None) -> Snapshot:
         known = self._known(run) if run is not None else None
         totals = known.totals if known else self._all
-        now, silence_us = _now_us(), self._timing.sender_silence_s * 1e6
+        now, silence_us = self._now_us(), self._timing.sender_silence_s * 1e6
         return Snapshot(
             **msgspec.structs.asdict(totals.tally),
             total=known.total if known else sum(r.total for r in self._runs.values()),
@@ -287,7 +288,7 @@ class MemoryLedger:
 
     def _publishing(self, known: MemoryRun) -> bool:
         """Whether the producer of a run is alive and has not finished."""
-        silent_us = _now_us() - known.producer_seen_us
+        silent_us = self._now_us() - known.producer_seen_us
         return not known.published and silent_us < self._timing.producer_silence_s * 1e6
 
     def _opened(self, run: str) -> MemoryRun | None:
@@ -295,7 +296,7 @@ class MemoryLedger:
         if run in self._forgotten:
             return None
         if run not in self._runs:
-            self._runs[run] = MemoryRun(started_us=_now_us())
+            self._runs[run] = MemoryRun(started_us=self._now_us())
         return self._runs[run]
 
     def _publish_unannounced(self, known: MemoryRun, seqs: Seqs) -> None:
@@ -318,6 +319,5 @@ class MemoryLedger:
             totals.latency.update(times)
             totals.last_settled_us = now_us
 
-
-def _now_us() -> int:
-    return time.time_ns() // 1000
+    def _now_us(self) -> int:
+        return int(self._clock() * 1e6)

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -122,7 +121,7 @@ class RunPublisher:
 
     async def publish(self) -> None:
         """Returns when all messages are confirmed. Raises LedgerLost, Refused."""
-        self._noted_s = time.monotonic()
+        self._noted_s = asyncio.get_running_loop().time()
         async with producer_heartbeat(self._ledger, self._job.run, self._timing.heartbeat_s):
             try:
                 await self._publish()
@@ -182,11 +181,11 @@ class RunPublisher:
         self._on_progress(self._confirmed)
 
     def _note_is_due(self) -> bool:
-        return time.monotonic() - self._noted_s > self._timing.confirm_every_s
+        return asyncio.get_running_loop().time() - self._noted_s > self._timing.confirm_every_s
 
     async def _note(self) -> None:
         """Tells the ledger how far the run is confirmed."""
-        self._noted_s, self._noted = time.monotonic(), self._confirmed
+        self._noted_s, self._noted = asyncio.get_running_loop().time(), self._confirmed
         await self._ledger.confirm(self._job.run, self._confirmed)
 
 
