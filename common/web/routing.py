@@ -1,4 +1,4 @@
-"""Makes routes of operations: who may, how long, and every error as a problem."""
+"""Routes of operations: authentication, deadline, metrics, and every error as a problem."""
 
 import asyncio
 import logging
@@ -21,11 +21,11 @@ from common.web.validation import invalid, unknown_names
 log = logging.getLogger(__name__)
 
 _STOPPING = (
-    "the gateway is stopping, and what became of this request is not known: ask again when it is back, with the same"
-    " Idempotency-Key if there was one"
+    "the gateway is stopping, and nobody knows what became of this request: send it again when it is back, with the"
+    " same Idempotency-Key if there was one"
 )
 
-# Hears of each answer: path template, method, status, seconds.
+# Called for each answer with the path of the operation, the method, the status and the duration in seconds.
 Observe = Callable[[str, str, int, float], None]
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -33,92 +33,100 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 def routes_of(
     operations: Sequence[Operation], authenticator: Authenticator, observe: Observe
 ) -> list[BaseRoute]:
-    """A route for each path; those without parameters first, so that /sms/batch is not taken for a message's id."""
+    """A route for each path. Those with parameters come last, so that /sms/{uuid} does not match /sms/batch."""
     by_path: dict[str, dict[str, Handler]] = {}
     for operation in operations:
-        handlers = by_path.setdefault(operation.path, {})
-        handlers[operation.method] = _endpoint(operation, authenticator, observe)
+        endpoint = Endpoint(operation, authenticator, observe)
+        by_path.setdefault(operation.path, {})[operation.method] = endpoint.answer
     return [
         Route(path, _by_method(by_path[path]), methods=list(by_path[path]))
         for path in sorted(by_path, key=lambda path: "{" in path)
     ]
 
 
-def _by_method(handlers: dict[str, Handler]) -> Handler:
-    if len(handlers) == 1:
-        return next(iter(handlers.values()))
+class Endpoint:
+    """Answers the requests of one operation."""
 
-    async def endpoint(request: Request) -> Response:
-        return await handlers["GET" if request.method == "HEAD" else request.method](request)
+    def __init__(self, operation: Operation, authenticator: Authenticator, observe: Observe) -> None:
+        self._operation = operation
+        self._authenticator = authenticator
+        self._observe = observe
+        self._query = [parameter.name for parameter in operation.parameters if parameter.where == "query"]
 
-    return endpoint
-
-
-def _endpoint(operation: Operation, authenticator: Authenticator, observe: Observe) -> Handler:
-    known = [parameter.name for parameter in operation.parameters if parameter.where == "query"]
-
-    async def endpoint(request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
+        """The answer to a request, whatever happens."""
         began_s = time.perf_counter()
         try:
-            async with asyncio.timeout(operation.deadline_s):
-                if operation.scope is not None:
-                    request.state.caller = await authenticator.authenticate(request)
-                    authenticator.require(request.state.caller, operation.scope)
-                if request.scope["query_string"] and (
-                    errors := unknown_names(request.query_params, known, "query")
-                ):
-                    raise invalid(errors)
-                response = await operation.handler(request)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the client gets an answer, and the log the rest
+            async with asyncio.timeout(self._operation.deadline_s):
+                response = await self._handle(request)
+        except Exception as error:  # noqa: BLE001  # the client gets an answer, and the log has the rest
             response = problem_of(error).response()
         except asyncio.CancelledError:
-            if not _stopping(request):
+            if not _is_stopping(request):
                 raise
             response = Problem(503, _STOPPING, retry_after_s=RETRY_AFTER_S).response()
-        observe(operation.path, operation.method, response.status_code, time.perf_counter() - began_s)
+        time_s = time.perf_counter() - began_s
+        self._observe(self._operation.path, self._operation.method, response.status_code, time_s)
         return response
 
-    return endpoint
-
-
-def _stopping(request: Request) -> bool:
-    """Whether a cancelled request is one that the server's end has left no time. It may be answered then."""
-    connection = connection_of(request.scope)
-    if connection is None or not connection.stopping:
-        return False
-    if (task := asyncio.current_task()) is not None:
-        task.uncancel()
-    return True
+    async def _handle(self, request: Request) -> Response:
+        scope = self._operation.scope
+        if scope is not None:
+            request.state.caller = await self._authenticator.authenticate(request)
+            self._authenticator.require(request.state.caller, scope)
+        if request.scope["query_string"]:
+            errors = unknown_names(request.query_params, self._query, "query")
+            if errors:
+                raise invalid(errors)
+        return await self._operation.handler(request)
 
 
 async def not_served(request: Request, error: Exception) -> Response:
-    """What the router has no operation for, as a problem: 404 or 405."""
+    """404 or 405, as a problem, for requests that no route matches."""
     assert isinstance(error, HTTPException)
-    what = (
-        f"no such path: {request.url.path}"
-        if error.status_code == 404
-        else f"{request.method} is not served here"
-    )
+    is_unknown = error.status_code == 404
+    what = f"no such path: {request.url.path}" if is_unknown else f"{request.method} is not served here"
     return Problem(error.status_code, what, headers=error.headers).response()
 
 
 def problem_of(error: BaseException) -> Problem:
-    """What a request is answered that ended with this error."""
+    """The problem that answers a request which failed with this error."""
     match error:
         case Problem():
             return error
         case UnknownRun():
             return Problem(404, str(error))
         case TimeoutError():
-            return Problem(
-                503, "RabbitMQ or Redis did not answer in time: try again", retry_after_s=RETRY_AFTER_S
-            )
+            return _try_again("RabbitMQ or Redis did not answer in time: try again")
         case Unavailable():
-            return Problem(503, str(error), retry_after_s=RETRY_AFTER_S)
+            return _try_again(str(error))
         case Refused():
             log.error("server_refuses", extra={"reason": str(error)})
-            return Problem(
-                503, "a server that this needs refuses it: see the gateway's log", retry_after_s=RETRY_AFTER_S
-            )
+            return _try_again("a server that this needs refuses it: see the gateway's log")
     log.error("request_failed", exc_info=error)
     return Problem(500, "a fault of ours; it is in the log")
+
+
+def _try_again(detail: str) -> Problem:
+    return Problem(503, detail, retry_after_s=RETRY_AFTER_S)
+
+
+def _by_method(handlers: dict[str, Handler]) -> Handler:
+    """One handler for all methods of a path."""
+    if len(handlers) == 1:
+        return next(iter(handlers.values()))
+
+    async def answer(request: Request) -> Response:
+        return await handlers["GET" if request.method == "HEAD" else request.method](request)
+
+    return answer
+
+
+def _is_stopping(request: Request) -> bool:
+    """Whether the request was cancelled because the server stops. It may be answered then."""
+    connection = connection_of(request.scope)
+    if connection is None or not connection.stopping:
+        return False
+    if (task := asyncio.current_task()) is not None:
+        task.uncancel()
+    return True

@@ -55,8 +55,12 @@ class Stack:
 
             await until(serving, *processes.values(), what="the gateway serves")
             yield cls(servers, pipeline, processes, key=key, bare_port=bare_port)
-            for process in processes.values():
-                process.end()
+            for name, process in processes.items():
+                process.stop()
+                if name == "bare":
+                    process.code()  # uvicorn's command ends by the signal itself
+                else:
+                    process.check()
 
     async def accepted(self) -> int:
         """How many messages the gateway has accepted, by its own count."""

@@ -375,10 +375,10 @@ async def test_a_request_that_is_cancelled_otherwise_is_not_answered() -> None:
         raise asyncio.CancelledError
 
     operation = operation_of("GET", "/it", handler)
-    endpoint = routing._endpoint(operation, Authenticator(MemoryApiKeys(), False, None), lambda *_: None)
+    endpoint = routing.Endpoint(operation, Authenticator(MemoryApiKeys(), False, None), lambda *_: None)
     scope = {"type": "http", "method": "GET", "path": "/it", "query_string": b"", "headers": []}
     with pytest.raises(asyncio.CancelledError):
-        await endpoint(Request(scope))
+        await endpoint.answer(Request(scope))
 
 
 async def test_many_pipelined_requests_wait_unparsed(served: Served) -> None:
