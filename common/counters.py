@@ -68,6 +68,9 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0
     sent: Annotated[int, counter("Sent", "messages that were sent", Kind.OUTCOME, recounted=True)] = 0
     failed: Annotated[int, counter("Failed", "messages that failed", Kind.OUTCOME, recounted=True)] = 0
+    canceled: Annotated[
+        int, counter("Canceled", "messages that were canceled before they were sent; counted in failed, too")
+    ] = 0
     retried: Annotated[int, counter("Retried", "attempts that failed and were followed by another")] = 0
     ambiguous: Annotated[int, counter("Ambiguous", "an upper bound of the messages that were sent twice")] = 0
     rejected: Annotated[

@@ -37,6 +37,11 @@ def replayed(name: str) -> str:
     return f"sms:run:{name}:replayed:"
 
 
+def canceled(name: str) -> str:
+    """Prefix of the strings that hold two bits a message, as its state: canceled if the lower one is set."""
+    return f"sms:run:{name}:canceled:"
+
+
 def forgotten(name: str) -> str:
     """String: stands for a while where a run was forgotten, so that late copies of its messages don't count again."""
     return f"sms:run:{name}:forgotten"

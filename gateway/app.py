@@ -22,6 +22,7 @@ from gateway.acceptance.acceptance import Acceptance
 from gateway.acceptance.receipts import Announcer
 from gateway.acceptance.relays import Relays
 from gateway.api.batches import Batches
+from gateway.api.cancel import Cancels
 from gateway.api.document import Document
 from gateway.api.events import Events
 from gateway.api.fast_lane import FastLane
@@ -68,6 +69,7 @@ class Gateway:
     ) -> None:
         self._limits = limits or limits_of(settings)
         self._stand_in = stand_in
+        self._stores = stores
         self.metrics = GatewayMetrics(broker)
         self._authenticator = _authenticator(settings, stores.api_keys)
         self._rates = RateLimiter(settings.gateway_rate, settings.gateway_key_rate)
@@ -127,6 +129,7 @@ class Gateway:
             self._messages,
             self._build_batches(),
             runs,
+            Cancels(self._stores.ledger, self._stores.tracker),
             self._simulated,
             self._events,
             health,

@@ -28,6 +28,7 @@ COMMANDS = {
     "gateway": Command("gateway.cli:main", "serve the REST API, live events and the dashboard"),
     "replay": Command("upkeep.cli:replay_main", "publish failed or rejected messages as a new run"),
     "audit": Command("upkeep.cli:audit_main", "recount the ledger and compare it with the queues"),
+    "cancel": Command("upkeep.cli:cancel_main", "cancel what is queued of runs"),
     "forget": Command("upkeep.cli:forget_main", "remove settled runs from the ledger"),
     "keys": Command("gateway.keys.cli:main", "create, list and revoke the gateway's API keys"),
     "serve": Command("simulation.serve:main", "a local stand-in for an SMS service: REST, dashboard, inbox"),

@@ -1,4 +1,4 @@
-"""`smsim replay`, `smsim audit` and `smsim forget`: commands for operators."""
+"""`smsim replay`, `smsim audit`, `smsim cancel` and `smsim forget`: commands for operators."""
 
 import json
 import os
@@ -8,9 +8,12 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgspec
+
 from common.broker.port import Broker, ParkedQueue
 from common.broker.rabbitmq import RabbitBroker, connect_broker
 from common.broker.topology import Topology
+from common.cancel import Canceled, Cancellation
 from common.cli import (
     BRIEF_CONNECT_TIMEOUT_S,
     EXIT_DONE,
@@ -133,6 +136,39 @@ def forget_main(argv: list[str] | None = None, prog: str = "smsim forget") -> in
     return run_command(prog, run)
 
 
+def cancel_main(argv: list[str] | None = None, prog: str = "smsim cancel") -> int:
+    """Cancels what is queued of runs; a line for each on stdout."""
+    parser = Parser(
+        prog,
+        "Cancels the messages of runs that are still queued, and closes the runs. What is sending goes on.",
+    )
+    parser.add_argument("runs", nargs="+", type=run_id, metavar="RUN")
+    parser.add_argument("--json", action="store_true", help="a JSON object for each run on stdout")
+    add_connect_timeout(parser, BRIEF_CONNECT_TIMEOUT_S)
+    args = parser.parse_args(argv)
+
+    async def run() -> int:
+        settings = _prepare()
+        async with await connect_stores(settings, args.connect_timeout) as stores:
+            cancellation = Cancellation(stores.ledger, stores.tracker)
+            for name in args.runs:
+                canceled = await cancellation.cancel_run(name)
+                if args.json:
+                    _print({"run": name, **msgspec.structs.asdict(canceled)})
+                else:
+                    print(f"{name}: {_of_cancel(canceled)}", flush=True)
+        return EXIT_DONE
+
+    return run_command(prog, run)
+
+
+def _of_cancel(it: Canceled) -> str:
+    return (
+        f"{it.canceled:,} canceled; {it.sending:,} are being sent, {it.sent:,} were sent,"
+        f" {it.failed:,} had failed"
+    )
+
+
 def _prepare() -> Settings:
     settings = load_settings()
     configure_logs("upkeep", settings.log_level, settings.log_file, stream=sys.stderr)
@@ -165,6 +201,7 @@ def _print_what_stays(found: Found, queue: str) -> None:
         )
     reasons = {
         "were sent after all": found.sent,
+        "were canceled": found.canceled,
         "are replayed already, or are in the queue twice": found.repeated,
         "are not settled yet and stay": found.still_open,
         "are over --limit and stay": found.over_limit,

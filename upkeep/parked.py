@@ -36,6 +36,7 @@ class Found:
         depth: Bodies that are looked at.
         wanted: Messages to be replayed, by run.
         sent: Messages that were sent in the end.
+        canceled: Messages that are canceled.
         still_open: Messages that may still be settled, and those that share a body with one.
         repeated: Messages that are replayed already, or that are twice in the queue.
         over_limit: Messages beyond the limit.
@@ -47,6 +48,7 @@ class Found:
     depth: int
     wanted: dict[str, int] = field(default_factory=dict)
     sent: int = 0
+    canceled: int = 0
     still_open: int = 0
     repeated: int = 0
     over_limit: int = 0
@@ -144,10 +146,15 @@ class ParkedReader:
         """The messages to be replayed; None while one of the batch may still be settled."""
         states = await states_of(self._ledger, batch.run, seqs)
         done = (await self._ledger.replayed(batch.run, seqs)) | self._seen.has(batch.run, seqs)
+        canceled = await canceled_of(self._ledger, batch.run, seqs)
         wanted, still_open = [], 0
-        for message, state, replayed in zip(batch.messages, states, done.tolist(), strict=True):
+        for at, (message, state, replayed) in enumerate(
+            zip(batch.messages, states, done.tolist(), strict=True)
+        ):
             if state == State.SENT:
                 found.sent += 1
+            elif canceled[at]:
+                found.canceled += 1
             elif replayed:
                 found.repeated += 1
             elif self._selection.queue is ParkedQueue.FAILED and state in (State.QUEUED, State.SENDING):
@@ -176,3 +183,12 @@ async def states_of(ledger: Reports, run: str, seqs: Seqs) -> list[int | None]:
     except UnknownRun:
         return [None] * seqs.size
     return states
+
+
+async def canceled_of(ledger: Reports, run: str, seqs: Seqs) -> list[bool]:
+    """Which messages are canceled; none of them if the ledger no longer has the run."""
+    try:
+        canceled: list[bool] = (await ledger.canceled(run, seqs)).tolist()
+    except UnknownRun:
+        return [False] * seqs.size
+    return canceled

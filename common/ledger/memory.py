@@ -232,18 +232,26 @@ class MemoryLedger:
         known.states[held] = State.QUEUED
         self._count(known, Tally(sending=-held.size, ambiguous=held.size if again else 0))
 
-    async def withdraw(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
+    async def cancel(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
         known = self._opened(run)
         if known is None:
             return np.zeros(seqs.size, np.bool_)
         known.hold(int(seqs.max(initial=0)))
-        withdrawn: NDArray[np.bool_] = known.states[seqs] == State.QUEUED
-        self._publish_unannounced(known, seqs[withdrawn])
-        known.states[seqs[withdrawn]] = State.FAILED
-        if failed := int(np.count_nonzero(withdrawn)):
-            self._count(known, Tally(failed=failed))
-            self._note_settled(known, {0: failed}, self._now_us())
-        return withdrawn
+        fresh = seqs[known.states[seqs] == State.QUEUED]
+        self._publish_unannounced(known, fresh)
+        known.states[fresh] = State.FAILED
+        known.canceled[fresh] = True
+        if fresh.size:
+            self._count(known, Tally(failed=fresh.size, canceled=fresh.size))
+            self._note_settled(known, {0: fresh.size}, self._now_us())
+        return known.canceled[seqs]
+
+    async def canceled(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
+        known = self._known(run)
+        canceled = np.zeros(seqs.size, np.bool_)
+        held = seqs < known.canceled.size
+        canceled[held] = known.canceled[seqs[held]]
+        return canceled
 
     async def reject(self, bodies: int) -> None:
         self._all.count(Tally(rejected=bodies))

@@ -44,6 +44,7 @@ class MemoryRun:
         closed: Whether it was closed, so that no more can be announced.
         started_us: When it began, as Unix time in microseconds.
         states: The `State` of each seq.
+        canceled: Whether each seq is canceled.
         unannounced: The seqs that were counted without an announcement.
         replayed: The seqs that were replayed in another run.
     """
@@ -58,6 +59,7 @@ class MemoryRun:
     closed: bool = False
     started_us: int = 0
     states: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(1024, np.uint8))
+    canceled: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(1024, np.bool_))
     unannounced: set[int] = field(default_factory=set)
     replayed: set[int] = field(default_factory=set)
 
@@ -83,7 +85,9 @@ class MemoryRun:
         """Makes room for the state of a seq."""
         if last_seq >= self.states.size:
             size = max(last_seq + 1, 2 * self.states.size)
-            self.states = np.concatenate([self.states, np.zeros(size - self.states.size, np.uint8)])
+            more = size - self.states.size
+            self.states = np.concatenate([self.states, np.zeros(more, np.uint8)])
+            self.canceled = np.concatenate([self.canceled, np.zeros(more, np.bool_)])
 
     def beyond_announced(self) -> Seqs:
         """The seqs that were counted without an announcement and are not announced yet, ascending."""

@@ -55,12 +55,12 @@ class Claims(Protocol):
     async def release(self, run: str, seqs: Seqs, again: bool = False) -> None:
         """Gives back messages that were claimed and not begun: sending to queued. `again` as for `settle`."""
 
-    async def withdraw(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
-        """Settles as failed what is queued, with a time of 0; all other messages stay as they are.
+    async def cancel(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
+        """Cancels what is queued: it is settled as failed, with a time of 0, and counted in `canceled`.
 
-        Answers which messages this call failed, in the order of `seqs`. A sender that meets one of them finds it
-        settled and skips it. If the answer was lost and the call is repeated, what it then finds failed counts as
-        failed by this call. A seq that was not announced is added to `published`.
+        All other messages stay as they are. Answers which of the messages are canceled, by this call or an earlier one,
+        in the order of `seqs`. A sender that meets one of them finds it settled and skips it. A seq that was not
+        announced is added to `published`. Nothing is canceled of a forgotten run.
         """
 
     async def reject(self, bodies: int) -> None:
@@ -137,6 +137,9 @@ class Reports(Protocol):
 
     async def states(self, run: str, seqs: Seqs) -> NDArray[np.uint8]:
         """The `State` of each message, in the order of `seqs`; QUEUED for unknown ones. Raises UnknownRun."""
+
+    async def canceled(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
+        """Which messages are canceled. Raises UnknownRun."""
 
     async def replayed(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
         """Which messages are marked as replayed; none of them if the run is unknown."""

@@ -42,5 +42,6 @@ def announcements_lost(run: str, announced: int, first: int) -> LedgerLost:
 def run_closed(run: str) -> LedgerLost:
     """The run was closed while its producer was publishing it."""
     return LedgerLost(
-        f"run {run} was closed by another gateway or by smsim audit --repair: no more can be published in it"
+        f"run {run} was closed by smsim cancel, another gateway or smsim audit --repair:"
+        " no more can be published in it"
     )

@@ -25,6 +25,7 @@ class Status(StrEnum):
     SENDING = "sending"
     SENT = "sent"
     FAILED = "failed"
+    CANCELED = "canceled"
 
 
 class Channel(StrEnum):
@@ -33,7 +34,7 @@ class Channel(StrEnum):
     ACCEPTED = "SMS"  # accepted: queued for the first time
     SENDING = "SMS_SENDING"  # a send began, or will be tried again
     SENT = "SMS_OK"
-    FAILED = "SMS_FAIL"
+    FAILED = "SMS_FAIL"  # failed or canceled
 
 
 class _OfMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -116,7 +117,7 @@ class Step(_OfMessage, frozen=True, kw_only=True, gc=False):
         match self.status:
             case Status.SENT:
                 return Channel.SENT
-            case Status.FAILED:
+            case Status.FAILED | Status.CANCELED:
                 return Channel.FAILED
             case Status.QUEUED if self.is_acceptance:
                 return Channel.ACCEPTED

@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import Callable
 
 import msgspec
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
 from common.errors import UnknownRun
 from common.ledger.port import Ledger
-from common.messages import MAX_SEQ, Lane, State, is_run_id
+from common.messages import Lane
 from common.sms.numbers import normalise, number_error
 from common.sms.segments import Segments, segments
 from common.tracking.port import Status, Step, Track, Tracker
+from common.tracking.statuses import statuses_of
 from common.tracking.wire import iso
 from common.web.bodies import SMALL_BYTES, decoded, media_type, read_body
 from common.web.keys.port import Caller
@@ -27,9 +27,9 @@ from gateway.acceptance.port import IdempotencyKey, Item
 from gateway.acceptance.receipts import Receipt
 from gateway.api.idempotency import PARAMETER as IDEMPOTENCY_KEY
 from gateway.api.idempotency import key_of_request, replayed_headers
+from gateway.api.message_ids import parts_of
 from gateway.api.schemas import Accepted, MessageView, Priority, SmsIn, StepView
 
-_STATUS = {state: Status[state.name] for state in State}
 _UUID = Parameter(
     name="uuid",
     where="path",
@@ -183,18 +183,17 @@ class Messages:
         unknown = Problem(404, "there is no message with this id")
         try:
             run, seq = parts_of(uuid)
-            (state,), track = await asyncio.gather(
-                self._ledger.states(run, np.array([seq], np.int64)), self._tracker.track(run, seq)
+            (status,), track = await asyncio.gather(
+                statuses_of(self._ledger, run, [seq]), self._tracker.track(run, seq)
             )
         except (ValueError, UnknownRun):
             raise unknown from None
         if track is not None:
-            return json_response(_tracked(track, _STATUS[State(state)]))
-        if state == State.QUEUED and seq >= (await self._ledger.publication(run)).announced:
+            return json_response(_tracked(track, status))
+        if status is Status.QUEUED and seq >= (await self._ledger.publication(run)).announced:
             raise unknown
         (message,) = await self._tracker.messages(run, [seq])
         number, text = (message.to, message.text) if message else (None, None)
-        status = _STATUS[State(state)]
         return json_response(
             MessageView(
                 uuid=uuid,
@@ -217,17 +216,6 @@ def headers_of(receipt: Receipt) -> dict[str, str]:
     return {"Location": f"/sms/{receipt.id}", **replayed_headers(receipt.is_replayed)}
 
 
-def parts_of(uuid: str) -> tuple[str, int]:
-    """Run and seq of a message id. Raises ValueError where it is none."""
-    run, _, digits = uuid.partition(".")
-    if not is_run_id(run) or not digits.isascii() or not digits.isdigit() or str(int(digits[:20])) != digits:
-        raise ValueError("no message id")
-    seq = int(digits)
-    if seq >= MAX_SEQ:
-        raise ValueError("no message id")
-    return run, seq
-
-
 def _tracked(track: Track, status: Status) -> MessageView:
     record = track.record
     steps = sorted(track.steps, key=lambda step: (step.attempt, step.at_us))
@@ -241,11 +229,18 @@ def _tracked(track: Track, status: Status) -> MessageView:
         priority=Priority.of(record.lane),
         accepted_at=iso(record.accepted_us),
         sending_at=_first(steps, Status.SENDING),
-        settled_at=_first(steps, Status.SENT) or _first(steps, Status.FAILED),
+        settled_at=_settled_at(steps),
         steps=[
             StepView(s.status, s.attempt, iso(s.at_us), None if s.time_us is None else s.time_us / 1e6)
             for s in steps
         ],
+    )
+
+
+def _settled_at(steps: list[Step]) -> str | None:
+    return next(
+        (at for status in (Status.SENT, Status.FAILED, Status.CANCELED) if (at := _first(steps, status))),
+        None,
     )
 
 

@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
-import numpy as np
 from yarl import URL
 
 from common.errors import UnknownRun
 from common.ledger.port import Ledger
-from common.messages import State
 from common.tracking.port import Status, Tracker
+from common.tracking.statuses import statuses_of
 from gateway.callbacks.address import is_public, url_error
 from gateway.callbacks.port import Callbacks, Ending, Owed
 from gateway.callbacks.posting import TIME_LIMIT_S, Answer, Poster
@@ -47,7 +46,7 @@ FIRST_PAUSE_S = 10.0
 PAUSE_GROWS = 2.5
 
 LAST_WORDS_S = 1.0
-_ENDINGS = {State.SENT: Status.SENT, State.FAILED: Status.FAILED}
+_ENDED = {Status.SENT, Status.FAILED, Status.CANCELED}
 
 
 class Dispatcher:
@@ -106,7 +105,7 @@ class Dispatcher:
         """Notes which of the messages that this gateway took in have ended."""
         async for steps in self._tracker.listen():
             for step in steps if self._awaited else ():
-                if step.status in _ENDINGS.values() and step.uuid in self._awaited:
+                if step.status in _ENDED and step.uuid in self._awaited:
                     del self._awaited[step.uuid]
                     self._heard[step.uuid] = Ending(step.status, step.attempt, step.at_us)
                     if len(self._heard) > MOST_AWAITED:  # it is found when it is due
@@ -138,20 +137,19 @@ class Dispatcher:
         heard = {uuid: self._heard.pop(uuid) for uuid in uuids if uuid in self._heard}
         ends_s = asyncio.get_running_loop().time() + LEASE_S
         taken = await self._callbacks.take(uuids, LEASE_S)
-        states = await self._states([owed for owed in taken if owed.ending is None])
+        statuses = await self._statuses([owed for owed in taken if owed.ending is None])
         later: list[tuple[Owed, float]] = []
         hopeless: list[str] = []
         for owed in taken:
-            state = states.get(owed.uuid)
-            if owed.ending is None and state not in _ENDINGS:
-                longest_s = UNKNOWN_FOR_S if state is None else self._callbacks.ttl_s
+            status = owed.ending.status if owed.ending else statuses.get(owed.uuid)
+            if status not in _ENDED:
+                longest_s = UNKNOWN_FOR_S if status is None else self._callbacks.ttl_s
                 if owed.age_s > longest_s:
                     hopeless.append(owed.uuid)
                     continue
             elif (turn := self._turns.join(_host_of(owed))) is not None:
                 self._held[owed.uuid] = owed
                 self._awaited.pop(owed.uuid, None)
-                status = owed.ending.status if owed.ending else _ENDINGS[State(states[owed.uuid])]
                 tasks.create_task(self._deliver(owed, turn, status, heard.get(owed.uuid), ends_s, poster))
                 continue
             elif self._turns.standing(_host_of(owed)) is Standing.NEW:
@@ -166,17 +164,17 @@ class Dispatcher:
         await self._callbacks.put_off(later)
         await self._callbacks.drop(hopeless)
 
-    async def _states(self, taken: Sequence[Owed]) -> dict[str, int]:
-        """The `State` of each message; nothing of those whose run is unknown."""
+    async def _statuses(self, taken: Sequence[Owed]) -> dict[str, Status]:
+        """The status of each message, by its id; none for those whose run is unknown."""
         by_run: dict[str, list[Owed]] = {}
         for owed in taken:
             by_run.setdefault(owed.run, []).append(owed)
-        found: dict[str, int] = {}
+        found: dict[str, Status] = {}
 
         async def ask(run: str, messages: list[Owed]) -> None:
             with suppress(UnknownRun):
-                states = await self._ledger.states(run, np.array([owed.seq for owed in messages], np.int64))
-                found.update(zip([owed.uuid for owed in messages], states.tolist(), strict=True))
+                statuses = await statuses_of(self._ledger, run, [owed.seq for owed in messages])
+                found.update(zip([owed.uuid for owed in messages], statuses, strict=True))
 
         await asyncio.gather(*(ask(run, messages) for run, messages in by_run.items()))
         return found

@@ -284,7 +284,7 @@ class AcceptanceMachine(RuleBasedStateMachine):
         if accepted:
             name = data.draw(st.sampled_from(accepted))
             seqs = np.array([data.draw(st.integers(0, len(self.runs[name].texts) - 1))])
-            self.canceled += int(self.call(self.bench.ledger.withdraw(name, seqs)).sum())
+            self.canceled += int(self.call(self.bench.ledger.cancel(name, seqs)).sum())
 
     # What must hold.
 

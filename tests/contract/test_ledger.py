@@ -323,34 +323,37 @@ async def test_a_call_about_no_message_changes_nothing(ledger: Ledger) -> None:
     await ledger.settle(RUN, outcomes({}))
     await ledger.settle(RUN, outcomes({}, ambiguous=[]))
     await ledger.release(RUN, seqs())
-    assert (await ledger.withdraw(RUN, seqs())).tolist() == []
+    assert (await ledger.cancel(RUN, seqs())).tolist() == []
     assert (await ledger.states(RUN, seqs())).tolist() == []
     assert counters(await ledger.snapshot(RUN)) == (2, 2, 0, 0, 0)
 
 
-async def test_a_withdrawal_fails_what_nobody_has_taken(ledger: Ledger) -> None:
-    """Queued to failed, and it says which, in the order it was asked in; what is sending, sent or failed stays."""
+async def test_cancel_fails_what_is_queued(ledger: Ledger) -> None:
+    """Queued to failed, and it says which, in the order of the seqs; what is sending, sent or failed stays."""
     await begun(ledger, 7)
     await ledger.claim(RUN, seqs(1, 2, 3, 5), False)
     await ledger.settle(RUN, outcomes({1: SENT, 2: FAILED, 5: RETRY}))
-    assert (await ledger.withdraw(RUN, seqs(3, 5, 2, 0, 1))).tolist() == [False, True, False, True, False]
+    assert (await ledger.cancel(RUN, seqs(3, 5, 2, 0, 1))).tolist() == [False, True, False, True, False]
     states = [State.FAILED, State.SENT, State.FAILED, State.SENDING, State.QUEUED, State.FAILED, State.QUEUED]
     assert (await ledger.states(RUN, np.arange(7))).tolist() == states
     assert await ledger.recount(RUN) == {"published": 7, "sending": 1, "sent": 1, "failed": 3}
     for run in (RUN, None):
         now = await ledger.snapshot(run)
         assert counters(now) == (7, 2, 1, 1, 3)
-        assert (now.retried, now.ambiguous) == (1, 0)
+        assert (now.retried, now.ambiguous, now.canceled) == (1, 0, 2)
+    assert (await ledger.canceled(RUN, np.arange(8))).tolist() == [k in (0, 5) for k in range(8)]
+    with pytest.raises(UnknownRun):
+        await ledger.canceled("unknown", seqs(0))
 
 
-async def test_what_was_withdrawn_counts_as_settled_and_took_no_time(ledger: Ledger) -> None:
+async def test_what_is_canceled_counts_as_settled_and_took_no_time(ledger: Ledger) -> None:
     """The histogram has each settled message; the sum of the times is of those that were sent or tried."""
     await begun(ledger, 4)
     await ledger.claim(RUN, seqs(0), False)
     await ledger.settle(RUN, outcomes({0: SENT}, 2000), "s")
     await ledger.heartbeat("s", 1, 0)
     before = await ledger.snapshot(RUN)
-    assert (await ledger.withdraw(RUN, seqs(1, 2))).all()
+    assert (await ledger.cancel(RUN, seqs(1, 2))).all()
     for run in (RUN, None):
         now = await ledger.snapshot(run)
         assert (sum(now.latency.values()), now.latency[0], now.total_time_us) == (3, 2, 2000)
@@ -358,62 +361,63 @@ async def test_what_was_withdrawn_counts_as_settled_and_took_no_time(ledger: Led
         assert (now.senders["s"].sent, now.senders["s"].failed) == (1, 0)
 
 
-async def test_a_withdrawal_of_nothing_that_is_queued_changes_nothing(ledger: Ledger) -> None:
+async def test_cancel_of_nothing_that_is_queued_changes_nothing(ledger: Ledger) -> None:
     """Not even the moment at which the last message was settled."""
     await begun(ledger, 2)
     await ledger.claim(RUN, seqs(0, 1), False)
     await ledger.settle(RUN, outcomes({0: FAILED}))
     before = await ledger.snapshot(RUN)
-    assert not (await ledger.withdraw(RUN, seqs(1, 0))).any()
+    assert not (await ledger.cancel(RUN, seqs(1, 0))).any()
     assert replace(await ledger.snapshot(RUN), now_us=before.now_us) == before
 
 
-async def test_who_meets_a_withdrawn_message_finds_it_settled(ledger: Ledger) -> None:
+async def test_a_sender_finds_a_canceled_message_settled(ledger: Ledger) -> None:
     """Whether it comes for the first time or again, and whatever is said of it: it is counted once, as failed."""
     await begun(ledger, 3)
-    assert (await ledger.withdraw(RUN, seqs(0, 1))).all()
+    assert (await ledger.cancel(RUN, seqs(0, 1))).all()
     for redelivered in (False, True):
         assert (await ledger.claim(RUN, seqs(1, 0), redelivered)).standing.tolist() == [SETTLED] * 2
     await ledger.settle(RUN, outcomes({0: SENT, 1: RETRY}))
     await ledger.release(RUN, seqs(0, 1))
-    assert not (await ledger.withdraw(RUN, seqs(0, 1))).any(), "it was withdrawn before"
+    assert (await ledger.cancel(RUN, seqs(0, 1))).all(), "they were canceled before, and are counted once"
     assert counters(await ledger.snapshot(RUN)) == (3, 1, 0, 0, 2)
 
 
-async def test_a_withdrawal_of_what_nobody_announced_publishes_it(ledger: Ledger) -> None:
+async def test_cancel_of_what_was_not_announced_publishes_it(ledger: Ledger) -> None:
     """Each such seq is counted once, also when it is announced later; of a run, too, that nobody began."""
-    assert (await ledger.withdraw("foreign", seqs(5, 7))).all()
+    assert (await ledger.cancel("foreign", seqs(5, 7))).all()
     assert counters(await ledger.snapshot("foreign")) == (2, 0, 0, 0, 2)
     await ledger.announce("foreign", 0, 6)
     assert counters(await ledger.snapshot("foreign")) == (7, 5, 0, 0, 2)
-    assert (await ledger.withdraw("foreign", seqs(4, 5, 6, 7))).tolist() == [True, False, True, False]
+    assert (await ledger.cancel("foreign", seqs(4, 5, 6, 7))).all()
     assert counters(await ledger.snapshot("foreign")) == (8, 4, 0, 0, 4)
     assert await ledger.recount("foreign") == {"published": 8, "sending": 0, "sent": 0, "failed": 4}
     assert await ledger.runs() == ["foreign"]
 
 
-async def test_a_withdrawal_reaches_over_pieces(ledger: Ledger) -> None:
+async def test_cancel_reaches_over_pieces(ledger: Ledger) -> None:
     """Scattered seqs of several pieces, in any order, and in between them what others have taken."""
     border = 1 << 17
     await begun(ledger, 3 * border)
     await ledger.claim(RUN, seqs(border, 2 * border + 9, 15), False)
     some = seqs(2 * border + 9, border - 1, 15, border, 16, 2 * border + 900, 0)
-    assert (await ledger.withdraw(RUN, some)).tolist() == [False, True, False, False, True, True, True]
+    assert (await ledger.cancel(RUN, some)).tolist() == [False, True, False, False, True, True, True]
     assert await ledger.recount(RUN) == {"published": 3 * border, "sending": 3, "sent": 0, "failed": 4}
-    withdrawn = await ledger.withdraw(RUN, np.arange(border + 100))
-    assert np.flatnonzero(~withdrawn).tolist() == [0, 15, 16, border - 1, border]
+    canceled = await ledger.cancel(RUN, np.arange(border + 100))
+    assert np.flatnonzero(~canceled).tolist() == [15, border]
+    assert (await ledger.canceled(RUN, np.arange(border + 100)) == canceled).all()
     assert (await ledger.snapshot(RUN)).failed == (await ledger.recount(RUN))["failed"] == border + 99
     assert (await ledger.snapshot(RUN)).sending == 3
 
 
-async def test_a_run_that_was_withdrawn_whole_is_over(ledger: Ledger) -> None:
+async def test_a_run_that_is_canceled_whole_is_over(ledger: Ledger) -> None:
     """Nothing of it is unsettled, and it can be forgotten once it is cut."""
     await begun(ledger, 40)
     assert (await ledger.snapshot(RUN)).last_settled_us == 0
-    await ledger.withdraw(RUN, np.arange(30))
+    await ledger.cancel(RUN, np.arange(30))
     assert (await ledger.snapshot(RUN)).last_settled_us > 0
     assert await unsettled(ledger) == [list(range(30, 40))]
-    await ledger.withdraw(RUN, np.arange(30, 40))
+    await ledger.cancel(RUN, np.arange(30, 40))
     assert await unsettled(ledger) == []
     await ledger.close_run(RUN)
     await ledger.forget(RUN)
@@ -516,7 +520,7 @@ async def test_a_run_is_open_until_it_is_settled_and_wholly_published(ledger: Le
     await ledger.claim("whole", seqs(2, 3), False)
     await ledger.settle("whole", outcomes({2: SENT, 3: RETRY}))
     assert await ledger.open_runs() == ["session", "whole"]
-    await ledger.withdraw("whole", seqs(3))
+    await ledger.cancel("whole", seqs(3))
     assert await ledger.open_runs() == ["session"]
     await ledger.announce("session", 2, 1)
     await ledger.close_run("session")
@@ -533,7 +537,7 @@ async def test_a_run_that_goes_on_is_open_again(ledger: Ledger) -> None:
     assert await ledger.open_runs() == []
     await ledger.announce(RUN, 2, 1)
     assert await ledger.open_runs() == [RUN]
-    await ledger.withdraw(RUN, seqs(2, 3))
+    await ledger.cancel(RUN, seqs(2, 3))
     assert await ledger.open_runs() == []
     await ledger.claim(RUN, seqs(4), False)
     assert await ledger.open_runs() == [RUN]
@@ -559,7 +563,7 @@ async def test_a_run_that_nobody_began_is_open_while_it_is_unsettled(ledger: Led
     await ledger.claim("foreign", seqs(2), False)
     await ledger.settle("foreign", outcomes({2: RETRY}))
     assert await ledger.open_runs() == ["foreign"]
-    await ledger.withdraw("foreign", seqs(2))
+    await ledger.cancel("foreign", seqs(2))
     assert await ledger.open_runs() == []
     await ledger.resume("foreign", "p")
     assert await ledger.open_runs() == ["foreign"]
@@ -697,7 +701,7 @@ async def test_a_late_copy_of_a_forgotten_runs_message_counts_nowhere(ledger: Le
     said = {0: SENT, 1: FAILED, 2: RETRY, border: SENT}
     await ledger.settle(RUN, outcomes(said, ambiguous=[True] * 4))
     await ledger.release(RUN, seqs(0, 1))
-    assert (await ledger.withdraw(RUN, seqs(2, border, 0, 3 * border))).tolist() == [False] * 4
+    assert (await ledger.cancel(RUN, seqs(2, border, 0, 3 * border))).tolist() == [False] * 4
     await ledger.announce(RUN, 3, 5)
     await ledger.confirm(RUN, 8)
     assert await ledger.runs() == []

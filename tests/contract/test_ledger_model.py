@@ -43,6 +43,7 @@ class ModelRun:
 
     def __init__(self) -> None:
         self.states = np.full(BEYOND, State.QUEUED, np.uint8)
+        self.canceled = np.zeros(BEYOND, np.bool_)
         self.unannounced = np.zeros(BEYOND, np.bool_)
         self.announced = self.confirmed = 0
         self.total = TOTAL
@@ -67,7 +68,9 @@ class ModelRun:
 
     def counters(self) -> Counter[str]:
         names = ("retried", "ambiguous", "total_time_us")
-        return self.counted() + Counter({name: getattr(self, name) for name in names})
+        others = Counter({name: getattr(self, name) for name in names})
+        others["canceled"] = int(np.count_nonzero(self.canceled))
+        return self.counted() + others
 
     def is_over(self) -> bool:
         return self.unsettled().size == 0 and self.total <= self.published().size
@@ -175,16 +178,15 @@ class LedgerMachine(RuleBasedStateMachine):
             self.run.states[held] = State.QUEUED
 
     @rule(seqs=some_seqs, twice=st.booleans())
-    def withdraw(self, seqs: list[int], twice: bool) -> None:
-        queued = [self.run is not None and self.run.states[seq] == State.QUEUED for seq in seqs]
-        assert self.call(self.ledger.withdraw(RUN, np.array(seqs))).tolist() == queued
-        if twice:
-            assert not self.call(self.ledger.withdraw(RUN, np.array(seqs))).any()
-        if self.run:
-            for seq, withdrawn in zip(seqs, queued, strict=True):
-                if withdrawn:
-                    self.run.unannounced[seq] |= seq >= self.run.announced
-                    self.run.states[seq] = State.FAILED
+    def cancel(self, seqs: list[int], twice: bool) -> None:
+        for seq in seqs if self.run else []:
+            if self.run and self.run.states[seq] == State.QUEUED:
+                self.run.unannounced[seq] |= seq >= self.run.announced
+                self.run.states[seq] = State.FAILED
+                self.run.canceled[seq] = True
+        expected = [self.run is not None and bool(self.run.canceled[seq]) for seq in seqs]
+        for _ in range(1 + twice):
+            assert self.call(self.ledger.cancel(RUN, np.array(seqs))).tolist() == expected
 
     @rule(twice=st.booleans())
     def cut(self, twice: bool) -> None:
@@ -257,6 +259,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert (now.total, sum(now.latency.values())) == (self.run.total, now.settled)
         states = self.call(self.ledger.states(RUN, ALL_SEQS))
         assert np.array_equal(states, self.run.states)
+        assert np.array_equal(self.call(self.ledger.canceled(RUN, ALL_SEQS)), self.run.canceled)
         assert np.array_equal(self.call(self.unsettled()), self.run.unsettled())
         far = self.call(self.ledger.publication(RUN))
         run = self.run
@@ -275,7 +278,16 @@ class LedgerMachine(RuleBasedStateMachine):
         return np.concatenate([np.zeros(0, np.int64), *found])
 
     def counters_of(self, snapshot: object) -> Counter[str]:
-        names = ("published", "sending", "sent", "failed", "retried", "ambiguous", "total_time_us")
+        names = (
+            "published",
+            "sending",
+            "sent",
+            "failed",
+            "canceled",
+            "retried",
+            "ambiguous",
+            "total_time_us",
+        )
         return +Counter({name: getattr(snapshot, name) for name in names})
 
     def teardown(self) -> None:

@@ -65,10 +65,10 @@ def lose_the_first_answer(ledger: RedisLedger, script: str) -> None:
 SETTLE = Outcomes(SEQS[:2], np.array([Outcome.SENT, Outcome.RETRY], np.uint8), np.array([5, 5]))
 
 
-async def _withdrawn(ledger: RedisLedger) -> list[bool]:
+async def _canceled(ledger: RedisLedger) -> list[bool]:
     """Of four messages the first two are sending."""
-    withdrawn: list[bool] = (await ledger.withdraw(RUN, SEQS)).tolist()
-    return withdrawn
+    canceled: list[bool] = (await ledger.cancel(RUN, SEQS)).tolist()
+    return canceled
 
 
 CALLS: dict[str, Callable[[RedisLedger], Awaitable[Any]]] = {
@@ -82,7 +82,7 @@ CALLS: dict[str, Callable[[RedisLedger], Awaitable[Any]]] = {
     "newest": lambda ledger: ledger.runs(5),
     "settle": lambda ledger: ledger.settle(RUN, SETTLE, "s"),
     "release": lambda ledger: ledger.release(RUN, SEQS[:2]),
-    "withdraw": lambda ledger: _withdrawn(ledger),
+    "cancel": lambda ledger: _canceled(ledger),
     "heartbeat": lambda ledger: ledger.heartbeat("s", 1, 1),
 }
 
@@ -125,14 +125,14 @@ async def test_a_flag_whose_settles_answer_was_lost_counts_once(ledger: RedisLed
     assert (now.sent, now.retried, now.ambiguous) == (1, 1, 2)
 
 
-async def test_a_withdrawal_whose_answer_was_lost_is_still_one(ledger: RedisLedger) -> None:
-    """What its repeat finds failed was failed by it, and counts once; what a sender took before is not withdrawn."""
+async def test_a_cancel_whose_answer_was_lost_has_the_same_answer(ledger: RedisLedger) -> None:
+    """What was canceled by the first try is counted once; what a sender took before is not canceled."""
     await ledger.settle(RUN, replace(SETTLE, outcomes=np.full(2, Outcome.SENT, np.uint8)))
     await ledger.claim(RUN, SEQS[2:3], False)
     border = np.array([PIECE_MESSAGES - 1, PIECE_MESSAGES])
-    lose_the_first_answer(ledger, "withdraw")
-    withdrawn = await ledger.withdraw(RUN, np.concatenate([SEQS, border]))
-    assert withdrawn.tolist() == [False, False, False, True, True, True]
+    lose_the_first_answer(ledger, "cancel")
+    canceled = await ledger.cancel(RUN, np.concatenate([SEQS, border]))
+    assert canceled.tolist() == [False, False, False, True, True, True]
     now = await ledger.snapshot(RUN)
     assert (now.published, now.sending, now.sent, now.failed, now.ambiguous) == (12, 1, 2, 3, 0)
     assert sum(now.latency.values()) == 5
@@ -245,8 +245,8 @@ async def test_an_announcement_that_is_repeated_late_wakes_no_run(redis_server: 
     await ledger.close()
 
 
-async def test_a_run_that_ends_by_a_withdrawal_is_forgotten_in_time(redis_server: RedisServer) -> None:
-    """All its keys expire, in any piece, also those that a late withdrawal adds; one with a message left stays."""
+async def test_a_run_that_ends_by_a_cancel_is_forgotten_in_time(redis_server: RedisServer) -> None:
+    """All its keys expire, in any piece, also those that a late cancel adds; one with a message left stays."""
     ledger = await redis_ledger(redis_server, run_ttl_s=500)
 
     async def lives_for_s() -> set[int]:
@@ -256,16 +256,16 @@ async def test_a_run_that_ends_by_a_withdrawal_is_forgotten_in_time(redis_server
     await ledger.begin(RUN, "", 0, "p")
     await ledger.announce(RUN, 0, 3)
     await ledger.claim(RUN, SEQS[:1], False)
-    await ledger.withdraw(RUN, SEQS[1:3])
+    await ledger.cancel(RUN, SEQS[1:3])
     assert await lives_for_s() == {-1}
     await ledger.settle(RUN, Outcomes(SEQS[:1], np.full(1, Outcome.SENT, np.uint8), np.full(1, 5)))
     assert all(0 < ttl <= 500 for ttl in await lives_for_s())
-    await ledger.withdraw(RUN, np.array([3 * border, border]))
-    assert len(await ledger._redis.keys(f"{keys.run(RUN)}:*")) == 2 + 3 + 2, (
-        "histogram, pieces, states, unannounced"
+    await ledger.cancel(RUN, np.array([3 * border, border]))
+    assert len(await ledger._redis.keys(f"{keys.run(RUN)}:*")) == 2 + 3 + 3 + 2, (
+        "histogram, pieces, states, canceled, unannounced"
     )
     assert all(0 < ttl <= 500 for ttl in await lives_for_s())
-    assert not (await ledger.withdraw(RUN, np.array([0, border]))).any()
+    assert (await ledger.cancel(RUN, np.array([0, border]))).tolist() == [False, True]
     assert all(0 < ttl <= 500 for ttl in await lives_for_s())
     await ledger.close()
 

@@ -1,4 +1,4 @@
-"""`smsim replay`, `audit` and `forget` on real servers, as an operator would type them; and the rate limit."""
+"""`smsim replay`, `audit`, `cancel`, `forget` on real servers, as an operator would type them; and the rate limit."""
 
 import json
 import signal
@@ -65,6 +65,23 @@ async def test_replay_audit_and_forget(pipeline: Pipeline) -> None:
     left: list[str] = pipeline.redis.keys("sms:run:*")  # type: ignore[assignment]  # a sync client's answer
     assert all(key.endswith(":forgotten") for key in left)
     assert pipeline.hash("sms:stats")["published"] == 500 + failed
+    assert (await smsim(pipeline, "audit"))[0][-1] == "the record is right"
+
+
+async def test_a_run_is_canceled(pipeline: Pipeline) -> None:
+    """What is queued of it is canceled and never sent, the audit agrees, and an unknown run is said so."""
+    await pipeline.published("--num-messages", 100, "--batch-size", 10, "--run", "drill")
+    counts = {"canceled": 100, "sending": 0, "sent": 0, "failed": 0}
+    assert (await smsim(pipeline, "cancel", "--json", "drill"))[0] == [{"run": "drill", **counts}]
+    (line,), _ = await smsim(pipeline, "cancel", "drill")
+    assert line == "drill: 100 canceled; 0 are being sent, 0 were sent, 0 had failed"
+    _, said = await smsim(pipeline, "cancel", "nosuch", code=2)
+    assert said == "smsim cancel: no run nosuch in the ledger\n"
+    sender = pipeline.sender()
+    await eventually(lambda: pipeline.depths()[pipeline.queue] == 0)
+    await stop(sender)
+    now = await pipeline.ledger.snapshot("drill")
+    assert (now.published, now.sent, now.failed, now.canceled) == (100, 0, 100, 100)
     assert (await smsim(pipeline, "audit"))[0][-1] == "the record is right"
 
 

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Dialog, expect
 
 from tests.gateway.browser import PHONE, Cut, Visit, visiting
 from tests.gateway.running import KEY, NUMBER, running
@@ -54,6 +54,33 @@ async def test_a_failed_message_shows_its_attempts(browser: Browser) -> None:
         await expect(row.locator(".timeline .what")).to_have_text(expected)
         await expect(visit.one("#f-failed")).to_have_text("1")
         await expect(visit.one("#f-failed")).to_have_attribute("data-share", "100 %")
+
+
+async def test_what_is_queued_is_canceled_once_that_is_confirmed(browser: Browser) -> None:
+    """A message from its row in the log, a run from its row in the list; what is dismissed changes nothing."""
+    async with running(sends=False) as gateway, visiting(browser, gateway.url) as visit:
+        await visit.is_live()
+        await send(visit)
+        row = visit.one("#log > li")
+        await row.locator("summary").click()
+        answers = iter([False, True, True])
+
+        async def answer(dialog: Dialog) -> None:
+            await (dialog.accept() if next(answers) else dialog.dismiss())
+
+        visit.page.on("dialog", answer)
+        await row.locator("button.cancel").click()
+        await expect(row).to_have_attribute("data-status", "queued")
+        await row.locator("button.cancel").click()
+        await expect(row).to_have_attribute("data-status", "canceled")
+        await expect(row.locator(".timeline .what")).to_have_text(["Queued", "Canceled"])
+        await expect(row.locator("button.cancel")).to_have_count(0)
+        await gateway.ledger.begin("drill", "", 5, "a-producer")
+        await gateway.ledger.announce("drill", 0, 5)
+        drill = visit.one("#runs tr[data-run=drill]")
+        await drill.locator("button.cancel").click()
+        await expect(drill).to_have_attribute("data-over", "true")
+        assert (await gateway.ledger.snapshot("drill")).canceled == 5
 
 
 async def test_a_simulated_run_reaches_its_end(browser: Browser) -> None:

@@ -106,7 +106,7 @@ RUNS = """async () => {
   const later = [runs.take(view("older", 1000)), runs.take(view("newer", 0))];
 
   runs.list([view("open", 1, false, 0)]);
-  const opened = [drawn("#runs small").textContent, drawn("#runs .eta").textContent];
+  const opened = [drawn("#runs small").textContent, drawn("#runs .eta > span").textContent];
   opened.push(drawn("#runs progress").parentElement.hidden);
   return [order, many, later, opened];
 }"""

@@ -68,8 +68,8 @@ class PipelineMachine(RuleBasedStateMachine):
         self.counts: dict[str, int] = {}
         self.known: set[MessageId] = set()
         self.settled: dict[MessageId, State] = {}
-        # The withdrawn messages, and those of them that no sender had claimed before.
-        self.withdrawn: set[MessageId] = set()
+        # The canceled messages, and those of them that no sender had claimed before.
+        self.canceled: set[MessageId] = set()
         self.untouched: set[MessageId] = set()
         self.poison = 0
         self.started = 0
@@ -163,15 +163,15 @@ class PipelineMachine(RuleBasedStateMachine):
         self.loop.do(publish())
 
     @rule(run=st.sampled_from(RUNS), first=st.integers(0, LONGEST_RUN - 1), count=st.integers(1, 4))
-    def withdraw(self, run: str, first: int, count: int) -> None:
-        """Withdraws some messages, wherever their copies are, including later ones."""
+    def cancel(self, run: str, first: int, count: int) -> None:
+        """Cancels some messages, wherever their copies are, including later ones."""
         seqs = np.arange(first, min(first + count, self.counts.get(run, 0)))
         if seqs.size:
-            taken_back = at_once(self.world.ledger.withdraw(run, seqs))
-            withdrawn = {(run, seq) for seq in seqs[taken_back].tolist()}
-            self.withdrawn |= withdrawn
-            self.untouched |= withdrawn - self.world.asked_for
-            self.world.may_be_failed |= withdrawn
+            of_these = at_once(self.world.ledger.cancel(run, seqs))
+            canceled = {(run, seq) for seq in seqs[of_these].tolist()}
+            self.canceled |= canceled
+            self.untouched |= canceled - self.world.asked_for
+            self.world.may_be_failed |= canceled
 
     @rule()
     def publish_poison(self) -> None:
@@ -366,7 +366,7 @@ class PipelineMachine(RuleBasedStateMachine):
         assert now.rejected >= self.poison <= len(self.world.broker.rejected)
         if self.keep_failed:
             failed = {m for m, state in self.settled.items() if state == State.FAILED}
-            assert failed - self.withdrawn <= self.loop.do(self._kept())
+            assert failed - self.canceled <= self.loop.do(self._kept())
         assert self.loop.complaints == []
 
     async def _kept(self) -> set[MessageId]:

@@ -206,6 +206,15 @@ async def test_a_copy_whose_message_was_sent_after_all_is_dropped(bench: Bench) 
     assert bench.broker.failed == []
 
 
+async def test_a_canceled_message_is_not_replayed(bench: Bench) -> None:
+    """Its copy was kept, it came back to queued, and then it was canceled: the copy is dropped."""
+    await bench.publish("bulk", 4)
+    await bench.broker.park(batch_of("bulk", range(4)), Lane.BULK)
+    await bench.ledger.cancel("bulk", np.arange(4))
+    assert await bench.replay(ParkedQueue.FAILED) == []
+    assert bench.broker.failed == []
+
+
 async def test_a_message_that_was_kept_twice_is_replayed_once(bench: Bench) -> None:
     """So it is also where the two bodies overlap in part."""
     await bench.publish("bulk", 10, size=10)

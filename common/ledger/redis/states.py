@@ -41,13 +41,21 @@ class RedisStates(RedisScripts):
         for piece, at in by_piece(seqs):
             await self._release(run, piece, seqs[at] - piece * PIECE_MESSAGES, again)
 
-    async def withdraw(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
-        withdrawn = np.zeros(seqs.size, np.bool_)
+    async def cancel(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
+        canceled = np.zeros(seqs.size, np.bool_)
         for piece, at in by_piece(seqs):
-            withdrawn[at] = await self._withdraw(run, piece, seqs[at])
-        return withdrawn
+            canceled[at] = await self._cancel(run, piece, seqs[at])
+        return canceled
+
+    async def canceled(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
+        canceled: NDArray[np.bool_] = await self._pairs(run, keys.canceled(run), seqs) != 0
+        return canceled
 
     async def states(self, run: str, seqs: Seqs) -> NDArray[np.uint8]:
+        return await self._pairs(run, keys.states(run), seqs)
+
+    async def _pairs(self, run: str, prefix: str, seqs: Seqs) -> NDArray[np.uint8]:
+        """The pair of bits of each message, in strings of pieces. Raises UnknownRun."""
         # Four messages to a byte; of each piece, the bytes that its seqs fall into.
         parts = [(piece, at, seqs[at] - piece * PIECE_MESSAGES) for piece, at in by_piece(seqs)]
 
@@ -55,18 +63,18 @@ class RedisStates(RedisScripts):
             pipe = self._redis.pipeline(transaction=False)
             pipe.exists(keys.run(run))
             for piece, _, offsets in parts:
-                pipe.getrange(f"{keys.states(run)}{piece}", int(offsets.min()) >> 2, int(offsets.max()) >> 2)
+                pipe.getrange(f"{prefix}{piece}", int(offsets.min()) >> 2, int(offsets.max()) >> 2)
             return await pipe.execute()
 
         known, *found = await retry_until_answered(read)
         if not known:
             raise refusals.unknown_run(run)
-        states = np.zeros(seqs.size, np.uint8)
+        pairs = np.zeros(seqs.size, np.uint8)
         for (_, at, offsets), quads in zip(parts, found, strict=True):
             first = int(offsets.min()) >> 2
-            pairs = unpack(quads.ljust((int(offsets.max()) >> 2) - first + 1, b"\0"))
-            states[at] = pairs[offsets - (first << 2)]
-        return states
+            read_pairs = unpack(quads.ljust((int(offsets.max()) >> 2) - first + 1, b"\0"))
+            pairs[at] = read_pairs[offsets - (first << 2)]
+        return pairs
 
     async def unsettled(self, run: str) -> AsyncIterator[Seqs]:
         announced = await self._announced(run)
@@ -110,16 +118,12 @@ class RedisStates(RedisScripts):
         standing[at] = found
         return age_us
 
-    async def _withdraw(self, run: str, piece: int, seqs: Seqs) -> NDArray[np.bool_]:
-        more_keys = [keys.LATENCY, keys.latency(run)]
-        states, lost, _ = await self._take("withdraw", run, piece, seqs, more_keys, lambda _: self._ttl_s)
-        if states is None:
-            return np.ones(seqs.size, np.bool_)
-        withdrawn: NDArray[np.bool_] = states == State.QUEUED
-        if lost:
-            # It may have been carried out: what it then finds failed was failed by it.
-            withdrawn |= states == State.FAILED
-        return withdrawn
+    async def _cancel(self, run: str, piece: int, seqs: Seqs) -> NDArray[np.bool_]:
+        more_keys = [keys.LATENCY, keys.latency(run), f"{keys.canceled(run)}{piece}"]
+        marks, _, _ = await self._take("cancel", run, piece, seqs, more_keys, lambda _: self._ttl_s)
+        assert marks is not None  # each segment has its marks
+        canceled: NDArray[np.bool_] = marks != 0
+        return canceled
 
     async def _take(
         self,

@@ -14,6 +14,7 @@ export class ApiError extends Error {
 }
 
 export const get = (path) => call("GET", path);
+export const remove = (path) => call("DELETE", path);
 export const post = (path, body, headers) => call("POST", path, body, headers);
 
 async function call(method, path, body, headers = {}) {

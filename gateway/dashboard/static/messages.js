@@ -5,9 +5,9 @@ const MOST_DROPPED = 20_000;
 const FIRST_CHECK_MS = 5_000;
 const LONGEST_CHECK_MS = 300_000;
 
-export const settled = (status) => status === "sent" || status === "failed";
+export const settled = (status) => ["sent", "failed", "canceled"].includes(status);
 
-// Steps come in any order. A message goes queued (attempt 0), sending (1), and then sent or failed; or, where another
+// Steps come in any order. A message goes queued (attempt 0), sending (1), and then sent or failed, or it is canceled; or, where another
 // attempt follows, queued (1), sending (2), and so on.
 export function place(status, attempt) {
   if (settled(status)) return Infinity;

@@ -1,5 +1,6 @@
 // The runs, newest first, with their progress. A run's name shows its messages in the log.
 
+import { cancelRun } from "./cancel.js";
 import { arrange, byId, make, say } from "./dom.js";
 import { compact, count, lasting, percent, rate } from "./format.js";
 import { roving } from "./roving.js";
@@ -100,6 +101,7 @@ export class Runs {
     say(row.sent, compact(run.sent));
     say(row.failed, compact(run.failed));
     say(row.rate, `${rate(run.rate_per_s)}/s`);
+    row.cancel.hidden = run.over;
     say(row.eta, run.over ? `done in ${lasting(run.elapsed_s)}` : open ? "open" : lasting(run.eta_s));
     return row;
   }
@@ -107,13 +109,14 @@ export class Runs {
 
 function newRow(name) {
   const cell = (kind) => make("td", { class: kind });
-  const row = { sent: cell("number wide"), failed: cell("number wide"), rate: cell("number rate"), eta: cell("number eta") };
+  const row = { sent: cell("number wide"), failed: cell("number wide"), rate: cell("number rate"), eta: make("span", {}), cancel: cancelRun(name) };
   row.bar = make("progress", { max: "1", "aria-label": `Progress of ${name}` });
   row.percent = make("span", { class: "percent" });
   row.of = make("small", {});
   const shown = make("button", { type: "button", class: "name", tabindex: "-1", title: "Show its messages in the log" }, name);
   const progress = make("td", { class: "progress" }, make("div", {}, row.bar, row.percent), row.of);
-  row.item = make("tr", {}, make("th", { scope: "row" }, shown), progress, row.sent, row.failed, row.rate, row.eta);
+  row.item = make("tr", {}, make("th", { scope: "row" }, shown), progress, row.sent, row.failed, row.rate,
+    make("td", { class: "number eta" }, row.eta, row.cancel));
   row.item.dataset.run = name;
   return row;
 }

@@ -1,10 +1,11 @@
 // What became of one message, step by step: the inside of an opened row of the log.
 
+import { cancelMessage } from "./cancel.js";
 import { make } from "./dom.js";
 import { clock, took } from "./format.js";
 import { place } from "./messages.js";
 
-const LABELS = { queued: "Queued", sending: "Sending", sent: "Sent", failed: "Failed" };
+const LABELS = { queued: "Queued", sending: "Sending", sent: "Sent", failed: "Failed", canceled: "Canceled" };
 
 export function details(message) {
   const facts = make("dl", { class: "facts" });
@@ -13,7 +14,9 @@ export function details(message) {
   fact("Number", message.number);
   fact("Priority", message.priority);
   fact("Attempts", message.attempt || null);
-  return [make("p", { class: "full" }, message.text ?? "Its text is not known here."), facts, timeline(message)];
+  const text = make("p", { class: "full" }, message.text ?? "Its text is not known here.");
+  const actions = message.status === "queued" ? [cancelMessage(message.uuid)] : [];
+  return [text, facts, timeline(message), ...actions];
 }
 
 function timeline(message) {

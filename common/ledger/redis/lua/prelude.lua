@@ -148,10 +148,17 @@ local function all_sent(mask)
   return string.rep('\170', #mask)
 end
 
--- The same for each segment of a claim or a withdrawal, the first of which begins at ARGV[first].
+-- The same for each segment of a claim, the first of which begins at ARGV[first].
 local function all_sent_of(first)
   local words = {}
   for a = first + 2, #ARGV, 3 do words[#words + 1] = all_sent(ARGV[a]) end
+  return words
+end
+
+-- Words with no mark, for each segment of a cancellation.
+local function none_of(first)
+  local words = {}
+  for a = first + 2, #ARGV, 3 do words[#words + 1] = string.rep('\0', #ARGV[a]) end
   return words
 end
 
@@ -161,6 +168,7 @@ local function keys_of(run_key)
     keys[#keys + 1] = run_key .. ':states:' .. piece
     keys[#keys + 1] = run_key .. ':unannounced:' .. piece
     keys[#keys + 1] = run_key .. ':replayed:' .. piece
+    keys[#keys + 1] = run_key .. ':canceled:' .. piece
   end
   return keys
 end
