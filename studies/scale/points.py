@@ -116,7 +116,7 @@ class Load(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """Identifies the point within a sweep."""
-        return f"{self.processes} senders, batches of {self.batch_size:,}"
+        return load_name(self.processes, self.batch_size)
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,6 +202,10 @@ class Point(Result, frozen=True, kw_only=True):
             return None
         return self.elapsed_s + (EVERYONE - self.messages) / self.steady_per_s
 
+    @property
+    def summary(self) -> str:
+        return f"{super().summary}, {self.cpu_s:.1f} CPU s, {self.peak_rss_bytes / 1e6:,.0f} MB"
+
     def columns(self) -> dict[str, object]:
         return {
             "version": self.version,
@@ -232,8 +236,14 @@ class LoadPoint(Result, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        return f"{self.processes} senders, batches of {self.batch_size:,}"
+        return load_name(self.processes, self.batch_size)
 
     def columns(self) -> dict[str, object]:
         key = {"processes": self.processes, "batch_size": self.batch_size}
         return {**key, **msgspec.structs.asdict(self), "rate_per_s": self.rate_per_s}
+
+
+def load_name(processes: int, batch_size: int) -> str:
+    """The name of a point on servers."""
+    senders = "1 sender" if processes == 1 else f"{processes} senders"
+    return f"{senders}, batches of {batch_size:,}"
