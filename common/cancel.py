@@ -79,7 +79,7 @@ class Cancellation:
             records = [record for record in found if record is not None]
             if not records:
                 return False
-            self._tracker.tell([_step(record, at_us) for record in records])
+            self._tracker.publish([_step(record, at_us) for record in records])
         return True
 
 

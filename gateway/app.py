@@ -100,7 +100,7 @@ class Gateway:
 
     def _build_acceptance(self, broker: Broker, stores: GatewayStores) -> Acceptance:
         relays = Relays(broker, stores.acceptances, stores.ledger, self._limits.relay)
-        announcer = Announcer(stores.tracker.tell, self._dispatcher.expect)
+        announcer = Announcer(stores.tracker.publish, self._dispatcher.expect)
         return Acceptance(stores.acceptances, relays, announcer, self._limits.acceptance)
 
     def _build_messages(self, stores: GatewayStores) -> Messages:

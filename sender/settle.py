@@ -190,7 +190,7 @@ class Settler:
 
     def _track(self, ended: list[Ended], found: Outcomes) -> None:
         if self._tracker is not None and any(part.sends.track for part in ended):
-            self._tracker.tell(settled_steps(ended, found.outcomes))
+            self._tracker.publish(settled_steps(ended, found.outcomes))
 
     def _count_off(self, ended: list[Ended], found: Outcomes) -> None:
         """Counts settled messages off their batches; those to be tried again once their copy is confirmed."""

@@ -104,7 +104,7 @@ class Starter:
         if self._provider.reads_messages:
             sends.messages = _messages(sends)
         if sends.track and self._tracker is not None:
-            self._tracker.tell(begun_steps(sends))
+            self._tracker.publish(begun_steps(sends))
         self._provider.start(sends)
 
     def _finished(self, sends: Sends, first: int, beyond: int) -> None:

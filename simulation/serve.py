@@ -87,7 +87,7 @@ class StandIn:
         limits, ttl_s = Limits(), settings.message_ttl * HOUR_S
         broker = MemoryBroker(capacity=limits.lane_capacity)
         ledger = MemoryLedger()
-        tracker = MemoryTracker(ttl_s, limits.records, most_waiting=limits.steps_waiting)
+        tracker = MemoryTracker(ttl_s, limits.records, buffered_steps=limits.steps_waiting)
         stores = memory_stores(settings, ledger, tracker)
         own = memory_gateway_stores(settings, ledger=ledger, tracker=tracker)
         gateway = Gateway(settings, broker, own, stand_in=True)

@@ -1,4 +1,4 @@
--- keep: adds pieces to the chunks of a run's texts; a piece that a chunk has already changes nothing.
+-- keep: adds pieces to the chunks of a run's texts. A piece that the chunk has already is not added again.
 -- KEYS: 1 the run's texts
 -- ARGV: 1 seconds to keep them; then chunk and piece in turn
 for i = 2, #ARGV, 2 do

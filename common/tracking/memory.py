@@ -1,4 +1,4 @@
-"""The tracker in memory, bounded: what is oldest is forgotten first."""
+"""The tracker in memory. Its size is bounded: the oldest messages are removed first."""
 
 import time
 from collections import OrderedDict
@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from common.messages import Message
-from common.tracking.listeners import Listeners
+from common.tracking.buffers import LIMITS, Listeners
 from common.tracking.port import Record, Step, Track, track_of
 from common.tracking.texts import chunk_of, packed, unpacked
-from common.tracking.waiting import MOST_WAITING
 
 MOST_RECORDS = 200_000
 MOST_TEXT_BYTES = 64 * 1024 * 1024
@@ -19,7 +18,7 @@ Key = tuple[str, int]
 
 
 class MemoryTracker:
-    """Records, steps and texts in this process, for `message_ttl_s`; no more than `most_records` tracked messages and
+    """Keeps records, steps and texts for `message_ttl_s`: at most `most_records` tracked messages, and
     `most_text_bytes` of packed texts.
     """
 
@@ -28,11 +27,11 @@ class MemoryTracker:
         message_ttl_s: float = 86_400,
         most_records: int = MOST_RECORDS,
         most_text_bytes: int = MOST_TEXT_BYTES,
-        most_waiting: int = MOST_WAITING,
+        buffered_steps: int = LIMITS.buffered_steps,
     ) -> None:
         self._tracks: _Kept[Track] = _Kept(message_ttl_s, most_records, lambda _: 1)
         self._chunks: _Kept[bytes] = _Kept(message_ttl_s, most_text_bytes, len)
-        self._listeners = Listeners(most_waiting)
+        self._listeners = Listeners(buffered_steps)
 
     async def open(self, records: Sequence[Record]) -> None:
         self.open_now(records)
@@ -53,12 +52,12 @@ class MemoryTracker:
             pieces = self._chunks.get((run, chunk)) or b""
             self._chunks.put((run, chunk), pieces if piece in pieces else pieces + piece)
 
-    def tell(self, steps: Sequence[Step]) -> None:
+    def publish(self, steps: Sequence[Step]) -> None:
         for step in steps:
             track = self._tracks.get((step.run, step.seq))
             if track is not None and not step.is_acceptance:
                 track.steps.append(step)
-        self._listeners.tell(steps)
+        self._listeners.publish(steps)
 
     async def track(self, run: str, seq: int) -> Track | None:
         track = self._tracks.get((run, seq))
@@ -83,7 +82,7 @@ class MemoryTracker:
         return self._listeners.listen()
 
     async def close(self) -> None:
-        """All was told at once."""
+        """Nothing is buffered."""
 
 
 class _Kept(Generic[V]):

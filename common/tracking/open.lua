@@ -1,4 +1,4 @@
--- open: begins the lists of tracked messages; one that stands already stays as it is.
+-- open: creates the lists of tracked messages. A list that exists is not changed.
 -- KEYS: the messages' lists
 -- ARGV: 1 seconds to keep them; then the record of each
 for i, message in ipairs(KEYS) do

@@ -1,12 +1,12 @@
-"""What a tracker promises. One contract suite, tests/contract/test_tracking.py, holds every implementation to it.
+"""What a tracker promises. The contract suite, tests/contract/test_tracking.py, runs against every implementation.
 
-The ledger alone says where a message stands. A tracker keeps what people want to see besides, for MESSAGE_TTL: number
-and text, and for tracked messages (`Batch.track`) the time of each step, which it also tells to whoever listens.
+Only the ledger knows the state of a message. A tracker keeps, for MESSAGE_TTL, what people want to see besides: numbers
+and texts, and for tracked messages (`Batch.track`) the time of each step. It also publishes the steps to listeners.
 
-- What `open` or `keep` returned from is kept. Opening or keeping the same again changes nothing.
-- Steps are told in the background, so that they never hold up a send, and at most once: a process that dies, or a Redis
-  that stays away for long, may swallow some. Who must know asks the ledger.
-- A step of a message that was never opened, or has been forgotten since, is told, and kept nowhere.
+- What `open` and `keep` have returned from is kept. To open or keep the same again changes nothing.
+- Steps are published in the background, so that they never delay a send, and at most once: some are lost when a process
+  dies, or when Redis is away for long. Ask the ledger for what must be certain.
+- A step of a message that was not opened, or has expired, is published and not kept.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -19,7 +19,7 @@ from common.messages import Lane, Message
 
 
 class Status(StrEnum):
-    """Where a message stands, in the words of the API; `State` in the ledger's bits."""
+    """The status of a message in the API. The ledger's `State` has the same ones."""
 
     QUEUED = "queued"
     SENDING = "sending"
@@ -29,10 +29,10 @@ class Status(StrEnum):
 
 
 class Channel(StrEnum):
-    """Redis Pub/Sub channels, one for each kind of step."""
+    """The Redis Pub/Sub channels. SENDING has the sends that begin and those that will be tried again."""
 
-    ACCEPTED = "SMS"  # accepted: queued for the first time
-    SENDING = "SMS_SENDING"  # a send began, or will be tried again
+    ACCEPTED = "SMS"
+    SENDING = "SMS_SENDING"
     SENT = "SMS_OK"
     FAILED = "SMS_FAIL"  # failed or canceled
 
@@ -113,7 +113,7 @@ class Step(_OfMessage, frozen=True, kw_only=True, gc=False):
 
     @property
     def channel(self) -> Channel:
-        """Where it is told."""
+        """The channel on which it is published."""
         match self.status:
             case Status.SENT:
                 return Channel.SENT
@@ -126,48 +126,48 @@ class Step(_OfMessage, frozen=True, kw_only=True, gc=False):
 
 
 class Track(msgspec.Struct, frozen=True, kw_only=True):
-    """A record and its steps so far, oldest first."""
+    """A record and its steps, oldest first."""
 
     record: Record
     steps: list[Step]
 
 
 def track_of(record: Record, steps: Sequence[Step]) -> Track:
-    """A record and the steps that were kept of it, in any order."""
+    """The track of a record and its kept steps, which may be in any order."""
     return Track(record=record, steps=sorted([record.accepted, *steps], key=lambda step: step.at_us))
 
 
 class Tracker(Protocol):
-    """Keeps records and texts, and tells steps."""
+    """Keeps records and texts, and publishes steps."""
 
     async def open(self, records: Sequence[Record]) -> None:
         """Before tracked messages are published: keeps their records, for MESSAGE_TTL from now."""
 
     async def keep(self, run: str, messages: Sequence[Message]) -> None:
-        """Before untracked messages of a run are published: keeps number and text of each, compactly."""
+        """Before untracked messages are published: keeps their numbers and texts, compactly."""
 
-    def tell(self, steps: Sequence[Step]) -> None:
-        """Keeps steps of opened messages and tells them to all listeners, soon; never waits.
+    def publish(self, steps: Sequence[Step]) -> None:
+        """Keeps steps of opened messages and publishes them to all listeners, soon; never waits.
 
-        Told on Redis Pub/Sub as JSON: `run`, `uuid`, `status`, `attempt`, `at` (ISO 8601, UTC, microseconds), `number`,
-        `text` and, of an ended send, `time_s`.
+        On Redis Pub/Sub a step is JSON: `run`, `uuid`, `status`, `attempt`, `at` (ISO 8601, UTC, microseconds),
+        `number`, `text` and, once a send has ended, `time_s`.
         """
 
     async def track(self, run: str, seq: int) -> Track | None:
-        """The record and steps of a message; None where it was not opened, or is forgotten."""
+        """The record and the steps of a message; None if it was not opened or has expired."""
 
     async def records(self, run: str, seqs: Sequence[int]) -> list[Record | None]:
-        """The records of messages, in the order of `seqs`; None for those that were not opened, or are forgotten."""
+        """The records of messages, in the order of `seqs`; None for those that were not opened or have expired."""
 
     async def messages(self, run: str, seqs: Sequence[int]) -> list[Message | None]:
-        """Number and text of messages, opened or kept, in the order of `seqs`; None for those not known."""
+        """Messages that were opened or kept, in the order of `seqs`; None for unknown ones."""
 
     def listen(self) -> AsyncIterator[list[Step]]:
-        """All steps that anybody tells from now on, of every process, some at a time; begins when first awaited.
+        """The steps that any process publishes from the first `anext` on, some at a time.
 
-        Ends never: while Redis is away it waits, and what was told meanwhile is missed. A listener that takes too
-        long misses steps too, rather than fill the memory; how many, it logs.
+        It does not end. While Redis is away it waits, and misses what is published meanwhile. A slow listener misses
+        steps too, so that memory is bounded; the number is logged.
         """
 
     async def close(self) -> None:
-        """Tells what waits to be told, as far as that goes within a second."""
+        """Publishes the buffered steps, as far as possible within a moment."""

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from itertools import islice
@@ -15,101 +16,127 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from common import keys
-from common.backoff import Backoff
 from common.errors import Refused
 from common.messages import Message
-from common.redis import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, cancellable, retry_until_answered
-from common.tracking.listeners import Listeners
+from common.redis import TIMING, RedisTiming, cancellable, retry_until_answered
+from common.tracking import buffers
+from common.tracking.buffers import BackgroundPublisher, Listeners
 from common.tracking.port import Channel, Record, Step, Track, track_of
-from common.tracking.teller import Teller
 from common.tracking.texts import chunk_of, packed, unpacked
-from common.tracking.waiting import MOST_WAITING
-from common.tracking.wire import brief, heard, kept, of_brief, of_kept, told
+from common.tracking.wire import (
+    decode_brief,
+    decode_record,
+    decode_step,
+    encode_brief,
+    encode_record,
+    encode_step,
+)
 
 log = logging.getLogger(__name__)
 
-RECORDS_A_CALL = 500
-# Each holds up the event loop for about a millisecond while it is packed or unpacked.
-CHUNKS_A_CALL = 8
-# What can't be read is told of so often at most: whoever can publish may publish much.
-LOG_EVERY_S = 10.0
-# A connection that was silent for twice this long is given up: Redis answers a ping.
-PING_S = 10.0
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The sizes and the timing of the tracker in Redis.
+
+    Attributes:
+        records_a_call: Most records in one call.
+        chunks_a_call: Most chunks of texts in one call; each blocks the event loop for about a millisecond.
+        ping_s: Interval of the pings of a listening connection, which is given up when silent for twice this time.
+        log_every_s: Unreadable steps are logged no more often than this: anybody can publish many.
+    """
+
+    records_a_call: int = 500
+    chunks_a_call: int = 8
+    ping_s: float = 10.0
+    log_every_s: float = 10.0
+
+
+LIMITS = Limits()
 
 T = TypeVar("T")
 
 
 class RedisTracker:
-    """Records, steps and texts for `message_ttl_s`; steps are told to all processes on this Redis.
+    """Keeps records, steps and texts for `message_ttl_s`, and publishes steps to all processes on this Redis.
 
-    The client stays the caller's. One connection of it hears what is told, for all who listen in this process.
+    The caller closes the client. All listeners of this process share one connection.
     """
 
-    def __init__(self, client: Redis, message_ttl_s: float, most_waiting: int = MOST_WAITING) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        message_ttl_s: float,
+        buffered_steps: int = buffers.LIMITS.buffered_steps,
+        limits: Limits = LIMITS,
+        timing: RedisTiming = TIMING,
+    ) -> None:
         self._redis = client
         self._ttl_s = max(1, int(message_ttl_s))
+        self._limits = limits
+        self._timing = timing
         lua = files("common.tracking")
-        self._open, self._keep, self._tell = (
-            client.register_script((lua / f"{name}.lua").read_text()) for name in ("open", "keep", "tell")
+        self._open, self._keep, self._publish = (
+            client.register_script((lua / f"{name}.lua").read_text()) for name in ("open", "keep", "publish")
         )
-        self._teller = Teller(self._send, most_waiting)
-        self._listeners = Listeners(most_waiting)
-        self._hearing: asyncio.Task[None] | None = None
-        self._fresh: list[Step] = []
-        self._unread = 0
+        self._publisher = BackgroundPublisher(self._send, buffered_steps)
+        self._listeners = Listeners(buffered_steps)
+        self._listening: asyncio.Task[None] | None = None
+        self._received: list[Step] = []
+        self._unreadable = 0
         self._logs_again_s = 0.0
 
     async def open(self, records: Sequence[Record]) -> None:
-        for part in _parts(records, RECORDS_A_CALL):
+        for part in _parts(records, self._limits.records_a_call):
             lists = [keys.message(record.uuid) for record in part]
-            args: list[int | bytes] = [self._ttl_s, *(kept(record) for record in part)]
+            args: list[int | bytes] = [self._ttl_s, *(encode_record(record) for record in part)]
             await retry_until_answered(partial(self._open, keys=lists, args=args))
 
     async def keep(self, run: str, messages: Sequence[Message]) -> None:
-        for part in _parts(packed(messages), CHUNKS_A_CALL):
+        for part in _parts(packed(messages), self._limits.chunks_a_call):
             args = [self._ttl_s, *(one for piece in part for one in piece)]
             await retry_until_answered(partial(self._keep, keys=[keys.texts(run)], args=args))
 
-    def tell(self, steps: Sequence[Step]) -> None:
-        self._teller.tell(steps)
+    def publish(self, steps: Sequence[Step]) -> None:
+        self._publisher.publish(steps)
 
     async def _send(self, steps: list[Step]) -> None:
-        """Keeps and tells steps. A pipeline of commands took this process three times as long as the script does."""
+        """Keeps and publishes steps. A pipeline of commands takes this process three times as long as the script."""
         args = [
             arg
             for step in steps
-            for arg in (step.channel, b"" if step.is_acceptance else brief(step), told(step))
+            for arg in (step.channel, b"" if step.is_acceptance else encode_brief(step), encode_step(step))
         ]
         try:
             await retry_until_answered(self._redis.ping)
-            # Not repeated, for that might tell steps twice.
+            # Not repeated: that could publish steps twice.
             lists = [keys.message(step.uuid) for step in steps]
-            await cancellable(partial(self._tell, keys=lists, args=args))
+            await cancellable(partial(self._publish, keys=lists, args=args))
         except (RedisError, OSError, RuntimeError, Refused) as error:
-            log.warning("steps_untold", extra={"steps": len(steps), "reason": type(error).__name__})
-            await asyncio.sleep(FIRST_BACKOFF_S)
+            log.warning("steps_lost", extra={"steps": len(steps), "reason": type(error).__name__})
+            await asyncio.sleep(self._timing.first_backoff_s)
 
     async def track(self, run: str, seq: int) -> Track | None:
         found = await retry_until_answered(lambda: self._redis.lrange(keys.message(f"{run}.{seq}"), 0, -1))
         if not found:
             return None
-        record = of_kept(found[0], run, seq)
-        steps = [of_brief(data, run, record.message) for data in found[1:]]
+        record = decode_record(found[0], run, seq)
+        steps = [decode_brief(data, run, record.message) for data in found[1:]]
         return track_of(record, steps)
 
     async def records(self, run: str, seqs: Sequence[int]) -> list[Record | None]:
         found: list[Record | None] = []
-        for part in _parts(seqs, RECORDS_A_CALL):
+        for part in _parts(seqs, self._limits.records_a_call):
             first = await self._first_of_each(run, part)
             found += [
-                None if data is None else of_kept(data, run, seq)
+                None if data is None else decode_record(data, run, seq)
                 for seq, data in zip(part, first, strict=True)
             ]
         return found
 
     async def messages(self, run: str, seqs: Sequence[int]) -> list[Message | None]:
         wanted, found = set(seqs), dict[int, Message]()
-        for chunks in _parts(sorted({chunk_of(seq) for seq in wanted}), CHUNKS_A_CALL):
+        for chunks in _parts(sorted({chunk_of(seq) for seq in wanted}), self._limits.chunks_a_call):
             for pieces in await retry_until_answered(partial(self._redis.hmget, keys.texts(run), chunks)):
                 found.update((m.seq, m) for m in unpacked(pieces or b"") if m.seq in wanted)
         for record in await self.records(run, sorted(wanted - found.keys())):
@@ -118,7 +145,7 @@ class RedisTracker:
         return [found.get(seq) for seq in seqs]
 
     async def _first_of_each(self, run: str, seqs: list[int]) -> list[bytes | None]:
-        """The records of some messages, as they are kept."""
+        """The encoded records of some messages."""
 
         async def read() -> list[bytes | None]:
             pipe = self._redis.pipeline(transaction=False)
@@ -130,21 +157,21 @@ class RedisTracker:
         return found
 
     def listen(self) -> AsyncIterator[list[Step]]:
-        if self._hearing is None or self._hearing.done():
-            self._hearing = asyncio.create_task(self._hear())
+        if self._listening is None or self._listening.done():
+            self._listening = asyncio.create_task(self._listen())
         return self._listeners.listen()
 
-    async def _hear(self) -> None:
-        """Hears what is told until cancelled, over as many connections as that takes."""
+    async def _listen(self) -> None:
+        """Receives published steps until cancelled; connects again after an error."""
         loop = asyncio.get_running_loop()
-        backoff = Backoff(FIRST_BACKOFF_S, LONGEST_BACKOFF_S)
+        backoff = self._timing.backoff()
         while True:
             began_s = loop.time()
             try:
                 async with self._redis.pubsub(push_handler_func=_as_it_is) as pubsub:
-                    await self._hear_on(pubsub)
-            except Exception as error:  # noqa: BLE001  # nobody else would see it, and all who listen hear nothing more
-                if loop.time() - began_s > LONGEST_BACKOFF_S:
+                    await self._receive(pubsub)
+            except Exception as error:  # noqa: BLE001  # it would end all listening, and nobody awaits this task
+                if loop.time() - began_s > self._timing.longest_backoff_s:
                     backoff.reset()
                 if not backoff.begun:
                     known = isinstance(error, RedisError | OSError | RuntimeError)  # with a TimeoutError
@@ -152,67 +179,69 @@ class RedisTracker:
                     log.warning("steps_unheard", extra={"reason": reason or type(error).__name__})
                 await backoff.pause()
 
-    async def _hear_on(self, pubsub: PubSub) -> None:
-        """Hears what is told until the connection is lost, which raises."""
-        loop = asyncio.get_running_loop()
+    async def _receive(self, pubsub: PubSub) -> None:
+        """Receives steps until the connection is lost, which raises."""
+        loop, silence_s = asyncio.get_running_loop(), 2 * self._limits.ping_s
         await cancellable(partial(pubsub.subscribe, *Channel))
         assert pubsub.connection is not None
         # Straight from the connection: `pubsub.listen` takes twice as long for a message.
         read = partial(pubsub.connection.read_response, timeout=math.inf, push_request=True)
-        pinging = asyncio.create_task(_ping(pubsub))
+        pinging = asyncio.create_task(self._ping(pubsub))
         try:
-            async with asyncio.timeout(2 * PING_S) as patience:
+            async with asyncio.timeout(silence_s) as deadline:
                 while True:
                     kind, channel, *data = await read()
                     if kind == b"message":
-                        self._heard(channel, *data)
+                        self._on_step(channel, *data)
                     else:
-                        patience.reschedule(loop.time() + 2 * PING_S)
+                        deadline.reschedule(loop.time() + silence_s)
         finally:
             pinging.cancel()
             await asyncio.gather(pinging, return_exceptions=True)
 
-    def _heard(self, channel: bytes, data: bytes) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            step = heard(data)
-        except (msgspec.MsgspecError, ValueError, ArithmeticError):  # whatever its numbers are
-            self._unread += 1
-            if loop.time() >= self._logs_again_s:
-                about = {"channel": channel.decode(), "bytes": len(data), "count": self._unread}
-                log.warning("step_unreadable", extra=about)
-                self._unread, self._logs_again_s = 0, loop.time() + LOG_EVERY_S
-            return
-        if not self._fresh:
-            # What has arrived together is read in one turn of the loop, and told at the next.
-            loop.call_soon(self._tell_fresh)
-        self._fresh.append(step)
+    async def _ping(self, pubsub: PubSub) -> None:
+        """Pings Redis. If that fails, reading from the connection fails as well."""
+        while True:
+            await asyncio.sleep(self._limits.ping_s)
+            await cancellable(pubsub.ping)
 
-    def _tell_fresh(self) -> None:
-        fresh, self._fresh = self._fresh, []
-        self._listeners.tell(fresh)
+    def _on_step(self, channel: bytes, data: bytes) -> None:
+        try:
+            step = decode_step(data)
+        except (msgspec.MsgspecError, ValueError, ArithmeticError):
+            self._log_unreadable(channel, data)
+            return
+        if not self._received:
+            # Steps that arrived together are passed on together, at the next turn of the loop.
+            asyncio.get_running_loop().call_soon(self._pass_on)
+        self._received.append(step)
+
+    def _pass_on(self) -> None:
+        received, self._received = self._received, []
+        self._listeners.publish(received)
+
+    def _log_unreadable(self, channel: bytes, data: bytes) -> None:
+        self._unreadable += 1
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._logs_again_s:
+            about = {"channel": channel.decode(), "bytes": len(data), "count": self._unreadable}
+            log.warning("step_unreadable", extra=about)
+            self._unreadable, self._logs_again_s = 0, now_s + self._limits.log_every_s
 
     async def close(self) -> None:
-        if self._hearing is not None:
-            self._hearing.cancel()
-            await asyncio.gather(self._hearing, return_exceptions=True)
-        await self._teller.close()
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.gather(self._listening, return_exceptions=True)
+        await self._publisher.close()
 
 
 async def _as_it_is(response: T) -> T:
-    """In place of the client's own, which makes a text of each message, for a debug log that nobody reads."""
+    """Replaces the client's own handler, which formats each message for a debug log."""
     return response
 
 
-async def _ping(pubsub: PubSub) -> None:
-    """Asks for a sign of life. An error here is one for who listens as well."""
-    while True:
-        await asyncio.sleep(PING_S)
-        await cancellable(pubsub.ping)
-
-
 def _parts(things: Sequence[T] | Iterator[T], size: int) -> Iterator[list[T]]:
-    """The things in their order, so many at a time."""
+    """The things in their order, `size` at a time."""
     rest = iter(things)
     while part := list(islice(rest, size)):
         yield part

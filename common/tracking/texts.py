@@ -1,4 +1,4 @@
-"""Numbers and texts of a run in chunks, compressed: how a tracker keeps those of untracked messages."""
+"""The untracked messages of a run as a tracker keeps them: compressed, in chunks."""
 
 import zlib
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,7 @@ import msgspec
 
 from common.messages import Message
 
-# Larger chunks compress little better, and one is unpacked whole to read one text.
+# Larger chunks compress little better, and reading one text unpacks a whole chunk.
 CHUNK_MESSAGES = 1_000
 
 _encode = msgspec.json.Encoder().encode
@@ -16,12 +16,12 @@ _decode = msgspec.json.Decoder(list[Message]).decode
 
 
 def chunk_of(seq: int) -> int:
-    """The number of the chunk that a message belongs to."""
+    """The number of a message's chunk."""
     return seq // CHUNK_MESSAGES
 
 
 def packed(messages: Iterable[Message]) -> Iterator[tuple[int, bytes]]:
-    """The messages as (chunk, piece of it): JSON of the wire form, in a zlib stream. A chunk is its pieces in a row."""
+    """Chunk numbers, each with compressed JSON of its messages. A chunk is the concatenation of such pieces."""
     for chunk, piece in groupby(messages, lambda message: chunk_of(message.seq)):
         yield chunk, zlib.compress(_encode(list(piece)), level=1)
 

@@ -1,4 +1,4 @@
-"""Steps as JSON: as they are told on Pub/Sub, to be read in any language, and in brief, as they are kept."""
+"""Steps and records as JSON: in full as they are published, in brief as they are kept."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -12,12 +12,12 @@ _EPOCH = datetime(1970, 1, 1)
 _EPOCH_UTC = _EPOCH.replace(tzinfo=UTC)
 _US = timedelta(microseconds=1)
 _LATEST_US = (datetime.max - _EPOCH) // _US
-# More than any step of ours says, and little enough to be told further.
+# Higher than in any step of ours, and low enough for every reader of JSON.
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
-class _Told(msgspec.Struct, omit_defaults=True):
+class _Published(msgspec.Struct, omit_defaults=True):
     run: str
     uuid: str
     status: Status
@@ -28,7 +28,7 @@ class _Told(msgspec.Struct, omit_defaults=True):
     time_s: float | None = None
 
 
-class _Heard(msgspec.Struct):
+class _Received(msgspec.Struct):
     run: str
     uuid: str
     status: Status
@@ -54,9 +54,9 @@ class _Kept(msgspec.Struct, array_like=True):
 
 
 _encode = msgspec.json.Encoder().encode
-_heard = msgspec.json.Decoder(_Heard).decode
-_brief = msgspec.json.Decoder(_Brief).decode
-_kept = msgspec.json.Decoder(_Kept).decode
+_decode_published = msgspec.json.Decoder(_Received).decode
+_decode_brief = msgspec.json.Decoder(_Brief).decode
+_decode_record = msgspec.json.Decoder(_Kept).decode
 
 
 def iso(at_us: int) -> str:
@@ -64,11 +64,11 @@ def iso(at_us: int) -> str:
     return (_EPOCH + timedelta(microseconds=at_us)).isoformat(timespec="microseconds") + "Z"
 
 
-def told(step: Step) -> bytes:
-    """A step as it is told on its channel."""
+def encode_step(step: Step) -> bytes:
+    """A step as it is published on its channel."""
     time_s = None if step.time_us is None else step.time_us / 1e6
     return _encode(
-        _Told(
+        _Published(
             run=step.run,
             uuid=step.uuid,
             status=step.status,
@@ -81,12 +81,12 @@ def told(step: Step) -> bytes:
     )
 
 
-def heard(data: bytes) -> Step:
-    """The step that was told. Raises ValueError for anything else: whoever can reach Redis may say what he likes."""
-    it = _heard(data)
+def decode_step(data: bytes) -> Step:
+    """The published step. Raises ValueError for anything else: any client of Redis can publish on the channel."""
+    it = _decode_published(data)
     run, _, seq = it.uuid.rpartition(".")
     if run != it.run or f"{int(seq)}" != seq or not 0 <= int(seq) < MAX_SEQ:
-        raise ValueError("no uuid of this run")
+        raise ValueError("not a uuid of this run")
     if it.at.tzinfo is None:
         raise ValueError("a time without a zone")
     at_us = (it.at - _EPOCH_UTC) // _US
@@ -102,27 +102,27 @@ def heard(data: bytes) -> Step:
     )
 
 
-def brief(step: Step) -> bytes:
-    """A step as it is kept beside its record, which says the rest."""
+def encode_brief(step: Step) -> bytes:
+    """A step as it is kept beside its record, which has the rest."""
     return _encode(_Brief(step.status, step.attempt, step.at_us, step.time_us))
 
 
-def of_brief(data: bytes, run: str, message: Message) -> Step:
+def decode_brief(data: bytes, run: str, message: Message) -> Step:
     """The step that was kept."""
-    it = _brief(data)
+    it = _decode_brief(data)
     return Step(
         run=run, message=message, status=it.status, attempt=it.attempt, at_us=it.at_us, time_us=it.time_us
     )
 
 
-def kept(record: Record) -> bytes:
+def encode_record(record: Record) -> bytes:
     """A record as it is kept under its message's id, which has the run and the seq."""
     return _encode([record.message, record.accepted_us, record.lane, record.callback_url])
 
 
-def of_kept(data: bytes, run: str, seq: int) -> Record:
+def decode_record(data: bytes, run: str, seq: int) -> Record:
     """The record that was kept."""
-    it = _kept(data)
+    it = _decode_record(data)
     return Record(
         run=run,
         message=msgspec.structs.replace(it.message, seq=seq),

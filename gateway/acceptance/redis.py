@@ -18,7 +18,7 @@ from common.messages import Lane, Message
 from common.redis import retry_until_answered
 from common.tracking.port import Tracker
 from common.tracking.texts import CHUNK_MESSAGES, packed
-from common.tracking.wire import kept
+from common.tracking.wire import encode_record
 from gateway.acceptance.port import (
     KEY_KEPT_S,
     Bounds,
@@ -91,7 +91,7 @@ class RedisAcceptances:
     async def accept(self, outbox: Outbox, group: Group) -> GroupAnswer:
         lease, bounds = outbox.lease, await self._current_bounds()
         records = [
-            kept(item.record(lease.run, 0, accepted_us=group.accepted_us, lane=outbox.lane))
+            encode_record(item.record(lease.run, 0, accepted_us=group.accepted_us, lane=outbox.lane))
             for item in group.items
         ]
         accept_keys = [
@@ -298,7 +298,7 @@ def _content(batch: NewRun) -> Iterator[Any]:
         yield from chain.from_iterable(packed(batch.messages))
         return
     for message in batch.messages:
-        yield kept(batch.record(message))
+        yield encode_record(batch.record(message))
 
 
 def _callbacks(batch: NewRun) -> Iterator[tuple[Any, ...]]:

@@ -113,7 +113,7 @@ def statistics_event(view: StatsView) -> bytes:
 
 def message_event(step: Step) -> bytes:
     """A `MessageEvent`, as JSON: the step as published on Redis, and a type."""
-    return b'{"type":"message",' + wire.told(step)[1:]
+    return b'{"type":"message",' + wire.encode_step(step)[1:]
 
 
 def _shares(now: Snapshot) -> list[Share]:

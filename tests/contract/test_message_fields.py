@@ -31,7 +31,14 @@ from common.settings import load_settings
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Record, Status, Step, Tracker
 from common.tracking.redis import RedisTracker
-from common.tracking.wire import brief, heard, kept, of_brief, of_kept, told
+from common.tracking.wire import (
+    decode_brief,
+    decode_record,
+    decode_step,
+    encode_brief,
+    encode_record,
+    encode_step,
+)
 from gateway.acceptance.port import Item
 from sender.copies import RetryPolicy
 from sender.providers.port import OutgoingMessage
@@ -87,10 +94,10 @@ def test_a_batch_and_its_parts_keep_every_field() -> None:
 
 
 def test_records_and_steps_keep_every_field_on_the_wire() -> None:
-    """As they are kept in Redis, and as they are told on Pub/Sub."""
-    assert of_kept(kept(RECORD), RUN, 3) == RECORD
-    assert of_brief(brief(STEP), RUN, STEP.message) == STEP
-    assert heard(told(STEP)) == STEP
+    """As they are kept in Redis, and as they are published."""
+    assert decode_record(encode_record(RECORD), RUN, 3) == RECORD
+    assert decode_brief(encode_brief(STEP), RUN, STEP.message) == STEP
+    assert decode_step(encode_step(STEP)) == STEP
     assert RECORD.accepted.message == RECORD.message
 
 
@@ -109,10 +116,10 @@ async def tracker(request: pytest.FixtureRequest) -> AsyncIterator[Tracker]:
 
 
 async def test_a_tracker_keeps_every_field(tracker: Tracker) -> None:
-    """Of messages that were kept or opened, and of steps that were told."""
+    """Of messages that were kept or opened, and of steps that were published."""
     await tracker.keep(RUN, MESSAGES[:3])
     await tracker.open([RECORD])
-    tracker.tell([STEP])
+    tracker.publish([STEP])
 
     assert await tracker.messages(RUN, [0, 1, 2, 3]) == MESSAGES[:4]
     assert await tracker.records(RUN, [3]) == [RECORD]

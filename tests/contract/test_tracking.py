@@ -83,7 +83,7 @@ async def ear(tracker: Tracker) -> AsyncIterator[Ear]:
             ear.heard += steps
 
     def begun() -> bool:
-        tracker.tell([MARK])
+        tracker.publish([MARK])
         return bool(ear.heard)
 
     task = asyncio.create_task(listen())
@@ -111,17 +111,17 @@ async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
     """Makes trackers; those in Redis share one, which is empty at first."""
     async with AsyncExitStack() as stack:
 
-        async def make(message_ttl_s: float = 3600, most_waiting: int = 100_000) -> Tracker:
+        async def make(message_ttl_s: float = 3600, buffered_steps: int = 100_000) -> Tracker:
             tracker: Tracker
             if request.param == "memory":
-                tracker = MemoryTracker(message_ttl_s, most_waiting=most_waiting)
+                tracker = MemoryTracker(message_ttl_s, buffered_steps=buffered_steps)
             else:
                 server: RedisServer = request.getfixturevalue("redis_server")
                 client = await connect_redis(
                     load_settings(redis_host=server.host, redis_port=server.port), 10
                 )
                 stack.push_async_callback(client.aclose)
-                tracker = RedisTracker(client, message_ttl_s, most_waiting)
+                tracker = RedisTracker(client, message_ttl_s, buffered_steps)
             stack.push_async_callback(tracker.close)
             return tracker
 
@@ -156,7 +156,7 @@ async def test_records_are_found_many_at_a_time(tracker: Tracker) -> None:
     """In the order that they are asked for, more than go in one call, with gaps; kept texts are no records."""
     await tracker.open([record(seq) for seq in range(0, 1_600, 2)])
     await tracker.keep(RUN, texts(1_600, 1_610))
-    tracker.tell(STORY)
+    tracker.publish(STORY)
     await tracked(tracker, 0, len(STORY))
     asked = [*range(1_609, -1, -1), 4, 3]
     expected = [record(seq) if seq < 1_600 and seq % 2 == 0 else None for seq in asked]
@@ -168,15 +168,15 @@ async def test_records_are_found_many_at_a_time(tracker: Tracker) -> None:
 async def test_steps_are_kept_oldest_first_whatever_came_first(tracker: Tracker) -> None:
     """Services tell steps of one message apart, so that a later one may arrive before an earlier one."""
     await tracker.open([record(0)])
-    tracker.tell(STORY[3:])
-    tracker.tell(STORY[:3])
+    tracker.publish(STORY[3:])
+    tracker.publish(STORY[:3])
     assert await tracked(tracker, 0, 5) == Track(record=record(0), steps=STORY)
 
 
 async def test_opening_again_changes_nothing(tracker: Tracker) -> None:
     """Neither the record nor its steps."""
     await tracker.open([record(0)])
-    tracker.tell(STORY[:2])
+    tracker.publish(STORY[:2])
     before = await tracked(tracker, 0, 2)
     await tracker.open([record(0, text="another"), record(1)])
     assert await tracker.track(RUN, 0) == before
@@ -186,7 +186,7 @@ async def test_opening_again_changes_nothing(tracker: Tracker) -> None:
 async def test_steps_of_a_message_never_opened_are_told_and_kept_nowhere(tracker: Tracker) -> None:
     """Opening it later begins with its acceptance."""
     async with ear(tracker) as listener:
-        tracker.tell(STORY)
+        tracker.publish(STORY)
         await eventually(lambda: listener.steps == STORY)
     assert await tracker.track(RUN, 0) is None
     await tracker.open([record(0)])
@@ -229,38 +229,38 @@ async def test_every_listener_hears_every_step(make: Make, tracker: Tracker) -> 
     """Two in one process, and one in another where there can be one; each hears them in the order of the telling."""
     elsewhere = await make() if isinstance(tracker, RedisTracker) else tracker
     async with ear(tracker) as one, ear(tracker) as two, ear(elsewhere) as three:
-        tracker.tell(STORY[:3])
-        tracker.tell([])
-        tracker.tell(STORY[3:])
+        tracker.publish(STORY[:3])
+        tracker.publish([])
+        tracker.publish(STORY[3:])
         await eventually(lambda: one.steps == two.steps == three.steps == STORY)
 
 
 async def test_a_listener_hears_nothing_from_before_and_nothing_once_it_is_gone(tracker: Tracker) -> None:
     """The others go on."""
-    tracker.tell(STORY[:1])
+    tracker.publish(STORY[:1])
     async with ear(tracker) as one:
         async with ear(tracker) as two:
-            tracker.tell(STORY[1:2])
+            tracker.publish(STORY[1:2])
             await eventually(lambda: one.steps[-1:] == two.steps[-1:] == STORY[1:2])
-        tracker.tell(STORY[2:])
+        tracker.publish(STORY[2:])
         await eventually(lambda: one.steps[-3:] == STORY[2:])
         assert two.steps[-1:] == STORY[1:2]
     listeners: Any = tracker
-    assert not listeners._listeners._all
+    assert not listeners._listeners._buffers
 
 
 async def test_a_listener_that_takes_too_long_misses_the_oldest_and_logs_how_many(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its neighbour, which takes what comes, misses nothing."""
-    tracker = await make(most_waiting=MOST_WAITING)
+    tracker = await make(buffered_steps=MOST_WAITING)
     many = [step(Status.SENT, 1, n, n, seq=n) for n in range(3 * MOST_WAITING)]
     slow = tracker.listen()
     first = asyncio.ensure_future(anext(slow))
     async with ear(tracker) as quick:
         await first
         for n in range(len(many)):
-            tracker.tell(many[n : n + 1])
+            tracker.publish(many[n : n + 1])
             await eventually(partial(lambda told: len(quick.steps) == told, n + 1))
         assert quick.steps == many
         with caplog.at_level(logging.WARNING):
@@ -275,14 +275,14 @@ async def test_messages_are_forgotten_in_time_and_a_late_step_wakes_none(make: M
     tracker = await make(message_ttl_s=1)
     await tracker.open([record(0)])
     await tracker.keep(RUN, texts(1, 3))
-    tracker.tell(STORY[:2])
+    tracker.publish(STORY[:2])
 
     async def forgotten() -> bool:
         return await tracker.track(RUN, 0) is None and await tracker.messages(RUN, [0, 1, 2]) == [None] * 3
 
     await eventually(forgotten)
     async with ear(tracker) as listener:
-        tracker.tell(STORY[2:])
+        tracker.publish(STORY[2:])
         await eventually(lambda: listener.steps == STORY[2:])
     assert await forgotten()
 
@@ -292,7 +292,7 @@ async def test_closing_tells_what_waits(make: Make, tracker: Tracker) -> None:
     elsewhere = await make() if isinstance(tracker, RedisTracker) else tracker
     await tracker.open([record(0)])
     async with ear(elsewhere) as listener:
-        tracker.tell(STORY)
+        tracker.publish(STORY)
         await tracker.close()
         assert await elsewhere.track(RUN, 0) == Track(record=record(0), steps=STORY)
         await eventually(lambda: listener.steps == STORY)
@@ -303,7 +303,7 @@ async def test_in_memory_the_oldest_records_make_room() -> None:
     tracker = MemoryTracker(most_records=3)
     for seq in range(5):
         await tracker.open([record(seq)])
-        tracker.tell([step(Status.QUEUED, 0, 0, seq=seq)])
+        tracker.publish([step(Status.QUEUED, 0, 0, seq=seq)])
     await tracker.open([record(2)])  # again: it is no younger for that
     await tracker.open([record(5)])
     known = [await tracker.track(RUN, seq) is not None for seq in range(6)]

@@ -64,7 +64,7 @@ class Streaming:
 
     def tell(self, seq: int, status: Status = Status.SENT, run: str = "a", text: str = "hello") -> None:
         """A step happens."""
-        self.tracker.tell([step_of(seq, status, run, text)])
+        self.tracker.publish([step_of(seq, status, run, text)])
 
     async def listeners(self, count: int) -> None:
         """Returns once so many are connected."""

@@ -78,7 +78,7 @@ def test_a_thousand_clients_hear_everything() -> None:
             process = await crowd(it, CLIENTS, MESSAGES * len(STATUSES), MESSAGES * len(STATUSES))
             await it.listeners(CLIENTS)
             for seq in range(MESSAGES):
-                it.tracker.tell([step_of(seq, status) for status in STATUSES])
+                it.tracker.publish([step_of(seq, status) for status in STATUSES])
                 await asyncio.sleep(0.01)  # at 100 a second, as they come; nothing waits for it
             report = await report_of(process)
 
@@ -108,7 +108,7 @@ def test_one_who_never_reads_holds_up_nobody() -> None:
                 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
                 for first in range(0, texts, portion):
                     beyond = first + portion
-                    it.tracker.tell([step_of(seq, text="x" * 1000) for seq in range(first, beyond)])
+                    it.tracker.publish([step_of(seq, text="x" * 1000) for seq in range(first, beyond)])
                     assert await line_of(process) == f"heard {beyond}\n".encode()
                 report = await report_of(process)
                 await it.listeners(0)

@@ -53,7 +53,7 @@ class Served:
         self._session, self._base = session, base
 
     def tell(self, *steps: Step) -> None:
-        self.tracker.tell(list(steps))
+        self.tracker.publish(list(steps))
 
     async def ask(self, method: str, path: str) -> tuple[int, Any]:
         """The status and the JSON of an answer; the path goes out as it is typed."""

@@ -124,7 +124,7 @@ class Bench:
         dispatchers = dispatchers or (self.dispatcher,)
         tasks = [asyncio.create_task(dispatcher.run()) for dispatcher in dispatchers]
         listeners = sum(dispatcher._secret is not None for dispatcher in dispatchers)
-        await eventually(lambda: len(self.tracker._listeners._all) == listeners)
+        await eventually(lambda: len(self.tracker._listeners._buffers) == listeners)
         try:
             yield
             assert not any(task.done() for task in tasks)
@@ -161,7 +161,7 @@ class Bench:
 
     def tell(self, records: list[Record], status: Status = Status.SENT, attempt: int = 1) -> None:
         """As a sender does afterwards."""
-        self.tracker.tell([step(record, status, attempt) for record in records])
+        self.tracker.publish([step(record, status, attempt) for record in records])
 
     async def sent(self, records: list[Record]) -> None:
         await self.settle(records)
@@ -282,7 +282,7 @@ async def test_an_end_that_nobody_told_of_is_found(bench: Bench, receiver: Recei
     """Its step was lost, or the gateway that took it in has died: the time of the end is what nobody knows."""
     kept, lost = (await bench.posted(receiver.url))[0], (await bench.posted(receiver.url))[0]
     await bench.settle([kept, lost])
-    bench.tracker.tell([step(kept, Status.SENDING, 2), step(kept, Status.SENT, 2)])
+    bench.tracker.publish([step(kept, Status.SENDING, 2), step(kept, Status.SENT, 2)])
     gateway = bench.another()
     async with bench.running(gateway):
         bench.leap(10)

@@ -58,9 +58,9 @@ class NotingTracker(MemoryTracker):
         super().__init__()
         self.told: list[Step] = []
 
-    def tell(self, steps: Sequence[Step]) -> None:
+    def publish(self, steps: Sequence[Step]) -> None:
         self.told += steps
-        super().tell(steps)
+        super().publish(steps)
 
     def of(self, seq: int) -> list[tuple[Status, int, int | None]]:
         return [(step.status, step.attempt, step.time_us) for step in self.told if step.seq == seq]
