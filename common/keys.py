@@ -86,11 +86,9 @@ def idempotency_key(caller: str, digest: str) -> str:
 
 
 API_KEYS = "sms:api-keys"  # hash: id -> what is known of the key, with the hash of its secret
-CALLBACKS = (
-    "sms:callbacks"  # sorted set: message id -> when to look at its callback, Unix time in microseconds
-)
+CALLBACKS = "sms:callbacks"  # sorted set: message id -> when its callback is due, Unix time in microseconds
 
 
 def callback(uuid: str) -> str:
-    """Hash: a callback that is owed."""
+    """Hash: a registered callback."""
     return f"sms:callback:{uuid}"

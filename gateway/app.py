@@ -33,6 +33,7 @@ from gateway.api.metrics import GatewayMetrics
 from gateway.api.runs import Runs
 from gateway.api.simulated import SimulatedRuns
 from gateway.callbacks.dispatcher import Dispatcher
+from gateway.callbacks.limits import CallbackLimits
 from gateway.dashboard import Dashboard
 from gateway.limits import GatewayLimits, limits_of
 from gateway.live.broadcaster import Broadcaster
@@ -73,7 +74,7 @@ class Gateway:
         self.metrics = GatewayMetrics(broker)
         self._authenticator = _authenticator(settings, stores.api_keys)
         self._rates = RateLimiter(settings.gateway_rate, settings.gateway_key_rate)
-        self._dispatcher = _dispatcher(settings, stores)
+        self._dispatcher = _dispatcher(settings, stores, self._limits.callbacks)
         self.acceptance = self._build_acceptance(broker, stores)
         self._broadcaster = Broadcaster(stores.ledger, broker, stores.tracker, self._limits.live)
         self._events = Events(self._broadcaster, self._authenticator)
@@ -176,14 +177,15 @@ def _authenticator(settings: Settings, keys: ApiKeys) -> Authenticator:
     return Authenticator(keys, settings.gateway_auth, fixed.get_secret_value() if fixed else None)
 
 
-def _dispatcher(settings: Settings, stores: GatewayStores) -> Dispatcher:
+def _dispatcher(settings: Settings, stores: GatewayStores, limits: CallbackLimits) -> Dispatcher:
     secret = settings.callback_secret
     return Dispatcher(
         stores.callbacks,
         stores.tracker,
         stores.ledger,
-        secret.get_secret_value() if secret else None,
-        settings.callback_allow_private,
+        secret=secret.get_secret_value() if secret else None,
+        allow_private=settings.callback_allow_private,
+        limits=limits,
     )
 
 

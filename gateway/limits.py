@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from common.settings import Settings
 from common.web.limits import Limits
 from gateway.acceptance.limits import AcceptanceLimits, RelayLimits
+from gateway.callbacks.limits import CallbackLimits
 from gateway.live.limits import LiveLimits
 
 
@@ -17,12 +18,14 @@ class GatewayLimits:
         acceptance: Of accepting messages.
         relay: Of publishing accepted messages.
         live: Of the live events.
+        callbacks: Of callbacks.
     """
 
     web: Limits = field(default_factory=Limits)
     acceptance: AcceptanceLimits = field(default_factory=AcceptanceLimits)
     relay: RelayLimits = field(default_factory=RelayLimits)
     live: LiveLimits = field(default_factory=LiveLimits)
+    callbacks: CallbackLimits = field(default_factory=CallbackLimits)
 
 
 def limits_of(settings: Settings) -> GatewayLimits:

@@ -15,6 +15,7 @@ from common.web.keys.port import ApiKeys
 from gateway.acceptance.memory import MemoryAcceptances
 from gateway.acceptance.port import Acceptances, Bounds
 from gateway.acceptance.redis import Keeping, RedisAcceptances
+from gateway.callbacks.limits import Retention
 from gateway.callbacks.memory import MemoryCallbacks
 from gateway.callbacks.port import Callbacks
 from gateway.callbacks.redis import RedisCallbacks
@@ -28,7 +29,7 @@ class GatewayStores:
         ledger: Runs, the states of their messages and the counters.
         tracker: Steps and texts of single messages.
         api_keys: The keys of callers.
-        callbacks: The callbacks that are owed.
+        callbacks: The registered callbacks.
         acceptances: Accepted messages, until they are published.
     """
 
@@ -57,7 +58,7 @@ def redis_gateway_stores(shared: RedisStores, settings: Settings) -> GatewayStor
         ledger=shared.ledger,
         tracker=shared.tracker,
         api_keys=shared.api_keys,
-        callbacks=RedisCallbacks(shared.client, message_ttl_s),
+        callbacks=RedisCallbacks(shared.client, keeping.callbacks),
         acceptances=RedisAcceptances(
             shared.client, shared.tracker, queue=settings.queue_name, holder=gateway_name(), keeping=keeping
         ),
@@ -76,7 +77,7 @@ def memory_gateway_stores(
     message_ttl_s = settings.message_ttl * HOUR_S
     ledger = ledger or MemoryLedger()
     tracker = tracker or MemoryTracker(message_ttl_s)
-    callbacks = callbacks or MemoryCallbacks(message_ttl_s)
+    callbacks = callbacks or MemoryCallbacks(Retention(message_s=message_ttl_s))
     acceptances = MemoryAcceptances(
         ledger,
         tracker,

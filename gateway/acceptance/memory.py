@@ -29,11 +29,11 @@ from gateway.acceptance.recipes import recipe_of_batch, recipe_of_singles
 MOST_KEYS = 100_000
 
 
-class OwesNow(Protocol):
-    """A store of callbacks that owes them in one step with the acceptance."""
+class RegistersCallbacks(Protocol):
+    """A store of callbacks that registers them in one step with the acceptance."""
 
-    def owe_now(self, records: Sequence[Record]) -> None:
-        """Keeps the callbacks of records, each of which has a `callback_url`."""
+    def register(self, records: Sequence[Record]) -> None:
+        """Registers the callbacks of records that have a `callback_url`."""
 
 
 @dataclass(slots=True)
@@ -94,7 +94,7 @@ class MemoryAcceptances:
         self,
         ledger: MemoryLedger,
         tracker: MemoryTracker,
-        callbacks: OwesNow,
+        callbacks: RegistersCallbacks,
         *,
         queue: str = "sms_queue",
         holder: str = "gateway",
@@ -151,7 +151,7 @@ class MemoryAcceptances:
         if batch.track:
             records = _records(batch)
             self._tracker.open_now(records)
-            self._callbacks.owe_now([record for record in records if record.callback_url is not None])
+            self._callbacks.register(records)
         else:
             self._tracker.keep_now(batch.run, batch.messages)
         self._fill(run, batch.messages, size)
@@ -221,7 +221,7 @@ class MemoryAcceptances:
             records.append(record)
         if records:
             self._tracker.open_now(records)
-            self._callbacks.owe_now([record for record in records if record.callback_url is not None])
+            self._callbacks.register(records)
             self._fill(run, [record.message for record in records], size)
         return GroupAnswer(first, exceptions)
 

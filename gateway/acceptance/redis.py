@@ -34,7 +34,7 @@ from gateway.acceptance.port import (
     Verdict,
 )
 from gateway.acceptance.recipes import recipe_of_batch, recipe_of_singles
-from gateway.callbacks.port import FIRST_LOOK_S, RETRY_ROOM_S
+from gateway.callbacks.limits import Retention
 
 _SCRIPTS = ("open", "accept", "accept_run", "confirm", "release", "take_over")
 
@@ -64,6 +64,11 @@ class Keeping:
     bounds: Bounds = field(default_factory=Bounds)
     memory_share: float = 0.25
     bounds_for_s: float = 60.0
+
+    @property
+    def callbacks(self) -> Retention:
+        """How long callbacks are kept."""
+        return Retention(message_s=self.message_ttl_s)
 
 
 class RedisAcceptances:
@@ -112,7 +117,7 @@ class RedisAcceptances:
             bounds.messages,
             bounds.bytes,
             int(KEY_KEPT_S),
-            _us(FIRST_LOOK_S),
+            _us(self._keeping.callbacks.first_check_s),
             self._callback_ms,
             PIECE_MESSAGES,
             len(records),
@@ -173,7 +178,7 @@ class RedisAcceptances:
             bounds.messages,
             bounds.bytes,
             int(KEY_KEPT_S),
-            _us(FIRST_LOOK_S),
+            _us(self._keeping.callbacks.first_check_s),
             self._callback_ms,
             PIECE_MESSAGES,
             -(-messages // CHUNK_MESSAGES),
@@ -251,7 +256,7 @@ class RedisAcceptances:
 
     @property
     def _callback_ms(self) -> int:
-        return int((self._keeping.message_ttl_s + RETRY_ROOM_S) * 1000)
+        return int(self._keeping.callbacks.total_s * 1000)
 
     async def _current_bounds(self) -> Bounds:
         """The bounds, with a share of the memory that Redis may use now."""

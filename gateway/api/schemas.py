@@ -9,7 +9,7 @@ from msgspec import Meta
 from common.messages import MAX_TEXT_CHARS, RUN_PATTERN, Lane
 from common.sms.segments import Segments
 from common.tracking.port import Status
-from gateway.callbacks.address import LONGEST_URL
+from gateway.callbacks.address import MAX_URL_LENGTH
 
 MAX_BATCH_ITEMS = 100_000
 MAX_TRACKED_ITEMS = 1_000
@@ -42,7 +42,9 @@ NumberText = Annotated[str, Meta(description="in E.164 form", examples=["+541166
 Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS, examples=["hello"])]
 CallbackUrl = Annotated[
     str,
-    Meta(max_length=LONGEST_URL, description="is told, by a signed POST, once the message is sent or failed"),
+    Meta(
+        max_length=MAX_URL_LENGTH, description="is told, by a signed POST, once the message is sent or failed"
+    ),
 ]
 
 

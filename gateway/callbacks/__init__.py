@@ -1,1 +1,1 @@
-"""Callbacks: whoever hands in a message may be told at an address of theirs what became of it."""
+"""Status callbacks: signed POSTs to a client's URL when its message has ended."""

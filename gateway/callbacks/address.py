@@ -1,82 +1,79 @@
-"""Which addresses a callback may go to: those of the public internet (against server-side request forgery).
+"""Decides which addresses callbacks may go to: those of the public internet (against server-side request forgery).
 
-A URL is looked at twice. When it comes, what can be told from its text is refused, so that the caller hears of it. When
-it is delivered to, each address is judged at the last moment, as the socket to it is made: whichever spelling, name
-server or redirect it came from, and however often a name changes its address (DNS rebinding).
+A URL is checked twice. When a client sends it, its text is checked, so that the client gets an error. At delivery, the
+address of each socket is checked just before the socket is connected. This covers every spelling and every name server,
+and names that change their address between checks (DNS rebinding).
 """
 
 import re
 import socket
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import ip_address as parse_address
 from typing import Any
 
 from yarl import URL
 
-LONGEST_URL = 2_000
+IPAddress = IPv4Address | IPv6Address
+
+MAX_URL_LENGTH = 2_000
 PRIVATE = "callbacks go to public addresses only (CALLBACK_ALLOW_PRIVATE=true allows others, for tests)"
 
-# IANA's special-purpose registries: what is no place on the public internet.
-_CLOSED_V4 = [
-    ip_network(network)
-    for network in (
-        "0.0.0.0/8",  # this network
-        "10.0.0.0/8",  # private
-        "100.64.0.0/10",  # carrier-grade NAT
-        "127.0.0.0/8",  # loopback
-        "169.254.0.0/16",  # link-local, and where clouds tell a machine its secrets
-        "172.16.0.0/12",  # private
-        "192.0.0.0/24",  # protocol assignments
-        "192.0.2.0/24",  # documentation
-        "192.88.99.0/24",  # 6to4 relays
-        "192.168.0.0/16",  # private
-        "198.18.0.0/15",  # benchmarks
-        "198.51.100.0/24",  # documentation
-        "203.0.113.0/24",  # documentation
-        "224.0.0.0/4",  # multicast
-        "240.0.0.0/4",  # reserved, and broadcast
-    )
+# IANA's special-purpose registries. `is_global` of ipaddress differs between versions of Python.
+_RESERVED_V4 = [
+    IPv4Network("0.0.0.0/8"),  # this network
+    IPv4Network("10.0.0.0/8"),  # private
+    IPv4Network("100.64.0.0/10"),  # carrier-grade NAT
+    IPv4Network("127.0.0.0/8"),  # loopback
+    IPv4Network("169.254.0.0/16"),  # link-local; clouds serve credentials there
+    IPv4Network("172.16.0.0/12"),  # private
+    IPv4Network("192.0.0.0/24"),  # protocol assignments
+    IPv4Network("192.0.2.0/24"),  # documentation
+    IPv4Network("192.88.99.0/24"),  # 6to4 relays
+    IPv4Network("192.168.0.0/16"),  # private
+    IPv4Network("198.18.0.0/15"),  # benchmarks
+    IPv4Network("198.51.100.0/24"),  # documentation
+    IPv4Network("203.0.113.0/24"),  # documentation
+    IPv4Network("224.0.0.0/4"),  # multicast
+    IPv4Network("240.0.0.0/4"),  # reserved, and broadcast
 ]
-# IPv6 is public within 2000::/3 only, and there not in these.
-_PUBLIC_V6 = ip_network("2000::/3")
-_CLOSED_V6 = [
-    ip_network(network)
-    for network in (
-        "2001::/23",  # protocol assignments, Teredo among them
-        "2001:db8::/32",  # documentation
-        "2002::/16",  # 6to4: an IPv4 address in disguise, and nobody's any more
-        "3fff::/20",  # documentation
-    )
+# Public IPv6 addresses are in this network, except for those in the networks below.
+_PUBLIC_V6 = IPv6Network("2000::/3")
+_RESERVED_V6 = [
+    IPv6Network("2001::/23"),  # protocol assignments, Teredo among them
+    IPv6Network("2001:db8::/32"),  # documentation
+    IPv6Network("2002::/16"),  # 6to4, which embeds an IPv4 address
+    IPv6Network("3fff::/20"),  # documentation
 ]
-_NAT64 = ip_network("64:ff9b::/96")
+_NAT64 = IPv6Network("64:ff9b::/96")
 
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 _NAME = re.compile(rf"(?=.{{1,253}}\.?$){_LABEL}(\.{_LABEL})*\.?")
 _NUMERIC = re.compile(r"(.*\.)?(0x[0-9a-f]*|[0-9]+)")
 _AUTHORITY = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
+_PLAIN = re.compile(r"[!-\[\]-~]*")  # printable ASCII without spaces and backslashes
 
 
 class AddressRefusedError(OSError):
-    """A connection to an address that is not public."""
+    """A connection to an address that is not allowed."""
 
 
-def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Whether an address is one of the public internet; of IPv4 in IPv6's clothes, whether the IPv4 address is."""
+def is_public(address: IPAddress) -> bool:
+    """Returns whether an address is public. An IPv6 address that embeds an IPv4 address is as public as that."""
     if isinstance(address, IPv4Address):
-        return not any(address in network for network in _CLOSED_V4)
+        return not any(address in network for network in _RESERVED_V4)
     if address.ipv4_mapped is not None:
         return is_public(address.ipv4_mapped)
-    if address in _NAT64:  # how a network without IPv4 reaches all of it
+    if address in _NAT64:  # networks without IPv4 reach IPv4 through it
         return is_public(IPv4Address(int(address) & 0xFFFF_FFFF))
-    return address in _PUBLIC_V6 and not any(address in network for network in _CLOSED_V6)
+    return address in _PUBLIC_V6 and not any(address in network for network in _RESERVED_V6)
 
 
 def url_error(text: str, allow_private: bool) -> str | None:
-    """What is wrong with a callback URL, as far as its text tells; None for nothing. Asks no name server."""
-    if len(text) > LONGEST_URL:
-        return f"is longer than {LONGEST_URL} characters"
-    # Parsers differ in what they do with these, and we want none to differ.
-    if not all("!" <= character <= "~" for character in text) or "\\" in text:
+    """Returns what is wrong with a callback URL, as far as its text shows; None if nothing is. Resolves no names."""
+    if len(text) > MAX_URL_LENGTH:
+        return f"is longer than {MAX_URL_LENGTH} characters"
+    if not _PLAIN.fullmatch(text):  # parsers treat such characters differently
         return "must be plain ASCII with no spaces and no backslash (an international name as xn--…, the rest as %XX)"
     authority = _AUTHORITY.match(text)
     if authority is None:
@@ -89,45 +86,54 @@ def url_error(text: str, allow_private: bool) -> str | None:
         return "is no valid URL: look at host and port"
     if url.port is None or not 1 <= url.port <= 65535:
         return "must have a port from 1 to 65535, if it has one"
-    return _host_error((url.raw_host or "").lower(), authority[1].startswith("["), allow_private)
+    host = (url.raw_host or "").lower()
+    is_bracketed = authority[1].startswith("[")
+    return _ipv6_error(host, allow_private) if is_bracketed else _host_error(host, allow_private)
 
 
-def _host_error(host: str, bracketed: bool, allow_private: bool) -> str | None:
-    if bracketed:
-        try:
-            literal: IPv4Address | IPv6Address = IPv6Address(host)
-        except ValueError:
-            return "has no valid IPv6 address in its brackets"
-    elif not _NAME.fullmatch(host):
+def _ipv6_error(host: str, allow_private: bool) -> str | None:
+    try:
+        return _address_error(IPv6Address(host), allow_private)
+    except ValueError:
+        return "has no valid IPv6 address in its brackets"
+
+
+def _host_error(host: str, allow_private: bool) -> str | None:
+    name = host.rstrip(".")
+    if not _NAME.fullmatch(host):
         return "must have a host name or an address"
-    elif _NUMERIC.fullmatch(host.rstrip(".")):
-        # Where a name ends in a number it is taken for an address, in spellings that nobody needs: 0x7f.1, 2130706433.
+    if _NUMERIC.fullmatch(name):
+        # Resolvers take a name that ends in a number for an address, in spellings such as 0x7f.1 and 2130706433.
         try:
-            literal = IPv4Address(host)
+            return _address_error(IPv4Address(host), allow_private)
         except ValueError:
             return "must spell an IPv4 address as four decimal numbers"
-    else:
-        name = host.rstrip(".")
-        local = name == "localhost" or name.endswith(".localhost")
-        return f"names this machine: {PRIVATE}" if local and not allow_private else None
-    return None if allow_private or is_public(literal) else f"has an address that is not public: {PRIVATE}"
+    is_local = name == "localhost" or name.endswith(".localhost")
+    return f"names this machine: {PRIVATE}" if is_local and not allow_private else None
 
 
-def guarded_socket(allows: Callable[[IPv4Address | IPv6Address], bool]) -> Callable[[Any], socket.socket]:
-    """What makes aiohttp's sockets (`TCPConnector(socket_factory=…)`), for addresses that are allowed only.
+def _address_error(address: IPAddress, allow_private: bool) -> str | None:
+    return None if allow_private or is_public(address) else f"has an address that is not public: {PRIVATE}"
 
-    aiohttp hands it the address that it connects the socket to next, be it from the resolver or from the URL; addresses
-    in a URL pass no resolver. What is no address by now would be looked up once more, so it is refused as well.
+
+def guarded_socket(allows: Callable[[IPAddress], bool]) -> Callable[[Any], socket.socket]:
+    """Returns a factory of sockets to allowed addresses (`TCPConnector(socket_factory=…)`).
+
+    aiohttp passes the address that it connects the socket to next, from the resolver or from the URL: an address in a
+    URL is not resolved. The factory also refuses text that is not an address, which the system would resolve again.
     """
 
-    def make(info: tuple[int, int, int, str, tuple[Any, ...]]) -> socket.socket:
+    def create(info: tuple[int, int, int, str, tuple[Any, ...]]) -> socket.socket:
         family, kind, protocol, _, (host, *_) = info
-        try:
-            allowed = allows(ip_address(host))
-        except ValueError:
-            allowed = False
-        if not allowed:
+        if not _is_allowed(host, allows):
             raise AddressRefusedError("address refused")
         return socket.socket(family, kind, protocol)
 
-    return make
+    return create
+
+
+def _is_allowed(host: str, allows: Callable[[IPAddress], bool]) -> bool:
+    try:
+        return allows(parse_address(host))
+    except ValueError:
+        return False

@@ -6,109 +6,97 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
 
-import msgspec
+from msgspec.structs import replace
 
 from common.tracking.port import Record
-from gateway.callbacks.port import FIRST_LOOK_S, RETRY_ROOM_S, Ending, Owed
+from gateway.callbacks.limits import Retention
+from gateway.callbacks.port import Callback, Reschedule
 
 
 @dataclass(slots=True)
-class _Kept:
-    record: Record
-    owed_at: float
-    next_look: float = 0.0
-    tries: int = 0
-    ending: Ending | None = None
-    lease: str = ""
-    lease_until: float = 0.0
+class _Entry:
+    """A registered callback.
+
+    Attributes:
+        callback: The callback. Its `age_s` is set by each lease.
+        registered_s: When it was registered.
+        due_s: When it is due.
+        lease_until_s: When its lease ends.
+    """
+
+    callback: Callback
+    registered_s: float
+    due_s: float = 0.0
+    lease_until_s: float = 0.0
 
 
 class MemoryCallbacks:
-    """Callbacks in a dict. `ttl_s` is how long a message is waited for; `clock` gives seconds."""
+    """Callbacks in a dict. `clock` returns seconds."""
 
-    def __init__(self, ttl_s: float = 86_400, clock: Callable[[], float] = time.time) -> None:
-        self._ttl_s = ttl_s
+    def __init__(self, retention: Retention | None = None, clock: Callable[[], float] = time.time) -> None:
+        self.retention = retention or Retention()
         self._clock = clock
-        self._kept: dict[str, _Kept] = {}
-        # By time of the next look; an entry is out of date where that has changed since.
-        self._looks: list[tuple[float, str]] = []
+        self._entries: dict[str, _Entry] = {}
+        # A heap of times and ids. An item is stale if the entry's `due_s` has changed.
+        self._schedule: list[tuple[float, str]] = []
 
-    @property
-    def ttl_s(self) -> float:
-        return self._ttl_s
-
-    async def owe(self, records: Sequence[Record]) -> None:
-        self.owe_now(records)
-
-    def owe_now(self, records: Sequence[Record]) -> None:
-        """`owe`, in one step with the acceptance."""
+    def register(self, records: Sequence[Record]) -> None:
+        """Registers the callbacks of records that have a `callback_url`."""
         now = self._clock()
         for record in records:
-            # The text is not kept: it is in no callback.
-            if record.uuid not in self._kept:
-                self._kept[record.uuid] = _Kept(_without_text(record), now)
-                self._look_at(record.uuid, now + FIRST_LOOK_S)
+            if record.callback_url is not None and record.uuid not in self._entries:
+                callback = Callback(
+                    run=record.run, seq=record.seq, number=record.number, url=record.callback_url
+                )
+                self._entries[record.uuid] = _Entry(callback, now)
+                self._set_due(record.uuid, now + self.retention.first_check_s)
 
     async def due(self, limit: int) -> list[str]:
         now = self._clock()
         found: dict[tuple[float, str], None] = {}
-        while self._looks and self._looks[0][0] <= now and len(found) < limit:
-            look = heapq.heappop(self._looks)
-            kept = self._kept.get(look[1])
-            if kept is not None and kept.next_look == look[0]:
-                found[look] = None
-        for look in found:
-            heapq.heappush(self._looks, look)
+        while self._schedule and self._schedule[0][0] <= now and len(found) < limit:
+            item = heapq.heappop(self._schedule)
+            if self._is_current(item):
+                found[item] = None
+        for item in found:
+            heapq.heappush(self._schedule, item)
         return [uuid for _, uuid in found]
 
-    async def take(self, uuids: Sequence[str], lease_s: float) -> list[Owed]:
+    async def lease(self, uuids: Sequence[str], lease_s: float) -> list[Callback]:
         now, token = self._clock(), token_hex(8)
-        taken = []
+        self._forget_expired(uuids, now)
+        found = [self._entries[uuid] for uuid in uuids if uuid in self._entries]
+        free = [entry for entry in found if entry.lease_until_s <= now]
+        for entry in free:
+            entry.callback = replace(entry.callback, lease=token, age_s=now - entry.registered_s)
+            entry.lease_until_s = now + lease_s
+            self._set_due(entry.callback.uuid, entry.lease_until_s)
+        return [entry.callback for entry in free]
+
+    async def reschedule(self, changes: Sequence[Reschedule]) -> None:
+        for change in changes:
+            callback = change.callback
+            entry = self._entries.get(callback.uuid)
+            if entry is not None and entry.callback.lease == callback.lease:
+                entry.callback = replace(callback, lease="")
+                entry.lease_until_s = 0.0
+                self._set_due(callback.uuid, self._clock() + change.delay_s)
+
+    async def remove(self, uuids: Sequence[str]) -> None:
         for uuid in uuids:
-            kept = self._kept.get(uuid)
-            if kept is None or kept.lease_until > now:
-                continue
-            if now - kept.owed_at > self._ttl_s + RETRY_ROOM_S:
-                del self._kept[uuid]
-                continue
-            kept.lease, kept.lease_until = token, now + lease_s
-            self._look_at(uuid, kept.lease_until)
-            taken.append(_owed(kept, now))
-        return taken
+            self._entries.pop(uuid, None)
 
-    async def put_off(self, later: Sequence[tuple[Owed, float]]) -> None:
-        now = self._clock()
-        for owed, delay_s in later:
-            kept = self._kept.get(owed.uuid)
-            if kept is not None and kept.lease == owed.lease:
-                kept.tries, kept.ending = owed.tries, owed.ending
-                kept.lease, kept.lease_until = "", 0.0
-                self._look_at(owed.uuid, now + delay_s)
+    def _is_current(self, item: tuple[float, str]) -> bool:
+        due_s, uuid = item
+        entry = self._entries.get(uuid)
+        return entry is not None and entry.due_s == due_s
 
-    async def drop(self, uuids: Sequence[str]) -> None:
+    def _set_due(self, uuid: str, due_s: float) -> None:
+        self._entries[uuid].due_s = due_s
+        heapq.heappush(self._schedule, (due_s, uuid))
+
+    def _forget_expired(self, uuids: Sequence[str], now: float) -> None:
         for uuid in uuids:
-            self._kept.pop(uuid, None)
-
-    def _look_at(self, uuid: str, at: float) -> None:
-        self._kept[uuid].next_look = at
-        heapq.heappush(self._looks, (at, uuid))
-
-
-def _without_text(record: Record) -> Record:
-    """The record without its text, which a callback does not need."""
-    return msgspec.structs.replace(record, message=msgspec.structs.replace(record.message, text=""))
-
-
-def _owed(kept: _Kept, now: float) -> Owed:
-    record = kept.record
-    assert record.callback_url is not None
-    return Owed(
-        run=record.run,
-        seq=record.seq,
-        number=record.number,
-        url=record.callback_url,
-        age_s=now - kept.owed_at,
-        tries=kept.tries,
-        ending=kept.ending,
-        lease=kept.lease,
-    )
+            entry = self._entries.get(uuid)
+            if entry is not None and now - entry.registered_s > self.retention.total_s:
+                del self._entries[uuid]

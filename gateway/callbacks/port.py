@@ -1,74 +1,96 @@
-"""What a store of callbacks promises. One contract suite, tests/contract/test_callbacks.py, holds both to it.
+"""A store of callbacks. One contract suite, tests/contract/test_callbacks.py, tests each implementation.
 
-- What `owe` returned from is owed until it is dropped, whoever dies meanwhile, for at most `ttl_s` and RETRY_ROOM_S.
-- A callback is leased to one taker at a time, by the store's clock; the lease of one that died passes.
-- Every call gives the same when repeated, but that what was taken by a call whose answer was lost stays taken.
+- The acceptance of a message registers its callback in the same durable write (gateway/acceptance). The callback stays
+  in the store until it is removed or its `Retention` ends.
+- A callback is leased to one gateway at a time, by the store's clock. The lease of a dead gateway expires.
+- Every call can be repeated. A callback that was leased by a call whose answer was lost stays leased.
 """
 
 from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
+from yarl import URL
 
-from common.tracking.port import Record, Status
-
-# The first look at a message whose end nobody told of. Telling is what usually begins a delivery, long before.
-FIRST_LOOK_S = 5.0
-# How much longer than messages are kept a callback may be tried.
-RETRY_ROOM_S = 4 * 3600.0
+from common.tracking.port import Status
+from gateway.callbacks.limits import Retention
 
 
-class Ending(msgspec.Struct, frozen=True):
-    """How a message ended: its status, after how many attempts, and when (Unix time in us; None: nobody knows)."""
+class FinalStatus(msgspec.Struct, frozen=True):
+    """How a message ended.
+
+    Attributes:
+        status: The final status.
+        attempts: How often senders tried to send it.
+        at_us: When it ended, as Unix time in microseconds; None if unknown.
+    """
 
     status: Status
     attempts: int
     at_us: int | None
 
 
-class Owed(msgspec.Struct, frozen=True, kw_only=True):
-    """A callback in the hands of a taker.
+class Callback(msgspec.Struct, frozen=True, kw_only=True):
+    """A leased callback.
 
-    `age_s`: since it is owed. `tries`: deliveries that failed. `ending` is None until it was looked up. `lease` is the
-    taker's token.
+    Attributes:
+        run: The message's run.
+        seq: The message's sequence number.
+        number: The number that the message goes to.
+        url: Where to POST.
+        age_s: Time since registration.
+        failures: Delivery attempts that failed.
+        final: The message's final status; None before the first attempt.
+        lease: The lease's token.
     """
 
     run: str
     seq: int
     number: str
     url: str
-    age_s: float
-    tries: int
-    ending: Ending | None
-    lease: str
+    age_s: float = 0.0
+    failures: int = 0
+    final: FinalStatus | None = None
+    lease: str = ""
 
     @property
     def uuid(self) -> str:
         """The message id."""
         return f"{self.run}.{self.seq}"
 
+    @property
+    def host(self) -> str:
+        """The URL's host."""
+        return URL(self.url).raw_host or ""  # `host` decodes xn--… and raises for invalid names
+
+
+class Reschedule(msgspec.Struct, frozen=True):
+    """A change of a callback's schedule.
+
+    Attributes:
+        callback: The leased callback, with the `failures` and `final` to store.
+        delay_s: When it is due, from now.
+    """
+
+    callback: Callback
+    delay_s: float
+
 
 class Callbacks(Protocol):
-    """The callbacks that are owed."""
+    """The registered callbacks."""
 
     @property
-    def ttl_s(self) -> float:
-        """How long a message is waited for."""
-
-    async def owe(self, records: Sequence[Record]) -> None:
-        """Keeps the callbacks of records, each of which has a `callback_url`. What is owed already stays as it is."""
+    def retention(self) -> Retention:
+        """How long callbacks are kept."""
 
     async def due(self, limit: int) -> list[str]:
-        """Message ids whose time for a look has come, the longest waiting first."""
+        """The message ids of callbacks that are due, the longest overdue first."""
 
-    async def take(self, uuids: Sequence[str], lease_s: float) -> list[Owed]:
-        """Leases callbacks; leaves out what others hold and what is not owed."""
+    async def lease(self, uuids: Sequence[str], lease_s: float) -> list[Callback]:
+        """Leases callbacks; skips those that are unknown or leased to others."""
 
-    async def put_off(self, later: Sequence[tuple[Owed, float]]) -> None:
-        """Gives back what was taken, with its `tries` and `ending`, until so many seconds from now.
+    async def reschedule(self, changes: Sequence[Reschedule]) -> None:
+        """Stores changes and ends the leases; skips callbacks whose lease has passed to another gateway."""
 
-        What is not held any more, since its lease has passed to another, stays as it is.
-        """
-
-    async def drop(self, uuids: Sequence[str]) -> None:
-        """These are owed no longer: delivered, or given up."""
+    async def remove(self, uuids: Sequence[str]) -> None:
+        """Removes callbacks that were delivered or given up."""

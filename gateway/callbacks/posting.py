@@ -1,12 +1,12 @@
-"""One delivery: a signed POST, and what the receiver's answer means."""
+"""One attempt: a signed POST, and what its response means."""
 
+import asyncio
 import hashlib
 import hmac
 import time
-from collections.abc import Callable
-from enum import Enum
-from ipaddress import IPv4Address, IPv6Address
-from types import TracebackType
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
 
 import aiohttp
 import msgspec
@@ -14,21 +14,22 @@ from aiohttp.abc import AbstractResolver
 
 from common.tracking.port import Status
 from common.tracking.wire import iso
-from gateway.callbacks.address import guarded_socket
-from gateway.callbacks.names import Names
-from gateway.callbacks.port import Ending, Owed
-
-TIME_LIMIT_S = 10.0
-# Of these for name, connection and TLS: who listens takes part of a second, who does not by then never will.
-CONNECT_LIMIT_S = 3.0
-# So much of an answer is read, for the connection to be of use again; what it says does not matter.
-ANSWER_BYTES = 16 * 1024
-GONE = 410
+from gateway.callbacks.address import IPAddress, guarded_socket
+from gateway.callbacks.limits import CallbackLimits
+from gateway.callbacks.port import Callback, FinalStatus
+from gateway.callbacks.resolver import ThreadResolver
 
 
-class CallbackBody(msgspec.Struct, frozen=True):
-    """What a receiver is told. The text is left out: the receiver's side wrote it, and knows it by the uuid; so it goes
-    over no further wire and into no further log. `at` is null where the time of the end was lost.
+class CallbackBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The JSON that is posted. It leaves the text out, so that no further system sees it.
+
+    Attributes:
+        uuid: The message id.
+        run: The run.
+        status: The final status.
+        number: The number.
+        attempts: How often senders tried.
+        at: When the message ended, in ISO 8601; null if unknown.
     """
 
     uuid: str
@@ -39,92 +40,105 @@ class CallbackBody(msgspec.Struct, frozen=True):
     at: str | None
 
 
-class Answer(Enum):
-    """What came of a delivery."""
+class PostResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of an attempt.
 
-    DELIVERED = "delivered"
-    FAILED = "failed"  # try again later
-    GONE = "gone"  # the receiver wants no more of it
+    Attributes:
+        status: The HTTP status; None without a response.
+        error: The class of the error without a response. It contains nothing secret.
+        took_s: How long the attempt took.
+    """
+
+    status: int | None = None
+    error: str = ""
+    took_s: float
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the receiver took the callback."""
+        return self.status is not None and 200 <= self.status < 300
+
+    @property
+    def reason(self) -> str:
+        """The status or the error."""
+        return self.error or str(self.status)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no further attempt is useful: the callback is delivered, or unwanted (410)."""
+        return self.delivered or self.status == HTTPStatus.GONE
 
 
-def body_of(owed: Owed, ending: Ending) -> bytes:
-    """The JSON that is posted; the same at each try."""
-    at = None if ending.at_us is None else iso(ending.at_us)
-    body = CallbackBody(owed.uuid, owed.run, ending.status, owed.number, ending.attempts, at)
+def body_of(callback: Callback, final: FinalStatus) -> bytes:
+    """Returns the body, which is the same for each attempt."""
+    body = CallbackBody(
+        uuid=callback.uuid,
+        run=callback.run,
+        status=final.status,
+        number=callback.number,
+        attempts=final.attempts,
+        at=None if final.at_us is None else iso(final.at_us),
+    )
     return msgspec.json.encode(body)
 
 
 def signature(secret: str, at_s: int, body: bytes) -> str:
-    """The header X-Smsim-Signature: HMAC-SHA256 of `<at_s>.<body>`, so that a receiver can refuse what is old, too."""
+    """Returns X-Smsim-Signature: HMAC-SHA256 of `<at_s>.<body>`. The time lets receivers refuse old requests."""
     digest = hmac.new(secret.encode(), b"%d." % at_s + body, hashlib.sha256).hexdigest()
     return f"t={at_s},v1={digest}"
 
 
 class Poster:
-    """Posts callbacks to allowed addresses, from within `async with`. No redirect, proxy or cookie is heeded."""
+    """Posts callbacks in a session of `guarded_session`."""
 
-    def __init__(
-        self,
-        secret: str,
-        connections: int,
-        allows: Callable[[IPv4Address | IPv6Address], bool],
-        resolver: AbstractResolver | None = None,
-    ) -> None:
+    def __init__(self, session: aiohttp.ClientSession, secret: str) -> None:
+        self._session = session
         self._secret = secret
-        self._connections = connections
-        self._allows = allows
-        self._resolver = resolver
 
-    async def __aenter__(self) -> "Poster":
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=self._connections,
-                resolver=self._resolver or Names(self._connections),
-                use_dns_cache=False,
-                socket_factory=guarded_socket(self._allows),
-            ),
-            timeout=aiohttp.ClientTimeout(total=TIME_LIMIT_S, connect=CONNECT_LIMIT_S),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            auto_decompress=False,
-            headers={"User-Agent": "smsim", "Content-Type": "application/json"},
-        )
-        return self
+    async def post(self, callback: Callback, final: FinalStatus) -> PostResult:
+        """Posts a callback once."""
+        clock = asyncio.get_running_loop().time
+        status, error, started_s = None, "", clock()
+        try:
+            status = await self._post(callback, final)
+        except aiohttp.ClientConnectorError as failed:
+            error = type(failed.os_error).__name__
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as failed:
+            # aiohttp and the codec of host names raise ValueError for some invalid URLs.
+            error = type(failed).__name__
+        return PostResult(status=status, error=error, took_s=clock() - started_s)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._session.close()
-
-    async def post(self, owed: Owed, ending: Ending) -> tuple[Answer, str]:
-        """Tries one delivery; gives what came of it, and why, in words that are fit for a log."""
-        body = body_of(owed, ending)
+    async def _post(self, callback: Callback, final: FinalStatus) -> int:
+        body = body_of(callback, final)
         headers = {
             "X-Smsim-Signature": signature(self._secret, int(time.time()), body),
-            "X-Smsim-Delivery": f"{owed.uuid}.{ending.status}",
+            "X-Smsim-Delivery": f"{callback.uuid}.{final.status}",
         }
-        try:
-            async with self._session.post(
-                owed.url, data=body, headers=headers, allow_redirects=False
-            ) as answer:
-                if answer.status == GONE:
-                    return Answer.GONE, "410"
-                if not 200 <= answer.status < 300:
-                    return Answer.FAILED, str(answer.status)
-                await _read_off(answer)
-                return Answer.DELIVERED, str(answer.status)
-        except aiohttp.ClientConnectorError as error:
-            return Answer.FAILED, type(error.os_error).__name__
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            # A ValueError is a URL or a name that aiohttp or the codec for names can't do with.
-            return Answer.FAILED, type(error).__name__
+        # aiohttp closes the connection if the response's body has not arrived with its head.
+        async with self._session.post(
+            callback.url, data=body, headers=headers, allow_redirects=False
+        ) as response:
+            return response.status
 
 
-async def _read_off(answer: aiohttp.ClientResponse) -> None:
-    """Reads a short answer to its end; a connection with a longer one, or a slow one, is closed by aiohttp."""
-    left = ANSWER_BYTES
-    try:
-        while left > 0 and (piece := await answer.content.read(left)):
-            left -= len(piece)
-    except (aiohttp.ClientError, TimeoutError):
-        return  # it was accepted, whatever it went on to say
+@asynccontextmanager
+async def guarded_session(
+    allows: Callable[[IPAddress], bool], limits: CallbackLimits, resolver: AbstractResolver | None = None
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """Opens a session that connects to addresses that `allows` accepts, without proxies or cookies."""
+    slots = limits.hosts.slots
+    connector = aiohttp.TCPConnector(
+        limit=slots,
+        resolver=resolver or ThreadResolver(slots),
+        use_dns_cache=False,
+        socket_factory=guarded_socket(allows),
+    )
+    async with aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=limits.attempt_s, connect=limits.connect_s),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        auto_decompress=False,
+        headers={"User-Agent": "smsim", "Content-Type": "application/json"},
+    ) as session:
+        yield session

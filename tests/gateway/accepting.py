@@ -23,8 +23,8 @@ from gateway.acceptance.port import (
     NewRun,
     Outbox,
 )
+from gateway.callbacks.memory import MemoryCallbacks
 from gateway.stores import GatewayStores
-from tests.gateway.calling_back import Noting
 from tests.gateway.running import Running, running
 
 T = TypeVar("T")
@@ -135,7 +135,7 @@ class Shared:
         self.now_s = 1_000.0
         self.ledger = MemoryLedger()
         self.tracker = MemoryTracker()
-        self.callbacks = Noting()
+        self.callbacks = MemoryCallbacks(clock=lambda: self.now_s)
         self.store = MemoryAcceptances(
             self.ledger, self.tracker, self.callbacks, clock=lambda: self.now_s, lease_s=10.0
         )

@@ -17,6 +17,7 @@ from common.tracking.memory import MemoryTracker
 from common.tracking.port import Tracker
 from gateway.acceptance.limits import AcceptanceLimits, RelayLimits
 from gateway.app import Gateway
+from gateway.callbacks.limits import CallbackLimits
 from gateway.callbacks.memory import MemoryCallbacks
 from gateway.limits import GatewayLimits
 from gateway.stores import GatewayStores, memory_gateway_stores
@@ -93,6 +94,7 @@ async def running(
     callbacks: MemoryCallbacks | None = None,
     acceptance_limits: AcceptanceLimits | None = None,
     relay_limits: RelayLimits | None = None,
+    callback_limits: CallbackLimits | None = None,
     provider: BulkProvider | None = None,
     sends: bool = True,
     **settings: object,
@@ -107,7 +109,9 @@ async def running(
         assert isinstance(tracker, MemoryTracker)
         stores = memory_gateway_stores(given, ledger=ledger, tracker=tracker, callbacks=callbacks)
     limits = GatewayLimits(
-        acceptance=acceptance_limits or AcceptanceLimits(), relay=relay_limits or RelayLimits()
+        acceptance=acceptance_limits or AcceptanceLimits(),
+        relay=relay_limits or RelayLimits(),
+        callbacks=callback_limits or CallbackLimits(),
     )
     gateway = Gateway(given, broker, stores, stand_in=stand_in, limits=limits)
     stop = asyncio.Event()

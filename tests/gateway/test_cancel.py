@@ -10,8 +10,9 @@ from common.errors import LedgerLost
 from common.ledger.values import Outcomes
 from common.messages import Outcome, State
 from tests.gateway.accepting import Away, world
-from tests.gateway.calling_back import ON, Odd, Receiver
+from tests.gateway.calling_back import ON, Odd
 from tests.gateway.running import NUMBER, Running, running
+from tests.receiver import Receiver
 from tests.waiting import eventually
 
 KEY = {"Idempotency-Key": "one"}
@@ -120,9 +121,9 @@ async def test_a_canceled_message_is_told_by_callback() -> None:
         _, answer = await it.gateway.post("/sms/batch", body)
         await cancel(it.gateway, f"/sms/{answer['ids'][0]}")
         broker.away = False
-        await eventually(lambda: len(receiver.told) == 2)
-        assert receiver.statuses() == {answer["ids"][0]: "canceled", answer["ids"][1]: "failed"}
-        told = next(said for said in receiver.told if said["status"] == "canceled")
+        await eventually(lambda: len(receiver.requests) == 2)
+        assert receiver.statuses == {answer["ids"][0]: "canceled", answer["ids"][1]: "failed"}
+        told = next(it.body for it in receiver.requests if it.body["status"] == "canceled")
         assert (told["attempts"], bool(told["at"])) == (0, True)
 
 

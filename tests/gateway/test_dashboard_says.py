@@ -6,7 +6,7 @@ from playwright.async_api import Browser, expect
 from common.messages import MAX_BATCH_MESSAGES, MAX_TEXT_CHARS
 from gateway.api.schemas import LONGEST_NUMBER
 from gateway.api.simulated import MAX_RUN_MESSAGES
-from gateway.callbacks.address import LONGEST_URL
+from gateway.callbacks.address import MAX_URL_LENGTH
 from tests.gateway.browser import PHONE, Cut, visiting
 from tests.gateway.running import KEY, NUMBER, running
 
@@ -90,7 +90,7 @@ async def test_forms_know_their_limits(browser: Browser) -> None:
             ("#simulate-batch_size", "max", MAX_BATCH_MESSAGES),
             ("#send-text", "data-longest", MAX_TEXT_CHARS),
             ("#send-number", "data-longest", LONGEST_NUMBER),
-            ("#send-callback_url", "data-longest", LONGEST_URL),
+            ("#send-callback_url", "data-longest", MAX_URL_LENGTH),
         ]
         for field, attribute, limit in limits:
             await expect(visit.one(field)).to_have_attribute(attribute, str(limit))

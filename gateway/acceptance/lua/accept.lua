@@ -1,7 +1,7 @@
--- accept(run, group): gives the group its seqs, keeps its records, binds its keys and owes its callbacks.
+-- accept(run, group): gives the group its seqs, keeps its records, binds its keys and registers its callbacks.
 -- KEYS: 1 sms:stats, 2 the run's hash, 3 the run's outbox, 4 sms:outbox, 5 the leases, 6 sms:callbacks
 -- ARGV: 1 run, 2 fencing token, 3 number of the call, 4 relayed, 5 us that a lease lasts, 6 seconds that a message is
---       kept, 7 most messages, 8 most bytes, 9 seconds that a key is kept, 10 us until the first look at a callback,
+--       kept, 7 most messages, 8 most bytes, 9 seconds that a key is kept, 10 us until a callback is first checked,
 --       11 ms that a callback lives, 12 messages a piece, 13 number n of records, then n records; then for each that has
 --       a key or a callback five: its position from 0, the key or '', the fingerprint, the number, the URL or ''
 -- Returns {}: the lease is another's, or the run is closed or gone; else {first seq, then for each that was not accepted
@@ -36,7 +36,7 @@ for k = 0, n - 1 do
     for _, said in ipairs({k, why, id or ''}) do answer[#answer + 1] = said end
   else
     redis.call('RPUSH', MESSAGE_KEY .. uuid, ARGV[14 + k])
-    if a and ARGV[a + 4] ~= '' then owe(KEYS[6], uuid, ARGV[a + 3], ARGV[a + 4], ARGV[10], ARGV[11]) end
+    if a and ARGV[a + 4] ~= '' then register_callback(KEYS[6], uuid, ARGV[a + 3], ARGV[a + 4], ARGV[10], ARGV[11]) end
     seq, bytes = seq + 1, bytes + #ARGV[14 + k] + RECORD_BYTES
   end
 end

@@ -2,7 +2,7 @@
 -- KEYS: 1 sms:stats, 2 the run's hash, 3 sms:runs, 4 the run's outbox, 5 sms:outbox, 6 the leases, 7 sms:callbacks,
 --       8 the run's texts, 9 the idempotency key
 -- ARGV: 1 run, 2 recipe, 3 holder, 4 lane, 5 '1' if tracked, 6 messages, 7 fingerprint or '' for no key, 8 us that a lease
---       lasts, 9 most messages, 10 most bytes, 11 seconds that a key is kept, 12 us until the first look at a callback,
+--       lasts, 9 most messages, 10 most bytes, 11 seconds that a key is kept, 12 us until a callback is first checked,
 --       13 ms that a callback lives, 14 messages a piece, 15 chunks of texts, 16 number n of what follows; then n records if
 --       it is tracked, else n chunks of its texts as (chunk, texts) in turn, none where they are staged;
 --       then for each with a callback three: its seq, number, URL
@@ -36,7 +36,7 @@ else
 end
 if ARGV[7] ~= '' then bind(KEYS[9], ARGV[7], run, ARGV[11]) end
 for a = 17 + n, #ARGV, 3 do
-  owe(KEYS[7], string.format('%s.%d', run, ARGV[a]), ARGV[a + 1], ARGV[a + 2], ARGV[12], ARGV[13])
+  register_callback(KEYS[7], string.format('%s.%d', run, ARGV[a]), ARGV[a + 1], ARGV[a + 2], ARGV[12], ARGV[13])
 end
 enter_run(KEYS[1], KEYS[2], KEYS[3], run)
 redis.call('HSET', KEYS[2], 'recipe', ARGV[2], 'total', messages, 'producer', ARGV[3], 'producer_seen_us', now_us(),

@@ -72,11 +72,11 @@ local function bind(key, fingerprint, id, kept_s)
   return 'conflict', ''
 end
 
--- Owes a callback, as gateway/callbacks/lua/owe.lua does.
-local function owe(callbacks_key, uuid, number, url, first_look_us, lives_ms)
+-- Registers a callback; gateway/callbacks/lua has the scripts that lease and reschedule it.
+local function register_callback(callbacks_key, uuid, number, url, first_check_us, lives_ms)
   local now = now_us()
   local key = CALLBACK_KEY .. uuid
-  redis.call('HSET', key, 'number', number, 'url', url, 'owed_us', now, 'tries', 0)
+  redis.call('HSET', key, 'number', number, 'url', url, 'registered_us', now, 'failures', 0)
   redis.call('PEXPIRE', key, lives_ms)
-  redis.call('ZADD', callbacks_key, string.format('%.0f', now + first_look_us), uuid)
+  redis.call('ZADD', callbacks_key, string.format('%.0f', now + first_check_us), uuid)
 end

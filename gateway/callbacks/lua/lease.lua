@@ -1,0 +1,22 @@
+-- lease(token, lease_us, uuids): leases callbacks. A repeated call with the same token gives the same answer.
+-- KEYS: 1 the schedule, then the hash of each callback
+-- ARGV: 1 token, 2 length of the lease in us, then the message ids
+-- Returns for each: number, URL, age in us, failures, final status; or {} if it is unknown or leased to another.
+local t = redis.call('TIME')
+local now = t[1] * 1000000 + t[2]
+local until_us = string.format('%.0f', now + ARGV[2])
+local answers = {}
+for k = 2, #KEYS do
+  local c = redis.call('HMGET', KEYS[k], 'number', 'url', 'registered_us', 'failures', 'final', 'lease',
+    'lease_until_us')
+  local answer = {}
+  if not c[1] then
+    redis.call('ZREM', KEYS[1], ARGV[k + 1])
+  elseif tonumber(c[7] or 0) <= now or c[6] == ARGV[1] then
+    redis.call('HSET', KEYS[k], 'lease', ARGV[1], 'lease_until_us', until_us)
+    redis.call('ZADD', KEYS[1], until_us, ARGV[k + 1])
+    answer = {c[1], c[2], string.format('%.0f', now - c[3]), c[4], c[5] or ''}
+  end
+  answers[k - 1] = answer
+end
+return answers

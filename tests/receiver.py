@@ -1,0 +1,123 @@
+"""A receiver of callbacks, which checks their signatures."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+SECRET = "a secret of the operator's"
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass
+class Request:
+    """A request that a receiver got.
+
+    Attributes:
+        path: Path and query.
+        headers: The headers.
+        raw: The body.
+    """
+
+    path: str
+    headers: dict[str, str]
+    raw: bytes
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The body's JSON."""
+        body: dict[str, Any] = json.loads(self.raw)
+        return body
+
+    @property
+    def delivery(self) -> str:
+        """The id of the delivery."""
+        return self.headers["X-Smsim-Delivery"]
+
+    @property
+    def signed_s(self) -> int:
+        """When it was signed; -1 if the signature is wrong. As docs/callbacks.md describes it."""
+        at, _, signature = self.headers["X-Smsim-Signature"].removeprefix("t=").partition(",v1=")
+        expected = hmac.new(SECRET.encode(), at.encode() + b"." + self.raw, hashlib.sha256).hexdigest()
+        return int(at) if signature == expected else -1
+
+
+@dataclass
+class Receiver:
+    """Listens on this machine and notes requests.
+
+    Attributes:
+        status: The status of its responses.
+        headers: Their headers.
+        handler: Responds in place of these, if there is one.
+        requests: The requests so far.
+        in_progress: Requests without a response.
+        max_in_progress: The most of them so far.
+        url: Its URL.
+    """
+
+    status: int = 204
+    headers: dict[str, str] = field(default_factory=dict)
+    handler: Handler | None = None
+    requests: list[Request] = field(default_factory=list)
+    in_progress: int = 0
+    max_in_progress: int = 0
+    url: str = ""
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Responds to a request; with 400 to a wrong signature."""
+        got = Request(request.path_qs, dict(request.headers), await request.read())
+        if got.signed_s < 0:
+            return web.Response(status=400)
+        self.requests.append(got)
+        self.in_progress += 1
+        self.max_in_progress = max(self.max_in_progress, self.in_progress)
+        try:
+            if self.handler is not None:
+                return await self.handler(request)
+            return web.Response(status=self.status, headers=self.headers)
+        finally:
+            self.in_progress -= 1
+
+    @property
+    def statuses(self) -> dict[str, str]:
+        """The status of each message, by its id."""
+        return {request.body["uuid"]: request.body["status"] for request in self.requests}
+
+    @property
+    def uuids(self) -> list[str]:
+        """The message ids, sorted; one for each request."""
+        return sorted(request.body["uuid"] for request in self.requests)
+
+    @property
+    def port(self) -> str:
+        """The port of its URL."""
+        return self.url.split(":")[2].partition("/")[0]
+
+    @asynccontextmanager
+    async def listening(self, host: str = "127.0.0.1") -> AsyncIterator["Receiver"]:
+        """Listens within the context."""
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self.handle)
+        runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
+        await runner.setup()
+        await (site := web.TCPSite(runner, host, 0)).start()
+        assert site._server is not None
+        port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        self.url = f"http://{host}:{port}/hook?key=k1"
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+
+async def hang(_: web.Request) -> web.StreamResponse:
+    """A handler that never responds."""
+    await asyncio.Event().wait()
+    return web.Response()
