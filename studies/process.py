@@ -25,7 +25,7 @@ class StudyFailed(SmsimError):
     """A figure cannot be measured, or would be worthless: a process failed, or a run does not add up.
 
     Attributes:
-        output: The end of what a failed process printed, for the person at the terminal.
+        output: The end of the output of a failed process, for the person at the terminal.
     """
 
     def __init__(self, reason: str, output: str = "") -> None:

@@ -45,7 +45,7 @@ def names(text: str) -> tuple[str, ...]:
 
 async def _measure(args: argparse.Namespace) -> BenchRecord:
     async with Session.open(peer for peer in PEERS if peer.name in args.only) as session:
-        # First all with one message per AMQP message, as the peers do; then what only ours does.
+        # First all with one message per AMQP message, as the peers do; then the works of ours alone.
         scenarios = [
             *of_ours(session.ours, 1, args.scale),
             *session.of_peers(args.scale),

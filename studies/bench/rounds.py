@@ -62,7 +62,7 @@ class Rounds:
             self._measured += measured
 
     def fail(self, who: str, error: Exception) -> None:
-        """Leaves a peer out. One line of the reason is recorded; the whole of it is printed on stderr."""
+        """Leaves a peer out. One line of the reason is recorded; all of the reason is printed on stderr."""
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         self.failures[who] = without_paths(lines[0] if len(lines) == 1 else f"{lines[0]} … {lines[-1]}")
         _print(f"{who} failed, and is left out: {error}\n{getattr(error, 'output', '')}".rstrip())

@@ -1,4 +1,4 @@
-"""One session of measurements: its servers, the peers that are available, and the record of all of it."""
+"""One session of measurements: its servers, the peers that are available, and the record."""
 
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Sequence

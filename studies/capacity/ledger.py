@@ -69,7 +69,7 @@ async def _settled_run(ledger: RedisLedger, messages: int, block: int = 10_000) 
 
 
 async def _snapshot_us(ledger: RedisLedger, client: Redis, snapshots: int = 1_000) -> tuple[int, int]:
-    """CPU time of what a monitor does at each interval, in microseconds: its own, and that of Redis."""
+    """CPU time of a monitor and of Redis for one interval of the monitor, in microseconds."""
     redis_before, ours_before = await _redis_cpu_s(client), time.process_time()
     for _ in range(snapshots):
         json.dumps(statistics(await ledger.snapshot(RUN)).as_json())

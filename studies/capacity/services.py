@@ -17,7 +17,7 @@ class SenderFigure(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         slots, batch_size: Its slots, and messages a batch.
         most_in_flight: The most messages that the ledger counted as sending.
-        idle_mb, peak_mb: Its memory with nothing to do, and the most of it.
+        idle_mb, peak_mb: Its memory with nothing to do, and its peak.
         bytes_per_message: The memory of a message in flight.
     """
 
@@ -58,7 +58,7 @@ async def measure_sender(servers: Servers, slots: int) -> SenderFigure:
 
 
 async def measure_producer(servers: Servers, messages: int, batch_size: int = 512) -> ProducerFigure:
-    """A producer beside a sender that settles what it publishes, without a send time."""
+    """A producer beside a sender that settles its messages without a send time."""
     seen = await _measure(servers, messages, batch_size, slots=20_000, mean_s=0.0)
     peak_mb = round(seen.meter.peak_mb()["producer"], 1)
     return ProducerFigure(messages=messages, batch_size=batch_size, peak_mb=peak_mb)

@@ -36,7 +36,7 @@ class VolumesRecord(Record, frozen=True, kw_only=True):
 
     Attributes:
         settings: The settings of the services.
-        runs: The runs, with what each service used.
+        runs: The runs, with the share of each service.
     """
 
     settings: dict[str, str]

@@ -25,11 +25,9 @@ class Sends(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
 
     @property
-    def summary(self) -> str:
-        """The parameters for people."""
-        return (
-            f"sends of {self.mean_s:g} s ± {self.stddev_s:g} s, of which {100 * self.failure_rate:g} % fail."
-        )
+    def load(self) -> str:
+        """The other parameters, for people."""
+        raise NotImplementedError
 
 
 class Parameters(Sends, frozen=True, kw_only=True):
@@ -47,9 +45,8 @@ class Parameters(Sends, frozen=True, kw_only=True):
         return 1 / self.mean_s if self.mean_s else None
 
     @property
-    def summary(self) -> str:
-        """The parameters for people."""
-        return f"{self.messages_per_sender} messages a sender; {super().summary}"
+    def load(self) -> str:
+        return f"{self.messages_per_sender} messages a sender"
 
 
 class LoadParameters(Sends, frozen=True, kw_only=True):
@@ -66,9 +63,8 @@ class LoadParameters(Sends, frozen=True, kw_only=True):
     queue_type: str
 
     @property
-    def summary(self) -> str:
-        """The parameters for people."""
-        return f"{self.slots:,} slots a sender, {self.queue_type} queues; {super().summary}"
+    def load(self) -> str:
+        return f"{self.slots:,} slots a sender, {self.queue_type} queues"
 
 
 class Task(msgspec.Struct, frozen=True):

@@ -37,20 +37,24 @@ class Sweep(Record, Generic[P, R], frozen=True, kw_only=True):
     @property
     def conditions(self) -> str:
         """When, where and with what it was measured, in sentences."""
-        dates = dict.fromkeys([self.measured_at, self.measured_until])
-        measured = record.conditions(" to ".join(dates), self.machine, self.versions)
-        return f"{measured} {self.parameters.summary}"
+        dates, sends = dict.fromkeys([self.measured_at, self.measured_until]), self.parameters
+        return (
+            f"{record.conditions(' to '.join(dates), self.machine, self.versions)} {sends.load}; sends of"
+            f" {sends.mean_s:g} s ± {sends.stddev_s:g} s, of which {100 * sends.failure_rate:g} % fail."
+        )
 
-    def differences(self, other: "Sweep[P, R]") -> list[str]:
-        """The conditions that differ from those of another sweep."""
+    def check_same(self, there: "Sweep[P, R]", file: Path) -> None:
+        """Raises UsageError if another sweep, in a file, was measured under other conditions."""
         ours: dict[str, Any] = msgspec.to_builtins(self)
-        theirs: dict[str, Any] = msgspec.to_builtins(other)
-        found: list[str] = []
+        theirs: dict[str, Any] = msgspec.to_builtins(there)
         for part in ("parameters", "machine", "versions"):
-            now, then = ours[part], theirs[part]
-            names = (name for name in sorted({*now, *then}) if now.get(name) != then.get(name))
-            found += [f"{name} {then.get(name)}, not {now.get(name)}" for name in names]
-        return found
+            for name in sorted({*ours[part], *theirs[part]}):
+                now, then = ours[part].get(name), theirs[part].get(name)
+                if now != then:
+                    raise UsageError(
+                        f"{file} was measured with {name} {then}, not {now}: choose another --out, or start over"
+                        " by --fresh"
+                    )
 
 
 EmbeddedSweep = Sweep[Parameters, Point]
@@ -103,7 +107,9 @@ class Records(Generic[P, R]):
         except OSError as error:
             raise UsageError(f"{folder}: {error.strerror}: choose another --out") from None
         if self._file.exists():
-            self.sweep = self._continued(record.read(self._file, kind))
+            there = record.read(self._file, kind)
+            self.sweep.check_same(there, self._file)
+            self.sweep = there
 
     @property
     def measured(self) -> set[str]:
@@ -123,13 +129,6 @@ class Records(Generic[P, R]):
         )
         record.write(self._file, self.sweep)
         record.write_csv(self.csv, [_rounded(one.columns()) for one in self.sweep.points])
-
-    def _continued(self, there: Sweep[P, R]) -> Sweep[P, R]:
-        for difference in self.sweep.differences(there):
-            raise UsageError(
-                f"{self._file} was measured with {difference}: choose another --out, or start over by --fresh"
-            )
-        return there
 
 
 def _rounded(columns: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`smsim stats`: samples services while a command runs, and draws what they used."""
+"""`smsim stats`: samples services while a command runs, and draws their CPU time and memory."""
 
 import argparse
 import contextlib

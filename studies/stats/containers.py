@@ -107,7 +107,7 @@ class _Container:
             self.memory_bytes = None
             return
         cpu_ns = int(stats["cpu_stats"]["cpu_usage"]["total_usage"])
-        if cpu_ns < self._cpu_ns:  # it was restarted, and counts anew
+        if cpu_ns < self._cpu_ns:  # it was restarted, and counts from 0
             self._cpu_ns_before += self._cpu_ns
         self._cpu_ns = cpu_ns
         # As `docker stats` does: without the cache that the kernel can drop, under its name in cgroups v2 or v1.

@@ -14,7 +14,7 @@ from studies.stats.study import Run
 
 
 class RunSummary(msgspec.Struct, frozen=True):
-    """A run, with what each service used.
+    """A run, with the share of each service.
 
     Attributes:
         volume, elapsed_s, exit_code: As in `Run`.

@@ -16,7 +16,7 @@ class Watched(Protocol):
     """Services to sample, each under a name; those of one name count as one service."""
 
     async def sample(self) -> Mapping[str, Usage]:
-        """The present usage. A service is missing once nothing of it is left. Raises Unavailable."""
+        """The present usage. A service is missing once all its processes have ended. Raises Unavailable."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 from studies.bench.peers.port import Peer
 
 C_CLIENT, PLAIN_PIKA = "C client", "plain pika"
-# As https://www.cloudamqp.com/docs/celery.html advises: a single worker has nobody to talk to. With gossip or heartbeat
-# on, moreover, the loop of 5.7 under gevent waits 0.1 s for events after each message (seen: 10 messages/s).
+# As https://www.cloudamqp.com/docs/celery.html advises, since a single worker has no other to talk to. With gossip or
+# heartbeat, moreover, the loop of 5.7 under gevent waits 0.1 s for events after each message (seen: 10 messages/s).
 CELERY = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING")
 # Its worker declares these as soon as it sees a quorum queue, for delayed tasks.
 CELERY_DELAYS = tuple(f"celery_delayed_{power}" for power in range(28))

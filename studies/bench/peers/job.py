@@ -47,7 +47,7 @@ def windows(count: int) -> Iterator[list[Message]]:
 
 
 def send(message: Message) -> int:
-    """The work on a message, which looks at all of it. Returns how long that took, in µs."""
+    """The work on a message: checks all its fields. Returns how long that took, in µs."""
     began_ns = time.perf_counter_ns()
     if not (message["id"] and message["number"].startswith("+") and len(message["text"]) == TEXT_CHARACTERS):
         raise ValueError("not a message of this benchmark")
@@ -108,7 +108,7 @@ def run(publish: Callable[[int], None], work: Callable[[list[str]], None]) -> No
 
 
 def in_one(work: Callable[[], None]) -> None:
-    """Runs some work in a process of its own, so that nothing of it is left in this one."""
+    """Runs some work in a process of its own, so that it leaves nothing behind in this one."""
     child = multiprocessing.get_context("fork").Process(target=work)
     child.start()
     child.join()

@@ -82,7 +82,7 @@ class PeerBench(Bench):
         return self.servers.waiting(self._queue)
 
     async def stop(self, worker: Process) -> None:
-        """Its exit code is its own affair."""
+        """Its exit code does not matter."""
         await asyncio.sleep(0.3)  # after its last count a worker may still have to ack
         worker.stop()
         await worker.ended(deadline_s=15.0)

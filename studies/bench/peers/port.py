@@ -17,10 +17,18 @@ def counters_key(queue: str) -> str:
 
 @dataclass(frozen=True)
 class Peer:
-    """Data of one peer.
+    """One peer.
 
-    `messages` are so many that a measurement takes some seconds; `consumers` is how many its worker opens on the
-    queue, which is how one sees that it is ready; `queues` are all that it declares, with {} for the queue's name.
+    Attributes:
+        name, module: Its name, and its module in this package.
+        messages: How many messages it is measured with: some seconds' worth.
+        publishes, works, docs: Its setup for the table, and the pages that advise it.
+        packages: The packages that it needs.
+        worker: The arguments of its worker; `{count}` stands for the number of messages.
+        consumers: How many consumers its worker opens. It is ready when all of them are on the queue.
+        queues: All queues that it declares; `{}` stands for the queue's name.
+        environment: Environment variables of its processes.
+        counts: Whether it keeps counters in Redis.
     """
 
     name: str
