@@ -167,6 +167,8 @@ class Connection(asyncio.Protocol):
 
     def check(self, now_s: float) -> None:
         """Ends what takes too long. Called each second or so."""
+        if self._transport.is_closing():
+            return
         if self._stalls(now_s):
             self._door.count("answer not read")
             self.cut_off()

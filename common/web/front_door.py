@@ -22,6 +22,9 @@ from common.web.limits import Limits
 
 log = logging.getLogger(__name__)
 
+# Connections that are checked before other tasks have a turn.
+CHECKS_A_TURN = 500
+
 
 class FrontDoor:
     """Admits connections and watches them while it is `open`; `protocol` is for uvicorn's `Config(http=...)`.
@@ -87,7 +90,7 @@ class FrontDoor:
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Watches the connections until left."""
-        self._look()
+        self._tell_time()
         watching = asyncio.create_task(self._watch())
         try:
             yield
@@ -107,15 +110,20 @@ class FrontDoor:
         newcomer.cut_off()
 
     async def _watch(self) -> None:
+        clock = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(self.limits.sweep_s)
-            self._look()
+            self._tell_time()
+            for number, connection in enumerate(list(self._connections)):
+                connection.check(clock())
+                if number % CHECKS_A_TURN == 0:
+                    await asyncio.sleep(0)
+            self._report(clock())
 
-    def _look(self) -> None:
+    def _tell_time(self) -> None:
         self.date_line = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()
-        now_s = asyncio.get_running_loop().time()
-        for connection in list(self._connections):
-            connection.check(now_s)
+
+    def _report(self, now_s: float) -> None:
         if self._counts and now_s - self._reported_s >= self.limits.report_s:
             log.warning("clients_refused", extra={"counts": dict(self._counts)})
             self._counts.clear()

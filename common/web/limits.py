@@ -52,6 +52,6 @@ class Limits:
     linger_bytes: int = 64 * 1024 * 1024
     send_buffer_bytes: int = 256 * 1024
     websocket_message_bytes: int = 4_096
-    websocket_bytes_per_s: int = 16 * 1024
+    websocket_bytes_per_s: int = 1_024
     websocket_ping_s: float = 20.0
     backlog: int = 4_096

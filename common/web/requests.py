@@ -50,11 +50,6 @@ class Head:
         """Whether a body follows."""
         return self.length != 0
 
-    @property
-    def asks_for_websocket(self) -> bool:
-        """Whether it opens a WebSocket."""
-        return self.upgrade and self.fields.get(b"upgrade", b"").lower() == b"websocket"
-
 
 class RequestParser:
     """Parses the requests of one connection: `read_head`, then `read_body` until that says that the body has ended."""

@@ -21,7 +21,7 @@ from common.messages import Message, Outcome
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Status, Step
 from common.web.guard import Guard
-from common.web.keys.authenticator import Authenticator
+from common.web.keys.authenticator import Authenticator, KeyTiming
 from common.web.keys.memory import MemoryApiKeys
 from common.web.keys.port import new_key
 from common.web.limits import Limits
@@ -90,12 +90,13 @@ async def streaming(
     required: bool = False,
     origins: frozenset[str] = frozenset(),
     limits: Limits | None = None,
+    keys: KeyTiming | None = None,
     **live: Any,
 ) -> AsyncIterator[Streaming]:
     """Serves until left. `live` are those of `LiveLimits`; statistics come often, so that no test takes long."""
     ledger, broker, tracker = ledger or MemoryLedger(), broker or MemoryBroker(), MemoryTracker()
-    keys = MemoryApiKeys()
-    authenticator = Authenticator(keys, required, None)
+    api_keys = MemoryApiKeys()
+    authenticator = Authenticator(api_keys, required, None, timing=keys)
     hub = Broadcaster(ledger, broker, tracker, LiveLimits(**{"poll_s": 0.05, **live}))
     events = Events(hub, authenticator)
     operations = [*events.operations(), *Runs(hub.poller).operations()]
@@ -108,7 +109,7 @@ async def streaming(
             )
             server.push_async_callback(hub.close)
             async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
-                yield Streaming(hub, port, ledger, tracker, keys, http, server)
+                yield Streaming(hub, port, ledger, tracker, api_keys, http, server)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

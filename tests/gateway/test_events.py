@@ -22,6 +22,7 @@ from common.ledger.values import Snapshot
 from common.redis import CONNECTIONS, connect_redis
 from common.settings import Settings
 from common.tracking.port import Status
+from common.web.keys.authenticator import KeyTiming
 from common.web.limits import Limits
 from common.web.operations import Scope
 from gateway.live.limits import LiveLimits
@@ -226,11 +227,9 @@ async def test_a_key_that_may_read_is_needed() -> None:
             await browser.hears(lambda e: e["type"] == "statistics")
 
 
-async def test_a_revoked_key_ends_its_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_revoked_key_ends_its_streams() -> None:
     """A stream does not outlive its key: it is closed with 1008, or its last event says why."""
-    monkeypatch.setattr("common.web.keys.authenticator.KEPT_S", 0.03)
-    monkeypatch.setattr("common.web.keys.authenticator.AGAIN_S", 0.03)
-    async with streaming(required=True, recheck_s=0.05) as it:
+    async with streaming(required=True, keys=KeyTiming(kept_s=0.03, again_s=0.03), recheck_s=0.05) as it:
         headers = {"X-API-Key": await created(it, Scope.READ)}
         async with (
             connect(it.address, additional_headers=headers) as one,
@@ -421,3 +420,23 @@ async def test_shutdown_ends_all_streams_at_once() -> None:
         await stopping
         assert it.hub.subscribers == 0
         assert slow.fileno() >= 0
+
+
+async def test_pings_are_answered_at_a_bounded_rate() -> None:
+    """A client that sends nothing but pings holds up nobody: what is over the limit is not read."""
+    ping, pong = b"\x89\x80\x00\x00\x00\x00", b"\x8a\x00"
+    limits = Limits(websocket_bytes_per_s=60, sweep_s=600.0)
+    async with streaming(limits=limits, poll_s=600.0) as it, client(it) as good:
+        reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
+        writer.write(WEBSOCKET)
+        await reader.readuntil(b"\r\n\r\n")
+        await it.listeners(2)
+        writer.write(ping * 100_000)
+        async with asyncio.timeout(60):
+            assert await reader.readuntil(pong * 10)
+        it.tell(1)
+        await good.hears(lambda e: e.get("uuid") == "a.1")
+        async with asyncio.timeout(60):
+            event = await reader.read(1000)
+        assert pong not in event
+        writer.transport.abort()

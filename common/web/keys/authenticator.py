@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from starlette.requests import HTTPConnection
@@ -13,10 +14,6 @@ from common.web.keys.port import ALL_SCOPES, ApiKey, ApiKeys, Caller, digest_of,
 from common.web.operations import Scope
 from common.web.problems import Problem
 
-# The keys are cached for this long. A revoked key is valid until then, and for the duration of one read: less than 5 s.
-KEPT_S = 4.0
-# For an unknown key they are read again, no more often than this.
-AGAIN_S = 1.0
 SHORTEST_FIXED_KEY = 16
 MOST_RECOGNISED = 1_000
 SUBPROTOCOL = "key."
@@ -28,6 +25,19 @@ _NOBODY = digest_of("")  # no secret is empty
 
 # The header fields that may hold a key, as they were sent: Authorization and X-API-Key.
 _SentKey = tuple[bytes | None, bytes | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyTiming:
+    """How long keys are cached.
+
+    Attributes:
+        kept_s: A revoked key is valid for this long, and for the duration of one read: less than 5 s.
+        again_s: For an unknown key the keys are read again, no more often than this.
+    """
+
+    kept_s: float = 4.0
+    again_s: float = 1.0
 
 
 class _Recognised(NamedTuple):
@@ -55,6 +65,7 @@ class Authenticator:
         required: bool,
         fixed_key: str | None,
         clock: Callable[[], float] = time.monotonic,
+        timing: KeyTiming | None = None,
     ) -> None:
         if fixed_key is not None and not _is_fit(fixed_key):
             raise UsageError(
@@ -65,6 +76,7 @@ class Authenticator:
         self._required = required
         self._fixed = None if fixed_key is None else digest_of(fixed_key)
         self._clock = clock
+        self._timing = timing or KeyTiming()
         self._held: dict[str, tuple[ApiKey, Caller]] = {}
         self._held_at = float("-inf")
         self._recognised: dict[_SentKey, _Recognised] = {}
@@ -101,7 +113,7 @@ class Authenticator:
         """So that `recognise` knows the caller for as long as the keys are held."""
         if len(self._recognised) >= MOST_RECOGNISED:
             self._recognised.clear()
-        until_s = float("inf") if caller is _SETTINGS else self._held_at + KEPT_S
+        until_s = float("inf") if caller is _SETTINGS else self._held_at + self._timing.kept_s
         sent = (fields.get(b"authorization"), fields.get(b"x-api-key"))
         if sent != (None, None):
             self._recognised[sent] = _Recognised(caller, until_s)
@@ -113,9 +125,9 @@ class Authenticator:
         if parts is None:
             return None
         key_id, secret = parts
-        await self._hold(KEPT_S)
+        await self._hold(self._timing.kept_s)
         if key_id not in self._held:
-            await self._hold(AGAIN_S)  # the key may be new
+            await self._hold(self._timing.again_s)  # the key may be new
         key, caller = self._held.get(key_id, (None, None))
         # Compared for an unknown id as well, so that the duration reveals nothing.
         right = hmac.compare_digest(digest_of(secret), _NOBODY if key is None else key.digest)
