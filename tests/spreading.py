@@ -1,4 +1,4 @@
-"""How pytest-xdist spreads the tests over its workers, each of which has servers of its own."""
+"""How pytest-xdist spreads the tests over its workers. Each worker has its own servers."""
 
 import os
 
@@ -6,19 +6,21 @@ import pytest
 
 # Tests wait more than they compute, so that a core serves several workers.
 WORKERS_PER_CORE = 2
-# What takes longest begins first, so that no worker is left with it at the end.
+# Each worker may start a RabbitMQ, a Redis and a Chromium: about 700 MB.
+MOST_WORKERS = 8
+# The longest tests begin first, so that no worker is left with one at the end.
 FIRST = ("chaos", "soak", "fuzz", "e2e", "model")
-# The tests of a module that share one of these stay on one worker, for it is costly to make.
+# Expensive fixtures: the tests of a module that use one of them stay on one worker.
 SHARED = {"browser", "mortal_servers"}
 
 
 def workers() -> int:
-    """What `-n auto` means."""
-    return WORKERS_PER_CORE * (os.cpu_count() or 1)
+    """The number of workers of `-n auto`."""
+    return min(MOST_WORKERS, WORKERS_PER_CORE * (os.cpu_count() or 1))
 
 
 def spread(items: list[pytest.Item]) -> None:
-    """Sorts the tests, and groups those that are to stay together."""
+    """Sorts the tests and groups those that must stay on one worker."""
     items.sort(key=_rank)
     for item in items:
         if SHARED.intersection(getattr(item, "fixturenames", ())):
