@@ -45,6 +45,7 @@ from tests.contract.acceptance_benches import (
     memory_acceptances,
     redis_acceptances,
 )
+from tests.examples import examples
 from tests.servers import RedisServer
 
 T = TypeVar("T")
@@ -418,7 +419,8 @@ def test_acceptance_in_memory_is_what_the_model_says(loop: asyncio.AbstractEvent
     """Any sequence of calls, crashes and takeovers leaves the same answers, outboxes and counters."""
     AcceptanceMachine.loop, AcceptanceMachine.redis_server = loop, None
     run_state_machine_as_test(
-        AcceptanceMachine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None)
+        AcceptanceMachine,
+        settings=settings(max_examples=examples(30, 150), stateful_step_count=40, deadline=None),
     )
 
 
@@ -429,5 +431,6 @@ def test_acceptance_in_redis_is_what_the_model_says(
     """The same, through the Lua scripts of a real Redis."""
     AcceptanceMachine.loop, AcceptanceMachine.redis_server = loop, redis_server
     run_state_machine_as_test(
-        AcceptanceMachine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
+        AcceptanceMachine,
+        settings=settings(max_examples=examples(15, 60), stateful_step_count=40, deadline=None),
     )
