@@ -1,4 +1,4 @@
-"""The histogram of processing times: 16 buckets to each doubling, so a percentile is right within 2.2 %."""
+"""Histograms of send times: 16 buckets for each doubling, so that a percentile is accurate within 2.2 %."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ def histogram(times_us: NDArray[np.int64]) -> dict[int, int]:
 
 
 def percentile_s(latency: dict[int, int], q: float) -> float | None:
-    """The time in seconds that a share `q` of all stays below (nearest rank, the bucket's middle); None if empty."""
+    """The quantile `q` in seconds (nearest rank, the middle of the bucket); None if the histogram is empty."""
     total = sum(latency.values())
     if total == 0:
         return None

@@ -42,7 +42,7 @@ class MemoryLedger:
         self.begin_now(run, recipe, total, producer)
 
     def begin_now(self, run: str, recipe: str, total: int, producer: str) -> None:
-        """`begin`, in one step with what its caller does before and after; so are the others of this form."""
+        """`begin` as a plain function: a caller can change several stores in one step. Others have one, too."""
         known = self._runs.get(run)
         if known is not None and known.producer != producer:
             raise refusals.run_exists(run)
@@ -193,7 +193,7 @@ class MemoryLedger:
             return
         known.hold(int(outcomes.seqs.max(initial=0)))
         states = known.states[outcomes.seqs]
-        # A retry of what is queued already changes nothing, so that a repeated call counts it once.
+        # To retry a message that is queued already changes nothing, so a repeated call counts it once.
         moves = (states < State.SENT) & (states != outcomes.outcomes)
         moved = outcomes.where(moves)
         self._publish_unannounced(known, moved.seqs)
@@ -201,27 +201,18 @@ class MemoryLedger:
         from_sending = int(np.count_nonzero(states[moves] == State.SENDING))
         sent, failed, retried = moved.counts()
         final = moved.times_us[moved.outcomes >= State.SENT]
-        time_us, now = int(final.sum()), self._now_us()
         change = Tally(
             sending=-from_sending,
             sent=sent,
             failed=failed,
             retried=retried,
             ambiguous=moved.ambiguous_count(again),
-            total_time_us=time_us,
+            total_time_us=int(final.sum()),
         )
         self._count(known, change)
-        self._note_settled(known, histogram(final), now)
+        self._note_settled(known, histogram(final), self._now_us())
         if sender:
-            status, seen = self._senders.get(sender, (SenderStatus(), now))
-            status = replace(
-                status,
-                sent=status.sent + sent,
-                failed=status.failed + failed,
-                retried=status.retried + retried,
-                total_time_us=status.total_time_us + time_us,
-            )
-            self._senders[sender] = (status, seen)
+            self._count_for_sender(sender, change)
 
     async def release(self, run: str, seqs: Seqs, again: bool = False) -> None:
         known = self._runs.get(run)
@@ -259,6 +250,14 @@ class MemoryLedger:
     async def heartbeat(self, sender: str, slots: int, in_flight: int) -> None:
         status, _ = self._senders.get(sender, (SenderStatus(), 0))
         self._senders[sender] = (replace(status, slots=slots, in_flight=in_flight), self._now_us())
+
+    def _count_for_sender(self, sender: str, change: Tally) -> None:
+        status, seen_us = self._senders.get(sender, (SenderStatus(), self._now_us()))
+        counted = {
+            name: getattr(status, name) + getattr(change, name)
+            for name in ("sent", "failed", "retried", "total_time_us")
+        }
+        self._senders[sender] = replace(status, **counted), seen_us
 
     async def deregister(self, sender: str) -> None:
         self._senders.pop(sender, None)

@@ -14,7 +14,7 @@ from common.errors import Refused, Unavailable, UnknownRun
 from common.ledger.pieces import PIECE_MESSAGES
 from common.ledger.port import TIMING
 from common.ledger.redis import RedisLedger
-from common.ledger.redis.runs import NAMES_A_CALL, NAMES_ASIDE
+from common.ledger.redis.runs import LIMITS
 from common.ledger.values import Outcomes, Standing
 from common.messages import Outcome, Seqs
 from common.redis import connect_redis, retry_until_answered
@@ -407,7 +407,7 @@ async def test_the_newest_of_many_runs_cost_what_they_are_and_no_more(redis_serv
     for newest in (1, 50):
         assert await ledger.runs(newest) == names[-newest:]
         calls = await calls_of(ledger, ledger.runs(newest))
-        assert newest < calls["exists"] <= newest + 2 * NAMES_ASIDE
+        assert newest < calls["exists"] <= newest + 2 * LIMITS.expired_names
         assert calls["zrevrangebyscore"] == calls["zscan"] == 1
     await ledger.close()
 
@@ -418,7 +418,7 @@ async def test_no_call_looks_at_all_of_many_runs(redis_server: RedisServer) -> N
     names = await many_runs(ledger, 5_000)
     assert await ledger.runs() == names
     calls = await calls_of(ledger, ledger.runs())
-    assert calls["evalsha"] == calls["zscan"] >= 5_000 // (2 * NAMES_A_CALL)
+    assert calls["evalsha"] == calls["zscan"] >= 5_000 // (2 * LIMITS.names)
     await ledger.close()
 
 
@@ -443,7 +443,7 @@ async def test_names_of_expired_runs_go_by_and_by(redis_server: RedisServer, sur
     kept = names[:: 2_000 // survivors] if survivors else []
     await ledger._redis.delete(*(keys.run(name) for name in set(names) - set(kept)))
     assert await ledger.runs(3) == kept[-3:]
-    for _ in range(2 * 2_000 // NAMES_ASIDE):
+    for _ in range(2 * 2_000 // LIMITS.expired_names):
         await ledger.runs(1)
     assert await ledger._redis.zcard(keys.RUNS) == survivors
     await ledger.close()

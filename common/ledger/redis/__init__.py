@@ -1,11 +1,16 @@
 """The ledger in Redis: hashes for counters, strings of two bits a message for states, one Lua call a change."""
 
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any
+
+from redis.asyncio.client import Pipeline
 
 from common import keys
 from common.counters import TALLIED
 from common.ledger import refusals
+from common.ledger.redis.claims import RedisClaims
 from common.ledger.redis.runs import RedisRuns
+from common.ledger.redis.scripts import unix_us
 from common.ledger.redis.states import RedisStates
 from common.ledger.values import SenderStatus, Snapshot
 from common.redis import retry_until_answered
@@ -13,7 +18,7 @@ from common.redis import retry_until_answered
 _FIELDS = (*TALLIED, "total", "started_us", "last_settled_us")
 
 
-class RedisLedger(RedisRuns, RedisStates):
+class RedisLedger(RedisRuns, RedisClaims, RedisStates):
     """Runs, their messages, and the senders, in Redis.
 
     Values that must be consistent are read by one command. A transaction would do as well, but Redis refuses to begin
@@ -35,23 +40,19 @@ class RedisLedger(RedisRuns, RedisStates):
         counters_key = keys.STATS if run is None else keys.run(run)
         latency_key = keys.LATENCY if run is None else keys.latency(run)
 
-        async def read() -> list[Any]:
-            pipe = self._redis.pipeline(transaction=False)
+        def read(pipe: Pipeline) -> None:
             pipe.hgetall(counters_key)
             pipe.hgetall(latency_key)
             pipe.zrangebyscore(keys.SENDERS, "-inf", "+inf", withscores=True)
             pipe.time()
-            return await pipe.execute()
 
-        counters, latency, senders, (seconds, micros) = await retry_until_answered(read)
+        counters, latency, senders, time = await self._read(read)
         if run is not None and b"started_us" not in counters:
             raise refusals.unknown_run(run)
-        now_us = seconds * 1_000_000 + micros
-        values = {name: int(counters.get(name.encode(), 0)) for name in _FIELDS}
-        silence_us = self._timing.sender_silence_s * 1e6
+        now_us, silence_us = unix_us(time), self._timing.sender_silence_s * 1e6
         alive = [name.decode() for name, seen in senders if now_us - seen < silence_us]
         return Snapshot(
-            **values,
+            **_integers(counters, _FIELDS),
             now_us=now_us,
             latency={int(bucket): int(count) for bucket, count in latency.items()},
             senders=await self._senders(alive),
@@ -61,15 +62,18 @@ class RedisLedger(RedisRuns, RedisStates):
         await self._redis.aclose()
 
     async def _senders(self, names: list[str]) -> dict[str, SenderStatus]:
-        async def read() -> list[dict[bytes, bytes]]:
-            pipe = self._redis.pipeline(transaction=False)
+        def read(pipe: Pipeline) -> None:
             for name in names:
                 pipe.hgetall(keys.sender(name))
-            return cast(list[dict[bytes, bytes]], await pipe.execute())
 
-        hashes = await retry_until_answered(read) if names else []
-        fields = SenderStatus.__dataclass_fields__
+        hashes = await self._read(read) if names else []
+        fields = tuple(SenderStatus.__dataclass_fields__)
         return {
-            name: SenderStatus(**{f: int(values.get(f.encode(), 0)) for f in fields})
+            name: SenderStatus(**_integers(values, fields))
             for name, values in zip(names, hashes, strict=True)
         }
+
+
+def _integers(values: dict[bytes, bytes], fields: Iterable[str]) -> dict[str, Any]:
+    """Some fields of a hash, 0 where it lacks them."""
+    return {field: int(values.get(field.encode(), 0)) for field in fields}

@@ -1,32 +1,45 @@
-"""The ledger in Redis, the side of the runs: how they begin, how far they are published, and how they end."""
+"""The ledger in Redis: runs."""
 
 import secrets
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from redis.asyncio.client import Pipeline
 
 from common import keys
 from common.ledger import refusals
 from common.ledger.pieces import PIECE_MESSAGES, by_piece
-from common.ledger.redis.scripts import RedisScripts
+from common.ledger.redis.scripts import RedisScripts, unix_us
 from common.ledger.values import Publication, Resumable
 from common.messages import Seqs
 from common.redis import retry_until_answered
 
-MARKS_A_CALL = 5_000
-# Names of runs that are looked at in one call, so that no call holds Redis for long; and those among which each look at
-# the newest ones finds some that have expired, wherever they stand.
-NAMES_A_CALL = 1_000
-NAMES_ASIDE = 100
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much one call may do, so that none blocks Redis for long.
+
+    Attributes:
+        marks: Messages that are marked.
+        names: Names of runs that are checked.
+        expired_names: Names that each look at the newest runs checks besides, to remove expired ones.
+    """
+
+    marks: int = 5_000
+    names: int = 1_000
+    expired_names: int = 100
+
+
+LIMITS = Limits()
 
 
 class RedisRuns(RedisScripts):
-    """Runs, and what a producer and an operator do with them."""
+    """Runs: how they begin, how far they are published, and how they end."""
 
-    # Where the look for expired runs, some at a time, goes on.
-    _aside = 0
+    # Where the search for expired runs continues.
+    _expired_from = 0
 
     async def begin(self, run: str, recipe: str, total: int, producer: str) -> None:
         begin_keys = [keys.run(run), keys.RUNS, keys.STATS, keys.forgotten(run)]
@@ -64,7 +77,7 @@ class RedisRuns(RedisScripts):
 
     async def forget(self, run: str) -> None:
         forget_keys = [keys.run(run), keys.RUNS, keys.forgotten(run)]
-        # The token tells a repeat of this call, whose first answer was lost, from a second call.
+        # The token distinguishes a repeat of this call, whose answer was lost, from a second call.
         args = [run, self._ttl_s, secrets.token_hex(8)]
         match await self._call("forget", forget_keys, args):
             case [-2]:
@@ -77,7 +90,7 @@ class RedisRuns(RedisScripts):
     async def runs(self, newest: int | None = None) -> list[str]:
         if newest is None:
             return await self._listed(keys.RUNS)
-        self._aside, _ = await self._page(keys.RUNS, self._aside, NAMES_ASIDE)
+        self._expired_from, _ = await self._page(keys.RUNS, self._expired_from, LIMITS.expired_names)
         while True:
             found, expired = await self._call("newest", [keys.RUNS], [newest])
             if not expired:
@@ -87,42 +100,38 @@ class RedisRuns(RedisScripts):
         return await self._listed(keys.OPEN_RUNS)
 
     async def _listed(self, key: str) -> list[str]:
-        """The runs of a sorted set, in its order, read a page at a time."""
+        """The runs of a sorted set, in its order. Reads a page at a time."""
         began, at = dict[str, float](), 0
         while True:
-            at, page = await self._page(key, at, NAMES_A_CALL)
+            at, page = await self._page(key, at, LIMITS.names)
             began.update(page)
             if at == 0:
                 return sorted(began, key=lambda name: (began[name], name))
 
     async def _page(self, key: str, at: int, names: int) -> tuple[int, dict[str, float]]:
-        """Where the next page begins, 0 after the last one; and the runs of this one, with when they began."""
+        """Where the next page begins, 0 after the last one; and the runs of this page with their beginnings."""
         beyond, found = await self._call("runs", [key], [at, names])
         return int(beyond), {
             name.decode(): float(began) for name, began in zip(found[::2], found[1::2], strict=True)
         }
 
     async def publication(self, run: str) -> Publication:
-        async def read() -> list[Any]:
-            pipe = self._redis.pipeline(transaction=False)
+        def read(pipe: Pipeline) -> None:
             pipe.hgetall(keys.run(run))
             pipe.time()
-            return await pipe.execute()
 
-        values, (seconds, micros) = await retry_until_answered(read)
+        values, time = await self._read(read)
         if not values:
             raise refusals.unknown_run(run)
-        silent_us = seconds * 1_000_000 + micros - int(values.get(b"producer_seen_us", 0))
-        total, announced, confirmed = (
-            int(values.get(name, 0)) for name in (b"total", b"announced", b"confirmed")
-        )
-        publishing = silent_us < self._timing.producer_silence_s * 1e6 and not 0 < total <= confirmed
+        total, confirmed = int(values.get(b"total", 0)), int(values.get(b"confirmed", 0))
+        silent_us = unix_us(time) - int(values.get(b"producer_seen_us", 0))
+        alive = silent_us < self._timing.producer_silence_s * 1e6
         return Publication(
             recipe=values.get(b"recipe", b"").decode(),
             total=total,
-            announced=announced,
+            announced=int(values.get(b"announced", 0)),
             confirmed=confirmed,
-            publishing=publishing,
+            publishing=alive and not 0 < total <= confirmed,
         )
 
     async def replayed(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
@@ -140,5 +149,5 @@ class RedisRuns(RedisScripts):
         for piece, at in by_piece(seqs):
             offsets = (seqs[at] - piece * PIECE_MESSAGES).tolist()
             mark_keys = [keys.run(run), f"{keys.replayed(run)}{piece}"]
-            for i in range(0, len(offsets), MARKS_A_CALL):
-                await self._call("mark_replayed", mark_keys, offsets[i : i + MARKS_A_CALL])
+            for i in range(0, len(offsets), LIMITS.marks):
+                await self._call("mark_replayed", mark_keys, offsets[i : i + LIMITS.marks])

@@ -5,6 +5,7 @@ from importlib.resources import files
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 from redis.commands.core import AsyncScript
 
 from common import keys
@@ -23,6 +24,17 @@ class RedisScripts:
         self._scripts: dict[str, AsyncScript] = {
             name: client.register_script(text) for name, text in script_texts().items()
         }
+
+    async def _read(self, add: Callable[[Pipeline], None]) -> list[Any]:
+        """The answers to the commands that `add` adds to a pipeline, which is no transaction."""
+
+        async def read() -> list[Any]:
+            pipe = self._redis.pipeline(transaction=False)
+            add(pipe)
+            return await pipe.execute()
+
+        answers: list[Any] = await retry_until_answered(read)
+        return answers
 
     async def _call(self, script: str, script_keys: Sequence[str], args: Sequence[Any]) -> Any:
         return (await self._call_noting_loss(script, script_keys, lambda _: args))[0]
@@ -53,3 +65,9 @@ def with_prelude(script: str) -> str:
     names = f"local RUN_KEY, OPEN_RUNS = '{keys.run('')}', '{keys.OPEN_RUNS}'\n"
     names += f"local COUNTERS = {{{', '.join(map(repr, TALLIED))}}}\n"
     return names + (files("common.ledger.redis") / "lua" / "prelude.lua").read_text() + script
+
+
+def unix_us(time: tuple[int, int]) -> int:
+    """The answer of Redis's TIME, seconds and microseconds, as Unix time in microseconds."""
+    seconds, micros = time
+    return seconds * 1_000_000 + micros

@@ -1,9 +1,9 @@
--- claim(run, seqs of one piece): queued -> sending, and tells what each message was before.
+-- claim(run, seqs of one piece): queued -> sending, and answers the state of each message before.
 -- KEYS: 1 sms:stats, 2 the run's hash, 3 sms:runs, 4 the piece's states, 5 the run's pieces, 6 the piece's unannounced
 -- ARGV: 1 run, 2 piece, 3 the piece's first seq, 4 highest seq of the call, 5 '1' if redelivered, 6 messages a piece,
 --       then for each segment: its first word, its messages, its mask (the low bit of each pair to claim)
 -- Returns the microseconds since the run began, then for each segment '' if all its messages were queued, else the words
--- of states as they were; of a forgotten run 0, then all sent.
+-- of states as they were; of a forgotten run 0, then all of them sent.
 if not open_run(KEYS[1], KEYS[2], KEYS[3], ARGV[1]) then return {0, unpack(all_sent_of(7))} end
 if redis.call('EXISTS', KEYS[4]) == 0 then redis.call('SADD', KEYS[5], ARGV[2]) end
 

@@ -1,5 +1,5 @@
--- confirm(run, upto): all seqs below `upto` are safely in the queue; less than before changes nothing.
--- Nor does a run that is gone: no hash comes back of it.
+-- confirm(run, upto): all seqs below `upto` are safely in the queue. A lower value than before changes nothing, and
+-- neither does a run that is gone.
 -- KEYS: 1 the run's hash        ARGV: 1 upto
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 if tonumber(ARGV[1]) > tonumber(redis.call('HGET', KEYS[1], 'confirmed') or 0) then

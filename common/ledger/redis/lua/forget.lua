@@ -1,8 +1,8 @@
--- forget(run): removes the keys of a run that is over, and leaves a mark that it was there.
+-- forget(run): removes the keys of a run that is over, and leaves a mark.
 -- KEYS: 1 the run's hash, 2 sms:runs, 3 the mark of a forgotten run
--- ARGV: 1 run, 2 seconds that the mark stands, 3 what only this call knows: the same again is a repeat of it
--- Returns {}: done, now or by an earlier try; {-1}: no such run; {published, settled, total}: it is not over; {-2}: nobody
--- began it, so that nobody knows.
+-- ARGV: 1 run, 2 seconds that the mark is kept, 3 a token of this call: a repeat of it has the same one
+-- Returns {}: done, now or by an earlier attempt; {-1}: no such run; {published, settled, total}: it is not over; {-2}: no
+-- producer began it, so more messages may come.
 if redis.call('EXISTS', KEYS[1]) == 0 then
   if redis.call('GET', KEYS[3]) == ARGV[3] then return {} end
   return {-1}

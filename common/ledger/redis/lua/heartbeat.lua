@@ -1,5 +1,4 @@
--- heartbeat(sender): it lives; its hash goes when nothing was heard of it for as long as a settled run lives,
--- and so do the names of others.
+-- heartbeat(sender): lists it. Hashes and names of senders expire after the time that a settled run is kept.
 -- KEYS: 1 sms:senders, 2 the sender's hash        ARGV: 1 sender, 2 slots, 3 in flight, 4 seconds to live
 local now = now_us()
 redis.call('ZADD', KEYS[1], now, ARGV[1])

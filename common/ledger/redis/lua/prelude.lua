@@ -19,7 +19,7 @@ local function popcount(x)  -- of the low bits of the pairs of a word
   return n
 end
 
--- Words of a string, a thousand at a time, since Lua's stack is short.
+-- The words of a string. A thousand at a time, since Lua's stack is short.
 local function words_of(s)
   local words, n = {}, #s / 4
   for i = 1, n, 1000 do
@@ -45,7 +45,7 @@ local function read_words(key, first_word, bytes)
   return s
 end
 
--- Redis gives a string that grows twice the room it needs, so the room for all that is known to come is made at once.
+-- Redis doubles the room of a string that grows, so the room for all expected messages is made at once.
 local function write_words(key, first_word, words, wanted)
   local room = redis.call('STRLEN', key)
   if room < (first_word + #words) * 4 and room < wanted then
@@ -55,7 +55,7 @@ local function write_words(key, first_word, words, wanted)
   redis.call('SETRANGE', key, first_word * 4, string_of(words))
 end
 
--- How far a run is announced, and how many bytes a piece of it will take, as far as is known.
+-- How far a run is announced, and how many bytes a piece of it is expected to take.
 local function room_to_come(run_key, base, piece_messages)
   local r = redis.call('HMGET', run_key, 'announced', 'total')
   local announced = tonumber(r[1] or 0)
@@ -63,7 +63,7 @@ local function room_to_come(run_key, base, piece_messages)
   return announced, math.ceil(expected / 16) * 4
 end
 
--- Each seq that nobody announced counts as published once: how many of a mask count now.
+-- How many seqs of a mask count as published now: each one that was not announced counts once.
 local function publish_unannounced(key, base, announced, first_word, mask)
   local published = 0
   for i, m in ipairs(mask) do
@@ -96,11 +96,11 @@ local function add(key, field, n)
   if n ~= 0 then redis.call('HINCRBY', key, field, string.format('%.0f', n)) end
 end
 
-local function show_all_counters(key)  -- so that a reader of the hash finds each of them
+local function show_all_counters(key)  -- so that the hash shows each of them
   for _, field in ipairs(COUNTERS) do redis.call('HSETNX', key, field, 0) end
 end
 
--- A run is over when all of it is settled and no more will come, as far as its producer said, if it has one.
+-- A run is over when all of it is settled and no more messages are expected.
 local function is_over(run_key)
   local r = redis.call('HMGET', run_key, 'published', 'sent', 'failed', 'total', 'producer', 'cut')
   local published, total = tonumber(r[1] or 0), tonumber(r[4] or 0)
@@ -125,17 +125,17 @@ local function enter_run(stats_key, run_key, runs_key, name)
   list_as_open(run_key)
   show_all_counters(stats_key)
   show_all_counters(run_key)
-  -- When the totals began stays known when the run that began then is gone.
+  -- The beginning of the totals outlives the run that began then.
   local oldest = redis.call('ZRANGE', runs_key, 0, 0, 'WITHSCORES')
   redis.call('HSETNX', stats_key, 'started_us', string.format('%d', oldest[2]))
 end
 
--- Of a forgotten run, whatever still comes is late and counts nowhere. It has no hash until its name begins again.
+-- Late messages of a forgotten run are not counted. It has no hash until its name is used again.
 local function is_forgotten(run_key)
   return redis.call('EXISTS', run_key .. ':forgotten') == 1
 end
 
--- Opens a run that nobody began: somebody publishes without a word to the ledger. False if it was forgotten.
+-- Opens a run that was not begun: its messages were published without an announcement. False if it was forgotten.
 local function open_run(stats_key, run_key, runs_key, name)
   if redis.call('EXISTS', run_key) == 1 then return true end
   if is_forgotten(run_key) then return false end
@@ -143,7 +143,7 @@ local function open_run(stats_key, run_key, runs_key, name)
   return true
 end
 
--- Words of messages that are all sent, as many as a mask has: what is found of a forgotten run.
+-- Words in which all messages of a mask are sent: the states of a forgotten run.
 local function all_sent(mask)
   return string.rep('\170', #mask)
 end
@@ -173,7 +173,7 @@ local function keys_of(run_key)
   return keys
 end
 
--- A settled run's keys expire; those of one that goes on don't. ttl 0: for good.
+-- Lets the keys of a run expire after a time; never with 0.
 local function live_for(run_key, ttl)
   for _, key in ipairs(keys_of(run_key)) do
     if ttl > 0 then redis.call('EXPIRE', key, ttl) else redis.call('PERSIST', key) end

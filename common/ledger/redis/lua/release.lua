@@ -1,6 +1,6 @@
 -- release(run, seqs of one piece): sending -> queued, for what was claimed and not begun.
 -- KEYS: 1 sms:stats, 2 the run's hash, 3 the piece's states
--- ARGV: 1 '1' if called before without an answer: what is released now may be in another's hands, so it is ambiguous;
+-- ARGV: 1 '1' if an earlier call had no answer: another sender may have claimed the messages, so they are ambiguous;
 --       then for each segment: its first word, its mask (the low bit of each pair to release)
 local released = 0
 for a = 2, #ARGV, 2 do

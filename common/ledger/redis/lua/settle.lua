@@ -1,12 +1,11 @@
 -- settle(run, outcomes of one piece): states and counters change together, or not at all.
 -- KEYS: 1 sms:stats, 2 the run's hash, 3 the piece's states, 4 sms:latency, 5 the run's latency, 6 the sender's hash
--- ARGV: 1 ambiguous, 2 sent, 3 failed, 4 retried, 5 total time in microseconds, 6 seconds that a settled run lives on,
+-- ARGV: 1 ambiguous, 2 sent, 3 failed, 4 retried, 5 total time in microseconds, 6 seconds that a settled run is kept,
 --       7 '1' to count for the sender, 8 number n of histogram buckets, then n times: bucket, count;
 --       then for each segment: its first word and two strings of words:
 --       mask (the low bit of each pair to settle), change (what to xor `sending` with)
--- The counters are right only if all messages are sending. Returns '' if they were and all is done; else the
--- segments' words as they are, and nothing is changed: the caller sorts them out and repeats.
--- Of a forgotten run, all sent.
+-- Settles only if all messages are sending, so that the counters are right. Returns '' if it has settled them, else the
+-- words of each segment: the caller selects what can be settled and repeats. Of a forgotten run, all are sent.
 local first_segment = 9 + 2 * ARGV[8]
 local result, all_sending, was = {}, true, {}
 for a = first_segment, #ARGV, 3 do
