@@ -14,6 +14,7 @@ from starlette.types import Scope as AsgiScope
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from common.errors import SmsimError
+from common.tracking.port import Status
 from common.web.keys.authenticator import Authenticator
 from common.web.operations import DEADLINE_S, Answer, Operation, Parameter, Scope
 from common.web.problems import Problem
@@ -34,7 +35,7 @@ _SSE_HEADERS = {
     "Connection": "close",
 }
 # As the filters read them (gateway/live/filters.py); blank means unset.
-_RUN, _STATUS = "[a-z0-9-]{1,40}", "(queued|sending|sent|failed)"
+_RUN, _STATUS = "[a-z0-9-]{1,40}", f"({'|'.join(Status)})"
 RunFilter = Annotated[str, Meta(pattern=f"^({_RUN})?$")]
 UuidFilter = Annotated[str, Meta(pattern=rf"^({_RUN}\.(0|[1-9][0-9]{{0,11}}))?$")]
 StatusFilter = Annotated[str, Meta(pattern=f"^({_STATUS}(,{_STATUS})*)?$")]

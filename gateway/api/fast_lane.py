@@ -6,7 +6,6 @@ about it, goes the ordinary way, which finds the words for the answer.
 
 import asyncio
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
@@ -97,23 +96,27 @@ class FastLane:
         *,
         sms: SmsIn,
         caller: Caller,
-        respond: Callable[[bytes, bytes], None],
+        respond: Respond,
         began_s: float,
     ) -> None:
-        """Answers once the message is accepted, or is not. Where the client has gone, nobody gets the answer."""
+        """Answers once the message is accepted, or is not. If the client has gone, the answer is dropped."""
         status = 202
         try:
-            accepted = receipt.result()
-            body = self._messages.accepted(accepted, sms, caller)
-            respond(
-                self._accepted_line, _accepted_fields(accepted, len(body) + 1) + self._fields + body + b"\n"
-            )
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the client gets an answer, the log the rest
-            late = isinstance(error, asyncio.CancelledError)
-            problem = problem_of(TimeoutError() if late else error)
-            status = problem.status.value
-            respond(status_line(status), encoded(problem.response(), self._guard.added_fields()))
+            self._accept(receipt.result(), sms, caller, respond)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the client gets an answer
+            status = self._fail(error, respond)
         self._observe(TARGET.path, TARGET.method, status, time.perf_counter() - began_s)
+
+    def _accept(self, receipt: Receipt, sms: SmsIn, caller: Caller, respond: Respond) -> None:
+        body = self._messages.accepted(receipt, sms, caller)
+        respond(self._accepted_line, _accepted_fields(receipt, len(body) + 1) + self._fields + body + b"\n")
+
+    def _fail(self, error: BaseException, respond: Respond) -> int:
+        """Answers with the problem of an error. A cancelled receipt was too late."""
+        problem = problem_of(TimeoutError() if isinstance(error, asyncio.CancelledError) else error)
+        status = problem.status.value
+        respond(status_line(status), encoded(problem.response(), self._guard.added_fields()))
+        return status
 
 
 def _key_of(head: Head, caller: Caller, body: bytes) -> IdempotencyKey | None:

@@ -118,9 +118,8 @@ def _limit(request: Request) -> int:
     text = request.query_params.get("limit")
     if text is None:
         return RUNS_UNLESS_SAID
-    # Digits alone: int() takes underscores and spaces too; five of them at most, since more is out of range anyway.
+    # int() accepts underscores, spaces and any number of digits.
     limit = int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else 0
     if not 1 <= limit <= MOST_RUNS:
-        what = FieldError("query.limit", must_be(Limit))
-        raise invalid([what])
+        raise invalid([FieldError("query.limit", must_be(Limit))])
     return limit

@@ -114,23 +114,12 @@ class SimulatedRuns:
 
     async def _begin_and_publish(self, run: str, asked: RunIn, begun: "asyncio.Future[None]") -> None:
         """`begun` is done once the run is open. If it was cancelled before, nobody waits, and the run is removed."""
-        source, lane = RandomSource(asked.num_messages, secrets.randbits(63)), asked.priority.lane
-        made = msgspec.structs.replace(source.recipe(asked.batch_size, lane), queue=self._queue)
-        recipe = recipe_text(made)
+        source = RandomSource(asked.num_messages, secrets.randbits(63))
         producer = f"{self._gateway}-{secrets.token_hex(4)}"  # so that a second request for this name fails
         try:
-            try:
-                await self._ledger.begin(run, recipe, asked.num_messages, producer)
-            except Exception as error:  # noqa: BLE001  # the request answers with it
-                if not begun.done():
-                    begun.set_exception(error)
-                return
-            if begun.cancelled():
-                await self._take_back(run)
-                return
-            begun.set_result(None)
-            job = Job(run=run, source=source, batch_size=asked.batch_size, lane=lane)
-            await RunPublisher(self._broker, self._ledger, job).publish()
+            if await self._begin(run, asked, self._recipe(source, asked), producer, begun):
+                job = Job(run=run, source=source, batch_size=asked.batch_size, lane=asked.priority.lane)
+                await RunPublisher(self._broker, self._ledger, job).publish()
         except SmsimError as error:
             log.error("run_broke_off", extra={"run": run, "reason": str(error)})
             await self._ledger.leave(run, producer)
@@ -139,7 +128,28 @@ class SimulatedRuns:
             await self._ledger.leave(run, producer)
             raise
 
-    async def _take_back(self, run: str) -> None:
+    async def _begin(
+        self, run: str, asked: RunIn, recipe: str, producer: str, begun: "asyncio.Future[None]"
+    ) -> bool:
+        """Opens the run and completes `begun`. False if it could not be opened, or nobody waits for it."""
+        try:
+            await self._ledger.begin(run, recipe, asked.num_messages, producer)
+        except Exception as error:  # noqa: BLE001  # the request answers with it
+            if not begun.done():
+                begun.set_exception(error)
+            return False
+        if begun.cancelled():
+            await self._remove(run)
+            return False
+        begun.set_result(None)
+        return True
+
+    def _recipe(self, source: RandomSource, asked: RunIn) -> str:
+        """What `producer.py --resume` needs to make the same messages again."""
+        recipe = source.recipe(asked.batch_size, asked.priority.lane)
+        return recipe_text(msgspec.structs.replace(recipe, queue=self._queue))
+
+    async def _remove(self, run: str) -> None:
         """Ends a run that was begun a moment ago, and frees its name."""
         with contextlib.suppress(UnknownRun):
             await self._ledger.close_run(run)

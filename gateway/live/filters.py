@@ -41,33 +41,64 @@ class Filters:
 def filters_of(query: QueryParams) -> Filters:
     """The filters in a query: `run`, `uuid`, `status` (several, separated by commas); blank means unset.
 
-    Raises Problem: 422, with a what for each bad value.
+    Raises Problem 422, with an error for each bad value.
     """
-    errors = unknown_names(query, NAMES, "query")
-    run = _once(query, "run", errors)
-    if run is not None and not is_run_id(run):
-        errors.append(FieldError("query.run", "no run's name: use a-z, 0-9 and -, up to 40"))
-    uuid = _once(query, "uuid", errors)
+    reader = _Reader(query)
+    run = reader.run()
+    uuid = reader.uuid(run)
+    statuses = reader.statuses()
+    if reader.errors:
+        raise invalid(reader.errors)
     if uuid is not None:
+        run = uuid.rpartition(".")[0]
+    return Filters(run, uuid, statuses)
+
+
+class _Reader:
+    """Reads the filters of a query.
+
+    Attributes:
+        errors: What is wrong with it.
+    """
+
+    def __init__(self, query: QueryParams) -> None:
+        self._query = query
+        self.errors = unknown_names(query, NAMES, "query")
+
+    def run(self) -> str | None:
+        """The run."""
+        run = self._once("run")
+        if run is not None and not is_run_id(run):
+            self._refuse("run", "no run's name: use a-z, 0-9 and -, up to 40")
+        return run
+
+    def uuid(self, run: str | None) -> str | None:
+        """The message id, which must belong to the run."""
+        uuid = self._once("uuid")
+        if uuid is None:
+            return None
         of_run, _, seq = uuid.rpartition(".")
         if not is_run_id(of_run) or not _SEQ.fullmatch(seq) or int(seq) >= MAX_SEQ:
-            errors.append(FieldError("query.uuid", "no message id: it is <run>.<number>"))
+            self._refuse("uuid", "no message id: it is <run>.<number>")
         elif run not in (None, of_run):
-            errors.append(
-                FieldError("query.uuid", "a message of another run: leave one of the two filters out")
-            )
-        run = of_run
-    wanted = {word.strip() for value in query.getlist("status") for word in value.split(",")} - {""}
-    if wanted - set(Status):
-        errors.append(FieldError("query.status", f"not a status: use {_STATUSES}, separated by commas"))
-    if errors:
-        raise invalid(errors)
-    statuses = frozenset(Status(word) for word in wanted)
-    return Filters(run, uuid, frozenset() if len(statuses) == len(Status) else statuses)
+            self._refuse("uuid", "a message of another run: leave one of the two filters out")
+        return uuid
 
+    def statuses(self) -> frozenset[Status]:
+        """The statuses; all of them are the same as none."""
+        values = self._query.getlist("status")
+        wanted = {word.strip() for value in values for word in value.split(",")} - {""}
+        if wanted - set(Status):
+            self._refuse("status", f"not a status: use {_STATUSES}, separated by commas")
+            return frozenset()
+        statuses = frozenset(Status(word) for word in wanted)
+        return frozenset() if len(statuses) == len(Status) else statuses
 
-def _once(query: QueryParams, name: str, errors: list[FieldError]) -> str | None:
-    values = [value for value in query.getlist(name) if value]
-    if len(values) > 1:
-        errors.append(FieldError(f"query.{name}", "given more than once: give one value"))
-    return values[0] if values else None
+    def _once(self, name: str) -> str | None:
+        values = [value for value in self._query.getlist(name) if value]
+        if len(values) > 1:
+            self._refuse(name, "given more than once: give one value")
+        return values[0] if values else None
+
+    def _refuse(self, name: str, what: str) -> None:
+        self.errors.append(FieldError(f"query.{name}", what))

@@ -43,13 +43,13 @@ class RunsPoller:
         still_open = await self._ledger.open_runs()
         alive = {*newest, *still_open}
         known = self._known = alive if self._known is None else self._known & alive
-        new = [run for run in reversed(newest) if run not in known]
-        ended = self._open.keys() - still_open
-        self._over = {run: view for run, view in self._over.items() if run in alive and run not in still_open}
+        self._forget_views(alive, still_open)
 
         async def compare(run: str) -> None:
             await self._compare(run, known, report)
 
+        new = [run for run in reversed(newest) if run not in known]
+        ended = self._open.keys() - still_open
         await self._for_each([*new, *ended, *self._in_turn(still_open, new)], compare)
 
     async def newest(self, limit: int) -> list[RunView]:
@@ -86,6 +86,11 @@ class RunsPoller:
             self._open.pop(run, None)
         else:
             self._open[run] = _OpenRun(now, last)
+
+    def _forget_views(self, alive: set[str], still_open: list[str]) -> None:
+        """Forgets the views of runs that are gone, or whose name was used again."""
+        over = self._over.keys() & alive - set(still_open)
+        self._over = {run: self._over[run] for run in over}
 
     def _in_turn(self, still_open: list[str], new: list[str]) -> list[str]:
         """The open runs; where there are many of them, some in turn."""

@@ -149,7 +149,7 @@ def test_the_gateway_counts_requests_and_messages() -> None:
         metrics.observe("/sms/{uuid}", "GET", 200, 0.004)
     metrics.observe("/sms/{uuid}", "GET", 429, 0.0001)
     for i in range(100):
-        metrics.observe(None, f"INVENTED{i}", 405, 0.0001)
+        metrics.observe("other", f"INVENTED{i}", 405, 0.0001)
     metrics.accepted(Lane.BULK)
     metrics.accepted(Lane.URGENT, 500)
 
