@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files
 from itertools import chain, islice
 from typing import Any
@@ -36,6 +37,8 @@ from gateway.acceptance.port import (
 from gateway.acceptance.recipes import recipe_of_batch, recipe_of_singles
 from gateway.callbacks.limits import Retention
 
+# Each takes about a millisecond to be packed.
+CHUNKS_A_CALL = 8
 _SCRIPTS = ("open", "accept", "accept_run", "confirm", "release", "take_over")
 
 
@@ -88,140 +91,57 @@ class RedisAcceptances:
         self._scripts = {name: client.register_script(text) for name, text in script_texts().items()}
 
     async def open(self, run: str, lane: Lane) -> Outbox:
-        open_keys = [keys.STATS, keys.run(run), keys.RUNS, keys.outbox(run), keys.leases(self._queue)]
-        recipe = recipe_of_singles(lane, self._queue)
-        await self._call("open", open_keys, [run, recipe, self._holder, lane.value, self._lease_us])
+        args = [run, recipe_of_singles(lane, self._queue), self._holder, lane.value, self._lease_us]
+        await self._call("open", self._keys(run), args)
         return Outbox(lease=Lease(run, fence=1), lane=lane, track=True)
 
     async def accept(self, outbox: Outbox, group: Group) -> GroupAnswer:
-        lease, bounds = outbox.lease, await self._current_bounds()
+        lease = outbox.lease
         records = [
             encode_record(item.record(lease.run, 0, accepted_us=group.accepted_us, lane=outbox.lane))
             for item in group.items
         ]
-        accept_keys = [
-            keys.STATS,
-            keys.run(lease.run),
-            keys.outbox(lease.run),
-            keys.OUTBOX,
-            keys.leases(self._queue),
-            keys.CALLBACKS,
-        ]
-        args: list[Any] = [
-            lease.run,
-            lease.fence,
-            group.number,
-            group.relayed,
-            self._lease_us,
-            self._message_ttl_s,
-            bounds.messages,
-            bounds.bytes,
-            int(KEY_KEPT_S),
-            _us(self._keeping.callbacks.first_check_s),
-            self._callback_ms,
-            PIECE_MESSAGES,
-            len(records),
-            *records,
-            *chain.from_iterable(_extras(group.items)),
-        ]
-        answer = await self._call("accept", accept_keys, args)
+        about = [lease.run, lease.fence, group.number, group.relayed, self._message_ttl_s, len(records)]
+        args = [*await self._policy(), *about, *records, *_extras(group.items)]
+        answer = await self._call("accept", self._keys(lease.run), args)
         if not answer:
             raise LeaseLost(f"run {lease.run} takes no more messages of this gateway")
-        first, *rest = answer
-        exceptions = {
-            at: Exceptional(Verdict(why.decode()), of.decode())
-            for at, why, of in zip(rest[::3], rest[1::3], rest[2::3], strict=True)
-        }
-        return GroupAnswer(first, exceptions)
-
-    async def _stage(self, batch: NewRun) -> None:
-        """Keeps the texts of a large run for a while, before it is accepted."""
-        texts_key, ttl_s = keys.texts(batch.run), max(1, int(self._keeping.staged_s))
-        chunks = packed(batch.messages)
-        while some := list(islice(chunks, 8)):
-
-            async def keep(some: list[tuple[int, bytes]] = some) -> None:
-                pipe = self._redis.pipeline(transaction=True)
-                pipe.hset(texts_key, items=list(chain.from_iterable(some)))
-                pipe.expire(texts_key, ttl_s)
-                await pipe.execute()
-
-            await retry_until_answered(keep)
+        return _group_answer(*answer)
 
     async def accept_run(self, batch: NewRun) -> Outbox | Exceptional:
-        staged = not batch.track and len(batch.messages) > self._keeping.staged_from
-        if staged:
-            await self._stage(batch)
-        bounds, key = await self._current_bounds(), batch.key
-        run, messages = batch.run, len(batch.messages)
-        run_keys = [
-            keys.STATS,
-            keys.run(run),
-            keys.RUNS,
-            keys.outbox(run),
-            keys.OUTBOX,
-            keys.leases(self._queue),
-            keys.CALLBACKS,
-            keys.texts(run),
-            _name(key),
-        ]
-        content = [] if staged else list(_content(batch))
-        args: list[Any] = [
+        run, messages, key = batch.run, len(batch.messages), batch.key
+        content = await self._content(batch)
+        about: list[Any] = [
             run,
             recipe_of_batch(messages, batch.lane, self._queue),
             self._holder,
             batch.lane.value,
-            int(batch.track),
-            messages,
-            key.fingerprint if key else "",
-            self._lease_us,
-            bounds.messages,
-            bounds.bytes,
-            int(KEY_KEPT_S),
-            _us(self._keeping.callbacks.first_check_s),
-            self._callback_ms,
-            PIECE_MESSAGES,
-            -(-messages // CHUNK_MESSAGES),
-            len(content),
-            *content,
-            *chain.from_iterable(_callbacks(batch)),
         ]
-        said, *of = await self._call("accept_run", run_keys, args)
-        match said.decode():
-            case "accepted":
-                return Outbox(
-                    lease=Lease(run, fence=1), lane=batch.lane, track=batch.track, accepted=messages
-                )
-            case "unstaged":
+        about += [int(batch.track), messages, key.fingerprint if key else "", -(-messages // CHUNK_MESSAGES)]
+        args = [*await self._policy(), *about, len(content), *content, *_callbacks(batch)]
+        run_keys = [*self._keys(run), keys.texts(run), _name(key)]
+        match await self._call("accept_run", run_keys, args):
+            case [b"accepted"]:
+                lease = Lease(run, fence=1)
+                return Outbox(lease=lease, lane=batch.lane, track=batch.track, accepted=messages)
+            case [b"unstaged", _]:
                 raise Unavailable(f"Redis lost texts of run {run} before it was accepted")
-            case why:
-                return Exceptional(Verdict(why), of[0].decode())
+            case why, of:
+                return Exceptional(Verdict(why.decode()), of.decode())
+            case other:
+                raise AssertionError(other)
 
     async def confirm(self, lease: Lease, relayed: int, close: bool = False) -> int:
-        confirm_keys = [
-            keys.run(lease.run),
-            keys.outbox(lease.run),
-            keys.OUTBOX,
-            keys.leases(self._queue),
-        ]
-        args = [
-            lease.run,
-            lease.fence,
-            relayed,
-            self._lease_us,
-            self._message_ttl_s,
-            int(close),
-            max(1, int(self._keeping.run_ttl_s)),
-            max(1, int(self._keeping.closed_s)),
-        ]
-        accepted: int = await self._call("confirm", confirm_keys, args)
+        run_ttl_s, closed_s = self._keeping.run_ttl_s, self._keeping.closed_s
+        args = [lease.run, lease.fence, relayed, self._lease_us, self._message_ttl_s]
+        args += [int(close), max(1, int(run_ttl_s)), max(1, int(closed_s))]
+        accepted: int = await self._call("confirm", self._keys(lease.run), args)
         if accepted < 0:
             raise LeaseLost(f"another gateway relays run {lease.run}")
         return accepted
 
     async def release(self, lease: Lease) -> None:
-        release_keys = [keys.outbox(lease.run), keys.leases(self._queue)]
-        await self._call("release", release_keys, [lease.run, lease.fence])
+        await self._call("release", self._keys(lease.run), [lease.run, lease.fence])
 
     async def take_over(self, silent_s: float) -> Outbox | None:
         args = [self._holder, _us(silent_s), self._lease_us]
@@ -254,9 +174,39 @@ class RedisAcceptances:
     def _message_ttl_s(self) -> int:
         return max(1, int(self._keeping.message_ttl_s))
 
-    @property
-    def _callback_ms(self) -> int:
-        return int(self._keeping.callbacks.total_s * 1000)
+    def _keys(self, run: str) -> list[str]:
+        """What every script of a run gets."""
+        names = [keys.STATS, keys.run(run), keys.RUNS, keys.outbox(run), keys.OUTBOX]
+        return [*names, keys.leases(self._queue), keys.CALLBACKS]
+
+    async def _policy(self) -> list[Any]:
+        """What the scripts that accept get first: bounds, and how long things are kept."""
+        bounds = await self._current_bounds()
+        callbacks = self._keeping.callbacks
+        kept_for = [int(KEY_KEPT_S), _us(callbacks.first_check_s), int(callbacks.total_s * 1000)]
+        return [bounds.messages, bounds.bytes, *kept_for, PIECE_MESSAGES, self._lease_us]
+
+    async def _content(self, batch: NewRun) -> list[Any]:
+        """The records of a tracked run; else its texts, chunk by chunk, or nothing of a large run: it is staged."""
+        if batch.track:
+            return [kept(batch.record(message)) for message in batch.messages]
+        if len(batch.messages) > self._keeping.staged_from:
+            await self._stage(batch)
+            return []
+        return list(chain.from_iterable(packed(batch.messages)))
+
+    async def _stage(self, batch: NewRun) -> None:
+        """Keeps the texts of a run for a while, before it is accepted, so that no call holds Redis for long."""
+        texts_key, ttl_s = keys.texts(batch.run), max(1, int(self._keeping.staged_s))
+        chunks = packed(batch.messages)
+        while some := list(chain.from_iterable(islice(chunks, CHUNKS_A_CALL))):
+            await retry_until_answered(partial(self._keep, texts_key, some, ttl_s))
+
+    async def _keep(self, texts_key: str, chunks: list[Any], ttl_s: int) -> None:
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.hset(texts_key, items=chunks)
+        pipe.expire(texts_key, ttl_s)
+        await pipe.execute()
 
     async def _current_bounds(self) -> Bounds:
         """The bounds, with a share of the memory that Redis may use now."""
@@ -289,26 +239,26 @@ def script_texts() -> dict[str, str]:
     return {name: with_prelude(prelude + (lua / f"{name}.lua").read_text()) for name in _SCRIPTS}
 
 
-def _extras(items: Sequence[Item]) -> Iterator[tuple[Any, ...]]:
-    """What accept.lua gets of each item that has a key or a callback."""
+def _group_answer(first: int, *rest: Any) -> GroupAnswer:
+    exceptions = {
+        at: Exceptional(Verdict(why.decode()), of.decode())
+        for at, why, of in zip(rest[::3], rest[1::3], rest[2::3], strict=True)
+    }
+    return GroupAnswer(first, exceptions)
+
+
+def _extras(items: Sequence[Item]) -> Iterator[Any]:
+    """What accept.lua gets of each item that has a key or a callback, five values in turn."""
     for at, item in enumerate(items):
         if item.key is not None or item.callback_url is not None:
             fingerprint = item.key.fingerprint if item.key else ""
-            yield at, _name(item.key), fingerprint, item.number, item.callback_url or ""
+            yield from (at, _name(item.key), fingerprint, item.number, item.callback_url or "")
 
 
-def _content(batch: NewRun) -> Iterator[Any]:
-    """The records of a tracked run; else its texts, chunk by chunk."""
-    if not batch.track:
-        yield from chain.from_iterable(packed(batch.messages))
-        return
-    for message in batch.messages:
-        yield encode_record(batch.record(message))
-
-
-def _callbacks(batch: NewRun) -> Iterator[tuple[Any, ...]]:
+def _callbacks(batch: NewRun) -> Iterator[Any]:
+    """What accept_run.lua gets of each message that has a callback, three values in turn."""
     for seq, url in batch.callback_urls.items():
-        yield seq, batch.messages[seq].to, url
+        yield from (seq, batch.messages[seq].to, url)
 
 
 def _name(key: IdempotencyKey | None) -> str:
