@@ -189,7 +189,7 @@ class RedisAcceptances:
     async def _content(self, batch: NewRun) -> list[Any]:
         """The records of a tracked run; else its texts, chunk by chunk, or nothing of a large run: it is staged."""
         if batch.track:
-            return [kept(batch.record(message)) for message in batch.messages]
+            return [encode_record(batch.record(message)) for message in batch.messages]
         if len(batch.messages) > self._keeping.staged_from:
             await self._stage(batch)
             return []
