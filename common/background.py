@@ -1,83 +1,65 @@
-"""The parts of the gateway that work in the background: kept up while it serves, and surely ended after."""
+"""Work in the background of a service: supervised while it serves, and ended with it."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from common.backoff import Backoff
-from common.errors import LedgerLost, Refused, SmsimError, Unavailable
+from common.errors import SmsimError
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE_S = 1.0
-LONGEST_PAUSE_S = 30.0
-CANCEL_AGAIN_S = 1.0
-REPEAT_EVERY_S = 1.0
-# What is in hand when the gateway stops may take so much longer: what RabbitMQ and Redis need if they are there. With
-# what the requests had before (common/web/server.py) it is less than the 10 s after which Docker kills.
-LAST_WORDS_S = 2.0
 
-T = TypeVar("T")
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of supervised work, in seconds.
+
+    Attributes:
+        first_pause_s: Pause before a worker that ended is started again; the next pauses double.
+        longest_pause_s: Longest pause. A worker that runs for longer than this begins with the first one again.
+        cancel_again_s: Interval at which a task is cancelled again until it ends.
+    """
+
+    first_pause_s: float = 1.0
+    longest_pause_s: float = 30.0
+    cancel_again_s: float = 1.0
+
+
+TIMING = Timing()
 
 
 class Worker(Protocol):
     """Something that works in the background."""
 
     async def run(self) -> None:
-        """Works until cancelled; may be called again after it ended."""
+        """Works until cancelled. It may be called again after it has ended."""
 
 
-async def supervise(part: Worker) -> None:
-    """Runs a part until cancelled. If it ends by itself, that is logged, and it begins again after a pause."""
+async def supervise(worker: Worker, timing: Timing = TIMING) -> None:
+    """Runs a worker until cancelled. If it ends, logs that and starts it again after a pause."""
     clock = asyncio.get_running_loop().time
-    backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+    backoff = Backoff(timing.first_pause_s, timing.longest_pause_s)
+    about = {"part": type(worker).__name__}
     while True:
         began_s = clock()
-        about = {"part": type(part).__name__}
         try:
-            await part.run()
+            await worker.run()
             log.error("part_ended", extra=about)
-        except Exception as error:  # nobody else would see it; without this part the gateway is lame
+        except Exception as error:  # the service needs each of its workers, and nobody awaits them
             known = isinstance(error, SmsimError)
-            log.error(
-                "part_failed",
-                extra={**about, "reason": str(error) if known else type(error).__name__},
-                exc_info=None if known else error,
-            )
-        if clock() - began_s > LONGEST_PAUSE_S:
+            reason = str(error) if known else type(error).__name__
+            log.error("part_failed", extra={**about, "reason": reason}, exc_info=None if known else error)
+        if clock() - began_s > timing.longest_pause_s:
             backoff.reset()
         await backoff.pause()
 
 
-async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancels tasks until all are done: a cancellation may be lost in the Redis client (see common/redis.py),
-    or what a task does last may take too long.
-    """
+async def end(tasks: Iterable[asyncio.Task[Any]], timing: Timing = TIMING) -> None:
+    """Cancels tasks until all have ended: the Redis client may lose a cancellation (common/redis.py)."""
     pending = set(tasks)
     while pending:
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
-
-
-async def finish_within(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Waits for tasks, but no longer than LAST_WORDS_S; then ends them: another gateway goes on with what they had."""
-    pending = set(tasks)
-    if pending:
-        _, pending = await asyncio.wait(pending, timeout=LAST_WORDS_S)
-    if pending:
-        log.warning("work_left", extra={"tasks": len(pending), "reason": "RabbitMQ or Redis does not answer"})
-        await end(pending)
-
-
-async def retry_forever(ask: Callable[[], Awaitable[T]]) -> T:
-    """Asks until no server refuses any more."""
-    while True:
-        try:
-            return await ask()
-        except LedgerLost:
-            raise
-        except (Refused, Unavailable) as error:
-            log.warning("asked_again", extra={"reason": str(error)})
-            await asyncio.sleep(REPEAT_EVERY_S)
+        _, pending = await asyncio.wait(pending, timeout=timing.cancel_again_s)

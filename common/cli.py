@@ -25,14 +25,14 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
-# How long a service waits for RabbitMQ and Redis, which may be starting with it; and a command that somebody waits for.
+# How long to wait for RabbitMQ and Redis: a service, which may start together with them, and a command.
 DEFAULT_CONNECT_TIMEOUT_S = 30.0
 BRIEF_CONNECT_TIMEOUT_S = 5.0
 LAST_WORDS_S = 1.5
 
 
 def run_command(prog: str, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
-    """Runs a command's coroutine on uvloop; gives its exit code, or that of the error it raised, said in one line."""
+    """Runs a command's coroutine on uvloop; answers its exit code, or that of its error, which it prints."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return uvloop.run(_ended_by_signals(main))
@@ -41,7 +41,7 @@ def run_command(prog: str, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
     except asyncio.CancelledError:
         return EXIT_TERMINATED
     except BrokenPipeError:
-        # What is still in the buffer would fail again at exit, and be complained of.
+        # The rest of the buffer would fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except (SmsimError, BaseExceptionGroup) as error:
@@ -53,26 +53,26 @@ def run_command(prog: str, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
 
 
 async def _ended_by_signals(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
-    """Cancels the command on SIGTERM and SIGHUP, until it asks for other treatment.
+    """Cancels the command on SIGTERM and SIGHUP, unless it installs its own handlers.
 
-    A container's first process has no default for SIGTERM; that of SIGHUP, a terminal that closes, cleans nothing up.
+    A container's first process has no default action for SIGTERM, and that of SIGHUP does not clean up.
     """
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
     if _heeds_sighup():
-        # Once: of a closed terminal both the shell and the kernel tell, and the second would cut the cleaning up short.
+        # Once: both the shell and the kernel send it for a closed terminal, and the second would interrupt the cleanup.
         loop.add_signal_handler(signal.SIGHUP, lambda: task.cancelling() or task.cancel())
     return await main()
 
 
 def _heeds_sighup() -> bool:
-    """Not under nohup, which means just that."""
+    """False under nohup, which ignores it."""
     return signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
 
 def _known(error: BaseException) -> SmsimError | None:
-    """The error of ours in an error or group; None if there is another in it, which is a bug and shows itself."""
+    """The SmsimError in an error or group; None if there is another error in it, which is a bug."""
     if isinstance(error, SmsimError):
         return error
     if isinstance(error, BaseExceptionGroup):
@@ -97,15 +97,15 @@ def stop_on_signals() -> asyncio.Event:
 
 
 def settle_down() -> None:
-    """Once a service is loaded: takes all that is there out of the garbage collector's rounds. A full one would look
-    through it again and again, and hold the event loop up for 50 ms each time (measured in the gateway).
+    """Once a service is loaded: excludes all present objects from garbage collection. Otherwise each full collection
+    would visit them and block the event loop for 50 ms (measured in the gateway).
     """
     gc.collect()
     gc.freeze()
 
 
 async def end_soon_after(stop: asyncio.Event, job: Coroutine[Any, Any, None]) -> None:
-    """Runs a job that ends by itself once `stop` is set, or a little later, whatever it waits for then."""
+    """Runs a job that ends by itself once `stop` is set; cancels it if it does not end soon after that."""
     stopping = asyncio.create_task(stop.wait())
     working = asyncio.create_task(job)
     try:
@@ -126,7 +126,7 @@ def warn_of_near_misses() -> None:
 
 
 class _Help(argparse.HelpFormatter):
-    """Says what holds where a flag is left out: its own default, or that of the setting that its help names."""
+    """Shows the default of each flag: its own, or that of the setting that its help names."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help or ""

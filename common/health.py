@@ -1,17 +1,17 @@
-"""Whether a service is alive, for a container's health check: it touches a file, `python -m common.health` looks."""
+"""A container's health check: the service touches a file, and `python -m common.health` looks at it."""
 
 import os
 import sys
 import time
 from pathlib import Path
 
-# The file's name; unset outside containers, and then nothing is written.
+# The name of the file. Outside containers it is unset, and nothing is written.
 VARIABLE = "HEALTH_FILE"
 SILENCE_S = 30.0
 
 
 def beat(next_within_s: float = 0) -> None:
-    """The service has just had an answer from the ledger, and expects the next one within so many seconds."""
+    """The ledger has answered; the service expects the next answer within `next_within_s` seconds."""
     if name := os.environ.get(VARIABLE):
         Path(name).touch()
         until = time.time() + next_within_s

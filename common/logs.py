@@ -33,7 +33,7 @@ class MaskedJsonFormatter(JsonFormatter):
         return {name: _without_texts(name, value) for name, value in log_data.items()}
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
-        """Masks the whole line, so that no key, exception or object slips through."""
+        """Masks the whole line: keys, exceptions and objects too."""
         return mask(super().jsonify_log_record(log_data))
 
 
@@ -50,7 +50,7 @@ def _without_texts(name: str, value: Any) -> Any:
 
 
 class _Stream(logging.StreamHandler[TextIO]):
-    """Writes to a stream. Once nobody reads it any more (`| head -1`), ends the process as SIGTERM does."""
+    """Writes to a stream. When its reader is gone (`| head -1`), ends the process as SIGTERM does."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name for it
         if isinstance(sys.exc_info()[1], BrokenPipeError):
@@ -65,7 +65,7 @@ def configure_logs(
 ) -> None:
     """Sends all logs as JSON lines to a stream (stdout unless given) and, if asked, to a rotating file too.
 
-    The file turns over at 10 MiB and keeps five older ones. Raises UsageError if it can't be opened.
+    The file rotates at 10 MiB; five older files are kept. Raises UsageError if it can't be opened.
     """
     handlers: list[logging.Handler] = [_Stream(stream or sys.stdout)]
     if log_file is not None:
@@ -93,5 +93,5 @@ def configure_logs(
     for handler in handlers:
         root.addHandler(handler)
     root.setLevel(level)
-    # pika logs each lost connection several times over, with tracebacks; ours says it once, in one line.
+    # pika logs each lost connection several times, with tracebacks. Our own log has one line for it.
     logging.getLogger("pika").setLevel(logging.CRITICAL + 1)

@@ -17,10 +17,10 @@ MAX_BATCH_MESSAGES = 10_000
 MAX_BODY_BYTES = 1024 * 1024
 MAX_TEXT_CHARS = 1_600
 MAX_SEQ = 2**40
-# The seqs of one batch lie closer together than this, so that one body can make the ledger open two pieces at most.
+# The seqs of a batch span less than this, so that a body can make the ledger open two pieces at most.
 MAX_BATCH_SPAN = 1 << 17
 
-# A batch of no more messages than this fits a body whatever its texts: six bytes for each character, escaped.
+# A batch of at most this many messages fits a body, even if each character takes six bytes, escaped.
 SURE_TO_FIT = MAX_BODY_BYTES // (6 * MAX_TEXT_CHARS + 256)
 
 BATCH_TYPE = "sms.batch.v1"
@@ -35,14 +35,14 @@ Seqs = NDArray[np.int64]
 
 
 class Lane(StrEnum):
-    """Which of the two queues a batch goes through; an urgent message never queues behind bulk ones."""
+    """The two queues of batches. An urgent message never queues behind bulk ones."""
 
     BULK = "bulk"
     URGENT = "urgent"
 
 
 class State(IntEnum):
-    """Where a message stands; the two bits that the ledger keeps of it."""
+    """The state of a message: two bits in the ledger."""
 
     QUEUED = 0
     SENDING = 1
@@ -51,7 +51,7 @@ class State(IntEnum):
 
 
 class Outcome(IntEnum):
-    """What a send came to; the value is the state that the message goes to."""
+    """The outcome of a send; the value is the next state of the message."""
 
     RETRY = State.QUEUED
     SENT = State.SENT
@@ -67,9 +67,11 @@ class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What one AMQP message carries: 1 to 10,000 messages of one run, all in the same attempt.
+    """The content of one AMQP message: 1 to 10,000 messages of one run, all in the same attempt.
 
-    `again`: a copy of a redelivered batch, so that whoever had that may have claimed some of these.
+    Attributes:
+        track: Whether the steps of the messages are tracked.
+        again: A copy of a redelivered batch: another sender may have claimed some of the messages.
     """
 
     run: Annotated[str, msgspec.Meta(pattern=RUN_PATTERN)]
@@ -80,7 +82,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def message_id(self) -> str:
-        """`<run>.<first seq>`, what the AMQP message is called."""
+        """The id of the AMQP message, `<run>.<first seq>`."""
         return f"{self.run}.{self.messages[0].seq}"
 
     def seqs(self) -> Seqs:
@@ -98,7 +100,7 @@ def encode_batch(batch: Batch) -> bytes:
 
 
 def decode_batch(body: bytes) -> tuple[Batch, Seqs]:
-    """The batch in a body, and its seqs. Raises BadBody for whatever is no batch or is over a limit."""
+    """The batch in a body, and its seqs. Raises BadBody if the body can't be decoded or exceeds a limit."""
     if len(body) > MAX_BODY_BYTES:
         raise BadBody(f"{len(body)} bytes, over the limit of {MAX_BODY_BYTES}")
     try:
@@ -116,11 +118,11 @@ def _check_seqs(seqs: Seqs) -> None:
     if int(ordered[-1]) - int(ordered[0]) >= MAX_BATCH_SPAN:
         raise BadBody(f"the seqs span {MAX_BATCH_SPAN} or more")
     if ordered is not seqs and not is_increasing(ordered):
-        raise BadBody("a seq stands twice in the batch")
+        raise BadBody("a seq is twice in the batch")
 
 
 def fitting(batch: Batch) -> Iterator[Batch]:
-    """The batch, in as many parts as it takes for each body to be within the limit."""
+    """The batch, in parts whose bodies are within the limit."""
     if len(batch.messages) <= SURE_TO_FIT or len(encode_batch(batch)) <= MAX_BODY_BYTES:
         yield batch
         return
@@ -130,12 +132,12 @@ def fitting(batch: Batch) -> Iterator[Batch]:
 
 
 def is_increasing(seqs: Seqs) -> bool:
-    """Whether each seq is greater than the one before, as is usual: then none stands twice."""
+    """Whether each seq is greater than the one before, so that none is there twice."""
     return bool((seqs[1:] > seqs[:-1]).all())
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong, without content of the body, which UnicodeError quotes and msgspec's own errors do not."""
+    """The reason without content of the body. UnicodeError quotes the body; the errors of msgspec do not."""
     if isinstance(error, UnicodeError) or "UTF-8" in str(error):  # msgspec 0.22; msgspec 0.23
         return "not UTF-8"
     return str(error)[:200] or type(error).__name__
@@ -147,7 +149,7 @@ def is_e164(number: str) -> bool:
 
 
 def bad_numbers(messages: list[Message]) -> list[int]:
-    """The positions of the messages whose number is no E.164.
+    """The positions of the messages whose number is not E.164.
 
     One pattern over the joined numbers costs a third of one match a number; the slow way runs only if it fails.
     """
@@ -158,12 +160,13 @@ def bad_numbers(messages: list[Message]) -> list[int]:
 
 
 def is_run_id(run: str) -> bool:
-    """Whether a name is fit for a run: `[a-z0-9-]{1,40}`."""
+    """Whether a text can be the name of a run: `[a-z0-9-]{1,40}`."""
     return _RUN.match(run) is not None
 
 
 def new_run_id(random_bytes: int = 2) -> str:
-    """A fresh run id, `YYYYMMDD-HHMMSS-xxxx` (UTC and random hex digits). Two bytes of them are for people, who look
-    whether the name is taken; what begins many runs a second needs six.
+    """A new run id, `YYYYMMDD-HHMMSS-xxxx` (UTC and random hex digits).
+
+    Two random bytes are enough for a command; a service that begins many runs a second needs six.
     """
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(random_bytes)}"

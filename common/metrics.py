@@ -1,7 +1,7 @@
-"""Prometheus metrics: what every service says of itself, and the server that shows them on METRICS_PORT.
+"""Prometheus metrics: those of every service, and the server on METRICS_PORT.
 
-The server runs in the service's own event loop and not in a thread: what it reads needs no lock and belongs to one
-moment, it ends with the service, and a loop that hangs is a target that is down.
+The server runs in the event loop of the service, not in a thread: the metrics need no lock and are of one moment, the
+server ends with the service, and a service whose loop hangs is a target that is down.
 """
 
 import logging
@@ -34,7 +34,7 @@ OCTAVES = range(8, 27)
 
 
 class _BuildInfo:
-    """Which version runs: always 1, with the facts as labels."""
+    """The version that runs: always 1, with labels."""
 
     def __init__(self, service: str) -> None:
         self._labels = {
@@ -44,14 +44,16 @@ class _BuildInfo:
         }
 
     def collect(self) -> list[GaugeMetricFamily]:
-        info = GaugeMetricFamily("smsim_build_info", "Always 1; what runs here.", labels=list(self._labels))
+        info = GaugeMetricFamily(
+            "smsim_build_info", "Always 1; the version that runs.", labels=list(self._labels)
+        )
         info.add_metric(list(self._labels.values()), 1)
         return [info]
 
 
 def new_registry(service: str, *collectors: Collector) -> CollectorRegistry:
-    """What a service shows: the collectors' metrics, its build, its process and Python's garbage collector."""
-    # `_created`: a second series for each counter, of no use here. The function ships without types.
+    """The registry of a service: its collectors, its version, its process and the garbage collector."""
+    # Otherwise each counter has a second series, `_created`. The function ships without types.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     for collector in (_BuildInfo(service), *collectors):
@@ -87,9 +89,9 @@ async def metrics_served(
     registry: CollectorRegistry,
     refresh: Callable[[], Awaitable[None]] = _nothing,
 ) -> AsyncIterator[None]:
-    """While it lasts, GET /metrics is answered on METRICS_HOST and METRICS_PORT; where that is not set, nothing is.
+    """Serves GET /metrics on METRICS_HOST and METRICS_PORT during the block; does nothing if the port is not set.
 
-    `refresh` is awaited before each answer. Raises Refused where the port can't be had.
+    `refresh` is awaited before each answer. Raises Refused if it can't listen.
     """
     if settings.metrics_port is None:
         yield

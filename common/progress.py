@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class ProgressBar:
-    """Shows on stderr how far a job is, if that is a terminal. A context manager."""
+    """Shows the progress of a job on stderr, if that is a terminal. A context manager."""
 
     def __init__(self, what: str, total: int, done: int = 0) -> None:
         self._progress = Progress(

@@ -1,7 +1,7 @@
-"""What the environment and `.env` may say: each setting with its default, its limits and its meaning.
+"""The settings of the environment and of `.env`: each with its default, its limits and its meaning.
 
-A flag beats the environment, the environment beats `.env`; blank means unset. Names that are not ours are
-ignored, but a near-miss of one of ours is warned of.
+A flag beats the environment, the environment beats `.env`; blank means unset. Unknown names are
+ignored, but a warning is logged for a misspelt setting.
 """
 
 import difflib
@@ -159,12 +159,12 @@ class Settings(EnvironmentSettings):
 
 
 def load_settings(**flags: Any) -> Settings:
-    """The settings in force. A flag that is None counts as not given. Raises UsageError that names the variable."""
+    """The settings in force. A flag that is None is ignored. Raises UsageError that names the variable."""
     return read_settings(Settings, **flags)
 
 
 def read_settings(kind: type[S], **flags: Any) -> S:
-    """The settings of a class. A flag that is None counts as not given. Raises UsageError that names the variable."""
+    """The settings of a class. A flag that is None is ignored. Raises UsageError that names the variable."""
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         return kind(_env_file=ENV_FILE, _env_file_encoding="utf-8", **given)

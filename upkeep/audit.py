@@ -10,7 +10,7 @@ from common.ledger.values import Snapshot
 from upkeep.comparison import TIMING, Comparison, Timing
 from upkeep.findings import Audit, Difference, RunAudit
 
-# Looks at a run whose counters differ. What moves differs each time; what is wrong always differs by the same.
+# Counts of a run whose counters differ. A moving counter differs by another value each time, a wrong one by the same.
 LOOKS = 3
 
 

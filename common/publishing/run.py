@@ -184,7 +184,7 @@ class RunPublisher:
         return asyncio.get_running_loop().time() - self._noted_s > self._timing.confirm_every_s
 
     async def _note(self) -> None:
-        """Tells the ledger how far the run is confirmed."""
+        """Confirms in the ledger what the broker has confirmed."""
         self._noted_s, self._noted = asyncio.get_running_loop().time(), self._confirmed
         await self._ledger.confirm(self._job.run, self._confirmed)
 

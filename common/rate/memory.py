@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from common.messages import Lane
-from common.rate.port import LONGEST_WAIT_S, PATIENCE_S, Grant, bucket_of, part_of, wait_for
+from common.rate.port import TIMING, Grant, bucket_of, part_of, wait_for
 
 
 class MemoryRateLimit:
@@ -16,7 +16,7 @@ class MemoryRateLimit:
         self._clock = clock
         self._tokens = 1.0
         self._at = clock()
-        # What urgent takers wait for, and until when bulk ones leave it to them.
+        # The tokens that urgent takers wait for, and until when bulk takers leave them.
         self._owed = 0
         self._owed_until = self._at
 
@@ -34,11 +34,11 @@ class MemoryRateLimit:
         if urgent:
             self._owed = max(rest, self._owed - granted)
             if rest:
-                due = now + min(lacking_s, LONGEST_WAIT_S) + PATIENCE_S
+                due = now + min(lacking_s, TIMING.longest_wait_s) + TIMING.patience_s
                 self._owed_until = max(self._owed_until, due)
         if rest == 0:
             return Grant(granted, 0)
-        # Urgent takers are waited for until they could be granted all they want, or for as long as they are expected.
+        # Until the urgent takers could be granted all, or are waited for no more.
         barred_s = max(lacking_s, self._owed_until - now)
         return Grant(granted, wait_for(min(lacking_s + ahead / self.rate, barred_s)))
 
@@ -46,6 +46,6 @@ class MemoryRateLimit:
         passed_s = max(0.0, now - self._at)
         self._tokens = min(bucket_of(self.rate), self._tokens + passed_s * self.rate)
         self._at = now
-        self._owed_until = min(self._owed_until, now + LONGEST_WAIT_S + PATIENCE_S)
+        self._owed_until = min(self._owed_until, now + TIMING.longest_wait_s + TIMING.patience_s)
         if now >= self._owed_until:
             self._owed = 0

@@ -1,10 +1,10 @@
-"""What a rate limit promises. One contract suite, tests/contract/test_rate.py, holds every implementation to it.
+"""What a rate limit promises. The contract suite, tests/contract/test_rate.py, runs against every implementation.
 
-- All takers of one limit share a token bucket: in any T seconds no more than rate · T + 1 + 0.1 · rate are granted,
-  whatever is killed or repeated. A take whose answer was lost has used its tokens up, so repeating it is safe.
-- Urgent first: while an urgent taker waits for what it was not granted, bulk takers get only what is left beyond
-  that. One that never asks again is waited for little longer than it was told to wait itself.
-- A clock that jumps ahead fills the bucket at most; from one that jumps back, time is counted from then on.
+- All takers of a limit share a token bucket: in any T seconds at most rate · T + 1 + 0.1 · rate are granted, even if
+  takers are killed or calls repeated. A call whose answer was lost has used its tokens, so repeating it is safe.
+- Urgent first: while an urgent taker waits for tokens, bulk takers get only the tokens beyond those. If it does not ask
+  again, it is waited for little longer than it was asked to wait.
+- A clock that jumps ahead fills the bucket at most; after one that jumps back, time counts from the new value.
 """
 
 import random
@@ -13,16 +13,29 @@ from typing import Protocol
 
 from common.messages import Lane
 
-# The bucket holds one token and those of this long: what may follow a pause at once.
-BURST_S = 0.1
-# A taker is told to wait for this long's tokens, if it wants so many: asking for fewer at a time would be dear.
-PART_S = 0.05
-SHORTEST_WAIT_S = 0.001
-LONGEST_WAIT_S = 1.0
-# Waits are lengthened by up to this share, so that of several takers it is not always the same that asks first.
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timing of a limit, in seconds.
+
+    Attributes:
+        burst_s: The bucket holds one token, and the tokens of this time.
+        part_s: A taker waits for the tokens of this time at a time, if it wants that many.
+        shortest_wait_s: Shortest wait.
+        longest_wait_s: Longest wait.
+        patience_s: An urgent taker that does not ask again this long after its wait is waited for no more.
+    """
+
+    burst_s: float = 0.1
+    part_s: float = 0.05
+    shortest_wait_s: float = 0.001
+    longest_wait_s: float = 1.0
+    patience_s: float = 0.25
+
+
+TIMING = Timing()
+# Waits are lengthened by up to this share, so that it is not always the same taker that asks first.
 JITTER = 0.1
-# An urgent taker that does not ask again this long after it could have is waited for no more.
-PATIENCE_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +54,20 @@ class RateLimit(Protocol):
         """Messages per second."""
 
     async def take(self, lane: Lane, wanted: int) -> Grant:
-        """Takes up to `wanted` tokens. What is granted and not used lapses."""
+        """Takes up to `wanted` tokens. Unused tokens are not given back."""
 
 
 def bucket_of(rate: float) -> float:
     """How many tokens a bucket holds."""
-    return 1 + BURST_S * rate
+    return 1 + TIMING.burst_s * rate
 
 
 def part_of(rate: float) -> float:
-    """How many tokens are worth waiting for."""
-    return max(1.0, PART_S * rate)
+    """How many tokens to wait for at a time."""
+    return max(1.0, TIMING.part_s * rate)
 
 
 def wait_for(time_s: float) -> float:
-    """A wait of so long, within the bounds and jittered."""
-    longest_s = LONGEST_WAIT_S / (1 + JITTER)
-    return min(longest_s, max(SHORTEST_WAIT_S, time_s)) * random.uniform(1, 1 + JITTER)
+    """A wait of this time, within the bounds, with jitter."""
+    longest_s = TIMING.longest_wait_s / (1 + JITTER)
+    return min(longest_s, max(TIMING.shortest_wait_s, time_s)) * random.uniform(1, 1 + JITTER)

@@ -5,7 +5,7 @@ from importlib.resources import files
 from redis.asyncio import Redis
 
 from common.messages import Lane
-from common.rate.port import LONGEST_WAIT_S, PATIENCE_S, Grant, bucket_of, part_of, wait_for
+from common.rate.port import TIMING, Grant, bucket_of, part_of, wait_for
 from common.redis import retry_until_answered
 
 
@@ -16,7 +16,12 @@ class RedisRateLimit:
         self.rate = rate
         self._key = key_name
         self._take = client.register_script((files("common.rate") / "take.lua").read_text())
-        self._constants = [bucket_of(rate), part_of(rate), int(LONGEST_WAIT_S * 1e6), int(PATIENCE_S * 1e6)]
+        self._constants = [
+            bucket_of(rate),
+            part_of(rate),
+            int(TIMING.longest_wait_s * 1e6),
+            int(TIMING.patience_s * 1e6),
+        ]
 
     async def take(self, lane: Lane, wanted: int) -> Grant:
         if wanted <= 0:

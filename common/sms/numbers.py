@@ -1,8 +1,8 @@
-"""Phone numbers as people write them, into E.164: checked as the phonenumbers library checks them, much faster.
+"""Converts phone numbers as people write them to E.164, with the checks of the phonenumbers library, much faster.
 
-The library takes 13 to 35 µs a number, which is more than all else that a batch's message costs. So what is already
-in E.164 and plainly valid is recognised by one regular expression for each country calling code and length, made of
-the library's own patterns. It only ever says "valid, and as it stands"; all else is for the library to decide.
+The library takes 13 to 35 µs a number, more than everything else that a message in a batch costs. So numbers that are
+E.164 already and valid are recognised by a regular expression for each country calling code and length, made of the
+library's own patterns. Numbers that do not match are left to the library.
 """
 
 import re
@@ -18,11 +18,11 @@ from common.messages import is_e164
 # As in common.messages.E164_PATTERN, with the plus sign. ITU-T E.164 allows 15 digits at most.
 _MIN_CHARS, _MAX_CHARS = 1 + 7, 1 + 15
 
-# A plus sign, digits of any script, and what people put between them. The library would take letters too, and guess.
+# A plus sign, digits of any script, and separators. The library would accept letters too, and guess.
 _WRITTEN = re.compile(r"\s*[+＋][\d\s().\-‐‑–/]*")  # noqa: RUF001 - a full-width plus and dashes are meant
 _BETWEEN = re.compile(r"[\s().\-‐‑–/]+")  # noqa: RUF001
 
-# The kinds of number that the library takes for valid. `mobile` stands apart: see _of_region.
+# The kinds of valid numbers in the library, except `mobile`: see _of_region.
 _KINDS = (
     "premium_rate",
     "toll_free",
@@ -41,9 +41,9 @@ _CODES = {str(code) for code in COUNTRY_CODE_TO_REGION_CODE}
 
 
 def normalise(number: str) -> str:
-    """The number in E.164. Raises ValueError, which says what is wrong and leaves the number out.
+    """The number in E.164. Raises ValueError, whose text does not contain the number.
 
-    A valid number takes half a microsecond to one, 2 if it has spaces or dashes; what the library decides, 15 to 60.
+    A valid number takes 0.5 to 1 µs, 2 µs with spaces or dashes; a number that is left to the library 15 to 60 µs.
     """
     if _is_plain(number):
         return number
@@ -54,7 +54,7 @@ def normalise(number: str) -> str:
 
 
 def number_error(number: str) -> str | None:
-    """What is wrong with a number, as `normalise` says it; None: nothing."""
+    """The error of `normalise` for a number, if there is one."""
     try:
         normalise(number)
     except ValueError as error:
@@ -109,18 +109,18 @@ _POSSIBLE = {
 
 @cache
 def _plain(code: str) -> dict[int, re.Pattern[str]]:
-    """What `_patterns` makes of a calling code's metadata."""
+    """The patterns of a calling code."""
     regions = COUNTRY_CODE_TO_REGION_CODE[int(code)]
     plans = (PhoneMetadata.metadata_for_region_or_calling_code(int(code), region) for region in regions)
     return _patterns(code, [plan for plan in plans if plan is not None])
 
 
 def _patterns(code: str, plans: Sequence[PhoneMetadata]) -> dict[int, re.Pattern[str]]:
-    """By length in characters: what matches the valid numbers of a calling code that parsing leaves as they stand.
+    """Patterns by length in characters, for the valid numbers of a calling code that parsing does not change.
 
     It follows parse() and is_valid_number() of the library's phonenumberutil.py.
     """
-    # The first region's rules say what a national prefix is. If any digits could be one, the library shall see to it.
+    # National prefixes are those of the first region. A number that may begin with one is left to the library.
     prefix = plans[0].national_prefix_for_parsing
     begins = rf"\+{code}" + (rf"(?!(?:{prefix})(?<!\+{code}))" if prefix else "")
     return {
@@ -130,10 +130,10 @@ def _patterns(code: str, plans: Sequence[PhoneMetadata]) -> dict[int, re.Pattern
 
 
 def _of_regions(plans: Sequence[PhoneMetadata], digits: int) -> str:
-    """Valid national numbers of so many digits, as a regular expression.
+    """A pattern of the valid national numbers with this many digits.
 
-    Of several regions, a number belongs to the first whose leading digits it has, or where it is valid if they have
-    none; and must be valid there.
+    With several regions, a number belongs to the first region whose leading digits it has, or, if that has none, in
+    which it is valid; and it must be valid there.
     """
     if len(plans) == 1:
         return _of_region(plans[0], digits)

@@ -1,7 +1,7 @@
 """How many SMS a text takes: in which encoding, and how it is split.
 
 3GPP TS 23.038: 6.2.1 has the default alphabet of 7 bits, "GSM-7", and 6.2.1.1 its extension table, whose characters
-take an escape septet and one more. Whatever is in neither makes the whole text UCS-2, in UTF-16 code units.
+take an escape septet and one more. Any other character makes the whole text UCS-2, in UTF-16 code units.
 3GPP TS 23.040: an SMS carries 140 octets, which is 160 septets or 70 code units. The parts of a longer text begin with
 a header of 6 octets that says which part it is (9.2.3.24.1), which leaves 153 or 67. Neither an escape sequence nor a
 surrogate pair is ever split over two parts, so a part may end one short.
@@ -51,7 +51,7 @@ def segments(text: str) -> Segments:
 
 
 def _parts(units: int, alone: int, each: int, begins_pair: Callable[[int], bool]) -> int:
-    """How many SMS carry so many units: one of `alone`, or several of `each`, where no pair of units is split.
+    """How many SMS these units take: one of up to `alone`, or several of `each`, without splitting a pair of units.
 
     `begins_pair(i)`: unit i and the next one belong together.
     """

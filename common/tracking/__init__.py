@@ -1,1 +1,1 @@
-"""Tracking: what a single message says, when each of its steps was, and events as they happen."""
+"""Tracking: numbers, texts and steps of single messages, kept for a while, and steps as they happen."""

@@ -22,9 +22,7 @@ from common.messages import Lane
 from common.rate.memory import MemoryRateLimit
 from common.rate.port import (
     JITTER,
-    LONGEST_WAIT_S,
-    PATIENCE_S,
-    SHORTEST_WAIT_S,
+    TIMING,
     RateLimit,
     bucket_of,
     part_of,
@@ -114,7 +112,7 @@ async def waits_until_granted(bench: Bench, limit: RateLimit, lane: Lane, wanted
         grant = await limit.take(lane, wanted)
         if grant.granted:
             return (bench.clock.now_us - began_us) / 1e6, grant.granted
-        assert SHORTEST_WAIT_S <= grant.wait_s <= LONGEST_WAIT_S
+        assert TIMING.shortest_wait_s <= grant.wait_s <= TIMING.longest_wait_s
         bench.clock.leap(grant.wait_s)
     raise AssertionError("nothing granted after 1000 waits")
 
@@ -239,7 +237,7 @@ async def test_an_urgent_taker_that_died_bars_nobody_for_long(
     assert (await limit.take(URGENT, wanted)).granted == 0
     bench.clock.leap(jumps_s)
     waited_s, _ = await waits_until_granted(bench, limit, BULK, EVERYTHING)
-    assert waited_s <= (1 + JITTER) * (LONGEST_WAIT_S + PATIENCE_S)
+    assert waited_s <= (1 + JITTER) * (TIMING.longest_wait_s + TIMING.patience_s)
 
 
 async def test_an_urgent_taker_whose_need_is_met_by_others_leaves_no_bar(bench: Bench) -> None:

@@ -10,8 +10,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
-from common import background
-from common.background import end, supervise
+from common.background import Timing, end, supervise
 from common.broker.memory import MemoryBroker
 from common.errors import Refused
 from common.ledger.memory import MemoryLedger
@@ -82,19 +81,18 @@ class Failing:
 
 
 async def test_a_part_that_fails_begins_again(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Each failure is logged, and the part works in the end."""
-    monkeypatch.setattr(background, "FIRST_PAUSE_S", 0.01)
     part = Failing(3)
-    task = asyncio.create_task(supervise(part))
+    task = asyncio.create_task(supervise(part, Timing(first_pause_s=0.01)))
     await eventually(lambda: part.works)
     await end([task])
     assert task.cancelled()
     assert [record.message for record in caplog.records].count("part_failed") == 3
 
 
-async def test_listeners_go_on_after_the_tracker_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_listeners_go_on_after_the_tracker_failed() -> None:
     """Who asked when it failed may be told so; later messages come in."""
 
     class Fails(MemoryTracker):
@@ -106,7 +104,6 @@ async def test_listeners_go_on_after_the_tracker_failed(monkeypatch: pytest.Monk
                 raise Refused("no")
             return super().listen()
 
-    monkeypatch.setattr(background, "FIRST_PAUSE_S", 0.01)
     async with running(tracker=Fails(), stand_in=True) as gateway:
 
         async def came() -> Any:
@@ -121,9 +118,8 @@ async def _total(ledger: MemoryLedger, run: str) -> int:
     return (await ledger.snapshot(run)).total
 
 
-async def test_a_lost_cancellation_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lost_cancellation_is_repeated() -> None:
     """As redis-py may lose one: the gateway must end all the same."""
-    monkeypatch.setattr(background, "CANCEL_AGAIN_S", 0.01)
 
     async def deaf() -> None:
         for _ in range(2):
@@ -134,7 +130,7 @@ async def test_a_lost_cancellation_is_repeated(monkeypatch: pytest.MonkeyPatch) 
     task = asyncio.create_task(deaf())
     await asyncio.sleep(0)
     async with asyncio.timeout(60):
-        await end([task])
+        await end([task], Timing(cancel_again_s=0.01))
     assert task.cancelled()
 
 
