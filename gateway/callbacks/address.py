@@ -80,6 +80,10 @@ def url_error(text: str, allow_private: bool) -> str | None:
         return "must begin with http:// or https://"
     if "@" in authority[1]:
         return "must have no user name or password in it"
+    return _authority_error(text, authority[1].startswith("["), allow_private)
+
+
+def _authority_error(text: str, is_ipv6: bool, allow_private: bool) -> str | None:
     try:
         url = URL(text)
     except ValueError:
@@ -87,8 +91,7 @@ def url_error(text: str, allow_private: bool) -> str | None:
     if url.port is None or not 1 <= url.port <= 65535:
         return "must have a port from 1 to 65535, if it has one"
     host = (url.raw_host or "").lower()
-    is_bracketed = authority[1].startswith("[")
-    return _ipv6_error(host, allow_private) if is_bracketed else _host_error(host, allow_private)
+    return _ipv6_error(host, allow_private) if is_ipv6 else _host_error(host, allow_private)
 
 
 def _ipv6_error(host: str, allow_private: bool) -> str | None:

@@ -12,9 +12,9 @@ from contextlib import suppress
 from common.ledger.port import Ledger
 from common.tracking.port import Tracker
 from gateway.callbacks.address import is_public, url_error
-from gateway.callbacks.delivery import Deliverer, Delivery, pause_s
+from gateway.callbacks.delivery import Deliverer, Delivery, check_later
 from gateway.callbacks.events import EndEvents
-from gateway.callbacks.finals import ENDED, FinalStatuses
+from gateway.callbacks.finals import ENDED, read_statuses
 from gateway.callbacks.limits import CallbackLimits
 from gateway.callbacks.port import Callback, Callbacks, Reschedule
 from gateway.callbacks.posting import Poster, guarded_session
@@ -39,8 +39,10 @@ class Dispatcher:
         self._secret = secret
         self._allow_private = allow_private
         self._limits = limits or CallbackLimits()
-        self._finals = FinalStatuses(ledger, tracker)
+        self._tracker = tracker
+        self._ledger = ledger
         self._events = EndEvents(tracker, self._limits.expected)
+        self._next_poll_s = 0.0
 
     def url_error(self, url: str) -> str | None:
         """Returns what is wrong with a callback URL, as far as its text shows; None if nothing is."""
@@ -67,7 +69,7 @@ class Dispatcher:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._events.listen())
                 deliverer = Deliverer(
-                    self._callbacks, self._finals, poster=poster, tasks=tasks, limits=self._limits
+                    self._callbacks, self._tracker, poster=poster, tasks=tasks, limits=self._limits
                 )
                 held = deliverer.held
                 await self._find_forever(deliverer)
@@ -81,46 +83,50 @@ class Dispatcher:
                 await self._callbacks.reschedule([Reschedule(callback, 0.0) for callback in callbacks])
 
     async def _find_forever(self, deliverer: Deliverer) -> None:
-        """Checks callbacks on events; and those that are due every `poll_s`, or at once after a full page."""
+        """Checks callbacks whose messages have ended, by events, and callbacks that are due."""
         clock, page = asyncio.get_running_loop().time, self._limits.page
-        next_poll_s = clock()
         while True:
             await deliverer.wait_for_room(2 * page)
-            ended = self._events.take(page)
-            due = []
-            if clock() >= next_poll_s:
-                due = await self._callbacks.due(page)
-                next_poll_s = clock() + (self._limits.poll_s if len(due) < page else 0)
-            if ended or due:
-                await self._check(list({*ended, *due}), deliverer)
+            uuids = [*self._events.take(page), *await self._due()]
+            if uuids:
+                await self._check(list(dict.fromkeys(uuids)), deliverer)
             else:
-                await self._events.wait(next_poll_s - clock())
+                await self._events.wait(self._next_poll_s - clock())
+
+    async def _due(self) -> list[str]:
+        """The callbacks that are due, every `poll_s`, or at once after a full page."""
+        now = asyncio.get_running_loop().time()
+        if now < self._next_poll_s:
+            return []
+        due = await self._callbacks.due(self._limits.page)
+        self._next_poll_s = now + (self._limits.poll_s if len(due) < self._limits.page else 0)
+        return due
 
     async def _check(self, uuids: Sequence[str], deliverer: Deliverer) -> None:
         """Leases callbacks, and delivers, reschedules or removes each."""
-        expired: list[str] = []
-        later: list[Reschedule] = []
-        for delivery in await self._lease(uuids):
-            callback = delivery.callback
-            if callback.final is not None or delivery.status in ENDED:
-                if (change := deliverer.start(delivery)) is not None:
-                    later.append(change)
-            elif delivery.status is None or callback.age_s > self._callbacks.retention.message_s:
-                expired.append(callback.uuid)
-            else:
-                later.append(Reschedule(callback, pause_s(callback.age_s, self._limits)))
-        await self._callbacks.reschedule(later)
-        await self._remove(expired)
+        leased = await self._lease(uuids)
+        changes = [self._start(delivery, deliverer) for delivery in leased]
+        await self._callbacks.reschedule([change for change in changes if change is not None])
+        await self._remove([it.callback.uuid for it in leased if self._is_expired(it)])
 
     async def _lease(self, uuids: Sequence[str]) -> list[Delivery]:
         lease_until_s = asyncio.get_running_loop().time() + self._limits.lease_s
         callbacks = await self._callbacks.lease(uuids, self._limits.lease_s)
-        statuses = await self._finals.statuses([callback for callback in callbacks if callback.final is None])
+        statuses = await read_statuses(self._ledger, callbacks)
         return [Delivery(callback, statuses.get(callback.uuid), lease_until_s) for callback in callbacks]
+
+    def _start(self, delivery: Delivery, deliverer: Deliverer) -> Reschedule | None:
+        if delivery.status in ENDED:
+            return deliverer.start(delivery)
+        return check_later(delivery.callback, delivery.callback.age_s, self._limits)
+
+    def _is_expired(self, delivery: Delivery) -> bool:
+        """Whether the message cannot end any more: its run is forgotten, or it had MESSAGE_TTL to end."""
+        is_late = delivery.callback.age_s > self._callbacks.retention.message_s
+        return delivery.status is None or (is_late and delivery.status not in ENDED)
 
     async def _remove(self, uuids: Sequence[str]) -> None:
         if uuids:
-            log.warning(
-                "callbacks_dropped", extra={"count": len(uuids), "reason": "the messages did not end"}
-            )
+            about = {"count": len(uuids), "reason": "the messages did not end"}
+            log.warning("callbacks_dropped", extra=about)
             await self._callbacks.remove(uuids)

@@ -4,6 +4,7 @@ Events only speed delivery up. A message whose event is missed is found by the s
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -18,29 +19,27 @@ class EndEvents:
         self._tracker = tracker
         self._limit = limit
         self._expected: dict[str, None] = {}
-        self._ended: dict[str, None] = {}
+        self._ended: deque[str] = deque(maxlen=limit)
         self._arrived = asyncio.Event()
 
     def expect(self, uuids: Iterable[str]) -> None:
         """Awaits the events of these messages."""
-        self._add(self._expected, uuids)
+        self._expected.update(dict.fromkeys(uuids))
+        while len(self._expected) > self._limit:
+            del self._expected[next(iter(self._expected))]
 
     async def listen(self) -> None:
         """Receives events until cancelled."""
         async for steps in self._tracker.listen():
-            ended = [s.uuid for s in steps if s.status in ENDED and s.uuid in self._expected]
-            if ended:
-                self._add(self._ended, ended)
-                self._arrived.set()
-            for uuid in ended:
-                self._expected.pop(uuid, None)
+            for step in steps:
+                if step.status in ENDED and step.uuid in self._expected:
+                    del self._expected[step.uuid]
+                    self._ended.append(step.uuid)
+                    self._arrived.set()
 
     def take(self, count: int) -> list[str]:
         """Removes and returns up to `count` messages that have ended."""
-        taken = list(self._ended)[:count]
-        for uuid in taken:
-            del self._ended[uuid]
-        return taken
+        return [self._ended.popleft() for _ in range(min(count, len(self._ended)))]
 
     async def wait(self, timeout_s: float) -> None:
         """Waits until a message has ended, or for `timeout_s`."""
@@ -48,8 +47,3 @@ class EndEvents:
             async with asyncio.timeout(timeout_s):
                 await self._arrived.wait()
         self._arrived.clear()
-
-    def _add(self, uuids: dict[str, None], added: Iterable[str]) -> None:
-        uuids.update(dict.fromkeys(added))
-        while len(uuids) > self._limit:
-            del uuids[next(iter(uuids))]

@@ -5,12 +5,11 @@ failing one, and a new host waits for other new ones only. Within a pool, hosts 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import islice
-
-from gateway.callbacks.limits import HostLimits
 
 
 class Health(Enum):
@@ -21,6 +20,29 @@ class Health(Enum):
     FAILING = "failing"  # it was slow and failed
 
 
+_SLOTS = {Health.NEW: 256, Health.HEALTHY: 128, Health.FAILING: 32}
+_HELD = {Health.NEW: 32, Health.HEALTHY: 1_024, Health.FAILING: 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostLimits:
+    """The limits of receiving hosts.
+
+    Attributes:
+        slots: Most attempts in progress to all hosts of a health.
+        held: Most callbacks of one host that wait in this process; the others wait in the store.
+        in_progress: Most attempts in progress to one healthy host.
+        slow_s: A failed attempt that took longer makes its host a failing one.
+        hosts: Most hosts whose health is remembered.
+    """
+
+    slots: Mapping[Health, int] = field(default_factory=lambda: _SLOTS)
+    held: Mapping[Health, int] = field(default_factory=lambda: _HELD)
+    in_progress: int = 8
+    slow_s: float = 1.0
+    hosts: int = 20_000
+
+
 class HostFailing(Exception):
     """The host began to fail while a callback waited for it."""
 
@@ -29,10 +51,8 @@ class Host:
     """A host.
 
     Attributes:
-        health: Its health.
         held: Callbacks that wait for it or are being posted to it.
-        turns: Limits the attempts in progress: to one until the host responds for the first time.
-        has_responded: Whether it did.
+        turns: Limits its attempts in progress: to one until it responds for the first time.
     """
 
     def __init__(self) -> None:
@@ -47,12 +67,7 @@ class Hosts:
 
     def __init__(self, limits: HostLimits) -> None:
         self._limits = limits
-        self._max_held = {Health.NEW: limits.new_held, Health.HEALTHY: limits.healthy_held, Health.FAILING: 1}
-        self._pools = {
-            Health.NEW: asyncio.Semaphore(limits.new_slots),
-            Health.HEALTHY: asyncio.Semaphore(limits.healthy_slots),
-            Health.FAILING: asyncio.Semaphore(limits.failing_slots),
-        }
+        self._pools = {health: asyncio.Semaphore(slots) for health, slots in limits.slots.items()}
         self._hosts: dict[str, Host] = {}
 
     def host(self, name: str) -> Host:
@@ -64,7 +79,7 @@ class Hosts:
 
     def reserve(self, host: Host) -> bool:
         """Reserves a place in the host's queue, which `slot` frees. Returns False if the queue is full."""
-        if host.held >= self._max_held[host.health]:
+        if host.held >= self._limits.held[host.health]:
             return False
         host.held += 1
         return True
@@ -94,7 +109,6 @@ class Hosts:
                 host.turns.release()
 
     def _forget_idle(self) -> None:
-        """Forgets hosts that were not used for the longest time."""
         excess = max(0, len(self._hosts) - self._limits.hosts)
         for name in list(islice(self._hosts, excess)):
             host = self._hosts.pop(name)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from gateway.callbacks.hosts import HostLimits
+
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
@@ -24,46 +26,15 @@ class Retention:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HostLimits:
-    """The limits of receiving hosts. Hosts of each health share a pool of slots; an attempt takes one.
-
-    Attributes:
-        new_slots: Slots for hosts that were not tried yet.
-        healthy_slots: Slots for hosts that respond.
-        failing_slots: Slots for hosts whose last attempt was slow and failed.
-        new_held: Most callbacks of a new host that wait in this process; the others wait in the store.
-        healthy_held: The same for a healthy host. For a failing host it is 1.
-        in_progress: Most attempts in progress to one healthy host.
-        slow_s: A failed attempt that took longer makes its host a failing one.
-        hosts: Most hosts whose health is remembered.
-    """
-
-    new_slots: int = 256
-    healthy_slots: int = 128
-    failing_slots: int = 32
-    new_held: int = 32
-    healthy_held: int = 1_024
-    in_progress: int = 8
-    slow_s: float = 1.0
-    hosts: int = 20_000
-
-    @property
-    def slots(self) -> int:
-        """All slots."""
-        return self.new_slots + self.healthy_slots + self.failing_slots
-
-
-@dataclass(frozen=True, kw_only=True)
 class CallbackLimits:
     """The limits of delivery.
 
     Attributes:
-        held: Most callbacks that this process delivers or queues.
+        held: Most callbacks that wait or are being delivered in this process.
         expected: Most messages whose events are awaited. The store's schedule finds the others.
         page: Most callbacks that are leased at a time.
         poll_s: How often callbacks that are due are leased.
-        min_pause_s: Shortest pause before a message that has not ended is checked again.
-        max_pause_s: Longest such pause.
+        min_pause_s, max_pause_s: Bounds of the pause before a message that has not ended is checked again.
         lease_s: How long a callback is leased.
         min_lease_s: An attempt starts only if the lease lasts this much longer.
         attempts: Attempts before a callback is given up. By default 8 within about 68 minutes.
@@ -72,7 +43,6 @@ class CallbackLimits:
         attempt_s: How long an attempt may take.
         connect_s: How much of that may pass until the connection is ready.
         stop_s: How long the store may take to get callbacks back when the gateway stops.
-        hosts: The limits of receiving hosts.
     """
 
     held: int = 16_384

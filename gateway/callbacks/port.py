@@ -20,7 +20,6 @@ class FinalStatus(msgspec.Struct, frozen=True):
     """How a message ended.
 
     Attributes:
-        status: The final status.
         attempts: How often senders tried to send it.
         at_us: When it ended, as Unix time in microseconds; None if unknown.
     """
@@ -34,13 +33,9 @@ class Callback(msgspec.Struct, frozen=True, kw_only=True):
     """A leased callback.
 
     Attributes:
-        run: The message's run.
-        seq: The message's sequence number.
-        number: The number that the message goes to.
-        url: Where to POST.
         age_s: Time since registration.
         failures: Delivery attempts that failed.
-        final: The message's final status; None before the first attempt.
+        final: How the message ended; None before the first attempt.
         lease: The lease's token.
     """
 

@@ -12,7 +12,6 @@ import aiohttp
 import msgspec
 from aiohttp.abc import AbstractResolver
 
-from common.tracking.port import Status
 from common.tracking.wire import iso
 from gateway.callbacks.address import IPAddress, guarded_socket
 from gateway.callbacks.limits import CallbackLimits
@@ -20,37 +19,16 @@ from gateway.callbacks.port import Callback, FinalStatus
 from gateway.callbacks.resolver import ThreadResolver
 
 
-class CallbackBody(msgspec.Struct, frozen=True, kw_only=True):
-    """The JSON that is posted. It leaves the text out, so that no further system sees it.
-
-    Attributes:
-        uuid: The message id.
-        run: The run.
-        status: The final status.
-        number: The number.
-        attempts: How often senders tried.
-        at: When the message ended, in ISO 8601; null if unknown.
-    """
-
-    uuid: str
-    run: str
-    status: Status
-    number: str
-    attempts: int
-    at: str | None
-
-
-class PostResult(msgspec.Struct, frozen=True, kw_only=True):
+class PostResult(msgspec.Struct, frozen=True):
     """The result of an attempt.
 
     Attributes:
         status: The HTTP status; None without a response.
-        error: The class of the error without a response. It contains nothing secret.
-        took_s: How long the attempt took.
+        reason: The HTTP status, or the class of the error. It contains nothing secret.
     """
 
-    status: int | None = None
-    error: str = ""
+    status: int | None
+    reason: str
     took_s: float
 
     @property
@@ -59,26 +37,21 @@ class PostResult(msgspec.Struct, frozen=True, kw_only=True):
         return self.status is not None and 200 <= self.status < 300
 
     @property
-    def reason(self) -> str:
-        """The status or the error."""
-        return self.error or str(self.status)
-
-    @property
     def is_last(self) -> bool:
         """Whether no further attempt is useful: the callback is delivered, or unwanted (410)."""
         return self.delivered or self.status == HTTPStatus.GONE
 
 
 def body_of(callback: Callback, final: FinalStatus) -> bytes:
-    """Returns the body, which is the same for each attempt."""
-    body = CallbackBody(
-        uuid=callback.uuid,
-        run=callback.run,
-        status=final.status,
-        number=callback.number,
-        attempts=final.attempts,
-        at=None if final.at_us is None else iso(final.at_us),
-    )
+    """Returns the body, the same for each attempt. It leaves the text out, so that no further system sees it."""
+    body = {
+        "uuid": callback.uuid,
+        "run": callback.run,
+        "status": final.status,
+        "number": callback.number,
+        "attempts": final.attempts,
+        "at": None if final.at_us is None else iso(final.at_us),
+    }
     return msgspec.json.encode(body)
 
 
@@ -98,15 +71,14 @@ class Poster:
     async def post(self, callback: Callback, final: FinalStatus) -> PostResult:
         """Posts a callback once."""
         clock = asyncio.get_running_loop().time
-        status, error, started_s = None, "", clock()
+        started_s = clock()
         try:
             status = await self._post(callback, final)
-        except aiohttp.ClientConnectorError as failed:
-            error = type(failed.os_error).__name__
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as failed:
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             # aiohttp and the codec of host names raise ValueError for some invalid URLs.
-            error = type(failed).__name__
-        return PostResult(status=status, error=error, took_s=clock() - started_s)
+            cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+            return PostResult(None, type(cause).__name__, clock() - started_s)
+        return PostResult(status, str(status), clock() - started_s)
 
     async def _post(self, callback: Callback, final: FinalStatus) -> int:
         body = body_of(callback, final)
@@ -126,15 +98,8 @@ async def guarded_session(
     allows: Callable[[IPAddress], bool], limits: CallbackLimits, resolver: AbstractResolver | None = None
 ) -> AsyncIterator[aiohttp.ClientSession]:
     """Opens a session that connects to addresses that `allows` accepts, without proxies or cookies."""
-    slots = limits.hosts.slots
-    connector = aiohttp.TCPConnector(
-        limit=slots,
-        resolver=resolver or ThreadResolver(slots),
-        use_dns_cache=False,
-        socket_factory=guarded_socket(allows),
-    )
     async with aiohttp.ClientSession(
-        connector=connector,
+        connector=_connector(allows, sum(limits.hosts.slots.values()), resolver),
         timeout=aiohttp.ClientTimeout(total=limits.attempt_s, connect=limits.connect_s),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
@@ -142,3 +107,14 @@ async def guarded_session(
         headers={"User-Agent": "smsim", "Content-Type": "application/json"},
     ) as session:
         yield session
+
+
+def _connector(
+    allows: Callable[[IPAddress], bool], slots: int, resolver: AbstractResolver | None
+) -> aiohttp.TCPConnector:
+    return aiohttp.TCPConnector(
+        limit=slots,
+        resolver=resolver or ThreadResolver(slots),
+        use_dns_cache=False,
+        socket_factory=guarded_socket(allows),
+    )

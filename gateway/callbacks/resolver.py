@@ -6,18 +6,21 @@ Clients choose the names of callbacks, and with them the name servers, which may
 
 import asyncio
 import socket
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from threading import Thread
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 _NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+_Found = list[Any]  # what socket.getaddrinfo returns
 
 
 class ThreadResolver(AbstractResolver):
-    """Resolves up to `max_lookups` names at a time, each in a daemon thread, which cannot delay the process's exit."""
+    """Resolves up to `max_lookups` names at a time. A lookup keeps its slot until it ends, even if it is cancelled."""
 
     def __init__(self, max_lookups: int) -> None:
         self._slots = asyncio.Semaphore(max_lookups)
@@ -25,40 +28,32 @@ class ThreadResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Returns the addresses of a host.
-
-        Raises:
-            OSError: The name was not resolved.
-            UnicodeError: The name is invalid.
-        """
+        """Returns the addresses of a host. Raises OSError, or UnicodeError for an invalid name."""
         await self._slots.acquire()
-        lookup = self._start_lookup(host, port, family)
+        lookup = self._start(
+            partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        )
         return [
-            ResolveResult(
-                hostname=host, host=address[0], port=address[1], family=found, proto=protocol, flags=_NUMERIC
-            )
-            for found, _, protocol, _, address in await asyncio.wrap_future(lookup)
+            ResolveResult(hostname=host, host=at[0], port=at[1], family=found, proto=protocol, flags=_NUMERIC)
+            for found, _, protocol, _, at in await asyncio.wrap_future(lookup)
         ]
 
     async def close(self) -> None:
         """Does nothing: the threads end by themselves."""
 
-    def _start_lookup(self, host: str, port: int, family: int) -> "Future[list[Any]]":
-        loop = asyncio.get_running_loop()
-        lookup: Future[list[Any]] = Future()
-        lookup.set_running_or_notify_cancel()  # a lookup keeps its slot until it ends, even if nobody waits for it
-
-        def run() -> None:
-            try:
-                lookup.set_result(
-                    socket.getaddrinfo(
-                        host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
-                    )
-                )
-            except (OSError, UnicodeError) as error:
-                lookup.set_exception(error)
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._slots.release)
-
-        Thread(target=run, name="callback-resolver", daemon=True).start()
+    def _start(self, look_up: Callable[[], _Found]) -> "Future[_Found]":
+        release = partial(asyncio.get_running_loop().call_soon_threadsafe, self._slots.release)
+        lookup: Future[_Found] = Future()
+        lookup.set_running_or_notify_cancel()
+        # A daemon thread cannot delay the process's exit.
+        Thread(target=_run, args=(look_up, lookup, release), name="callback-resolver", daemon=True).start()
         return lookup
+
+
+def _run(look_up: Callable[[], _Found], lookup: "Future[_Found]", release: Callable[[], object]) -> None:
+    try:
+        lookup.set_result(look_up())
+    except (OSError, UnicodeError) as error:
+        lookup.set_exception(error)
+    with suppress(RuntimeError):  # the loop is closed
+        release()

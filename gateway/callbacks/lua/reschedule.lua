@@ -6,7 +6,7 @@ local now = t[1] * 1000000 + t[2]
 for k = 2, #KEYS do
   local at = 5 * k - 9
   if redis.call('HGET', KEYS[k], 'lease') == ARGV[at + 1] then
-    redis.call('HDEL', KEYS[k], 'lease', 'lease_until_us')
+    redis.call('HDEL', KEYS[k], 'lease')
     redis.call('HSET', KEYS[k], 'failures', ARGV[at + 3], 'final', ARGV[at + 4])
     redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[at + 2]), ARGV[at])
   end
