@@ -30,17 +30,17 @@ def main() -> int:
 
     async def run() -> int:
         with contextlib.ExitStack() as stack:
-            environment: dict[str, str] = {}
-            if not without:
-                rabbit = stack.enter_context(RabbitServer())
-                environment = environment_of(rabbit, stack.enter_context(RedisServer()))
-            process = stack.enter_context(
-                Process(command[0], command, env=environment, isolated=True, forwarded=True)
-            )
-            await process.ended()
+            environment = {} if without else _servers(stack)
+            process = Process(command[0], command, env=environment, isolated=True, forwarded=True)
+            await stack.enter_context(process).ended()
             return process.code()
 
     return run_command("studies.on_servers", run)
+
+
+def _servers(stack: contextlib.ExitStack) -> dict[str, str]:
+    """Starts both servers. Returns the settings that lead to them."""
+    return environment_of(stack.enter_context(RabbitServer()), stack.enter_context(RedisServer()))
 
 
 def _absolute(command: Sequence[str]) -> list[str] | None:

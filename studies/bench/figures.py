@@ -16,64 +16,56 @@ PUBLISH, CONSUME, BOTH = "publish", "consume", "both at once"
 CLIENTS = ("producer", "sender", "embedded")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
+class Work:
+    """Something to measure.
+
+    Attributes:
+        name: The work.
+        batch_size: Messages a batch; None where the pipeline chooses it.
+        messages: How many messages.
+    """
+
+    name: str
+    batch_size: int | None
+    messages: int
+
+
+@dataclass(frozen=True)
 class Measured:
     """One measurement.
 
     Attributes:
         who: `OURS`, `EMBEDDED` or the name of a peer.
         work: The work measured.
-        batch_size: Messages a batch; None where the pipeline chooses it.
-        messages: How many messages went through.
         elapsed_s: Duration of the whole run.
         cpu_s, peak_mb: CPU time and peak memory by process.
         steady_per_s: The rate without ramp and tail, where that is wanted.
     """
 
-    who: str = OURS
-    work: str
-    batch_size: int | None
-    messages: int
+    who: str
+    work: Work
     elapsed_s: float
     cpu_s: Mapping[str, float]
     peak_mb: Mapping[str, float]
     steady_per_s: float | None = None
 
+    @classmethod
+    def of(cls, who: str, work: Work, elapsed_s: float, meter: Meter) -> "Measured":
+        """With the costs that a meter sampled."""
+        return cls(who, work, elapsed_s, meter.cpu_s(), meter.peak_mb())
+
     @property
     def rate_per_s(self) -> float:
         """Messages per second."""
-        return self.messages / self.elapsed_s if self.steady_per_s is None else self.steady_per_s
-
-
-@dataclass(frozen=True)
-class Work:
-    """Something to measure: the name of a work, its batch size and its number of messages."""
-
-    name: str
-    batch_size: int | None
-    messages: int
-
-    def measured(
-        self, elapsed_s: float, meter: Meter, *, who: str = OURS, steady_per_s: float | None = None
-    ) -> Measured:
-        """This work, done in a time, with the costs that a meter sampled."""
-        return Measured(
-            who=who,
-            work=self.name,
-            batch_size=self.batch_size,
-            messages=self.messages,
-            elapsed_s=elapsed_s,
-            cpu_s=meter.cpu_s(),
-            peak_mb=meter.peak_mb(),
-            steady_per_s=steady_per_s,
-        )
+        return self.work.messages / self.elapsed_s if self.steady_per_s is None else self.steady_per_s
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """The medians over the rounds of one measurement; fields as in `Measured`.
+    """The medians over the rounds of one measurement.
 
     Attributes:
-        who, work, batch_size, messages, elapsed_s: As in `Measured`.
+        who, work, batch_size, messages, elapsed_s: As in `Measured` and `Work`.
         rate_per_s, rates_per_s: The median of the rates, and the rate of each round.
         cpu_s_per_million: CPU seconds by process for a million messages.
         peak_rss_mb: Peak memory of each client process, in MB.
@@ -92,24 +84,26 @@ class Figure(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, rounds: Sequence[Measured]) -> "Figure":
         """The medians of one measurement."""
-        first = rounds[0]
+        first, work = rounds[0], rounds[0].work
         rates = [round(one.rate_per_s) for one in rounds]
-        per_million = 1e6 / first.messages
-        clients = [name for name in CLIENTS if name in first.peak_mb]
+        cpu_s, peak_mb = ([one.cpu_s for one in rounds], [one.peak_mb for one in rounds])
         return cls(
             who=first.who,
-            work=first.work,
-            batch_size=first.batch_size,
-            messages=first.messages,
+            work=work.name,
+            batch_size=work.batch_size,
+            messages=work.messages,
             rate_per_s=round(median(rates)),
             rates_per_s=rates,
             elapsed_s=round(median(one.elapsed_s for one in rounds), 3),
-            cpu_s_per_million={
-                name: round(median(one.cpu_s[name] for one in rounds) * per_million, 2)
-                for name in first.cpu_s
-            },
-            peak_rss_mb={name: round(median(one.peak_mb[name] for one in rounds), 1) for name in clients},
+            cpu_s_per_million=_medians(cpu_s, list(first.cpu_s), factor=1e6 / work.messages, digits=2),
+            peak_rss_mb=_medians(peak_mb, [name for name in CLIENTS if name in first.peak_mb], digits=1),
         )
+
+
+def _medians(
+    rounds: Sequence[Mapping[str, float]], names: Sequence[str], *, factor: float = 1.0, digits: int
+) -> dict[str, float]:
+    return {name: round(factor * median(one[name] for one in rounds), digits) for name in names}
 
 
 class PeerNote(msgspec.Struct, frozen=True, omit_defaults=True):

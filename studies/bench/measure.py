@@ -151,5 +151,4 @@ async def _ended_s(bench: Bench, meter: Meter, worker: Process, *others: Process
 
 
 def _measured(bench: Bench, name: str, elapsed_s: float, meter: Meter) -> Measured:
-    work = Work(name, bench.batch_size, bench.messages)
-    return work.measured(elapsed_s, meter, who=bench.who)
+    return Measured.of(bench.who, Work(name, bench.batch_size, bench.messages), elapsed_s, meter)

@@ -75,7 +75,7 @@ async def simulate(work: Work, senders: int, mean_s: float) -> list[Measured]:
         summary = process.result()
     if not summary["published"] == summary["sent"] + summary["failed"] == work.messages:
         raise StudyFailed(f"an embedded run does not add up: {summary}")
-    return [work.measured(float(summary["elapsed_s"]), meter, who=EMBEDDED)]
+    return [Measured.of(EMBEDDED, work, float(summary["elapsed_s"]), meter)]
 
 
 class OurBench(Bench):

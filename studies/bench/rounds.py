@@ -10,7 +10,7 @@ import psutil
 from pika.exceptions import AMQPError
 from redis.exceptions import RedisError
 
-from studies.bench.figures import EMBEDDED, OURS, Figure, Measured
+from studies.bench.figures import EMBEDDED, OURS, Figure, Measured, Work
 from studies.bench.peers.port import NotAvailable
 from studies.process import StudyFailed
 
@@ -57,8 +57,9 @@ class Rounds:
                 self.fail(scenario.who, error)
                 continue
             for one in measured:
-                batch = f", batches of {one.batch_size}" if one.batch_size else ""
-                _print(f"{title}: {one.who}: {one.work}{batch}: {one.rate_per_s:,.0f} messages/s")
+                work = one.work
+                batch = f", batches of {work.batch_size}" if work.batch_size else ""
+                _print(f"{title}: {one.who}: {work.name}{batch}: {one.rate_per_s:,.0f} messages/s")
             self._measured += measured
 
     def fail(self, who: str, error: Exception) -> None:
@@ -69,10 +70,10 @@ class Rounds:
 
     def figures(self) -> list[Figure]:
         """The medians over rounds, in the order of the first round."""
-        same: dict[tuple[str, str, int | None], list[Measured]] = {}
+        same: dict[tuple[str, Work], list[Measured]] = {}
         for one in self._measured:
             if one.who not in self.failures:
-                same.setdefault((one.who, one.work, one.batch_size), []).append(one)
+                same.setdefault((one.who, one.work), []).append(one)
         return [Figure.of(rounds) for rounds in same.values()]
 
 

@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from studies import RESULTS
+from studies import RESULTS, runs
 from studies.command import run_study, study_parser
 from studies.gateway.figures import Figures, GatewayRecord
 from studies.gateway.load import GET, JSON, NDJSON, POST, Upload, Wrk, messages, wrk_version
@@ -146,7 +146,7 @@ class _Bench:
                 f"{requests} requests of {upload.messages} were accepted, and {accepted} messages published"
             )
         for run in posted.runs:
-            await self._stack.audit(run, upload.messages)
+            await runs.audit(self._stack.ledger, run, upload.messages)
         self.figures.add_batches(upload.kind, upload.messages, requests, accepted / posted.time_s)
 
     def _post(self, url: str) -> Wrk:

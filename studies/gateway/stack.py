@@ -24,6 +24,7 @@ class Stack:
 
     Attributes:
         key: An API key for everything.
+        ledger: The ledger.
         pids: The processes by name, for a meter.
         gateway: The gateway's URL.
         bare: The URL of a route that does nothing.
@@ -37,7 +38,7 @@ class Stack:
         self.pids |= servers.pids
         self.gateway = _url(processes["gateway"].reported("port"))
         self.bare = _url(bare_port)
-        self._ledger = servers.ledger
+        self.ledger = servers.ledger
         self._pipeline = pipeline
         self._processes = processes.values()
 
@@ -78,23 +79,19 @@ class Stack:
         """How many messages are published, once each of them is sent or failed. Raises StudyFailed."""
 
         async def all_settled() -> bool:
-            now = await self._ledger.snapshot()
+            now = await self.ledger.snapshot()
             # In this order: a message accepted after the snapshot makes them differ.
             return now.published == now.settled == await self.accepted()
 
         await until(all_settled, *self._processes, what="all messages are settled")
-        return (await self._ledger.snapshot()).published
-
-    async def audit(self, run: str, messages: int) -> None:
-        """Raises StudyFailed unless the run adds up."""
-        await runs.audit(self._ledger, run, messages)
+        return (await self.ledger.snapshot()).published
 
     async def audit_all(self) -> int:
-        """The same of every run, and of the queues; returns how many messages there were."""
+        """Raises StudyFailed unless every run adds up and the queues are empty. Returns the number of messages."""
         total = 0
-        for run in await self._ledger.runs():
-            published = (await self._ledger.snapshot(run)).published
-            await self.audit(run, published)
+        for run in await self.ledger.runs():
+            published = (await self.ledger.snapshot(run)).published
+            await runs.audit(self.ledger, run, published)
             total += published
         if waiting := self._pipeline.waiting():
             raise StudyFailed(f"{waiting} bodies are left in the queues")

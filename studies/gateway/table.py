@@ -25,33 +25,31 @@ class Batches:
 
 def markdown(record: GatewayRecord) -> str:
     """All tables, with a sentence to each."""
-    slots = int(record.sending["SENDER_CONCURRENCY"])
-    by_who = {(one.who, one.connections): one for one in record.requests}
-    singles = [
-        Singles(post, by_who["bare", connections])
-        for (who, connections), post in by_who.items()
-        if who == "post"
-    ]
-    by_type = {(one.type == JSON, one.messages): one for one in record.batches}
-    batches = [
-        Batches(array, by_type[False, messages])
-        for (is_array, messages), array in by_type.items()
-        if is_array
-    ]
     return "\n\n".join(
         [
             "`POST /sms`, one message a request, each answered with 202:",
-            table(SINGLES, singles),
+            table(SINGLES, _singles(record)),
             "CPU time of each process for a message, in milliseconds, until wrk left:",
             table(CPU, record.cpu_ms_a_message),
             f"`POST /sms/batch`, {record.batches_at_once} requests at a time:",
-            table(BATCHES, batches),
+            table(BATCHES, _batches(record)),
             *(_get(one) for one in record.requests if one.who == "get"),
             f"{record.messages:,} messages were accepted in all, and every one was sent or failed.",
             f"{record.conditions} Medians of {record.rounds} rounds of {record.seconds} s;"
-            f" the sender has {slots:,} slots and takes {record.sending['MEAN_PROCESSING_TIME']} s a send.",
+            f" the sender has {int(record.sending['SENDER_CONCURRENCY']):,} slots and takes"
+            f" {record.sending['MEAN_PROCESSING_TIME']} s a send.",
         ]
     )
+
+
+def _singles(record: GatewayRecord) -> list[Singles]:
+    bare = {one.connections: one for one in record.requests if one.who == "bare"}
+    return [Singles(post, bare[post.connections]) for post in record.requests if post.who == "post"]
+
+
+def _batches(record: GatewayRecord) -> list[Batches]:
+    ndjson = {one.messages: one for one in record.batches if one.type != JSON}
+    return [Batches(array, ndjson[array.messages]) for array in record.batches if array.type == JSON]
 
 
 def _rate(figure: RequestFigure | BatchFigure) -> str:

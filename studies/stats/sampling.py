@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -105,10 +105,7 @@ class Sampler:
                 raise
             return
         self._skipped_in_a_row = 0
-        usage: dict[str, Usage] = {}
-        for part in found:
-            for name, used in part.items():
-                usage[name] = usage[name] + used if name in usage else used
+        usage = _together(found)
         self._note_ends(usage, now_s - self._began_s)
         self.samples.append(Sample(now_s - self._began_s, phase, volume, usage))
 
@@ -118,3 +115,11 @@ class Sampler:
             self.ended_s[name] = at_s
         for name in usage:
             self.ended_s.pop(name, None)
+
+
+def _together(parts: Iterable[Mapping[str, Usage]]) -> dict[str, Usage]:
+    usage: dict[str, Usage] = {}
+    for part in parts:
+        for name, used in part.items():
+            usage[name] = usage[name] + used if name in usage else used
+    return usage

@@ -37,8 +37,8 @@ async def test_a_peer_is_measured_at_each_work(servers: Servers) -> None:
     """Every message is published, consumed and counted once, and time and cost are more than nothing."""
     peer = partial(opened, PEER, servers, {}, MESSAGES)
     found = [*await publish_then_consume(peer), *await both_at_once(peer)]
-    assert [one.work for one in found] == ["publish", "consume", "both at once"]
-    assert {(one.who, one.messages) for one in found} == {(PLAIN_PIKA, MESSAGES)}
+    assert [one.work.name for one in found] == ["publish", "consume", "both at once"]
+    assert {(one.who, one.work.messages) for one in found} == {(PLAIN_PIKA, MESSAGES)}
     assert all(one.elapsed_s > 0 for one in found)
     assert set(found[-1].cpu_s) == {"producer", "sender", "rabbitmq", "redis"}
 

@@ -10,7 +10,7 @@ import pytest
 
 from studies.bench.__main__ import names
 from studies.bench.chart import draw
-from studies.bench.figures import BenchRecord, Figure, Measured, PeerNote
+from studies.bench.figures import BenchRecord, Figure, Measured, PeerNote, Work
 from studies.bench.peers.catalogue import PEERS
 from studies.bench.peers.port import NotAvailable
 from studies.bench.rounds import Rounds, Scenario
@@ -23,15 +23,8 @@ RATES = {"ours": 20_000, "plain pika": 1_000, "aio-pika": 4_000, "C client": 40_
 
 
 def measured(who: str, elapsed_s: float) -> Measured:
-    return Measured(
-        who=who,
-        work="publish",
-        batch_size=1,
-        messages=1000,
-        elapsed_s=elapsed_s,
-        cpu_s={"producer": elapsed_s},
-        peak_mb={"producer": 50.0, "rabbitmq": 99.0},
-    )
+    costs = ({"producer": elapsed_s}, {"producer": 50.0, "rabbitmq": 99.0})
+    return Measured(who, Work("publish", 1, 1000), elapsed_s, *costs)
 
 
 def scenario(who: str, *answers: float | Exception) -> Scenario:
