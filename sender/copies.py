@@ -89,15 +89,14 @@ class Copy:
 
     def parts(self, most: int) -> Iterator["Copy"]:
         """The copy in parts that are valid batches of `most` messages or fewer."""
-        self.picks.sort(key=lambda pick: pick.seq)
-        first = 0
-        for k, pick in enumerate(self.picks):
-            repeated = k > first and pick.seq == self.picks[k - 1].seq
-            if repeated or k - first == most or pick.seq - self.picks[first].seq >= MAX_BATCH_SPAN:
-                yield Copy(self.kind, self.picks[first:k], self.after_s)
-                first = k
-        if self.picks:
-            yield Copy(self.kind, self.picks[first:], self.after_s)
+        part: list[Pick] = []
+        for pick in sorted(self.picks, key=lambda pick: pick.seq):
+            if part and (len(part) == most or not _fits(pick, part)):
+                yield Copy(self.kind, part, self.after_s)
+                part = []
+            part.append(pick)
+        if part:
+            yield Copy(self.kind, part, self.after_s)
 
     def batches(self) -> Iterator[tuple[Batch, list[Pick]]]:
         """The batches to publish, each with its messages: more than one where they do not fit a body."""
@@ -157,40 +156,40 @@ class Copies:
         waits_s = self._waits_s(retries)
         rungs = np.searchsorted(_RUNGS_S, waits_s)
         for retry, wait_s, rung in zip(retries, waits_s.tolist(), rungs.tolist(), strict=True):
-            batch = retry.pick.batch
-            kind = Kind(batch.group, batch.attempt + 1, batch.delivery.lane, rung)
-            copy = self._retries.setdefault(kind, Copy(kind))
-            copy.picks.append(retry.pick)
-            copy.after_s = max(copy.after_s, wait_s)
+            self._gather(retry.pick, wait_s, rung)
         self._some.set()
 
     def keep(self, failed: list[Sends], then: Callable[[list[Sends]], None]) -> None:
         """Puts copies of failed messages into the failed queue, then calls `then` with them."""
+        # A copy for each batch: `smsim replay --limit` takes whole copies.
         copies: dict[UnackedBatch, Copy] = {}
-        for pick in (pick for sends in failed for pick in picks_of(sends, range(sends.seqs.size))):
-            batch = pick.batch
-            # A copy for each batch: `smsim replay --limit` takes whole copies.
-            copy = copies.setdefault(batch, Copy(Kind(batch.group, batch.attempt, batch.delivery.lane)))
-            copy.picks.append(pick)
+        for sends in failed:
+            for pick in picks_of(sends, range(sends.seqs.size)):
+                copy = copies.setdefault(pick.batch, Copy(_same_attempt(pick.batch)))
+                copy.picks.append(pick)
         self._begin(self._keep_all(list(copies.values()), lambda: then(failed)))
 
     def publish_again(self, batch: UnackedBatch, seqs: Iterable[int]) -> None:
         """Publishes some messages of a batch as a batch of their own, for the same attempt."""
-        kind = Kind(batch.group, batch.attempt, batch.delivery.lane)
-        self._begin(self._publish(Copy(kind, [Pick(seq, batch) for seq in seqs])))
+        copy = Copy(_same_attempt(batch), [Pick(seq, batch) for seq in seqs])
+        self._begin(self._publish(copy))
 
     def split(self, unacked: Unacked, slots: int, mean_send_s: float) -> None:
         """Publishes in smaller batches what so many slots could not send in time."""
         if not mean_send_s:
             return
         in_time = int(self._timing.overdue_s * slots / mean_send_s)
-        size, ahead = max(1, in_time // 10), 0
+        size = max(1, in_time // 10)
+        ahead = 0
         for batch in unacked.waiting:
             ahead += batch.waiting
             if ahead > in_time and batch.waiting > size:
-                rest = unacked.take_rest(batch)
-                for first in range(0, len(rest), size):
-                    self.publish_again(batch, rest[first : first + size])
+                self._split_one(batch, size)
+
+    def _split_one(self, batch: UnackedBatch, size: int) -> None:
+        rest = batch.unacked.take_rest(batch)
+        for first in range(0, len(rest), size):
+            self.publish_again(batch, rest[first : first + size])
 
     def pass_on(self, unacked: Unacked, now_s: float) -> None:
         """Publishes at the end of the queue what a rate limit has held back for too long."""
@@ -212,6 +211,13 @@ class Copies:
         asked_s = np.array([retry.asked_s for retry in retries])
         waits_s = np.maximum(longest_s * _random(count), asked_s * (1 + _random(count)))
         return np.minimum(waits_s, LONGEST_BACKOFF_S)
+
+    def _gather(self, pick: Pick, wait_s: float, rung: int) -> None:
+        batch = pick.batch
+        kind = Kind(batch.group, batch.attempt + 1, batch.delivery.lane, rung)
+        copy = self._retries.setdefault(kind, Copy(kind))
+        copy.picks.append(pick)
+        copy.after_s = max(copy.after_s, wait_s)
 
     def _publish_retries(self) -> None:
         self._some.clear()
@@ -261,6 +267,15 @@ class Copies:
         await asyncio.gather(
             *(self._reject(delivery, reason, unacked) for delivery, reason in poison.items())
         )
+
+
+def _same_attempt(batch: UnackedBatch) -> Kind:
+    return Kind(batch.group, batch.attempt, batch.delivery.lane)
+
+
+def _fits(pick: Pick, part: list[Pick]) -> bool:
+    """Whether a batch of messages in the order of their seqs may have this one, too."""
+    return pick.seq != part[-1].seq and pick.seq - part[0].seq < MAX_BATCH_SPAN
 
 
 def _random(count: int) -> NDArray[np.float64]:

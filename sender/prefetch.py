@@ -46,12 +46,11 @@ class Prefetch:
     def received(self, batches: list[int], rejected: int) -> None:
         """Batches of these sizes were delivered, and bodies that had to be rejected."""
         if batches:
-            self._largest_lately = max(self._largest_lately, *batches)
-            self._largest_batch = max(self._largest_batch, self._largest_lately)
-            self._average(sum(batches) / len(batches), min(1.0, len(batches) / self._limits.mean_deliveries))
+            self._learn(batches)
         elif rejected and not self._mean_batch:
             self._set(self._limits.prefetch_past_rejects)
-        if self._missing() < -(2 * self._largest_batch + self._most // 4):
+        too_many = 2 * self._largest_batch + self._most // 4
+        if -self._missing() > too_many:
             self._fall(self._needed(self._largest_batch))
         self.follow()
 
@@ -103,8 +102,15 @@ class Prefetch:
         left = self._limits.unacked_bytes - self._unacked.bytes
         return max(slots_alone, deliveries + int(left * deliveries / self._unacked.bytes))
 
-    def _average(self, size: float, weight: float) -> None:
-        self._mean_batch = self._mean_batch + weight * (size - self._mean_batch) if self._mean_batch else size
+    def _learn(self, batches: list[int]) -> None:
+        """Notes the sizes of batches."""
+        self._largest_lately = max(self._largest_lately, *batches)
+        self._largest_batch = max(self._largest_batch, self._largest_lately)
+        mean = sum(batches) / len(batches)
+        if not self._mean_batch:
+            self._mean_batch = mean
+        weight = min(1.0, len(batches) / self._limits.mean_deliveries)
+        self._mean_batch += weight * (mean - self._mean_batch)
 
     def _fall(self, needed: int) -> None:
         needed = max(1, needed)

@@ -176,12 +176,15 @@ class Settler:
 
     async def _settle(self, run: str, ended: list[Ended]) -> None:
         found = results(ended, self._policy.max_attempts)
-        if len(ended) > 1 and not is_increasing(np.sort(found.seqs)):
+        if len(ended) > 1 and _some_repeated(found):
             # A message that was sent, came again and was sent again: its second settle must see the first.
             middle = len(ended) // 2
             await self._settle(run, ended[:middle])
             await self._settle(run, ended[middle:])
-            return
+        else:
+            await self._settle_together(run, ended, found)
+
+    async def _settle_together(self, run: str, ended: list[Ended], found: Outcomes) -> None:
         self.mean_time_s = float(found.times_us.mean()) / 1e6
         await self._ledger.settle(run, found, self._sender)
         self.counts.add(found.outcomes, found.times_us)
@@ -202,3 +205,8 @@ class Settler:
             self._copies.retry(tried_again)
         for batch, messages in settled.items():
             batch.count_off(messages)
+
+
+def _some_repeated(found: Outcomes) -> bool:
+    """Whether a seq stands twice."""
+    return not is_increasing(np.sort(found.seqs))

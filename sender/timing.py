@@ -57,7 +57,7 @@ class Limits:
 
     settle_messages: int = 16_384
     copy_messages: int = 512
-    decoded_messages: int = 200_000
+    decoded_messages: int = 1_000_000
     unacked_bytes: int = 256 * 1024 * 1024
     delivery_bytes: int = 4096
     ahead: int = 16

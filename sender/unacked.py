@@ -74,6 +74,12 @@ class UnackedBatch:
         """How many of its messages wait for a slot."""
         return self.seqs.size - self.begun
 
+    def pick(self, most: int) -> "Piece":
+        """Its next messages, up to `most` of them, are to be sent."""
+        first = self.begun
+        self.begun = min(self.seqs.size, first + most)
+        return Piece(self, first, self.begun)
+
     def count_off(self, messages: int) -> None:
         """So many more of its messages are done with; the last one acks the batch."""
         self.unsettled -= messages
@@ -121,6 +127,7 @@ class Unacked:
         self._held: OrderedDict[Delivery, UnackedBatch | None] = OrderedDict()
         self._waiting: deque[UnackedBatch] = deque()
         self._decoded = 0
+        self._decoded_last: tuple[UnackedBatch | None, dict[int, Message]] = (None, {})
 
     @property
     def deliveries(self) -> int:
@@ -154,13 +161,11 @@ class Unacked:
         groups: dict[Group, list[Piece]] = {}
         left = room
         while left and self._waiting:
-            batch = self._waiting[0]
-            piece = Piece(batch, batch.begun, min(batch.seqs.size, batch.begun + left))
-            batch.begun = piece.beyond
+            piece = self._waiting[0].pick(left)
             left -= piece.beyond - piece.first
-            if not batch.waiting:
+            groups.setdefault(piece.batch.group, []).append(piece)
+            if not piece.batch.waiting:
                 self._waiting.popleft()
-            groups.setdefault(batch.group, []).append(piece)
         self._slots.acquire(self.lane, room - left)
         return groups
 
@@ -182,9 +187,13 @@ class Unacked:
         """The messages of a batch by seq: decoded again if it does not keep them, and then kept if there is room."""
         if batch.messages:
             return batch.messages
-        decoded, _ = decode_batch(batch.delivery.body)
-        messages = {message.seq: message for message in decoded.messages}
-        if batch.delivery in self._held and self._decoded + len(messages) <= self._limits.decoded_messages:
+        last, messages = self._decoded_last
+        if last is not batch:
+            decoded, _ = decode_batch(batch.delivery.body)
+            messages = _by_seq(decoded.messages)
+            self._decoded_last = (batch, messages)
+        room = self._limits.decoded_messages - self._decoded
+        if len(messages) <= room and batch.delivery in self._held:
             batch.messages = messages
             self._decoded += len(messages)
         return messages
@@ -217,19 +226,15 @@ class Unacked:
             self._decoded -= len(batch.messages)
 
     def _batch(self, delivery: Delivery, decoded: Batch, seqs: Seqs, came_s: float) -> UnackedBatch:
-        bad_at = bad_numbers(decoded.messages)
-        # A retry's copy, too, is never taken for a duplicate: what it finds sending may be the late claim of a sender
-        # that lost its connection and has died since.
-        again = delivery.redelivered or decoded.attempt > 1 or decoded.again is True
         keep = self._keep_messages or (self._keep_tracked and decoded.track)
         return UnackedBatch(
             delivery=delivery,
-            group=Group(decoded.run, decoded.attempt, again, decoded.track),
+            group=_group(delivery, decoded),
             seqs=seqs,
-            bad=frozenset(decoded.messages[at].seq for at in bad_at) if bad_at else NONE_BAD,
+            bad=_bad_seqs(decoded.messages),
             unacked=self,
             came_s=came_s,
-            messages={message.seq: message for message in decoded.messages} if keep else {},
+            messages=_by_seq(decoded.messages) if keep else {},
         )
 
     def _drop_stale(self) -> None:
@@ -241,3 +246,19 @@ class Unacked:
 
     def _size(self, delivery: Delivery) -> int:
         return len(delivery.body) + self._limits.delivery_bytes
+
+
+def _group(delivery: Delivery, batch: Batch) -> Group:
+    # A retry's copy, too, is never taken for a duplicate: what it finds sending may be the late claim of a sender that
+    # lost its connection and has died since.
+    again = delivery.redelivered or batch.attempt > 1 or batch.again is True
+    return Group(batch.run, batch.attempt, again=again, track=batch.track)
+
+
+def _bad_seqs(messages: list[Message]) -> frozenset[int]:
+    positions = bad_numbers(messages)
+    return frozenset(messages[k].seq for k in positions) if positions else NONE_BAD
+
+
+def _by_seq(messages: list[Message]) -> dict[int, Message]:
+    return {message.seq: message for message in messages}
