@@ -24,7 +24,7 @@ from tests.waiting import eventually
 
 RUN = "tracked-sends"
 PROMPT = Timing(merge_s=0)
-QUEUED, SENDING, SENT, FAILED = Status
+QUEUED, SENDING, SENT, FAILED, _ = Status
 
 
 class Planned:
