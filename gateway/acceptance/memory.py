@@ -1,7 +1,7 @@
 """Accepted messages in memory, for a gateway in one process and for tests; the Lua scripts do the same in Redis."""
 
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,13 +10,12 @@ from common.ledger.memory import MemoryLedger
 from common.messages import Lane, Message
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Record
+from gateway.acceptance.memory_keys import MemoryKeys
 from gateway.acceptance.port import (
-    KEY_KEPT_S,
     Bounds,
     Exceptional,
     Group,
     GroupAnswer,
-    IdempotencyKey,
     Item,
     Lease,
     LeaseLost,
@@ -25,8 +24,6 @@ from gateway.acceptance.port import (
     Verdict,
 )
 from gateway.acceptance.recipes import recipe_of_batch, recipe_of_singles
-
-MOST_KEYS = 100_000
 
 
 class RegistersCallbacks(Protocol):
@@ -75,19 +72,10 @@ class _Run:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Bound:
-    """What an idempotency key is bound to."""
-
-    fingerprint: str
-    id: str
-    until_s: float
-
-
 class MemoryAcceptances:
     """Outboxes beside a ledger, a tracker and callbacks in memory. Nothing is awaited within a call.
 
-    At most `most_keys` idempotency keys are remembered, the oldest forgotten first.
+    Of runs that are relayed, the last answers of the newest `most_relayed` are remembered.
     """
 
     def __init__(
@@ -100,7 +88,7 @@ class MemoryAcceptances:
         holder: str = "gateway",
         bounds: Bounds | None = None,
         lease_s: float = 10.0,
-        most_keys: int = MOST_KEYS,
+        most_relayed: int = 1_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
@@ -110,10 +98,11 @@ class MemoryAcceptances:
         self._holder = holder
         self._bounds = bounds or Bounds()
         self._lease_s = lease_s
-        self._most_keys = most_keys
+        self._most_relayed = most_relayed
+        self._relayed: deque[str] = deque()
         self._clock = clock
         self._runs: dict[str, _Run] = {}
-        self._keys: OrderedDict[tuple[str, str], _Bound] = OrderedDict()
+        self._keys = MemoryKeys(clock)
         self._messages = 0
         self._bytes = 0
 
@@ -138,7 +127,7 @@ class MemoryAcceptances:
     async def accept_run(self, batch: NewRun) -> Outbox | Exceptional:
         if (run := self._runs.get(batch.run)) is not None:  # by an earlier try
             return run.outbox()
-        if batch.key is not None and (bound := self._bound(batch.key, batch.run, binds=False)) is not None:
+        if (bound := self._keys.bound(batch.key)) is not None:
             return bound
         count, size = len(batch.messages), sum(len(m.to) + len(m.text) for m in batch.messages)
         if self._is_full(count, size):
@@ -146,12 +135,9 @@ class MemoryAcceptances:
         recipe = recipe_of_batch(count, batch.lane, self._queue)
         run = self._opened(batch.run, recipe, batch.lane, track=batch.track, total=count)
         run.closed = True
-        if batch.key is not None:
-            self._bound(batch.key, batch.run)
+        self._keys.bind(batch.key, batch.run)
         if batch.track:
-            records = _records(batch)
-            self._tracker.open_now(records)
-            self._callbacks.register(records)
+            self._keep([batch.record(message) for message in batch.messages])
         else:
             self._tracker.keep_now(batch.run, batch.messages)
         self._fill(run, batch.messages, size)
@@ -164,7 +150,7 @@ class MemoryAcceptances:
             self._close(run)
         self._renew(run)
         if run.closed and run.relayed == run.accepted:
-            run.lease_until_s = None
+            self._end(run)
         return run.accepted
 
     async def release(self, lease: Lease) -> None:
@@ -202,43 +188,28 @@ class MemoryAcceptances:
         return self._runs[name]
 
     def _accept(self, run: _Run, group: Group) -> GroupAnswer:
-        first, size = run.accepted, 0
-        exceptions: dict[int, Exceptional] = {}
-        records: list[Record] = []
+        """Accepts the items of a group that are new, if there is room."""
+        first, exceptions = run.accepted, dict[int, Exceptional]()
         is_full = self._is_full(len(group.items), sum(_size(item) for item in group.items))
+        records: list[Record] = []
         for at, item in enumerate(group.items):
-            seq = first + len(records)
-            exceptional = None
-            if item.key is not None:
-                exceptional = self._bound(item.key, f"{run.lease.run}.{seq}", binds=not is_full)
-            if exceptional is None and is_full:
-                exceptional = Exceptional(Verdict.FULL)
-            if exceptional is not None:
-                exceptions[at] = exceptional
+            refusal = self._keys.bound(item.key) or (Exceptional(Verdict.FULL) if is_full else None)
+            if refusal is not None:
+                exceptions[at] = refusal
                 continue
-            size += _size(item)
-            record = item.record(run.lease.run, seq, accepted_us=group.accepted_us, lane=run.lane)
-            records.append(record)
+            seq = first + len(records)
+            self._keys.bind(item.key, f"{run.lease.run}.{seq}")
+            records.append(item.record(run.lease.run, seq, accepted_us=group.accepted_us, lane=run.lane))
         if records:
-            self._tracker.open_now(records)
-            self._callbacks.register(records)
+            self._keep(records)
+            size = sum(_size(item) for at, item in enumerate(group.items) if at not in exceptions)
             self._fill(run, [record.message for record in records], size)
         return GroupAnswer(first, exceptions)
 
-    def _bound(self, key: IdempotencyKey, id: str, binds: bool = True) -> Exceptional | None:
-        """What a key is bound to already; else binds it."""
-        now_s, name = self._clock(), (key.caller, key.digest)
-        bound = self._keys.get(name)
-        if bound is not None and bound.until_s > now_s:
-            if bound.fingerprint == key.fingerprint:
-                return Exceptional(Verdict.REPLAYED, bound.id)
-            return Exceptional(Verdict.CONFLICT)
-        if binds:
-            self._keys[name] = _Bound(key.fingerprint, id, now_s + KEY_KEPT_S)
-            self._keys.move_to_end(name)
-            while len(self._keys) > self._most_keys:
-                self._keys.popitem(last=False)
-        return None
+    def _keep(self, records: list[Record]) -> None:
+        """Keeps the records of tracked messages, and registers their callbacks."""
+        self._tracker.open_now(records)
+        self._callbacks.register(records)
 
     def _is_full(self, messages: int, size: int) -> bool:
         return self._messages + messages > self._bounds.messages or self._bytes + size > self._bounds.bytes
@@ -265,6 +236,13 @@ class MemoryAcceptances:
         run.closed = True
         self._ledger.close_now(run.lease.run)
 
+    def _end(self, run: _Run) -> None:
+        """A run is relayed whole: nobody has to take it over."""
+        run.lease_until_s = None
+        self._relayed.append(run.lease.run)
+        if len(self._relayed) > self._most_relayed:
+            self._runs.pop(self._relayed.popleft(), None)
+
     def _renew(self, run: _Run) -> None:
         run.lease_until_s = self._clock() + self._lease_s
 
@@ -273,10 +251,6 @@ class MemoryAcceptances:
         if run is None or run.lease != lease:
             raise LeaseLost(f"another gateway relays run {lease.run}")
         return run
-
-
-def _records(batch: NewRun) -> list[Record]:
-    return [batch.record(message) for message in batch.messages]
 
 
 def _size(item: Item) -> int:

@@ -37,8 +37,6 @@ from gateway.acceptance.port import (
 from gateway.acceptance.recipes import recipe_of_batch, recipe_of_singles
 from gateway.callbacks.limits import Retention
 
-# Each takes about a millisecond to be packed.
-CHUNKS_A_CALL = 8
 _SCRIPTS = ("open", "accept", "accept_run", "confirm", "release", "take_over")
 
 
@@ -53,6 +51,7 @@ class Keeping:
         closed_s: How long the last answer of a run that was relayed is kept.
         staged_s: How long texts are kept that were staged and not accepted.
         staged_from: Messages of a run beyond which its texts are staged, so that no call holds Redis for long.
+        staged_chunks: Chunks of texts that are staged in one call; each takes about a millisecond to be packed.
         bounds: The most messages in all outboxes.
         memory_share: The share of Redis's `maxmemory` that all outboxes may take.
         bounds_for_s: How long `maxmemory` is taken to be what it was.
@@ -64,6 +63,7 @@ class Keeping:
     closed_s: float = 3_600.0
     staged_s: float = 600.0
     staged_from: int = 5_000
+    staged_chunks: int = 8
     bounds: Bounds = field(default_factory=Bounds)
     memory_share: float = 0.25
     bounds_for_s: float = 60.0
@@ -199,7 +199,7 @@ class RedisAcceptances:
         """Keeps the texts of a run for a while, before it is accepted, so that no call holds Redis for long."""
         texts_key, ttl_s = keys.texts(batch.run), max(1, int(self._keeping.staged_s))
         chunks = packed(batch.messages)
-        while some := list(chain.from_iterable(islice(chunks, CHUNKS_A_CALL))):
+        while some := list(chain.from_iterable(islice(chunks, self._keeping.staged_chunks))):
             await retry_until_answered(partial(self._keep, texts_key, some, ttl_s))
 
     async def _keep(self, texts_key: str, chunks: list[Any], ttl_s: int) -> None:
