@@ -22,7 +22,6 @@ EXTENSION = "\f^{}\\[~]|€"
 _ESCAPE = "\x1b"
 _ALL_BASIC = re.compile(f"[{re.escape(BASIC)}]*")
 _ALL_GSM = re.compile(f"[{re.escape(BASIC + EXTENSION)}]*")
-_EXTENDED = re.compile(f"([{re.escape(EXTENSION)}])")
 
 
 class Segments(msgspec.Struct, frozen=True, gc=False):
@@ -41,13 +40,20 @@ def segments(text: str) -> Segments:
         units = len(text)
         return Segments("GSM-7", 1 if units <= 160 else -(-units // 153), units)
     if _ALL_GSM.fullmatch(text):
-        septets = _EXTENDED.sub(rf"{_ESCAPE}\1", text)
-        return Segments(
-            "GSM-7", _parts(len(septets), 160, 153, lambda i: septets[i] == _ESCAPE), len(septets)
-        )
+        septets = _septets(text)
+        units = len(septets)
+        return Segments("GSM-7", _parts(units, 160, 153, lambda i: septets[i] == _ESCAPE), units)
     octets = text.encode("utf-16-be", "surrogatepass")
     units = len(octets) // 2
     return Segments("UCS-2", _parts(units, 70, 67, lambda i: 0xD8 <= octets[2 * i] <= 0xDB), units)
+
+
+def _septets(text: str) -> str:
+    """The text with an escape before each character of the extension table."""
+    for character in EXTENSION:
+        if character in text:
+            text = text.replace(character, _ESCAPE + character)
+    return text
 
 
 def _parts(units: int, alone: int, each: int, begins_pair: Callable[[int], bool]) -> int:

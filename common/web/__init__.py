@@ -1,1 +1,1 @@
-"""What every HTTP service needs: problems, bodies, limits, API keys, the server."""
+"""Shared by all HTTP services: server, limits, API keys, bodies, problems, OpenAPI."""

@@ -26,7 +26,7 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 
 
 class FastLane(Protocol):
-    """Serves one kind of request without ASGI. Whatever is unusual about a request goes the ordinary way.
+    """Serves one kind of request without ASGI. Unusual requests go the ordinary way.
 
     Attributes:
         deadline_s: How long a request may take.
@@ -46,7 +46,7 @@ class FastLane(Protocol):
 
 
 class Phase(Enum):
-    """What a connection waits for."""
+    """The phases of a connection: each waits for something else."""
 
     NEW = auto()  # its first request
     IDLE = auto()  # its next request
@@ -55,7 +55,7 @@ class Phase(Enum):
     BODY = auto()  # the rest of a body, which is passed on as it comes
     ANSWER = auto()  # the answer to a request that has come whole
     UPGRADED = auto()  # nothing: it is a WebSocket
-    LINGER = auto()  # the client to read the last answer; what it sends is thrown away
+    LINGER = auto()  # the client to read the last answer; its bytes are thrown away
 
 
 class Connection(asyncio.Protocol):
@@ -112,10 +112,10 @@ class Connection(asyncio.Protocol):
         self._taken_s = self._since_s
         self._head: Head
         self._left: int | None = 0  # bytes of the body that are to come; None: it is chunked
-        self._answer_begins = 0  # what was written before the request under way
+        self._answer_begins = 0  # bytes written before the request under way
         self._call: asyncio.Future[Any] | None = None  # the fast lane's
 
-    # What asyncio calls
+    # Called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
@@ -158,7 +158,7 @@ class Connection(asyncio.Protocol):
         if self._inner is not None:
             self._inner.resume_writing()
 
-    # What the front door and the server call
+    # Called by the front door and the server
 
     @property
     def busy(self) -> bool:
@@ -192,7 +192,7 @@ class Connection(asyncio.Protocol):
         if not self.busy:
             self._transport.close()
 
-    # What ASGI applications call
+    # Called by ASGI applications
 
     def streams(self) -> None:
         """The answer may take long: a client that sends no more counts as gone."""
@@ -213,7 +213,7 @@ class Connection(asyncio.Protocol):
         elif self._unread:
             asyncio.get_running_loop().call_soon(self._next_request)
 
-    # What uvicorn does to its transport
+    # Called by uvicorn, through its transport
 
     def write(self, data: bytes) -> None:
         """Writes to the client."""
@@ -324,7 +324,7 @@ class Connection(asyncio.Protocol):
         self._enter(Phase.ANSWER)
 
     def _respond(self, first_line: bytes, rest: bytes) -> None:
-        """What the fast lane answers."""
+        """Writes the answer of the fast lane."""
         if self._transport.is_closing():
             return
         self.write(b"%b%b%b" % (first_line, self._door.date_line, rest))
@@ -359,7 +359,7 @@ class Connection(asyncio.Protocol):
             self._pass(size)
 
     def _pass_frames(self) -> None:
-        """Passes what a WebSocket client sends, so much a second."""
+        """Passes the bytes of a WebSocket client, up to a limit a second."""
         size = min(len(self._unread), self._left or 0)
         if size:
             self._left = (self._left or 0) - size

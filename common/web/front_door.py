@@ -84,7 +84,7 @@ class FrontDoor:
         self._connections.move_to_end(connection)
 
     def count(self, refusal: str) -> None:
-        """Counts a refusal; the log tells how many there were, not of each."""
+        """Counts a refusal. The log has one line for many."""
         self._counts[refusal] += 1
 
     @contextlib.asynccontextmanager

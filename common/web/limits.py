@@ -18,7 +18,7 @@ class Limits:
         write_s: An answer of which the client takes nothing for this long ends the connection.
         linger_s: After a refusal, how long the client may go on sending, so that it comes to read the answer.
         grace_s: How long requests may take once the server stops. Docker kills 10 s after SIGTERM.
-        last_answers_s: How long requests that were ended then may take to say so.
+        last_answers_s: How long requests that are cancelled then may take to answer.
         unacknowledged_s: The kernel gives a client up that acknowledges nothing for this long.
         sweep_s: How often the times above are checked.
         report_s: Refusals are counted, and the counts logged no more often than this.
@@ -26,7 +26,7 @@ class Limits:
         head_fields: Header fields of a request.
         unread_bytes: Pipelined requests that wait for their turn. Beyond this, reading pauses.
         linger_bytes: How much is read and thrown away after a refusal.
-        send_buffer_bytes: What the kernel holds of an answer, so that a slow client is noticed.
+        send_buffer_bytes: The kernel's buffer for an answer. It is small, so that a slow client is noticed.
         websocket_message_bytes: A message from a WebSocket client.
         websocket_bytes_per_s: All that a WebSocket client sends, pings included. Beyond this, reading pauses.
         websocket_ping_s: Time between pings, and for the pong.

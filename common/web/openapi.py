@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the operations. What all of them may answer is added here."""
+"""The OpenAPI 3.1 document, made from the operations. The answers that all of them share are added here."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,7 +75,7 @@ def document(operations: Sequence[Operation], version: str) -> Json:
 
 
 def operation_id(operation: Operation) -> str:
-    """What generated clients call the operation: `getSmsByUuid` for GET /sms/{uuid}."""
+    """The operation's name in generated clients: `getSmsByUuid` for GET /sms/{uuid}."""
     words = re.findall(r"[a-z0-9]+", operation.path.lower().replace("{", "by-"))
     return operation.method.lower() + "".join(word.title() for word in words)
 
@@ -102,7 +102,7 @@ class Schemas:
 
 
 def _common(operation: Operation) -> dict[int, Answer]:
-    """What an operation may answer besides its own answers."""
+    """The answers that an operation shares with others."""
     answers = dict(_ANY_OPERATION)
     if operation.scope is not None:
         answers[401] = Answer("No valid API key", headers={"WWW-Authenticate": "`Bearer`"})

@@ -17,7 +17,7 @@ RETRY_AFTER_S = 2.0
 
 
 class Scope(StrEnum):
-    """What an API key allows."""
+    """Permissions of an API key."""
 
     SEND = "send"
     READ = "read"
@@ -86,13 +86,13 @@ class Operation:
         method: The HTTP method.
         path: The path, with parameters in braces.
         handler: Answers a request.
-        scope: What the API key must allow; None: no key is needed.
+        scope: The permission that the API key needs; None: no key is needed.
         tag: The group in the document.
         summary: For the document.
         description: For the document.
         parameters: Those of the path, the query and the header.
         body: The body of a request.
-        answers: By status. What any operation may answer (401, 403, 429, 500, 503) is added for the document.
+        answers: By status. Those that operations share (401, 403, 429, 500, 503) are added for the document.
         deadline_s: How long a request may take.
     """
 

@@ -27,7 +27,7 @@ class ProblemBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """The body of every answer of 400 and above.
 
     Attributes:
-        type: Always `about:blank`: the status says what kind of problem it is.
+        type: Always `about:blank`: the kind of problem is the status.
         title: The phrase of the status.
         status: The HTTP status.
         detail: What is wrong, and what to do.

@@ -52,7 +52,7 @@ class Head:
 
 
 class RequestParser:
-    """Parses the requests of one connection: `read_head`, then `read_body` until that says that the body has ended."""
+    """Parses the requests of one connection: `read_head`, then `read_body` until the body has ended."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -106,7 +106,7 @@ class RequestParser:
             raise cause if isinstance(cause, BadRequest) else not_http() from None
         return False
 
-    # What httptools calls
+    # Called by httptools
 
     def on_message_begin(self) -> None:
         if self._in_body:
@@ -144,7 +144,7 @@ def check_target(head: Head) -> None:
 
 
 def not_http() -> BadRequest:
-    """Bytes that are no HTTP/1.1."""
+    """For bytes that can't be parsed as HTTP/1.1."""
     return BadRequest(400, "this is no HTTP/1.1 request: send one")
 
 

@@ -26,6 +26,6 @@ def status_line(status: int) -> bytes:
 
 
 def encoded(response: Response, added_fields: bytes = b"") -> bytes:
-    """What follows the status line and the date: header fields, those added after them, and the body."""
+    """The rest of a response after status line and date: header fields, added header fields, body."""
     fields = b"".join([b"%b: %b\r\n" % field for field in response.raw_headers])
     return b"%b%b\r\n%b" % (fields, added_fields, bytes(response.body))

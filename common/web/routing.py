@@ -54,7 +54,7 @@ class Endpoint:
         self._query = [parameter.name for parameter in operation.parameters if parameter.where == "query"]
 
     async def answer(self, request: Request) -> Response:
-        """The answer to a request, whatever happens."""
+        """The answer to a request; an exception becomes a problem."""
         began_s = time.perf_counter()
         try:
             async with asyncio.timeout(self._operation.deadline_s):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
 
@@ -14,6 +15,8 @@ from common.open_files import raise_file_limit
 from common.web.connection import Connection, FastLane
 from common.web.front_door import FrontDoor
 from common.web.limits import Limits
+
+log = logging.getLogger(__name__)
 
 SPARE_FILES = 200  # for everything but client connections
 _NEVER_S = 24 * 3600  # uvicorn's keep-alive; the front door has its own
@@ -65,8 +68,15 @@ def connection_of(scope: Scope) -> Connection | None:
 
 def _allowed(limits: Limits) -> Limits:
     """The limits, with no more connections than the system allows open files."""
-    most = max(1, raise_file_limit() - SPARE_FILES)
-    return dataclasses.replace(limits, connections=min(limits.connections, most))
+    allowed = max(1, raise_file_limit() - SPARE_FILES)
+    if allowed >= limits.connections:
+        return limits
+    reason = "the system allows too few open files (ulimit -n)"
+    log.warning(
+        "connections_limited",
+        extra={"connections": allowed, "wanted": limits.connections, "reason": reason},
+    )
+    return dataclasses.replace(limits, connections=allowed)
 
 
 def _config(app: ASGIApp, door: FrontDoor) -> uvicorn.Config:

@@ -16,7 +16,7 @@ from common.web.problems import FieldError, Problem
 # No more errors are listed for a request.
 MOST_ERRORS = 100
 
-# Checks a value of the right type: what is wrong with it, or None.
+# Checks a value of the right type: gives the error, or None.
 Check = Callable[[Any], str | None]
 
 # Unknown names are repeated only if they look like one: a number or a text may stand in their place.
@@ -30,7 +30,7 @@ def field_errors(
     checks: Mapping[str, Check] | None = None,
     strict: bool = True,
 ) -> list[FieldError]:
-    """Why a JSON value is no `kind`, a Struct. `checks`, by field, see values of the right type.
+    """The errors in a JSON value that should be a `kind`, a Struct. `checks`, by field, see values of the right type.
 
     A query is not `strict`: all its values are text.
     """
@@ -64,14 +64,14 @@ def invalid(errors: list[FieldError], effect: str = "") -> Problem:
 
 
 def must_be(kind: Any) -> str:
-    """What a value of a type must be: `must be a whole number from 1 to 1000`."""
+    """Describes the values of a type: `must be a whole number from 1 to 1000`."""
     return f"must be {_words(inspect.type_info(kind))}"
 
 
 def _error_in(
     field: msgspec.structs.FieldInfo, value: dict[str, Any], checks: Mapping[str, Check], strict: bool
 ) -> str | None:
-    """What is wrong with one field of an object."""
+    """The error in one field of an object, or None."""
     name = field.encode_name
     if name not in value:
         return "is missing" if field.required else None

@@ -58,7 +58,7 @@ class _Reader:
     """Reads the filters of a query.
 
     Attributes:
-        errors: What is wrong with it.
+        errors: The errors in it.
     """
 
     def __init__(self, query: QueryParams) -> None:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Found(NamedTuple):
-    """What a poll found.
+    """The result of a poll.
 
     Attributes:
         statistics: None while the ledger is away.

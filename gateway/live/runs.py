@@ -38,7 +38,7 @@ class RunsPoller:
         self._next = 0
 
     async def poll(self, report: Callable[[RunView], None]) -> None:
-        """Reports the runs that changed. What was there before the first poll is not news."""
+        """Reports the runs that changed. Runs that exist at the first poll are not reported."""
         newest = await self._ledger.runs(self._limits.runs_kept)
         still_open = await self._ledger.open_runs()
         alive = {*newest, *still_open}

@@ -1,6 +1,6 @@
 """A subscriber: one client of the live events, and the frames that wait for it.
 
-A client that is too slow is dropped with a reason: frames are neither buffered without bound nor waited for. All
+A client that is too slow is dropped with a reason: frames are not buffered without bound, and nobody waits for it. All
 clients that see the same share the frames.
 """
 
@@ -31,7 +31,7 @@ GOING_AWAY = Ending(1001, "the gateway is shutting down")
 
 
 class ClientConnection(Protocol):
-    """What a subscriber needs of its client's connection."""
+    """The part of its client's connection that a subscriber uses."""
 
     def streams(self) -> None:
         """A client that sends no more counts as gone."""

@@ -16,7 +16,7 @@ class _Group:
     """Subscribers with the same filters on the same kind of wire.
 
     Attributes:
-        filters: What they see.
+        filters: Which events they get.
         join: How events become a frame for them.
         members: The subscribers.
         events: Events that wait to be joined and sent.

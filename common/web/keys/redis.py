@@ -18,7 +18,7 @@ class RedisApiKeys:
 
     async def add(self, key: ApiKey) -> bool:
         async def set_and_get() -> list[Any]:
-            # What stands there afterwards tells our own earlier try, whose answer was lost, from another key.
+            # The value read back distinguishes an earlier try of this call, whose answer was lost, from another key.
             pipe = self._redis.pipeline(transaction=False)
             pipe.hsetnx(keys.API_KEYS, key.id, msgspec.json.encode(key))
             pipe.hget(keys.API_KEYS, key.id)
