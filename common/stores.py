@@ -31,10 +31,8 @@ class Stores:
     """What the services keep. Closes the stores on leaving an `async with` block.
 
     Attributes:
-        ledger: Runs, the states of their messages and the counters.
         tracker: Steps and texts of single messages.
         rate_limit: How many sends may begin, over all senders; None without PROVIDER_RATE.
-        api_keys: The keys of the HTTP services.
     """
 
     ledger: Ledger

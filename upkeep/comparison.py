@@ -42,9 +42,7 @@ class InQueues:
     """The messages that have a body in a queue.
 
     Attributes:
-        bodies: How many bodies there are.
         unusable: How many of them are no batch.
-        seen: The messages.
     """
 
     bodies: int = 0

@@ -21,15 +21,8 @@ class RunAudit:
     """What the audit finds of a run.
 
     Attributes:
-        run: Its name.
-        published: The counter.
-        queued: Derived from the counters.
-        sending: The counter.
-        sent: The counter.
-        failed: The counter.
         differences: The counters that differ from the states of the messages.
         moving: Whether the counters changed during the count, so that nothing could be compared.
-        retried: The counter.
         missing: Messages that are neither sent nor failed, and in no queue.
         repaired: Messages that were missing and are now settled as failed.
         unfinished: Whether its producer ended before all was published, and another can resume it.
@@ -63,7 +56,6 @@ class Audit:
     """What the audit finds of all runs.
 
     Attributes:
-        runs: Of each run.
         not_at_rest: Why the queues were not compared; empty if they were.
         bodies_in_queues: Bodies in the lanes and the retry queues.
         unusable_bodies: Those of them that are no batch.

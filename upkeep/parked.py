@@ -18,8 +18,6 @@ class Selection:
     """Which messages to replay.
 
     Attributes:
-        queue: The parked queue.
-        run: Only messages of this run, if given.
         limit: No more messages than this, if given. A body is replayed whole or not at all.
     """
 
@@ -34,8 +32,6 @@ class Found:
 
     Attributes:
         depth: Bodies that are looked at.
-        wanted: Messages to be replayed, by run.
-        sent: Messages that were sent in the end.
         canceled: Messages that are canceled.
         still_open: Messages that may still be settled, and those that share a body with one.
         repeated: Messages that are replayed already, or that are twice in the queue.
@@ -67,8 +63,6 @@ class ParkedBody:
     """An unacked body.
 
     Attributes:
-        delivery: Its delivery.
-        run: Its run.
         wanted: Its messages that are to be replayed; none if the body is spent.
     """
 

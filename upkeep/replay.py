@@ -65,10 +65,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """What the ledger keeps of a replay. The messages of its run cannot be made again.
 
     Attributes:
-        source: Always "replay".
-        of: The run that is replayed.
         shelf: The parked queue.
-        count: How many messages are replayed.
         queue: The queue whose senders are to send them.
     """
 
@@ -84,9 +81,7 @@ class Replayed:
     """A new run.
 
     Attributes:
-        run: The new run.
         of: The run that it replays.
-        messages: How many messages were published.
     """
 
     run: str
@@ -99,8 +94,6 @@ class _NewRun:
     """A run that is being published.
 
     Attributes:
-        name: Its name.
-        total: How many messages it will have.
         announced: All seqs below this are announced.
         unconfirmed: The seqs that are to be published and not confirmed.
     """
@@ -118,13 +111,7 @@ class _NewRun:
 
 @dataclass(frozen=True, slots=True)
 class _Publish:
-    """A batch to be published.
-
-    Attributes:
-        batch: The batch.
-        lane: Its lane.
-        new: Its run.
-    """
+    """A batch to be published."""
 
     batch: Batch
     lane: Lane

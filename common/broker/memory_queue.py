@@ -12,11 +12,7 @@ class Body:
     """A body in the broker.
 
     Attributes:
-        body: The body.
         messages: How many messages it has.
-        lane: The lane it belongs to.
-        reason: Why it was rejected, if it was.
-        redelivered: Whether it was delivered before.
     """
 
     body: bytes
@@ -28,12 +24,7 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A publish that waits for room.
-
-    Attributes:
-        body: The body.
-        confirm: Done when the queue has taken the body in.
-    """
+    """A publish that waits for room."""
 
     body: Body
     confirm: "asyncio.Future[None]"

@@ -17,12 +17,7 @@ RETRY_RUNGS_S = tuple(2.0**k for k in range(-3, 10))
 
 @dataclass(frozen=True)
 class Queue:
-    """A durable queue.
-
-    Attributes:
-        name: Its name.
-        arguments: The arguments with which it is declared.
-    """
+    """A durable queue, and the arguments with which it is declared."""
 
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)

@@ -22,12 +22,7 @@ _PUNCTUATION = re.compile(r"[\s().\-/]")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row that makes a message.
-
-    Attributes:
-        number: The number, in E.164 form.
-        text: The text for this contact.
-    """
+    """A row that makes a message: a number in E.164 form, and its text."""
 
     number: str
     text: str
@@ -39,7 +34,6 @@ class BadRow:
 
     Attributes:
         line: The line on which it ends.
-        reason: What is wrong with it; it quotes nothing of the row.
     """
 
     line: int
@@ -48,12 +42,7 @@ class BadRow:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How the rows of a file become messages.
-
-    Attributes:
-        number_column: The column of the numbers.
-        template: The template of the texts.
-    """
+    """How the rows of a file become messages."""
 
     number_column: str
     template: Template

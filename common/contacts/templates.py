@@ -14,7 +14,6 @@ class _Piece:
     """A part of a template.
 
     Attributes:
-        literal: Text as it is.
         column: The column whose value follows the literal; None at the end.
     """
 

@@ -18,7 +18,6 @@ from common.ledger.values import (
     Claim,
     Outcomes,
     Publication,
-    Resumable,
     SenderStatus,
     Snapshot,
     Standing,
@@ -53,14 +52,12 @@ class MemoryLedger:
                 recipe=recipe, total=total, producer=producer, producer_seen_us=now, started_us=now
             )
 
-    async def resume(self, run: str, producer: str) -> Resumable:
+    async def resume(self, run: str, producer: str) -> Publication:
         known = self._known(run)
         if known.producer != producer and self._publishing(known):
             raise refusals.run_busy(run, known.producer)
         known.producer, known.producer_seen_us = producer, self._now_us()
-        return Resumable(
-            recipe=known.recipe, total=known.total, announced=known.announced, confirmed=known.confirmed
-        )
+        return await self.publication(run)
 
     async def leave(self, run: str, producer: str) -> None:
         known = self._runs.get(run)

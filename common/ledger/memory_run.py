@@ -15,7 +15,6 @@ class Totals:
     """What is added up for one run, or for all runs.
 
     Attributes:
-        tally: The counters.
         last_settled_us: When a message was last settled, as Unix time in microseconds; 0 for never.
         latency: Histogram of the send times of settled messages.
     """
@@ -34,16 +33,10 @@ class MemoryRun:
     """One run.
 
     Attributes:
-        totals: Its counters.
-        recipe: How to make its messages again.
         total: How many messages it will have; 0 where that is not known.
-        producer: Who publishes it; empty if no producer began it.
         producer_seen_us: When the producer last made a call, as Unix time in microseconds.
         announced: All seqs below this are announced.
-        confirmed: All seqs below this are confirmed.
         closed: Whether it was closed, so that no more can be announced.
-        started_us: When it began, as Unix time in microseconds.
-        states: The `State` of each seq.
         canceled: Whether each seq is canceled.
         unannounced: The seqs that were counted without an announcement.
         replayed: The seqs that were replayed in another run.

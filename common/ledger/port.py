@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from common.ledger.values import Claim, Outcomes, Publication, Resumable, Snapshot
+from common.ledger.values import Claim, Outcomes, Publication, Snapshot
 from common.messages import Seqs
 
 
@@ -82,7 +82,7 @@ class Publications(Protocol):
         The name of a forgotten run can be used again.
         """
 
-    async def resume(self, run: str, producer: str) -> Resumable:
+    async def resume(self, run: str, producer: str) -> Publication:
         """Makes another producer the run's. Raises UnknownRun, or RunBusy if the former producer is alive."""
 
     async def leave(self, run: str, producer: str) -> None:

@@ -45,8 +45,6 @@ class Outcomes:
     """The outcomes of messages of one run: arrays of the same length, with each seq once.
 
     Attributes:
-        seqs: The messages.
-        outcomes: Their `Outcome` values.
         times_us: How long each send took, in microseconds.
         ambiguous: True for each send that may or may not have gone out. Each of these adds 1 to the counter
             `ambiguous` if its settle counts.
@@ -76,23 +74,6 @@ class Outcomes:
 
 
 @dataclass(frozen=True, slots=True)
-class Resumable:
-    """What a producer needs to continue a run.
-
-    Attributes:
-        recipe: How to make its messages again.
-        total: How many messages it will have; 0 where that is not known.
-        announced: All seqs below this are announced.
-        confirmed: All seqs below this are confirmed.
-    """
-
-    recipe: str
-    total: int
-    announced: int
-    confirmed: int
-
-
-@dataclass(frozen=True, slots=True)
 class Publication:
     """How far a run is published.
 
@@ -113,16 +94,7 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class SenderStatus:
-    """The last heartbeat of a sender, and what it has settled.
-
-    Attributes:
-        slots: How many sends it can have in flight.
-        in_flight: How many sends it has in flight.
-        sent: Messages that it settled as sent.
-        failed: Messages that it settled as failed.
-        retried: Sends that it settled for a retry.
-        total_time_us: The time that its settled sends took, in microseconds.
-    """
+    """The last heartbeat of a sender, and what it has settled."""
 
     slots: int = 0
     in_flight: int = 0
@@ -139,9 +111,7 @@ class Snapshot(Tally, frozen=True, kw_only=True):
         total: How many messages the run will have; 0 where that is not known.
         started_us: When the run began.
         last_settled_us: When a message was last settled.
-        now_us: When the snapshot was taken, by the ledger's clock.
         latency: Histogram of the send times (common/ledger/histogram.py): number of settled messages by bucket.
-        senders: The senders that are alive, by name.
     """
 
     total: int = 0

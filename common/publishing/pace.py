@@ -13,7 +13,6 @@ class Pace:
     Late messages are published at once; none is left out.
 
     Attributes:
-        rate_per_s: Messages a second.
         began_s: When the publication began, by the clock; 0 before that.
         behind_s: How late the last message was, in seconds.
         most_behind_s: How late the latest of all messages was, in seconds.

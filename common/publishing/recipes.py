@@ -18,15 +18,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is needed to make a run's messages again and to publish them in the same way. The ledger keeps it as JSON.
 
     Attributes:
-        source: The name of the source.
-        count: How many messages the source has.
-        batch_size: Messages a batch.
-        lane: The lane.
         queue: The queue whose lanes the run goes through.
-        seed: The seed of random messages.
-        path: The contacts file.
-        sha256: The digest of the contacts file, in hex.
-        text: The template of the text.
     """
 
     source: str

@@ -63,10 +63,7 @@ class Job:
     """What to publish.
 
     Attributes:
-        run: The run, which is open in the ledger.
-        source: Its messages.
         batch_size: Messages a batch. Long texts make smaller batches, where a body would be too large.
-        lane: The lane.
         first: The seq to begin with: all before it are confirmed.
         track: Whether the steps of each message are tracked (common/tracking).
     """
@@ -191,13 +188,7 @@ class RunPublisher:
 
 @dataclass(slots=True)
 class _Unconfirmed:
-    """A batch that is published and not confirmed.
-
-    Attributes:
-        batch: The batch.
-        beyond: The seq after its last message.
-        confirm: Done when the broker has confirmed it.
-    """
+    """A batch without a confirm yet. `beyond` is the seq after its last message."""
 
     batch: Batch
     beyond: int

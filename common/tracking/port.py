@@ -41,7 +41,6 @@ class _OfMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What concerns one message of a run.
 
     Attributes:
-        run: The run.
         message: The message; the copies of this struct keep every field of it.
     """
 
@@ -70,13 +69,7 @@ class _OfMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Record(_OfMessage, frozen=True, kw_only=True, gc=False):
-    """A tracked message as it was accepted.
-
-    Attributes:
-        accepted_us: When it was accepted, as Unix time in microseconds.
-        lane: The lane that it goes through.
-        callback_url: Where to report its end, if anywhere.
-    """
+    """A tracked message as it was accepted."""
 
     accepted_us: int
     lane: Lane = Lane.BULK
@@ -94,7 +87,6 @@ class Step(_OfMessage, frozen=True, kw_only=True, gc=False):
     """A change of a tracked message's status.
 
     Attributes:
-        status: The status from now on.
         attempt: The attempt, from 1; 0 for the acceptance. A QUEUED step with a higher attempt means that this attempt
             failed and another one follows.
         at_us: When it happened, as Unix time in microseconds.

@@ -71,14 +71,7 @@ class Rejects(Protocol):
 
 @dataclass(slots=True, eq=False)
 class RabbitDelivery:
-    """One unacked body.
-
-    Attributes:
-        body: See common/broker/port.py for this and the next three.
-        lane: The lane.
-        reason: Why it was rejected.
-        redelivered: Whether it may have been delivered before.
-    """
+    """One unacked body (common/broker/port.py)."""
 
     body: bytes
     lane: Lane

@@ -25,12 +25,7 @@ Closed = asyncio.Future[BaseException]
 
 @dataclass(frozen=True, slots=True)
 class OpenConnection:
-    """A connection that is open.
-
-    Attributes:
-        connection: pika's connection.
-        closed: Done when it is closed.
-    """
+    """A connection, and the future that is done when it is closed."""
 
     connection: AsyncioConnection
     closed: Closed
@@ -38,12 +33,7 @@ class OpenConnection:
 
 @dataclass(frozen=True, slots=True)
 class OpenChannel:
-    """A channel that is open.
-
-    Attributes:
-        channel: pika's channel.
-        closed: Done when it is closed.
-    """
+    """A channel, and the future that is done when it is closed."""
 
     channel: Channel
     closed: Closed

@@ -15,12 +15,9 @@ from common.errors import Refused, Unavailable
 
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
-    """The status of a queue. For a quorum queue that does not answer RabbitMQ within 250 ms
-    (rabbit_quorum_queue:stat), both figures are 0.
+    """How many bodies wait in a queue, and how many consumers it has.
 
-    Attributes:
-        waiting: How many bodies wait in it.
-        consumers: How many consumers it has.
+    Both are 0 for a quorum queue that does not answer RabbitMQ within 250 ms (rabbit_quorum_queue:stat).
     """
 
     waiting: int

@@ -22,10 +22,7 @@ class _Part:
     """The messages of a call that are in one piece.
 
     Attributes:
-        run: The run.
-        piece: The number of the piece.
         at: Their positions in the call.
-        seqs: Their seqs.
     """
 
     run: str

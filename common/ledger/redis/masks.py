@@ -24,7 +24,6 @@ class Segment:
     """Adjacent words of one piece.
 
     Attributes:
-        first_word: The index of its first word.
         messages: How many messages it touches.
         columns: The words of each column, as bytes.
     """

@@ -12,7 +12,7 @@ from common import keys
 from common.ledger import refusals
 from common.ledger.pieces import PIECE_MESSAGES, by_piece
 from common.ledger.redis.scripts import RedisScripts, unix_us
-from common.ledger.values import Publication, Resumable
+from common.ledger.values import Publication
 from common.messages import Seqs
 from common.redis import retry_until_answered
 
@@ -46,7 +46,7 @@ class RedisRuns(RedisScripts):
         if not await self._call("begin", begin_keys, [run, recipe, total, producer]):
             raise refusals.run_exists(run)
 
-    async def resume(self, run: str, producer: str) -> Resumable:
+    async def resume(self, run: str, producer: str) -> Publication:
         silence_us = int(self._timing.producer_silence_s * 1e6)
         answer = await self._call("resume", [keys.run(run)], [producer, silence_us])
         if not answer:
@@ -54,7 +54,9 @@ class RedisRuns(RedisScripts):
         if len(answer) == 1:
             raise refusals.run_busy(run, answer[0].decode())
         recipe, total, announced, confirmed = answer
-        return Resumable(recipe=recipe.decode(), total=total, announced=announced, confirmed=confirmed)
+        return Publication(
+            recipe=recipe.decode(), total=total, announced=announced, confirmed=confirmed, publishing=True
+        )
 
     async def leave(self, run: str, producer: str) -> None:
         await self._call("leave", [keys.run(run)], [producer])
