@@ -1,4 +1,4 @@
-"""Cancels messages that are still queued, one or all of a run, and tells it of those that are tracked."""
+"""Cancels queued messages, one or all of a run, and publishes the steps of those that are tracked."""
 
 import time
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ RECORDS_A_CALL = 500
 
 
 class Canceled(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the messages that were to be canceled.
+    """The number of messages by status, after a cancellation.
 
     Attributes:
         canceled: How many are canceled, now or since an earlier call.
@@ -36,14 +36,14 @@ class Canceled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cancellation:
-    """Cancels in a ledger, and tells a tracker."""
+    """Cancels messages in a ledger, and publishes their steps."""
 
     def __init__(self, ledger: Ledger, tracker: Tracker) -> None:
         self._ledger = ledger
         self._tracker = tracker
 
     async def cancel_run(self, run: str) -> Canceled:
-        """Closes a run, so that no more can be published in it, and cancels what is queued. Raises UnknownRun."""
+        """Closes a run, so that no more can be published in it, and cancels its queued messages. Raises UnknownRun."""
         await self._ledger.close_run(run)
         announced = (await self._ledger.publication(run)).announced
         canceled, tracked = Canceled(), True
@@ -58,7 +58,7 @@ class Cancellation:
         return (await self._cancel(run, seqs, tell=True))[0]
 
     async def _cancel(self, run: str, seqs: Seqs, *, tell: bool) -> tuple[Canceled, bool]:
-        """What became of the messages, and whether they are tracked, as far as was looked."""
+        """The counts, and whether the messages are tracked as far as is known."""
         before = await self._ledger.canceled(run, seqs)
         marks = await self._ledger.cancel(run, seqs)
         states = (await self._ledger.states(run, seqs))[~marks]
@@ -72,7 +72,7 @@ class Cancellation:
         return canceled, await self._tell(run, fresh.tolist()) if tell and fresh.size else tell
 
     async def _tell(self, run: str, seqs: list[int]) -> bool:
-        """Tells that messages are canceled. False if the first ones are not tracked: then none of the run is."""
+        """Publishes the steps of canceled messages. False if the run is not tracked, by its first messages."""
         at_us = time.time_ns() // 1000
         for i in range(0, len(seqs), RECORDS_A_CALL):
             found = await self._tracker.records(run, seqs[i : i + RECORDS_A_CALL])

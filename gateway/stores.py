@@ -1,4 +1,4 @@
-"""What a gateway keeps, in Redis or in memory: built in one place."""
+"""The stores of a gateway, in Redis or in memory: built in one place."""
 
 import os
 import socket
@@ -41,7 +41,7 @@ class GatewayStores:
 
 
 def gateway_name() -> str:
-    """What this process is called in the ledger."""
+    """The name of this process in the ledger."""
     return f"gateway-{socket.gethostname()}-{os.getpid()}"
 
 

@@ -41,7 +41,7 @@ class Acceptance:
         self._tasks = [asyncio.create_task(supervise(worker)) for worker in workers]
 
     async def close(self) -> None:
-        """Accepts no more; returns when what was accepted is relayed, or left to another gateway."""
+        """Accepts no more; returns when the accepted messages are relayed, or left to another gateway."""
         await end(self._tasks)
         await self._relays.close()
 

@@ -17,13 +17,13 @@ from gateway.acceptance.relays import Relays
 
 log = logging.getLogger(__name__)
 
-# Random bytes in the names of a gateway's runs: nobody looks whether they are taken.
+# Random bytes in the id of a run. The ids are not checked for uniqueness.
 UNIQUE_BYTES = 6
 
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """A message that somebody waits for.
+    """A message that a client waits for.
 
     Attributes:
         item: The message.
@@ -93,7 +93,7 @@ class Groups:
         return receipt
 
     async def run(self) -> None:
-        """Accepts until cancelled. What is under way then is unanswered."""
+        """Accepts until cancelled. The outcome of a call that is under way then is unknown."""
         try:
             while True:
                 await self._some.wait()
@@ -159,7 +159,7 @@ class Groups:
         return self._open
 
     def _answer(self, run: _OpenRun, group: Group, answer: GroupAnswer) -> None:
-        """Hands what was accepted to the relay, and gives the receipts."""
+        """Gives the accepted messages to the relay, and the receipts to the clients."""
         name, seq = run.relay.outbox.lease.run, answer.first
         messages: list[Message] = []
         called_back: list[int] = []
@@ -181,7 +181,7 @@ class Groups:
             self._announcer.accepted(name, messages, accepted_us=group.accepted_us, called_back=called_back)
 
     def _abandon(self) -> None:
-        """Accepts no more into the present run; its relay closes it, and relays what it may hold."""
+        """Stops accepting into the open run; its relay closes it and relays the rest."""
         if self._open is not None:
             self._open.relay.close()
             self._open = None

@@ -34,15 +34,15 @@ class RelayLimits:
         buffered: The most messages that are kept in memory until they are published; the others are read from the
             outbox.
         page: How many messages are read from the outbox in one call.
-        confirm_s: How often the store is told what the broker has, while there is something new.
-        confirm_messages: The most messages of which it is told in one call.
+        confirm_s: The interval between two confirms to the store while there is progress.
+        confirm_messages: The most messages in one confirm.
         heartbeat_s: How often a lease is renewed.
         pause_s: The pause after a publish, or a call of the store, that failed.
         look_s: How often runs are looked for whose lease has ended.
         settled_s: How long the store must have answered promptly before a run is taken over: after an outage the
             leases of gateways that live have ended as well, until they renew them.
         prompt_s: An answer that takes longer counts as an outage.
-        finish_s: How long the relays may take when the gateway stops; another gateway relays what is left.
+        finish_s: How long the relays may take when the gateway stops; another gateway relays the rest.
     """
 
     batch: int = 500

@@ -35,7 +35,7 @@ class RegistersCallbacks(Protocol):
 
 @dataclass(slots=True)
 class _Run:
-    """An outbox: `outbox` in Redis's hash, and what is in it.
+    """A run with its lease and its outbox.
 
     Attributes:
         outbox: What a holder gets, with the present fencing token.
@@ -45,7 +45,7 @@ class _Run:
         closed: Whether no more is accepted.
         call: The number of the last call of `accept`.
         call_fence: The fencing token that it came with.
-        answer: What it was answered.
+        answer: Its answer.
     """
 
     lease: Lease
@@ -62,7 +62,7 @@ class _Run:
     answer: GroupAnswer | None = None
 
     def outbox(self) -> Outbox:
-        """What its holder gets."""
+        """The outbox as its holder gets it."""
         return Outbox(
             lease=self.lease,
             lane=self.lane,
@@ -237,7 +237,7 @@ class MemoryAcceptances:
         self._ledger.close_now(run.lease.run)
 
     def _end(self, run: _Run) -> None:
-        """A run is relayed whole: nobody has to take it over."""
+        """The run is relayed; it needs no takeover."""
         run.lease_until_s = None
         self._relayed.append(run.lease.run)
         if len(self._relayed) > self._most_relayed:
@@ -254,5 +254,5 @@ class MemoryAcceptances:
 
 
 def _size(item: Item) -> int:
-    """About what its record takes."""
+    """About the size of its record."""
     return len(item.number) + len(item.text) + len(item.callback_url or "")

@@ -9,7 +9,7 @@ from gateway.acceptance.port import KEY_KEPT_S, Exceptional, IdempotencyKey, Ver
 
 @dataclass(frozen=True, slots=True)
 class _Binding:
-    """What a key is bound to.
+    """The binding of a key.
 
     Attributes:
         fingerprint: That of the request that it came with.
@@ -31,7 +31,7 @@ class MemoryKeys:
         self._bindings: OrderedDict[tuple[str, str], _Binding] = OrderedDict()
 
     def bound(self, key: IdempotencyKey | None) -> Exceptional | None:
-        """What to answer for a key that is bound already."""
+        """The refusal of a key that is bound already; None if it is free."""
         binding = self._bindings.get((key.caller, key.digest)) if key else None
         if key is None or binding is None or binding.until_s <= self._clock():
             return None

@@ -1,10 +1,11 @@
-"""What a store of accepted messages promises. tests/contract/test_acceptances.py holds every implementation to it.
+"""A store of accepted messages, and its promises. The contract suite is tests/contract/test_acceptances.py.
 
-The outbox of a run is what is accepted of it and not yet confirmed by the broker: seqs `relayed` to `accepted - 1`.
+The outbox of a run holds the messages that are accepted and not yet confirmed by the broker: seqs `relayed` to
+`accepted - 1`.
 
 - `accept` and `accept_run` are one durable write: a message that they answer for has its seq, record, idempotency key
   and callback, and counts as published. A call that is repeated after a lost answer gives the same answer.
-- What is in an outbox does not expire. MESSAGE_TTL begins with `confirm`.
+- A message in an outbox does not expire. MESSAGE_TTL begins with `confirm`.
 - A run is relayed by the holder of its lease. A lease ends by the store's clock, and another gateway may take it over
   then. Each holder has a higher fencing token: calls with a lower one change nothing and raise LeaseLost.
 - The messages and bytes of all outboxes together stay within `Bounds`.
@@ -103,7 +104,7 @@ class Outbox(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         lease: The caller's lease.
         lane: The lane of its messages.
-        track: Whether their steps are told.
+        track: Whether their steps are published as events.
         relayed: Seqs below it are confirmed by the broker.
         accepted: Seqs below it are accepted.
     """
@@ -116,7 +117,7 @@ class Outbox(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(StrEnum):
-    """What became of an item that was not accepted as a new message."""
+    """Why an item was not accepted as a new message."""
 
     REPLAYED = "replayed"  # its key is bound to a message that was accepted before
     CONFLICT = "conflict"  # its key came with another request before
@@ -152,7 +153,7 @@ class Group(msgspec.Struct, frozen=True, gc=False):
 
 
 class GroupAnswer(msgspec.Struct, frozen=True, gc=False):
-    """What became of a group.
+    """The answer to a group.
 
     Attributes:
         first: The seq of the first message that was accepted; the others follow in the order of the items.
@@ -171,7 +172,7 @@ class NewRun:
         run: The run's id; no other run has it.
         messages: The messages, with seqs from 0.
         lane: The lane of all of them.
-        track: Whether their steps are told. Callbacks need it.
+        track: Whether their steps are published as events. Callbacks need it.
         accepted_us: When they came, Unix time in microseconds.
         callback_urls: Where to POST how messages ended, by seq.
         key: The request's Idempotency-Key.

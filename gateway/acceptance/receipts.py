@@ -1,4 +1,4 @@
-"""What is answered for a message, and what is told of it, once it is accepted or not."""
+"""Receipts and refusals of messages, and their first step."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -18,7 +18,7 @@ Expect = Callable[[Sequence[str]], None]
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
-    """What was accepted.
+    """The receipt of an accepted message or run.
 
     Attributes:
         id: The message id; of a run, the run's.
@@ -44,9 +44,9 @@ def receipt_of(exceptional: Exceptional) -> Receipt:
 
 
 def unanswered() -> Problem:
-    """The problem of a message of which nobody knows whether it was accepted."""
+    """The problem of a message that may be accepted or not, since the store did not answer."""
     what = (
-        "Redis does not answer, so that nobody knows whether this was accepted: try again, with the same"
+        "Redis does not answer, so it is unknown whether this was accepted: try again, with the same"
         f" {KEY_HEADER} if you sent one; without one it may be sent twice"
     )
     return Problem(503, what, retry_after_s=RETRY_AFTER_S)
@@ -68,7 +68,7 @@ def stopping() -> Problem:
 class Announcer:
     """Tells the first step of each accepted message, and has the ends of those awaited that have a callback.
 
-    `tell` tells steps; `expect` notes the ids of messages that have a callback.
+    `tell` publishes steps; `expect` gets the ids of messages that have a callback.
     """
 
     def __init__(self, tell: Tell, expect: Expect) -> None:

@@ -1,4 +1,4 @@
-"""What the ledger keeps of how a gateway's run was made."""
+"""The recipes of a gateway's runs, for the ledger."""
 
 import msgspec
 
@@ -7,12 +7,12 @@ from common.publishing.recipes import BATCHES, SINGLES, Recipe
 
 
 def recipe_of_singles(lane: Lane, queue: str) -> str:
-    """Of a run for messages that come one by one; nobody knows how many."""
+    """The recipe of a run for single messages, whose number is not known."""
     return _recipe(Recipe(source=SINGLES, count=0, batch_size=1, lane=lane, queue=queue))
 
 
 def recipe_of_batch(messages: int, lane: Lane, queue: str) -> str:
-    """Of a run that is accepted whole."""
+    """The recipe of a run that is accepted whole."""
     return _recipe(Recipe(source=BATCHES, count=messages, batch_size=1, lane=lane, queue=queue))
 
 

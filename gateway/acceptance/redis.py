@@ -1,4 +1,4 @@
-"""Accepted messages in Redis: one Lua call accepts a group, one confirms what the broker has."""
+"""Accepted messages in Redis. One Lua call accepts a group of messages."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ _SCRIPTS = ("open", "accept", "accept_run", "confirm", "release", "take_over")
 
 @dataclass(frozen=True, kw_only=True)
 class Keeping:
-    """How long what is accepted is kept, and how much of it.
+    """How long accepted messages are kept, and how many of them.
 
     Attributes:
         lease_s: How long a lease lasts.
@@ -54,7 +54,7 @@ class Keeping:
         staged_chunks: Chunks of texts that are staged in one call; each takes about a millisecond to be packed.
         bounds: The most messages in all outboxes.
         memory_share: The share of Redis's `maxmemory` that all outboxes may take.
-        bounds_for_s: How long `maxmemory` is taken to be what it was.
+        bounds_for_s: How often `maxmemory` is read.
     """
 
     lease_s: float = 10.0
@@ -175,12 +175,12 @@ class RedisAcceptances:
         return max(1, int(self._keeping.message_ttl_s))
 
     def _keys(self, run: str) -> list[str]:
-        """What every script of a run gets."""
+        """The keys of every script of a run."""
         names = [keys.STATS, keys.run(run), keys.RUNS, keys.outbox(run), keys.OUTBOX]
         return [*names, keys.leases(self._queue), keys.CALLBACKS]
 
     async def _policy(self) -> list[Any]:
-        """What the scripts that accept get first: bounds, and how long things are kept."""
+        """The first arguments of the scripts that accept: bounds and times."""
         bounds = await self._current_bounds()
         callbacks = self._keeping.callbacks
         kept_for = [int(KEY_KEPT_S), _us(callbacks.first_check_s), int(callbacks.total_s * 1000)]
@@ -248,7 +248,7 @@ def _group_answer(first: int, *rest: Any) -> GroupAnswer:
 
 
 def _extras(items: Sequence[Item]) -> Iterator[Any]:
-    """What accept.lua gets of each item that has a key or a callback, five values in turn."""
+    """Five arguments of accept.lua for each item that has a key or a callback."""
     for at, item in enumerate(items):
         if item.key is not None or item.callback_url is not None:
             fingerprint = item.key.fingerprint if item.key else ""
@@ -256,7 +256,7 @@ def _extras(items: Sequence[Item]) -> Iterator[Any]:
 
 
 def _callbacks(batch: NewRun) -> Iterator[Any]:
-    """What accept_run.lua gets of each message that has a callback, three values in turn."""
+    """Three arguments of accept_run.lua for each message that has a callback."""
     for seq, url in batch.callback_urls.items():
         yield from (seq, batch.messages[seq].to, url)
 

@@ -63,7 +63,7 @@ class Room:
 class Relay:
     """Relays one run until it is closed and relayed, or the lease is lost.
 
-    What this process has just accepted comes from memory; the rest is read from the outbox.
+    Messages that this process has just accepted come from memory. The others are read from the outbox.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Relay:
         self._room.messages -= len(messages)
 
     def note(self, relayed: int) -> None:
-        """The store was told up to where the broker has all; that renewed the lease."""
+        """The store has this progress from another call, which has renewed the lease."""
         self._noted = max(self._noted, relayed)
         self._noted_s = asyncio.get_running_loop().time()
 
@@ -175,7 +175,7 @@ class Relay:
         return self._broker.publish(batch, self.outbox.lane)
 
     async def _publish_again(self, failed: list[_Published]) -> None:
-        """Publishes what has failed until it is confirmed."""
+        """Repeats failed publishes until they are confirmed."""
         again = [partial(self._once_more, published) for published in failed]
         try:
             await publish_until_confirmed(self._broker, *again, pause_s=self._limits.pause_s)
@@ -210,7 +210,7 @@ class Relay:
             self._is_reading = False
 
     async def _lose(self, seqs: list[int]) -> None:
-        """Settles messages as failed whose text is lost: nobody can send them."""
+        """Settles messages as failed whose text is lost: they cannot be sent."""
         run = self.outbox.lease.run
         log.error("texts_lost", extra={"run": run, "messages": len(seqs)})
         failed = np.full(len(seqs), Outcome.FAILED, np.uint8)

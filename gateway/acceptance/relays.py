@@ -57,7 +57,7 @@ class Relays:
                 answers_since_s = clock()
 
     async def close(self) -> None:
-        """Relays what is accepted, for as long as the limits allow, then gives the leases up."""
+        """Relays the accepted messages within the time limit, then gives the leases up."""
         for relay in self._relays:
             relay.close()
         tasks = set(self._relays.values())

@@ -35,13 +35,13 @@ from gateway.api.schemas import (
 
 DEADLINE_S = 60.0
 # Batches in hand at once, once they are read; so many of the largest bodies are in hand or being read, or more small
-# ones: what bounds the memory. Beyond that, 429.
+# ones. This bounds the memory. Beyond that, 429.
 MOST_AT_ONCE = 4
 
 T = TypeVar("T")
 D = TypeVar("D")
 
-# For the document; what is wrong with a batch as a whole is told in words of our own.
+# For the OpenAPI document. Errors of a batch as a whole have their own texts.
 _BATCH = Annotated[list[BatchItem], Meta(min_length=1, max_length=MAX_BATCH_ITEMS)]
 
 _encode = msgspec.json.Encoder().encode
@@ -76,8 +76,8 @@ class Batches:
     Attributes:
         acceptance: Accepts runs.
         limits: How many messages a caller may send.
-        url_error: Says what is wrong with a callback URL.
-        count: Counts what is accepted.
+        url_error: Checks a callback URL; gives the error, if there is one.
+        count: Counts accepted messages.
         track_all: Whether all is tracked, whatever a request says.
     """
 
@@ -110,7 +110,7 @@ class Batches:
                 summary=f"Send up to {MAX_BATCH_ITEMS:,} messages as one run",
                 description=(
                     "A JSON array, or NDJSON, which is read as it comes. One bad message refuses them all; up to"
-                    f" {MOST_ERRORS} are named. 503: none is accepted, unless the answer says that nobody knows."
+                    f" {MOST_ERRORS} are named. 503: none is accepted, unless the answer says that it is unknown."
                     f" Messages may have a `callback_url` in batches of up to {MAX_TRACKED_ITEMS:,}."
                 ),
                 parameters=(IDEMPOTENCY_KEY, _PRIORITY, _TRACK),

@@ -1,4 +1,4 @@
-"""DELETE /sms/{uuid} and POST /runs/{run}/cancel: what is still queued is canceled."""
+"""DELETE /sms/{uuid} and POST /runs/{run}/cancel: cancel queued messages."""
 
 from typing import Annotated
 
@@ -24,7 +24,7 @@ Count = Annotated[int, Meta(ge=0)]
 
 
 class CancelCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the messages. Those that are sending or settled stay as they are."""
+    """The number of messages by status. Messages that are sending or settled do not change."""
 
     canceled: Annotated[int, Meta(ge=0, description="canceled, by this request or an earlier one")]
     sending: Annotated[int, Meta(ge=0, description="being sent: they go on")]
@@ -77,7 +77,7 @@ class Cancels:
                 " status, and it stays as it is.",
                 parameters=(_UUID,),
                 answers={
-                    200: Answer("What became of it", kind=MessageCanceled, example=message),
+                    200: Answer("Its status now", kind=MessageCanceled, example=message),
                     404: Answer("No such message"),
                 },
             ),
@@ -87,11 +87,11 @@ class Cancels:
                 handler=self._run,
                 scope=Scope.SEND,
                 tag="runs",
-                summary="Cancel what is queued of a run",
+                summary="Cancel the queued messages of a run",
                 description="Closes the run: a producer that still publishes it is refused.",
                 parameters=(_NAME,),
                 answers={
-                    200: Answer("What became of its messages", kind=RunCanceled, example=run),
+                    200: Answer("The status of its messages now", kind=RunCanceled, example=run),
                     404: Answer("No such run"),
                 },
             ),

@@ -27,7 +27,7 @@ PARAMETER = Parameter(
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request is sent to.
+    """The target of a request.
 
     Attributes:
         method: The HTTP method.
@@ -67,5 +67,5 @@ def key_of_request(request: Request, body: bytes) -> IdempotencyKey | None:
 
 
 def replayed_headers(is_replayed: bool) -> dict[str, str]:
-    """The header that says whether the request was accepted before."""
+    """The header of a response to a repeated request."""
     return {REPLAYED: "true"} if is_replayed else {}

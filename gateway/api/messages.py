@@ -1,4 +1,4 @@
-"""POST /sms, GET /sms/{uuid} and GET /key/{uuid}: one message, and what became of it."""
+"""POST /sms, GET /sms/{uuid} and GET /key/{uuid}: accept a message, and show its status."""
 
 import asyncio
 from collections.abc import Callable
@@ -66,15 +66,15 @@ _decoder = msgspec.json.Decoder(SmsIn)
 
 
 class Messages:
-    """Takes single messages and tells what became of any message.
+    """Accepts single messages, and shows the status of any message.
 
     Attributes:
         acceptance: Accepts messages.
         ledger: Has the states.
         tracker: Has records and steps.
         limits: How many messages a caller may send.
-        url_error: Says what is wrong with a callback URL.
-        count: Counts what is accepted.
+        url_error: Checks a callback URL; gives the error, if there is one.
+        count: Counts accepted messages.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Messages:
         """Its endpoints."""
         return [
             self._post_operation(),
-            self._get_operation("/sms/{uuid}", "What became of a message"),
+            self._get_operation("/sms/{uuid}", "The status of a message"),
             self._get_operation("/key/{uuid}", "The same as GET /sms/{uuid}"),
         ]
 
@@ -113,7 +113,7 @@ class Messages:
             summary="Send a message",
             description=(
                 "Answers 202 once the message is kept, never before. 503: it is not accepted, unless the answer says"
-                " that nobody knows."
+                " that it is unknown."
             ),
             parameters=(IDEMPOTENCY_KEY,),
             body=Body({JSON: SmsIn}, _BODIES),
@@ -122,7 +122,7 @@ class Messages:
                     "Accepted: it is kept, and will be sent",
                     kind=Accepted,
                     example=_EXAMPLE,
-                    headers={"Location": "what becomes of it: `/sms/{uuid}`"},
+                    headers={"Location": "its status: `/sms/{uuid}`"},
                 ),
             },
         )
@@ -138,7 +138,7 @@ class Messages:
             description="The status is the ledger's. Number, text and times are forgotten after MESSAGE_TTL.",
             parameters=(_UUID,),
             answers={
-                200: Answer("What is known of it", kind=MessageView, example=_VIEW),
+                200: Answer("The message", kind=MessageView, example=_VIEW),
                 404: Answer("No such message"),
             },
         )

@@ -1,7 +1,7 @@
 -- accept_run(run): accepts a run whole, with its key.
 -- KEYS: 8 the run's texts, 9 the idempotency key
 -- ARGV: 1 to 7 as for accept, 8 run, 9 recipe, 10 holder, 11 lane, 12 '1' if tracked, 13 messages, 14 the key's
---       fingerprint or '' for no key, 15 chunks of texts, 16 number n of what follows; then n records if it is tracked,
+--       fingerprint or '' for no key, 15 chunks of texts, 16 number n of the next values: n records if it is tracked,
 --       else n of (chunk, texts) in turn, none where they are staged; then for each with a callback three: its seq,
 --       number, URL
 -- Returns {'accepted'}; {'unstaged'}: the texts are not all there; or why not, and the id that the key is bound to.
@@ -14,7 +14,7 @@ local function refused(...)
   return {...}
 end
 
--- The bytes of what would be accepted.
+-- The bytes that the run takes in the outbox.
 local function size()
   local bytes = tracked and messages * RECORD_BYTES or 0
   for k = 17, 16 + n do bytes = bytes + #ARGV[k] end

@@ -1,12 +1,12 @@
 -- Put before every script here, behind the ledger's prelude: outboxes, leases and idempotency keys. Before it stand
--- MESSAGE_KEY, TEXTS_KEY, CALLBACK_KEY and OUTBOX_KEY: what these keys are called before an id or a run.
+-- MESSAGE_KEY, TEXTS_KEY, CALLBACK_KEY and OUTBOX_KEY: the prefixes of these keys.
 -- KEYS of each script but take_over: 1 sms:stats, 2 the run's hash, 3 sms:runs, 4 the run's outbox, 5 sms:outbox, 6 the
 -- leases of the queue, 7 sms:callbacks.
 -- The outbox of a run is a hash: fence, holder, lane, track, accepted, relayed, closed; and of the last accept: call,
 -- call_fence, answer. Its `:ends` are a list of where each accepted group ends, and how many bytes it has.
 local STATS, RUN_HASH, RUNS, OUTBOX, TOTAL, LEASES, CALLBACKS = unpack(KEYS)
 
--- What a record takes in Redis beside its own bytes (Redis 7.0 took 435 for one of 120, with key, list and expiry).
+-- The overhead of a record in Redis. Redis 7.0 takes 435 bytes for a record of 120, with key, list and expiry.
 local RECORD_BYTES = 310
 
 local function lease_for(leases, run, lease_us)
@@ -48,8 +48,7 @@ local function bytes_of_ended(upto)
   end
 end
 
--- Takes what the broker has out of the outbox, and begins the time for which it is kept. Gives how far the run is
--- relayed and accepted.
+-- Removes confirmed messages from the outbox; their expiry begins. Returns how far the run is relayed and accepted.
 local function drain(run, upto, ttl)
   local o = redis.call('HMGET', OUTBOX, 'relayed', 'accepted', 'track')
   local relayed, accepted = tonumber(o[1]), tonumber(o[2])
