@@ -17,13 +17,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass
 class Request:
-    """A request that a receiver got.
-
-    Attributes:
-        path: Path and query.
-        headers: The headers.
-        raw: The body.
-    """
+    """A request that a receiver got. `raw` is its body."""
 
     path: str
     headers: dict[str, str]
@@ -50,17 +44,7 @@ class Request:
 
 @dataclass
 class Receiver:
-    """Listens on this machine and notes requests.
-
-    Attributes:
-        status: The status of its responses.
-        headers: Their headers.
-        handler: Responds in place of these, if there is one.
-        requests: The requests so far.
-        in_progress: Requests without a response.
-        max_in_progress: The most of them so far.
-        url: Its URL.
-    """
+    """Listens on this machine and notes requests. `handler` responds, if there is one, else `status` and `headers`."""
 
     status: int = 204
     headers: dict[str, str] = field(default_factory=dict)

@@ -43,7 +43,8 @@ Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS, examples=["h
 CallbackUrl = Annotated[
     str,
     Meta(
-        max_length=MAX_URL_LENGTH, description="is told, by a signed POST, once the message is sent or failed"
+        max_length=MAX_URL_LENGTH,
+        description="gets a signed POST once the message is sent, failed or canceled",
     ),
 ]
 

@@ -42,18 +42,22 @@ class ThreadResolver(AbstractResolver):
         """Does nothing: the threads end by themselves."""
 
     def _start(self, look_up: Callable[[], _Found]) -> "Future[_Found]":
-        release = partial(asyncio.get_running_loop().call_soon_threadsafe, self._slots.release)
+        loop = asyncio.get_running_loop()
         lookup: Future[_Found] = Future()
         lookup.set_running_or_notify_cancel()
+
+        def release(_: object) -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._slots.release)
+
+        lookup.add_done_callback(release)
         # A daemon thread cannot delay the process's exit.
-        Thread(target=_run, args=(look_up, lookup, release), name="callback-resolver", daemon=True).start()
+        Thread(target=_run, args=(look_up, lookup), name="callback-resolver", daemon=True).start()
         return lookup
 
 
-def _run(look_up: Callable[[], _Found], lookup: "Future[_Found]", release: Callable[[], object]) -> None:
+def _run(look_up: Callable[[], _Found], lookup: "Future[_Found]") -> None:
     try:
         lookup.set_result(look_up())
     except (OSError, UnicodeError) as error:
         lookup.set_exception(error)
-    with suppress(RuntimeError):  # the loop is closed
-        release()

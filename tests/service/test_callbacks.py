@@ -250,14 +250,17 @@ async def test_an_event_before_the_settlement_posts_nothing(bench: Bench, receiv
         await bench.until(lambda: receiver.requests, step_s=10)
 
 
-@pytest.mark.parametrize("status", [200, 204, 299])
-async def test_a_2xx_response_ends_the_attempts(bench: Bench, receiver: Receiver, status: int) -> None:
-    """The callback is removed after one request."""
+@pytest.mark.parametrize("status", [200, 204, 299, 410])
+async def test_2xx_and_410_end_the_attempts(
+    bench: Bench, receiver: Receiver, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The callback is removed after one request. 410 is logged."""
     receiver.status = status
     async with bench.running():
         await bench.sent(receiver.url)
         await bench.until(lambda: not bench.registered)
     assert len(receiver.requests) == 1
+    assert ("callback_given_up" in caplog.text) == (status == 410)
 
 
 @pytest.mark.parametrize("status", [302, 404, 500])
@@ -302,18 +305,6 @@ async def test_a_receiver_that_recovers_gets_the_callback(bench: Bench, receiver
             receiver.status = 200 if failures else 500
         await eventually(lambda: not bench.registered)
     assert len(receiver.requests) == 3
-
-
-async def test_410_ends_the_attempts(
-    bench: Bench, receiver: Receiver, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The callback is given up and logged."""
-    receiver.status = 410
-    async with bench.running():
-        await bench.sent(receiver.url)
-        await bench.until(lambda: not bench.registered)
-    assert len(receiver.requests) == 1
-    assert "callback_given_up" in caplog.text
 
 
 async def test_a_receiver_that_never_responds_is_tried_again(
@@ -396,19 +387,6 @@ async def test_two_gateways_post_each_callback_once(bench: Bench, receiver: Rece
     async with bench.running(), bench.running():
         await bench.until(lambda: not bench.registered)
     assert receiver.uuids == sorted(record.uuid for record in records)
-
-
-async def test_another_gateway_delivers_what_a_dead_one_leased(bench: Bench, receiver: Receiver) -> None:
-    """After the lease has expired."""
-    records = await bench.accept(receiver.url, 20)
-    await bench.settle(records)
-    assert len(await bench.callbacks.lease([record.uuid for record in records], LIMITS.lease_s)) == 20
-    async with bench.running():
-        bench.now_s += LIMITS.lease_s - 1
-        assert await bench.callbacks.due(100) == []
-        assert receiver.requests == []
-        bench.now_s += 1
-        await count_of(receiver, 20)
 
 
 async def test_a_gateway_that_stops_gives_its_callbacks_back(bench: Bench, receiver: Receiver) -> None:
