@@ -1,8 +1,8 @@
 """Publishes messages again: for another attempt, for the failed queue, in smaller batches, or to the rejected queue.
 
-Messages that are to be tried again share copies, whichever batches they came in: all of one run, attempt, lane and
-delay that are settled within `Timing.merge_s` are published together. A message is counted off its batch once its
-copy is confirmed.
+Messages that are to be tried again share copies: those of one run, attempt, lane and delay that are settled within
+`Timing.merge_s` are published together, independent of the batches that they came in. A message is counted off its
+batch once its copy is confirmed.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ _RUNGS_S = np.array(RETRY_RUNGS_S)
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """What becomes of a message whose send fails for now.
+    """How a temporary failure of a send is handled.
 
     Attributes:
         max_attempts: How often a message is tried; a temporary failure of the last attempt is final.
@@ -58,10 +58,10 @@ class RetryPolicy:
 
 
 class Kind(NamedTuple):
-    """What messages must have in common to share a copy.
+    """The properties by which messages share a copy.
 
     Attributes:
-        group: What they were claimed by.
+        group: The group in which they were claimed.
         attempt: The attempt that the copy is for.
         lane: The lane they came through.
         rung: The index in RETRY_RUNGS_S of the delay of the copy, -1 for none.
@@ -78,7 +78,7 @@ class Copy:
     """Messages that are published again together.
 
     Attributes:
-        kind: What they have in common.
+        kind: The properties that they share.
         picks: The messages.
         after_s: The delay, in seconds.
     """
@@ -116,7 +116,7 @@ class Copy:
 
 
 class Copies:
-    """Publishes copies and repeats what is not confirmed."""
+    """Publishes copies until they are confirmed."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class Copies:
         self._publishing: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Publishes what is to be tried again, until cancelled."""
+        """Publishes the copies of retries, until cancelled."""
         async with asyncio.TaskGroup() as self._tasks:
             while True:
                 await self._some.wait()
@@ -146,7 +146,7 @@ class Copies:
                 self._publish_retries()
 
     async def drain(self) -> None:
-        """Publishes what is still gathered, and returns once every copy is confirmed."""
+        """Publishes the gathered retries, and returns once every copy is confirmed."""
         self._publish_retries()
         while self._publishing:
             await asyncio.gather(*self._publishing)
@@ -175,7 +175,7 @@ class Copies:
         self._begin(self._publish(copy))
 
     def split(self, unacked: Unacked, slots: int, mean_send_s: float) -> None:
-        """Publishes in smaller batches what so many slots could not send in time."""
+        """Publishes messages again in smaller batches that this number of slots could not send in time."""
         if not mean_send_s:
             return
         in_time = int(self._timing.overdue_s * slots / mean_send_s)
@@ -192,13 +192,13 @@ class Copies:
             self.publish_again(batch, rest[first : first + size])
 
     def pass_on(self, unacked: Unacked, now_s: float) -> None:
-        """Publishes at the end of the queue what a rate limit has held back for too long."""
+        """Publishes messages at the end of the queue that have waited too long for a rate limit."""
         for batch in unacked.waiting:
             if now_s - batch.came_s > self._timing.overdue_s and not batch.delivery.stale:
                 self.publish_again(batch, unacked.take_rest(batch))
 
     def reject(self, poison: dict[Delivery, str], unacked: Unacked) -> None:
-        """Moves bodies that are no batch to the rejected queue, each with its reason, and counts them."""
+        """Counts invalid bodies and moves them to the rejected queue, each with its reason."""
         self._tasks.create_task(self._reject_all(poison, unacked))
 
     def _waits_s(self, retries: list[Retry]) -> NDArray[np.float64]:
@@ -289,7 +289,7 @@ def _message(pick: Pick) -> Message:
 
 
 def truncated(message: Message) -> Message:
-    """A message whose number is no longer than LONGEST_BAD_NUMBER."""
+    """The message, with at most LONGEST_BAD_NUMBER characters of its number."""
     if len(message.to) <= LONGEST_BAD_NUMBER:
         return message
     return msgspec.structs.replace(message, to=message.to[:LONGEST_BAD_NUMBER])

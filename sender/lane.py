@@ -15,7 +15,7 @@ from sender.unacked import Unacked
 
 
 class LaneWorker:
-    """Keeps the slots that its lane may have busy, with few more messages in hand than fill them.
+    """Keeps the slots of its lane busy, and holds few more messages than fill them.
 
     Attributes:
         lane: The lane.
@@ -75,7 +75,7 @@ class LaneWorker:
             tasks.create_task(self._review(prefetch))
 
     async def stop(self) -> None:
-        """Begins no more sends, hands back what waits, and returns once no send is in flight."""
+        """Begins no more sends, hands back the waiting messages, and returns once no send is in flight."""
         self._starter.stopping = True
         if self._subscription is not None:
             await self._subscription.close()

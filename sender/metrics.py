@@ -12,7 +12,7 @@ OUTCOMES = {Outcome.SENT: "sent", Outcome.FAILED: "failed", Outcome.RETRY: "retr
 
 
 class SenderMetrics:
-    """Collects the metrics of a sender. `connected` tells whether the broker's connections are up."""
+    """Collects the metrics of a sender. `connected`: whether the broker's connections are up."""
 
     def __init__(self, sender: Sender, connected: Callable[[], bool] = lambda: True) -> None:
         self._sender = sender

@@ -13,9 +13,9 @@ class Prefetch:
     """Keeps the prefetch of a subscription in line with the messages that wait and the slots that are free.
 
     AMQP counts deliveries, slots need messages. A batch holds its place until its last message is settled, long after
-    most of its slots are free again, and batches differ in size. So what is needed at a moment is what is unacked,
-    and as many deliveries more as bring the messages that are missing. Prefetch rises to that at once, and falls to
-    the most that was needed in `Timing.calm_s`.
+    most of its slots are free again, and batches differ in size. So the prefetch that is needed is the number of
+    unacked deliveries, and as many more as bring the missing messages. Prefetch rises to that at once, and falls to
+    the most that was needed within `Timing.calm_s`.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Prefetch:
             self._set(max(needed, min(enough, affordable)))
 
     def review(self) -> None:
-        """Lets the prefetch fall where less was enough. To be called every `Timing.review_s`."""
+        """Lowers the prefetch if less was enough. To be called every `Timing.review_s`."""
         self.follow()
         self._reviews += 1
         if self._reviews * self._timing.review_s < self._timing.calm_s:

@@ -1,4 +1,4 @@
-"""Settles ended sends, in groups, and acks what is done with.
+"""Settles ended sends in groups, and acks the batches that are done with.
 
 The order is: keep the copy of a failure, settle, publish the copy of a retry, ack. A crash between any two of these
 steps ends right: a message that is not settled is delivered again and found by its claim; one that is settled and not
@@ -107,7 +107,7 @@ class Settler:
             self._hurry.set()
 
     async def run(self) -> None:
-        """Settles what is added, until cancelled."""
+        """Settles the added sends, until cancelled."""
         clock = asyncio.get_running_loop().time
         while True:
             await self._some.wait()

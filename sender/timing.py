@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The timing of a sender, in seconds unless its comment says otherwise.
+    """The timing of a sender, in seconds except for the share.
 
     Attributes:
         heartbeat_s: Interval of the heartbeats.
@@ -47,7 +47,7 @@ class Limits:
         unacked_bytes: Most memory of a lane's unacked deliveries, beyond the deliveries that its slots alone need.
         delivery_bytes: Memory of a delivery beside its body.
         ahead: Messages that wait for the slots that come free next, as a share of the slots: one part in this many.
-        first_prefetch: Prefetch until the first delivery tells the size of the batches.
+        first_prefetch: Prefetch before the first delivery, which shows the size of the batches.
         prefetch_past_rejects: Prefetch while all deliveries so far had to be rejected.
         mean_deliveries: The mean size of batches is that of about this many deliveries.
         smallest_raise: A raise of the prefetch adds at least this share of it.

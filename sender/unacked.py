@@ -14,7 +14,7 @@ NONE_BAD: frozenset[int] = frozenset()
 
 
 class Group(NamedTuple):
-    """What messages must have in common to be claimed together.
+    """The properties by which messages are claimed together.
 
     Attributes:
         run: Their run.
@@ -35,7 +35,7 @@ class UnackedBatch:
 
     Attributes:
         delivery: The delivery that brought it.
-        group: What its messages are claimed by.
+        group: The properties by which its messages are claimed.
         seqs: The sequence numbers of its messages.
         bad: The seqs of the messages whose number is not E.164.
         unacked: The unacked batches of its lane, this one among them.
@@ -81,7 +81,7 @@ class UnackedBatch:
         return Piece(self, first, self.begun)
 
     def count_off(self, messages: int) -> None:
-        """So many more of its messages are done with; the last one acks the batch."""
+        """More of its messages are done with; the last one acks the batch."""
         self.unsettled -= messages
         if messages and self.unsettled == 0:
             self.unacked.finish(self)
@@ -104,7 +104,7 @@ class Piece(NamedTuple):
 class Unacked:
     """The unacked deliveries of one lane, in the order in which they came.
 
-    Every change of what waits for a slot is made here, together with the counters in `slots`.
+    Messages begin and cease to wait for a slot only here, where the counters in `slots` change with them.
     `keep_messages`: batches keep their decoded messages. `keep_tracked`: tracked ones do.
     """
 
@@ -217,7 +217,7 @@ class Unacked:
                 self.release(batch)
 
     def forget(self, delivery: Delivery) -> None:
-        """A delivery is no longer in hand."""
+        """Removes a delivery."""
         if delivery not in self._held:
             return
         batch = self._held.pop(delivery)
@@ -249,8 +249,8 @@ class Unacked:
 
 
 def _group(delivery: Delivery, batch: Batch) -> Group:
-    # A retry's copy, too, is never taken for a duplicate: what it finds sending may be the late claim of a sender that
-    # lost its connection and has died since.
+    # The copy of a retry is never a duplicate either: a message that it finds sending may be the late claim of a sender
+    # that lost its connection and then died.
     again = delivery.redelivered or batch.attempt > 1 or batch.again is True
     return Group(batch.run, batch.attempt, again=again, track=batch.track)
 

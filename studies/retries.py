@@ -6,7 +6,7 @@ place for its last message, so a sender that asks for too few of them leaves slo
 claim. `--code` measures the services of another checkout, for pairs.
 
 With `--virtual` the embedded pipeline runs on a clock that jumps to the next timer: the figures are those of a machine
-on which CPU time costs nothing, whatever the machine does meanwhile.
+on which CPU time costs nothing.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ LOOK_EVERY_S = 0.01
 
 @dataclass(frozen=True)
 class Case:
-    """What a sender is given.
+    """A kind of send.
 
     Attributes:
         name: Its name in the table.
@@ -65,7 +65,7 @@ class Progress:
     Attributes:
         case: The case.
         messages: The messages of the run.
-        samples: Times in seconds, and the messages settled by then.
+        samples: Times in seconds, and the messages settled at each.
     """
 
     case: Case

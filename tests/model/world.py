@@ -57,7 +57,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.run_forever()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of a coroutine, whatever time it needs."""
+        """The result of a coroutine, however long it takes in virtual time."""
         self.until = math.inf
         return self.run_until_complete(work)
 

@@ -1,4 +1,4 @@
-"""A sender keeps its slots filled, whatever its sends take and however many are retried. In virtual time.
+"""A sender keeps its slots filled, with unequal send times and with retries. In virtual time.
 
 The whole embedded pipeline runs on a clock that jumps to the next timer, so that the machine's speed does not matter.
 """

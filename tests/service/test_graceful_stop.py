@@ -1,4 +1,4 @@
-"""A sender that is told to stop in mid-batch leaves each message in the queues once, or settled."""
+"""A sender that stops in the middle of a batch leaves each message in the queues once, or settled."""
 
 import asyncio
 from collections import Counter
@@ -20,7 +20,7 @@ SLOTS = 4
 
 
 class Held:
-    """A provider that ends the sends of messages when the test says so."""
+    """A provider whose sends end when the test ends them."""
 
     reads_messages = False
 

@@ -1,4 +1,4 @@
-"""A sender on the memory broker and the memory ledger: what it takes, sends, settles and hands back."""
+"""A sender on the memory broker and the memory ledger: it takes, sends, settles and hands back."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ RUN = "service"
 
 
 class Gate:
-    """A provider whose sends end when the test says so."""
+    """A provider whose sends end when the test ends them."""
 
     reads_messages = False
 
@@ -198,7 +198,7 @@ async def test_what_outlasts_the_grace_is_sent_again_as_ambiguous(pipeline: Pipe
 
 
 async def test_a_lost_connection_drops_what_was_not_begun_and_settles_what_was(pipeline: Pipeline) -> None:
-    """What comes again is skipped where it is settled, so nothing is counted twice."""
+    """Redelivered messages are skipped if they are settled, so nothing is counted twice."""
     await pipeline.publish_many(20, 5)
     gate = Gate()
     async with pipeline.sender(gate, 8):
@@ -216,7 +216,7 @@ async def test_a_lost_connection_drops_what_was_not_begun_and_settles_what_was(p
 
 
 async def test_a_bad_number_fails_alone(pipeline: Pipeline) -> None:
-    """One message whose number is no E.164 is settled failed without a send; the rest of the batch go on."""
+    """A message whose number is not E.164 is settled as failed without a send; the rest of the batch go on."""
     await pipeline.ledger.announce(RUN, 0, 3)
     numbers = ["+999123456789", "12345", "+999123456780"]
     messages = [Message(seq, to, "text") for seq, to in enumerate(numbers)]
@@ -243,7 +243,7 @@ async def test_a_body_that_is_no_batch_is_rejected_and_the_sender_goes_on(pipeli
 
 
 async def test_a_copy_of_a_batch_is_dropped(pipeline: Pipeline) -> None:
-    """Published twice, sent once: while the first copy is in hand, and after it is settled."""
+    """Published twice, sent once: while the first copy is unacked, and after it is settled."""
     gate = Gate()
     await pipeline.publish(0, 3)
     async with pipeline.sender(gate, 10):
@@ -304,7 +304,7 @@ async def test_a_busy_sender_keeps_its_slots_filled(pipeline: Pipeline) -> None:
         await eventually(lambda: len(gate.in_flight) == 1000)
 
         def refill() -> bool:
-            # All but the last message of each group end: the batches stay in hand.
+            # All but the last message of each group end: the batches stay unacked.
             for sends in gate.begun[:]:
                 if sends.seqs.size > 1:
                     sends.finish(0, sends.seqs.size - 1)
@@ -381,7 +381,7 @@ async def test_splitting_goes_on_while_the_producer_waits_for_room(pipeline: Pip
 
 
 async def test_a_batch_of_a_dead_sender_can_be_split(pipeline: Pipeline) -> None:
-    """The smaller batches are new to the broker, yet what the dead one had claimed is no duplicate of them."""
+    """The smaller batches are new to the broker, yet messages that the dead sender had claimed are not duplicates."""
     await pipeline.publish(0, 20)
     dead = await pipeline.broker.subscribe(Lane.BULK, 1)
     await dead.take()
@@ -457,7 +457,7 @@ class CountedLimit:
 
 
 async def test_no_more_sends_begin_than_the_rate_limit_grants(pipeline: Pipeline) -> None:
-    """Free slots alone are no permission, and what is not granted is not claimed either."""
+    """Free slots do not suffice, and messages without a grant are not claimed."""
     await pipeline.publish_many(60, 4)
     gate, limit = Gate(), CountedLimit()
     async with pipeline.sender(gate, 50, grace_s=0, limit=limit):
@@ -472,7 +472,7 @@ async def test_no_more_sends_begin_than_the_rate_limit_grants(pipeline: Pipeline
 
 
 async def test_a_sender_holds_little_ahead_of_the_rate_limit(pipeline: Pipeline) -> None:
-    """What can't be sent within some seconds stays in the queue, for others, whatever the slots: none times out."""
+    """Messages that cannot be sent within some seconds stay in the queue, for others, even if there are many slots."""
     await pipeline.publish_many(2000, 4)
     gate, limit = Gate(), CountedLimit()
     async with pipeline.sender(gate, 1000, grace_s=0, limit=limit):
@@ -621,7 +621,7 @@ async def test_a_provider_that_reads_messages_gets_them(pipeline: Pipeline) -> N
 
 
 async def test_a_retry_of_a_body_at_the_limit_is_sent(pipeline: Pipeline) -> None:
-    """A copy says more than what came, its attempt, and what would not fit a body then goes in several."""
+    """A copy also carries its attempt; if it does not fit a body any more, it goes in several."""
 
     def body(sizes: list[int]) -> bytes:
         messages = [[seq, "+999123456789", "x" * size] for seq, size in enumerate(sizes)]

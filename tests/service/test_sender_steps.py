@@ -230,7 +230,7 @@ async def test_every_message_is_counted_once_wherever_a_sender_dies(
 ) -> None:
     """Sent + failed = published, the states prove the counters, nothing is unsent, and ambiguous bounds the rest.
 
-    With KEEP_FAILED, whatever has failed is in the failed queue besides.
+    With KEEP_FAILED, every failed message is in the failed queue, too.
     """
     steps, *_ = await run_dying_at(None, await make_ledger(), max_attempts, keep_failed)
     kinds = {"claim", "send", "settle", "ack"} | ({"publish"} if max_attempts > 1 else set())

@@ -1,4 +1,4 @@
-"""The settler over the memory ledger and broker: what it settles together."""
+"""The settler over the memory ledger and broker: sends that it settles together."""
 
 import asyncio
 

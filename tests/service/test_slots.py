@@ -26,7 +26,7 @@ NO_REVIEW = Timing(review_s=3600)
 
 
 class Held:
-    """A provider that ends sends when the test says so, and knows how many there were at once."""
+    """A provider that ends sends when the test ends them, and knows how many there were at once."""
 
     reads_messages = False
 
@@ -166,7 +166,7 @@ async def test_one_slot_and_one_for_urgent_messages(pipeline: Pipeline) -> None:
 
 
 async def test_a_flood_of_urgent_messages_takes_over_all_slots(pipeline: Pipeline) -> None:
-    """As bulk sends end: what a sender holds of each lane follows. Bulk ones go on when the flood is over."""
+    """The messages that a sender holds of each lane follow. Bulk messages go on when the flood is over."""
     await pipeline.publish(BULK, 2000)
     async with pipeline.sender(20):
         await pipeline.begun(20, 0)

@@ -1,4 +1,4 @@
-"""What a sender tells of tracked messages, and that it tells nothing of others."""
+"""A sender publishes the steps of tracked messages, and no steps of others."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -52,7 +52,7 @@ def took_us(seq: int) -> int:
 
 
 class NotingTracker(MemoryTracker):
-    """A tracker that notes all that it is told."""
+    """A tracker that notes all steps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class NotingTracker(MemoryTracker):
 
 
 class GatedLedger:
-    """A ledger of which one call waits until the test says so."""
+    """A ledger of which one call waits until the test lets it go on."""
 
     def __init__(self, ledger: Ledger, call: str) -> None:
         self._ledger, self._call = ledger, call
@@ -183,7 +183,7 @@ async def test_a_number_that_is_none_is_told_as_failed_without_a_send() -> None:
 
 
 async def test_untracked_messages_tell_nothing() -> None:
-    """Beside tracked ones of the same run, and of one that is retried; nor are their texts kept in memory."""
+    """Beside tracked ones of the same run, and retried ones; their texts are not kept in memory either."""
     pipeline = Pipeline()
     plan = {(2, 1): Outcome.RETRY, (5, 1): Outcome.RETRY}
     await pipeline.publish(0, 1, 2, 3, track=False, bad=3)
@@ -221,7 +221,7 @@ async def test_a_failure_that_is_kept_is_told_once() -> None:
 
 
 async def test_what_came_of_a_send_is_told_only_once_it_is_settled() -> None:
-    """Whoever hears it and asks the ledger finds it so."""
+    """A reader of the step who asks the ledger finds the same."""
     pipeline = Pipeline()
     ledger = GatedLedger(pipeline.ledger, "settle")
     async with pipeline.sender(Planned(), ledger):
@@ -234,7 +234,7 @@ async def test_what_came_of_a_send_is_told_only_once_it_is_settled() -> None:
 
 
 async def test_a_claim_that_is_given_back_at_the_end_tells_nothing() -> None:
-    """The sender is told to stop while it claims: nothing began."""
+    """The sender stops while it claims: nothing began."""
     pipeline = Pipeline()
     ledger = GatedLedger(pipeline.ledger, "claim")
     async with pipeline.sender(Planned(), ledger) as sender:

@@ -1,4 +1,4 @@
-"""sender/prefetch.py: as many deliveries as bring the messages that the slots need, whatever the batches are like."""
+"""sender/prefetch.py: as many deliveries as bring the messages that the slots need, for batches of any size."""
 
 import pytest
 
@@ -35,7 +35,7 @@ class Subscribed:
 
 
 class HeldLane:
-    """A lane that is given batches of chosen sizes, and begins and ends their sends when the test says so."""
+    """A lane that is given batches of chosen sizes, and begins and ends their sends when the test asks for it."""
 
     def __init__(self, limits: Limits = LIMITS, lane: Lane = Lane.BULK) -> None:
         self.slots = Slots(SLOTS)
@@ -81,7 +81,7 @@ class HeldLane:
         self.prefetch.follow()
 
     def finishes(self, batches: list[UnackedBatch]) -> None:
-        """All that is in hand is sent and settled."""
+        """All messages are sent and settled."""
         while in_use := self.slots.in_use(self.lane):
             self.slots.release(self.lane, in_use)
             self.unacked.pick(self.slots.free(self.lane))

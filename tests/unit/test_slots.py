@@ -31,7 +31,7 @@ def test_bulk_messages_leave_those_kept_for_urgent_ones() -> None:
 
 
 def test_urgent_messages_may_have_all() -> None:
-    """And then there are none for bulk ones."""
+    """Then bulk messages have none."""
     pool = Slots(20)
     having(pool, URGENT, 22)
     assert (pool.free(BULK), pool.free(URGENT)) == (0, 0)
@@ -68,7 +68,7 @@ def test_free_is_never_below_none() -> None:
 
 
 def test_who_may_have_more_room_is_woken() -> None:
-    """Whoever gives, for itself, and the other lane if it waits; not if it does not."""
+    """The lane that releases slots, and the other lane if it waits."""
     pool = Slots(1)
 
     def woken() -> set[Lane]:

@@ -1,4 +1,4 @@
-"""sender/unacked.py and sender/copies.py: batches in hand, what waits for a slot, and copies of messages."""
+"""sender/unacked.py and sender/copies.py: unacked batches, messages that wait for a slot, and copies."""
 
 import numpy as np
 import pytest
@@ -187,7 +187,7 @@ async def test_few_batches_stay_decoded() -> None:
 
 @pytest.mark.parametrize("to", ["+999123456789", "1" * 300_000])
 async def test_copies_fit_a_body_whatever_came(to: str) -> None:
-    """A copy has more to say than a body of just 1 MiB had room for: it is two. Too long a number is truncated."""
+    """A copy of a body of exactly 1 MiB has an attempt besides, so it is two. Too long a number is truncated."""
     messages = [Message(0, to, "")]
     while len(body := encode_batch(Batch(run="large", messages=messages))) < MAX_BODY_BYTES - 1540:
         messages.append(Message(len(messages), "+999123456789", "x" * 1500))
