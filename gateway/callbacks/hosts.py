@@ -20,7 +20,7 @@ class Health(Enum):
     FAILING = "failing"  # it was slow and failed
 
 
-_SLOTS = {Health.NEW: 256, Health.HEALTHY: 256, Health.FAILING: 32}
+_SLOTS = {Health.NEW: 320, Health.HEALTHY: 320, Health.FAILING: 32}
 _HELD = {Health.NEW: 32, Health.HEALTHY: 1_024, Health.FAILING: 1}
 
 
