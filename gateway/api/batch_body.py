@@ -87,7 +87,7 @@ async def read_batch(request: Request, url_error: Callable[[str], str | None], t
             except ValueError as error:
                 number = ""
                 errors.append(FieldError(f"body[{seq}].number", str(error)))
-            messages.append(Message(seq, number, item.text))
+            messages.append(item.message(seq, number))
             parts += segments(item.text).segments
             if (url := item.callback_url) is not None:
                 callback_urls[seq] = url

@@ -23,7 +23,7 @@ from common.web.rate import RateLimiter
 from common.web.responses import json_response
 from common.web.validation import Check, invalid
 from gateway.acceptance.acceptance import Acceptance
-from gateway.acceptance.port import IdempotencyKey, Item
+from gateway.acceptance.port import IdempotencyKey
 from gateway.acceptance.receipts import Receipt
 from gateway.api.idempotency import PARAMETER as IDEMPOTENCY_KEY
 from gateway.api.idempotency import key_of_request, replayed_headers
@@ -168,7 +168,7 @@ class Messages:
     def submit(self, sms: SmsIn, caller: Caller, key: IdempotencyKey | None) -> "asyncio.Future[Receipt]":
         """Hands a checked message in. Raises Problem 429; the future may fail with Problem 422 or 503."""
         self._limits.take(caller, 1)
-        return self._acceptance.submit(sms.priority.lane, Item(sms.number, sms.text, sms.callback_url, key))
+        return self._acceptance.submit(sms.priority.lane, sms.item(key))
 
     def accepted(self, receipt: Receipt, sms: SmsIn, caller: Caller) -> bytes:
         """Counts a message that was accepted, and gives the body of its answer."""

@@ -6,9 +6,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from common.messages import MAX_TEXT_CHARS, RUN_PATTERN, Lane
+from common.messages import MAX_TEXT_CHARS, RUN_PATTERN, Lane, Message
 from common.sms.segments import Segments
 from common.tracking.port import Status
+from gateway.acceptance.port import IdempotencyKey, Item
 from gateway.callbacks.address import MAX_URL_LENGTH
 
 MAX_BATCH_ITEMS = 100_000
@@ -74,6 +75,10 @@ class SmsIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     priority: Priority = Priority.NORMAL
     callback_url: CallbackUrl | None = None
 
+    def item(self, key: IdempotencyKey | None = None) -> Item:
+        """The message to be accepted."""
+        return Item(number=self.number, text=self.text, callback_url=self.callback_url, key=key)
+
 
 class BatchItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """One message of a batch."""
@@ -81,6 +86,10 @@ class BatchItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fals
     number: NumberIn
     text: Text
     callback_url: CallbackUrl | None = None
+
+    def message(self, seq: int, number: str) -> Message:
+        """The message as it will be published, with its number in E.164 form."""
+        return Message(seq=seq, to=number, text=self.text)
 
 
 class Accepted(msgspec.Struct, frozen=True):

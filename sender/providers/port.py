@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from common.errors import SmsimError
-from common.messages import Outcome
+from common.messages import Message, Outcome
 
 
 class OutgoingMessage(msgspec.Struct, frozen=True, gc=False):
@@ -30,6 +30,11 @@ class OutgoingMessage(msgspec.Struct, frozen=True, gc=False):
     to: str
     text: str
     attempt: int
+
+    @classmethod
+    def of(cls, message: Message, run: str, attempt: int) -> "OutgoingMessage":
+        """A message of a run."""
+        return cls(id=f"{run}.{message.seq}", to=message.to, text=message.text, attempt=attempt)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,12 +82,7 @@ class BulkAdapter:
 
     async def _run(self, sends: Sends, position: int, message: Message) -> None:
         """Runs one send and records its result."""
-        outgoing = OutgoingMessage(
-            id=f"{sends.run}.{message.seq}",
-            to=message.to,
-            text=message.text,
-            attempt=sends.attempt,
-        )
+        outgoing = OutgoingMessage.of(message, sends.run, sends.attempt)
         began_s = time.perf_counter()
         result = await self._result(outgoing)
         took_s = time.perf_counter() - began_s

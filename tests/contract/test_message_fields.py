@@ -40,6 +40,7 @@ from common.tracking.wire import (
     encode_step,
 )
 from gateway.acceptance.port import Item
+from gateway.api.schemas import BatchItem, SmsIn
 from sender.copies import RetryPolicy
 from sender.providers.port import OutgoingMessage
 from sender.providers.profiles import Profile
@@ -68,7 +69,7 @@ def value_of(field: msgspec.structs.FieldInfo, seq: int) -> Any:
         return NUMBER
     kinds = {field.type, *get_args(field.type)}
     if str in kinds:
-        return f"{field.name} {seq}"
+        return f"{field.name[:4]} {seq}"
     if bool in kinds:
         return not field.default
     return 1_000 + seq
@@ -141,10 +142,27 @@ def test_an_accepted_message_has_every_field() -> None:
     assert item.record(RUN, 3, accepted_us=5, lane=Lane.BULK).message == message(3)
 
 
+def test_every_field_can_be_posted() -> None:
+    """In one message, and in a message of a batch."""
+    fields = {field.name: value_of(field, 3) for field in msgspec.structs.fields(Message)}
+    fields["number"] = fields.pop("to")
+    one = SmsIn(**{name: value for name, value in fields.items() if name in SmsIn.__struct_fields__})
+    of_batch = BatchItem(
+        **{name: value for name, value in fields.items() if name in BatchItem.__struct_fields__}
+    )
+
+    assert one.item().message(3) == message(3)
+    assert of_batch.message(3, NUMBER) == message(3)
+
+
 def test_a_provider_gets_every_field() -> None:
     """What a provider that sends one message at a time is given; the seq is in the message id."""
-    fields = {field.name for field in msgspec.structs.fields(Message)} - {"seq"}
-    assert fields <= {*OutgoingMessage.__struct_fields__}
+    outgoing = OutgoingMessage.of(message(3), RUN, attempt=2)
+    for field in msgspec.structs.fields(Message):
+        if field.name == "seq":
+            assert outgoing.id == f"{RUN}.3"
+        else:
+            assert getattr(outgoing, field.name) == getattr(message(3), field.name)
 
 
 @pytest.mark.parametrize(("max_attempts", "keep_failed"), [(2, False), (1, True)])
