@@ -2,7 +2,7 @@
 
 `scale` and `stats` are commands of `smsim` and belong to the installed package. The others start servers of their own
 by `tests/servers.py`, so they run from a checkout: `bench`, `gateway`, `latency` and `capacity`, each behind a target
-of the Makefile.
+of the Makefile. `retries` is a module by itself (docs/performance.md).
 """
 
 from pathlib import Path
