@@ -1,7 +1,7 @@
 """Dispatches callbacks: finds those to check, and delivers those whose message has ended.
 
-A callback is checked when an event says that its message has ended, and when the store's schedule says so. The ledger
-alone decides whether the message has ended. Leases keep two gateways from delivering the same callback at once.
+An event of a message's end triggers a check of its callback; the store's schedule makes up for missed events. The
+ledger alone decides whether the message has ended. Leases keep two gateways from delivering one callback at once.
 """
 
 import asyncio

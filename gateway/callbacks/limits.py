@@ -35,13 +35,11 @@ class CallbackLimits:
         page: Most callbacks that are leased at a time.
         poll_s: How often callbacks that are due are leased.
         min_pause_s, max_pause_s: Bounds of the pause before a message that has not ended is checked again.
-        lease_s: How long a callback is leased.
         min_lease_s: An attempt starts only if the lease lasts this much longer.
         attempts: Attempts before a callback is given up. By default 8 within about 68 minutes.
         first_retry_s: Pause after the first failed attempt.
         retry_factor: How much longer each further pause is.
-        attempt_s: How long an attempt may take.
-        connect_s: How much of that may pass until the connection is ready.
+        connect_s: How much of `attempt_s` may pass until the connection is ready.
         stop_s: How long the store may take to get callbacks back when the gateway stops.
     """
 
