@@ -25,7 +25,7 @@ from sender.metrics import SenderMetrics
 from sender.providers.bulk import BulkProvider
 from sender.providers.profiles import refuse_beside_profile
 from sender.providers.registry import build_provider
-from sender.service import Sender
+from sender.service import build_sender
 
 
 def main(argv: list[str] | None = None, prog: str = "sender.py") -> int:
@@ -78,17 +78,7 @@ async def _run(settings: Settings, name: str, provider: BulkProvider, connect_ti
     stores = await connect_stores(settings, connect_timeout_s)
     broker = await connect_broker(settings, "sender", connect_timeout_s)
     await _declare(broker, policy)
-    sender = Sender(
-        name,
-        broker,
-        stores.ledger,
-        provider,
-        slots=settings.sender_concurrency,
-        policy=policy,
-        grace_s=settings.shutdown_grace,
-        limit=stores.rate_limit,
-        tracker=stores.tracker,
-    )
+    sender = build_sender(name, settings, broker, stores, provider)
     try:
         registry = new_registry("sender", SenderMetrics(sender, lambda: broker.connected))
         settle_down()

@@ -9,6 +9,8 @@ from common.health import beat
 from common.ledger.port import Claims
 from common.messages import Lane
 from common.rate.port import RateLimit
+from common.settings import Settings
+from common.stores import Stores
 from common.tracking.port import Tracker
 from sender.copies import Copies, RetryPolicy
 from sender.lane import LaneWorker
@@ -154,3 +156,26 @@ class Sender:
             self.last_heartbeat_s = time.time()
             beat(self._timing.heartbeat_s)
             await asyncio.sleep(self._timing.heartbeat_s)
+
+
+def build_sender(
+    name: str,
+    settings: Settings,
+    broker: Broker,
+    stores: Stores,
+    provider: BulkProvider,
+    *,
+    tracked: bool = True,
+) -> Sender:
+    """The sender of the settings. Commands, simulations and tests build theirs here."""
+    return Sender(
+        name,
+        broker,
+        stores.ledger,
+        provider,
+        slots=settings.sender_concurrency,
+        policy=RetryPolicy(settings.max_attempts, settings.retry_backoff, settings.keep_failed),
+        grace_s=settings.shutdown_grace,
+        limit=stores.rate_limit,
+        tracker=stores.tracker if tracked else None,
+    )

@@ -13,13 +13,10 @@ from common.messages import Lane
 from common.publishing.recipes import Source, recipe_text
 from common.publishing.run import Job, RunPublisher
 from common.settings import Settings
-from common.stores import Stores, memory_stores
-from common.tracking.port import Tracker
+from common.stores import memory_stores
 from monitor.service import show_live
-from sender.copies import RetryPolicy
-from sender.providers.bulk import BulkProvider
 from sender.providers.registry import build_provider
-from sender.service import Sender
+from sender.service import Sender, build_sender
 from sender.slots import Slots
 
 
@@ -81,28 +78,6 @@ def fitting_batch_size(senders: int) -> int:
     return max(1, min(LIMITS.largest_batch, share))
 
 
-def embedded_sender(
-    settings: Settings,
-    broker: MemoryBroker,
-    stores: Stores,
-    provider: BulkProvider,
-    *,
-    tracker: Tracker | None = None,
-) -> Sender:
-    """A sender in this process, with the settings of a sender's own process."""
-    return Sender(
-        "embedded",
-        broker,
-        stores.ledger,
-        provider,
-        slots=settings.sender_concurrency,
-        policy=RetryPolicy(settings.max_attempts, settings.retry_backoff),
-        grace_s=settings.shutdown_grace,
-        limit=stores.rate_limit,
-        tracker=tracker,
-    )
-
-
 async def simulate(
     simulation: Simulation, stop: asyncio.Event, live: bool, ledger: MemoryLedger | None = None
 ) -> Snapshot:
@@ -110,11 +85,13 @@ async def simulate(
 
     `live` shows the statistics in the terminal. A caller can observe the run in a ledger of its own.
     """
-    settings = simulation.settings.model_copy(update={"sender_concurrency": simulation.senders})
+    # Failed messages are not kept: the queue of an embedded run ends with it.
+    changes = {"sender_concurrency": simulation.senders, "keep_failed": False}
+    settings = simulation.settings.model_copy(update=changes)
     ahead = min(2 * simulation.senders, LIMITS.messages_ahead)
     broker = MemoryBroker(capacity=ahead + 10 * simulation.batch_size)
     stores = memory_stores(settings, ledger)
-    sender = embedded_sender(settings, broker, stores, build_provider(settings))
+    sender = build_sender("embedded", settings, broker, stores, build_provider(settings), tracked=False)
     await _begin(simulation, stores.ledger)
     try:
         publisher = RunPublisher(broker, stores.ledger, simulation.job)

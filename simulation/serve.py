@@ -28,8 +28,7 @@ from sender.metrics import SenderMetrics
 from sender.providers import simulated
 from sender.providers.magic import MagicBehaviour, MagicNumbers
 from sender.providers.profiles import refuse_beside_profile
-from sender.service import Sender
-from simulation.pipeline import embedded_sender
+from sender.service import Sender, build_sender
 
 # Defaults for developers, where they differ from those for studies.
 DEFAULTS: dict[str, Any] = {
@@ -92,7 +91,9 @@ class StandIn:
         own = memory_gateway_stores(settings, ledger=ledger, tracker=tracker)
         gateway = Gateway(settings, broker, own, stand_in=True)
         provider = MagicNumbers(simulated.create(settings))
-        sender = embedded_sender(settings, broker, stores, provider, tracker=tracker)
+        # Failed messages are not kept: everything is gone when it ends.
+        of_sender = settings.model_copy(update={"keep_failed": False})
+        sender = build_sender("embedded", of_sender, broker, stores, provider)
         pipeline = PipelineMetrics()
         gateway.metrics.registry.register(SenderMetrics(sender))
         gateway.metrics.registry.register(pipeline)

@@ -13,6 +13,7 @@ from common.broker.port import Broker
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Ledger
 from common.settings import Settings, load_settings
+from common.stores import Stores
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Tracker
 from gateway.acceptance.limits import AcceptanceLimits, RelayLimits
@@ -21,10 +22,9 @@ from gateway.callbacks.limits import CallbackLimits
 from gateway.callbacks.memory import MemoryCallbacks
 from gateway.limits import GatewayLimits
 from gateway.stores import GatewayStores, memory_gateway_stores
-from sender.copies import RetryPolicy
 from sender.providers.bulk import BulkProvider
 from sender.providers.registry import build_provider
-from sender.service import Sender
+from sender.service import build_sender
 from tests.waiting import eventually
 
 NUMBER = "+541166587382"
@@ -120,16 +120,9 @@ async def running(
         http = await stack.enter_async_context(aiohttp.ClientSession(f"http://127.0.0.1:{port}"))
         sending = None
         if sends:
-            sender = Sender(
-                "a-sender",
-                broker,
-                ledger,
-                provider or build_provider(given),
-                slots=100,
-                policy=RetryPolicy(given.max_attempts, given.retry_backoff),
-                grace_s=given.shutdown_grace,
-                tracker=tracker,
-            )
+            of_sender = given.model_copy(update={"sender_concurrency": 100})
+            shared = Stores(ledger, tracker, rate_limit=None, api_keys=stores.api_keys)
+            sender = build_sender("a-sender", of_sender, broker, shared, provider or build_provider(given))
             sending = asyncio.create_task(sender.run(stop))
         try:
             yield Running(gateway, port, broker, ledger, tracker, stores, http)
