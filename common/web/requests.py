@@ -77,6 +77,8 @@ class RequestParser:
         head.length = None if chunked else int(head.fields.get(b"content-length", b"0"))
         if not self._fields and not head.target:
             raise not_http()
+        if not head.has_body and not self.complete:  # the preface of HTTP/2
+            raise not_http()
         if head.upgrade:
             self._parser = httptools.HttpRequestParser(self)  # the old one waits for the other protocol
         return head

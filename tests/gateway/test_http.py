@@ -282,6 +282,16 @@ async def test_nonsense_is_answered_by_a_problem(served: Served) -> None:
     assert await client.at_end()
 
 
+@pytest.mark.parametrize("begins", [b"", b"Host: localhost\r\n"])
+async def test_the_preface_of_http_2_is_refused(served: Served, begins: bytes) -> None:
+    """The parser takes it for the beginning of a request that never ends; other clients are served all the same."""
+    client = await (await talk(served.port)).say(b"PRI * HTTP/2.0\r\n%b\r\nSM\r\n\r\n" % begins)
+    assert (await client.answer())[0] == 400
+    assert await client.at_end()
+    other = await (await talk(served.port)).say(GET % (b"/echo", b""))
+    assert (await other.answer())[0] == 200
+
+
 @pytest.mark.parametrize("path", [b"/echo", b"/unread"])
 async def test_an_answer_before_the_body_is_there_is_the_last(path: bytes) -> None:
     """The client can read it though it sends on; what it sends is read no more after a while."""
