@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 # The changelog names files as they were.
 PAGES.remove(ROOT / "CHANGELOG.md")
+LONGEST_LINE = 120
 CODE_FOLDERS = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
 # `sender/lane.py` or `sender/providers/`
 PATH = re.compile(rf"`((?:{'|'.join([*CODE_FOLDERS, 'scripts', 'deploy'])})/[\w./-]*(?:\.\w+|/))`")
@@ -44,6 +45,15 @@ def test_functions_exist(page: Path) -> None:
 def test_the_walks_name_functions() -> None:
     """The check above finds the steps of docs/architecture.md."""
     assert len(FUNCTION.findall((ROOT / "docs/architecture.md").read_text())) > 20
+
+
+@pytest.mark.parametrize("record", sorted(ROOT.glob("docs/adr/*.md")), ids=lambda record: record.name)
+def test_decision_records_have_their_form(record: Path) -> None:
+    """Context, decision, consequences, in lines of at most 120 columns."""
+    lines = record.read_text().splitlines()
+    sections = [line for line in lines if line.startswith("## ")]
+    assert sections == ["## Context", "## Decision", "## Consequences"]
+    assert [line for line in lines if len(line) > LONGEST_LINE] == []
 
 
 def test_the_readme_lists_every_setting() -> None:
