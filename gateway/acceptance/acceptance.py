@@ -9,7 +9,7 @@ from common.web.problems import Problem
 from gateway.acceptance.groups import Groups
 from gateway.acceptance.limits import AcceptanceLimits
 from gateway.acceptance.port import Acceptances, Exceptional, Item, NewRun
-from gateway.acceptance.receipts import Announcer, Receipt, receipt_of, unanswered
+from gateway.acceptance.receipts import Announcer, Receipt, full, receipt_of, unanswered
 from gateway.acceptance.relays import Relays
 
 
@@ -58,6 +58,8 @@ class Acceptance:
 
     async def accept_run(self, batch: NewRun) -> Receipt:
         """Accepts a run, all of it or nothing. Raises Problem 422 or 503."""
+        if self._relays.are_full:
+            raise full()
         try:
             async with asyncio.timeout(self._limits.run_answer_s):
                 answer = await self._store.accept_run(batch)

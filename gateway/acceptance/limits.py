@@ -29,6 +29,7 @@ class RelayLimits:
     """The limits of the relays.
 
     Attributes:
+        runs: The most runs that a gateway relays; beyond that, a batch is answered 503, and no run is taken over.
         batch: The most messages in one AMQP message.
         window: The most AMQP messages of a run that wait for their confirm.
         buffered: The most messages that are kept in memory until they are published; the others are read from the
@@ -45,6 +46,7 @@ class RelayLimits:
         finish_s: How long the relays may take when the gateway stops; another gateway relays the rest.
     """
 
+    runs: int = 2_000
     batch: int = 500
     window: int = 64
     buffered: int = 50_000

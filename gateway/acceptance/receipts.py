@@ -39,8 +39,13 @@ def receipt_of(exceptional: Exceptional) -> Receipt:
                 [FieldError(f"header.{KEY_HEADER}", "came with another request before: use a new one")]
             )
         case Verdict.FULL:
-            what = "too many messages wait for RabbitMQ: nothing was accepted, try again later"
-            raise Problem(503, what, retry_after_s=RETRY_AFTER_S)
+            raise full()
+
+
+def full() -> Problem:
+    """The problem of a message for which there is no room in the outboxes."""
+    what = "too many messages wait for RabbitMQ: nothing was accepted, try again later"
+    return Problem(503, what, retry_after_s=RETRY_AFTER_S)
 
 
 def unanswered() -> Problem:

@@ -212,6 +212,8 @@ class Relay:
     async def _lose(self, seqs: list[int]) -> None:
         """Settles messages as failed whose text is lost: they cannot be sent."""
         run = self.outbox.lease.run
+        # The records of a run that another gateway has relayed may have expired: that is no loss.
+        await self._store.confirm(self.outbox.lease, self._noted)
         log.error("texts_lost", extra={"run": run, "messages": len(seqs)})
         failed = np.full(len(seqs), Outcome.FAILED, np.uint8)
         await self._ledger.settle(
@@ -226,10 +228,12 @@ class Relay:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._limits.confirm_s):
                         await self._progress.wait()
-            if self._is_closing or self._is_due():
+            if self._is_due():
                 await self._tell()
 
     def _is_due(self) -> bool:
+        if self._is_closing and (self.is_idle or not self._is_closed):
+            return True
         silent_s = asyncio.get_running_loop().time() - self._noted_s
         has_news = self.relayed > self._noted
         return silent_s >= (self._limits.confirm_s if has_news else self._limits.heartbeat_s)

@@ -29,6 +29,11 @@ class Relays:
         # Messages in all outboxes, as of the last look.
         self.backlog = 0
 
+    @property
+    def are_full(self) -> bool:
+        """Whether as many runs are relayed as may be."""
+        return len(self._relays) >= self._limits.runs
+
     def start(self, outbox: Outbox) -> Relay:
         """Relays a run from now on."""
         relay = Relay(
@@ -77,7 +82,7 @@ class Relays:
             log.warning("leases_not_released", extra={"runs": len(left), "reason": str(error)})
 
     async def _take_over(self) -> None:
-        while (outbox := await self._store.take_over(silent_s=0)) is not None:
+        while not self.are_full and (outbox := await self._store.take_over(silent_s=0)) is not None:
             log.info(
                 "run_taken_over",
                 extra={"run": outbox.lease.run, "messages": outbox.accepted - outbox.relayed},

@@ -5,14 +5,18 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
 from common.broker.memory import MemoryBroker
 from common.errors import PublishFailed, Unavailable
 from common.messages import Batch, Lane, Message, State, decode_batch
+from common.web.problems import Problem
+from gateway.acceptance.acceptance import Acceptance
 from gateway.acceptance.limits import RelayLimits
-from gateway.acceptance.port import Group, Item, LeaseLost, Outbox
+from gateway.acceptance.port import Group, Item, Lease, LeaseLost, NewRun, Outbox
+from gateway.acceptance.receipts import Announcer
 from gateway.acceptance.relay import Relay, Room
 from gateway.acceptance.relays import Relays
 from tests.gateway.accepting import QUICK_RELAYS, Shared
@@ -156,6 +160,79 @@ async def test_a_lost_text_does_not_hold_the_run_up() -> None:
         assert states == [State.QUEUED, *[State.FAILED] * 4]
         assert [message.seq for message in await bodies(broker)] == [0]
         assert await bench.backlog() == 0
+
+
+async def test_a_closed_run_that_waits_costs_a_heartbeat() -> None:
+    """Thousands of runs may wait for the broker: the store is called for one only when there is something new."""
+    broker = Manual()
+    async with relaying(broker, replace(QUICK_RELAYS, batch=1, confirm_s=0.001, heartbeat_s=3_600)) as bench:
+        await bench.accept(2)
+        store, calls = bench.shared.store, 0
+        confirm = store.confirm
+
+        async def counted(lease: Lease, relayed: int, close: bool = False) -> int:
+            nonlocal calls
+            calls += 1
+            return await confirm(lease, relayed, close)
+
+        store.confirm = counted  # type: ignore[method-assign]
+        bench.relay.close()
+        await eventually(lambda: len(broker.published) == 2 and calls == 1, describe="it is closed")
+        for _ in range(50):
+            await asyncio.sleep(0.001)
+        assert calls == 1
+        for done in broker.confirms:
+            done.set_result(None)
+        await eventually(lambda: bench.relay.has_ended)
+        assert await bench.backlog() == 0
+
+
+async def test_a_gateway_that_slept_loses_no_text_of_another() -> None:
+    """Records that expired after another gateway had relayed them are not settled as failed."""
+    shared = Shared()
+    outbox = await shared.store.open("a-run", Lane.BULK)
+    await shared.store.accept(outbox, Group(1, [Item(NUMBER, "text")], accepted_us=7))
+
+    class Expired:
+        """The store, as Redis has it: a read does not look at the lease."""
+
+        async def read(self, outbox: Outbox, first: int, count: int) -> list[Message | None]:
+            return [None] * count
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(shared.store, name)
+
+    shared.now_s += 60
+    other = await shared.store.take_over(silent_s=0)
+    assert other is not None
+    await shared.store.confirm(other.lease, 1)
+    stale = msgspec.structs.replace(outbox, accepted=1)
+    relays = Relays(MemoryBroker(), Expired(), shared.ledger, QUICK_RELAYS)  # type: ignore[arg-type]
+    relay = relays.start(stale)
+    await eventually(lambda: relay.has_ended)
+    assert (await shared.ledger.states("a-run", np.arange(1))).tolist() == [State.QUEUED]
+    await relays.close()
+
+
+async def test_no_more_runs_are_relayed_than_allowed() -> None:
+    """Each run costs memory and heartbeats: while the broker is away, batches are refused beyond a limit."""
+    shared, broker = Shared(), Manual()
+    relays = Relays(broker, shared.store, shared.ledger, replace(QUICK_RELAYS, runs=1))
+    acceptance = Acceptance(shared.store, relays, Announcer(lambda _: None, lambda _: None))
+
+    def batch(run: str) -> NewRun:
+        messages = [Message(0, NUMBER, "text")]
+        return NewRun(run=run, messages=messages, lane=Lane.BULK, track=False, accepted_us=7)
+
+    await acceptance.accept_run(batch("first"))
+    with pytest.raises(Problem, match="nothing was accepted"):
+        await acceptance.accept_run(batch("second"))
+    assert await shared.ledger.runs() == ["first"]
+    await eventually(lambda: broker.confirms)
+    broker.confirms[0].set_result(None)
+    await eventually(lambda: not relays.are_full)
+    await acceptance.accept_run(batch("second"))
+    await acceptance.close()
 
 
 async def test_a_lease_that_is_lost_ends_the_relay() -> None:
