@@ -115,10 +115,18 @@ class FrontDoor:
             await asyncio.sleep(self.limits.sweep_s)
             self._tell_time()
             for number, connection in enumerate(list(self._connections)):
-                connection.check(clock())
+                self._check(connection, clock())
                 if number % CHECKS_A_TURN == 0:
                     await asyncio.sleep(0)
             self._report(clock())
+
+    def _check(self, connection: Connection, now_s: float) -> None:
+        """One that cannot be checked, since its socket has just failed, does not end the watch over all others."""
+        try:
+            connection.check(now_s)
+        except Exception as error:
+            log.error("connection_check_failed", exc_info=error)
+            connection.cut_off()
 
     def _tell_time(self) -> None:
         self.date_line = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode()

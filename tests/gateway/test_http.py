@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from common.web import routing
 from common.web.bodies import read_body
+from common.web.front_door import FrontDoor
 from common.web.keys.authenticator import Authenticator
 from common.web.keys.memory import MemoryApiKeys
 from common.web.limits import Limits
@@ -456,6 +457,32 @@ async def test_the_connection_that_is_idle_longest_makes_room(caplog: pytest.Log
         served.let.set()
         assert (await busy.answer())[2] == b"at last"
         await eventually(lambda: "clients_refused" in [record.message for record in caplog.records])
+
+
+async def test_a_connection_that_cannot_be_checked_does_not_end_the_watch() -> None:
+    """It is cut off; the others are checked all the same, again and again."""
+
+    class Watched:
+        address, busy, checks, is_cut_off = "10.0.0.1", True, 0, False
+
+        def __init__(self, fails: bool) -> None:
+            self.fails = fails
+
+        def check(self, _: float) -> None:
+            self.checks += 1
+            if self.fails:
+                raise OSError("the socket is not connected")
+
+        def cut_off(self) -> None:
+            self.is_cut_off = True
+
+    door = FrontDoor(Limits(sweep_s=0.01))
+    broken, fine = Watched(fails=True), Watched(fails=False)
+    for connection in (broken, fine):
+        door.admit(connection)  # type: ignore[arg-type]
+    async with door.open():
+        await eventually(lambda: broken.is_cut_off and fine.checks >= 2)
+    assert not fine.is_cut_off
 
 
 async def test_one_address_has_its_share_of_connections() -> None:
