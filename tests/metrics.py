@@ -86,6 +86,7 @@ async def everything() -> dict[str, Samples]:
         gateway.observe("/sms", "POST", status, 0.004)
     for lane in Lane:
         gateway.accepted(lane)
+    gateway.watch_pending(lambda: 4)
     gateway.watch_events(lambda: 3, {1013: 2})
     await gateway.refresh()
     return {
