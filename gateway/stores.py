@@ -86,4 +86,10 @@ def memory_gateway_stores(
         holder=gateway_name(),
         bounds=Bounds(messages=settings.gateway_backlog),
     )
-    return GatewayStores(ledger, tracker, api_keys or MemoryApiKeys(), callbacks, acceptances)
+    return GatewayStores(
+        ledger=ledger,
+        tracker=tracker,
+        api_keys=api_keys or MemoryApiKeys(),
+        callbacks=callbacks,
+        acceptances=acceptances,
+    )

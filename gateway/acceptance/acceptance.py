@@ -27,7 +27,10 @@ class Acceptance:
         self._relays = relays
         self._announcer = announcer
         self._limits = limits or AcceptanceLimits()
-        self._lanes = {lane: Groups(lane, store, relays, announcer, self._limits) for lane in Lane}
+        self._lanes = {
+            lane: Groups(lane, store=store, relays=relays, announcer=announcer, limits=self._limits)
+            for lane in Lane
+        }
         self._tasks: list[asyncio.Task[None]] = []
 
     @property

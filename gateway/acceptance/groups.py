@@ -68,7 +68,13 @@ class Groups:
     """Accepts while `run` works. One call of the store is under way at a time."""
 
     def __init__(
-        self, lane: Lane, store: Acceptances, relays: Relays, announcer: Announcer, limits: AcceptanceLimits
+        self,
+        lane: Lane,
+        *,
+        store: Acceptances,
+        relays: Relays,
+        announcer: Announcer,
+        limits: AcceptanceLimits,
     ) -> None:
         self._lane = lane
         self._store = store

@@ -141,7 +141,13 @@ class Shared:
         )
 
     def stores(self, acceptances: Acceptances) -> GatewayStores:
-        return GatewayStores(self.ledger, self.tracker, MemoryApiKeys(), self.callbacks, acceptances)
+        return GatewayStores(
+            ledger=self.ledger,
+            tracker=self.tracker,
+            api_keys=MemoryApiKeys(),
+            callbacks=self.callbacks,
+            acceptances=acceptances,
+        )
 
 
 @dataclass
