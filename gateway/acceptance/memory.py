@@ -190,9 +190,10 @@ class MemoryAcceptances:
     def _accept(self, run: _Run, group: Group) -> GroupAnswer:
         """Accepts the items of a group that are new, if there is room."""
         first, exceptions = run.accepted, dict[int, Exceptional]()
-        is_full = self._is_full(len(group.items), sum(_size(item) for item in group.items))
         records: list[Record] = []
+        size = 0
         for at, item in enumerate(group.items):
+            is_full = self._is_full(len(records) + 1, size + _size(item))
             refusal = self._keys.bound(item.key) or (Exceptional(Verdict.FULL) if is_full else None)
             if refusal is not None:
                 exceptions[at] = refusal
@@ -200,9 +201,9 @@ class MemoryAcceptances:
             seq = first + len(records)
             self._keys.bind(item.key, f"{run.lease.run}.{seq}")
             records.append(item.record(run.lease.run, seq, accepted_us=group.accepted_us, lane=run.lane))
+            size += _size(item)
         if records:
             self._keep(records)
-            size = sum(_size(item) for at, item in enumerate(group.items) if at not in exceptions)
             self._fill(run, [record.message for record in records], size)
         return GroupAnswer(first, exceptions)
 

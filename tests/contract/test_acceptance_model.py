@@ -358,10 +358,9 @@ class AcceptanceMachine(RuleBasedStateMachine):
         run = self.runs[name]
         run.relayed = max(run.relayed, relayed)
         first, exceptions = len(run.texts), dict[int, Exceptional]()
-        full = self.backlog() + len(items) > MOST
         for at, (item, key) in enumerate(zip(items, asked, strict=True)):
             exceptional = self.bound(key)
-            if exceptional is None and full:
+            if exceptional is None and self.backlog() >= MOST:
                 exceptional = Exceptional(Verdict.FULL)
             if exceptional is not None:
                 exceptions[at] = exceptional

@@ -96,19 +96,19 @@ async def test_a_run_is_accepted_whole(bench: AcceptanceBench, messages: int) ->
     assert await bench.acceptances.take_over(0) is None
 
 
-@pytest.mark.parametrize("bounds", [Bounds(messages=3), Bounds(bytes=2_000)], ids=["messages", "bytes"])
+@pytest.mark.parametrize("bounds", [Bounds(messages=2), Bounds(bytes=2_900)], ids=["messages", "bytes"])
 async def test_the_bounds_count_messages_and_bytes(make: Make, bounds: Bounds) -> None:
     """What would be over one of them is refused, and leaves nothing behind; a confirm makes room."""
     bench = await make(bounds)
     outbox = await bench.acceptances.open("a-run", Lane.BULK)
-    item = Item(NUMBER, "x" * 600)
+    item = Item(NUMBER, "x" * 1_000)
     full = {k: Exceptional(Verdict.FULL) for k in range(2)}
     for number, expected in ((1, {}), (2, full)):
         group = Group(number, [item, item], accepted_us=7)
         assert (await bench.acceptances.accept(outbox, group)).exceptions == expected
     large = NewRun(
         run="large",
-        messages=[Message(seq, NUMBER, "x" * 600) for seq in range(2)],
+        messages=[Message(seq, NUMBER, "x" * 1_000) for seq in range(2)],
         lane=Lane.BULK,
         track=True,
         accepted_us=7,
@@ -118,6 +118,22 @@ async def test_the_bounds_count_messages_and_bytes(make: Make, bounds: Bounds) -
     assert await bench.ledger.runs() == ["a-run"]
     await bench.acceptances.confirm(outbox.lease, 2)
     assert isinstance(await bench.acceptances.accept_run(large), Outbox)
+
+
+async def test_a_group_is_accepted_up_to_the_bound(make: Make) -> None:
+    """A burst that is larger than the room takes what there is; a repeated key takes none, and needs none."""
+    bench = await make(Bounds(messages=3))
+    outbox = await bench.acceptances.open("a-run", Lane.BULK)
+    keyed = Item(NUMBER, "once", key=IdempotencyKey("me", "key", "request"))
+    new = Item(NUMBER, "text")
+    answer = await bench.acceptances.accept(
+        outbox, Group(1, [keyed, keyed, new, new, new, keyed], accepted_us=7)
+    )
+    replayed, full = Exceptional(Verdict.REPLAYED, "a-run.0"), Exceptional(Verdict.FULL)
+    assert answer.exceptions == {1: replayed, 4: full, 5: replayed}
+    answer = await bench.acceptances.accept(outbox, Group(2, [new, keyed], accepted_us=7, relayed=1))
+    assert (answer.first, answer.exceptions) == (3, {1: replayed})
+    assert (await bench.acceptances.backlog())[0] == 3
 
 
 async def test_a_repeated_accept_is_answered_after_the_run_was_closed(bench: AcceptanceBench) -> None:

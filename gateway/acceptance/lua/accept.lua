@@ -16,25 +16,25 @@ local relayed, first = drain(run, tonumber(ARGV[11]), ARGV[12])
 local extras, all_bytes = {}, 0
 for k = 14, 13 + n do all_bytes = all_bytes + #ARGV[k] + RECORD_BYTES end
 for a = 14 + n, #ARGV, 5 do extras[tonumber(ARGV[a])] = a end
-local full = is_full(n, all_bytes, ARGV[1], ARGV[2])
+local fits = not is_full(n, all_bytes, ARGV[1], ARGV[2])  -- all of them, so that none is counted by itself
+local answer, seq, bytes = {first}, first, 0
 
 -- Why a message is not accepted as a new one, if it is not; and the id that its key is bound to.
-local function refusal(a, uuid)
-  local key = a and ARGV[a + 1] or ''
+local function refusal(a, uuid, size)
+  local key, full = a and ARGV[a + 1] or '', not fits and is_full(seq - first + 1, bytes + size, ARGV[1], ARGV[2])
   if key ~= '' and (not full or redis.call('EXISTS', key) == 1) then return bind(key, ARGV[a + 2], uuid, ARGV[3]) end
   if full then return 'full', '' end
 end
 
-local answer, seq, bytes = {first}, first, 0
 for k = 0, n - 1 do
-  local uuid, a = string.format('%s.%d', run, seq), extras[k]
-  local why, id = refusal(a, uuid)
+  local uuid, a, size = string.format('%s.%d', run, seq), extras[k], #ARGV[14 + k] + RECORD_BYTES
+  local why, id = refusal(a, uuid, size)
   if why then
     for _, said in ipairs({k, why, id}) do answer[#answer + 1] = said end
   else
     redis.call('RPUSH', MESSAGE_KEY .. uuid, ARGV[14 + k])
     if a and ARGV[a + 4] ~= '' then register_callback(uuid, ARGV[a + 3], ARGV[a + 4], ARGV[4], ARGV[5]) end
-    seq, bytes = seq + 1, bytes + #ARGV[14 + k] + RECORD_BYTES
+    seq, bytes = seq + 1, bytes + size
   end
 end
 if seq > first then fill(first, seq, bytes, ARGV[6]) end
