@@ -90,7 +90,10 @@ class InboxRoutes:
             scope=Scope.READ,
             tag="inbox",
             summary="List what was sent",
-            description=f"The last {_LIMITS.messages:,} messages that were sent, in the order of their sending.",
+            description=(
+                f"The last {_LIMITS.messages:,} messages that were sent, in the order of their sending. An answer has"
+                f" about {_LIMITS.page_characters:,} characters of text at most."
+            ),
             parameters=(only_to, limit),
             answers={
                 200: Answer("The messages, newest last", kind=InboxView, example={"messages": [_EXAMPLE]}),
@@ -157,7 +160,7 @@ class InboxRoutes:
 
     async def _list(self, request: Request) -> Response:
         query = _query(request, _List)
-        return json_response(InboxView(self._inbox.messages(query.to)[-query.limit :]))
+        return json_response(InboxView(self._inbox.newest(query.to, query.limit)))
 
     async def _clear(self, request: Request) -> Response:
         self._inbox.clear(_query(request, _Clear).to)

@@ -23,10 +23,12 @@ class InboxLimits:
     Attributes:
         messages: How many are kept; the oldest make room.
         waiters: How many requests may wait at the same time.
+        page_characters: Texts in one page of a list, together.
     """
 
     messages: int = 10_000
     waiters: int = 1_000
+    page_characters: int = 4_000_000
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -75,14 +77,23 @@ class Inbox:
         for number in list(self._waiters):
             self._hand(number, None)
 
-    def messages(self, number: str | None) -> list[Received]:
-        """The messages to a number, or to all."""
-        return [message for message in self._messages.values() if number in (None, message.to)]
+    def newest(self, number: str | None, limit: int) -> list[Received]:
+        """The newest messages to a number, or to all, oldest first; fewer than `limit` if their texts are long."""
+        found: list[Received] = []
+        characters = 0
+        for message in reversed(self._messages.values()):
+            if len(found) == limit or characters > self._limits.page_characters:
+                break
+            if number in (None, message.to):
+                found.append(message)
+                characters += len(message.text)
+        return found[::-1]
 
     def clear(self, number: str | None) -> None:
         """Removes the messages to a number, or to all."""
-        for message in self.messages(number):
-            del self._messages[message.uuid]
+        for message in list(self._messages.values()):
+            if number in (None, message.to):
+                del self._messages[message.uuid]
 
     def first(self, number: str, after: str | None) -> Received | None:
         """The oldest message to a number; with `after`, the oldest that was sent after that message.
