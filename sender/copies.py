@@ -137,6 +137,11 @@ class Copies:
         self._tasks: asyncio.TaskGroup
         self._publishing: set[asyncio.Task[None]] = set()
 
+    @property
+    def unconfirmed(self) -> bool:
+        """Whether some copies are not confirmed, those that are still gathered included."""
+        return bool(self._retries or self._publishing)
+
     async def run(self) -> None:
         """Publishes the copies of retries, until cancelled."""
         async with asyncio.TaskGroup() as self._tasks:

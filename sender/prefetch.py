@@ -86,7 +86,7 @@ class Prefetch:
         """How many more messages should wait: for the free slots, and for those that come free until more come."""
         wanted = self._slots.free(self._lane) + math.ceil(self._most / self._limits.ahead)
         if self._limit is not None:
-            wanted = min(wanted, int(self._timing.ahead_of_limit_s * self._limit.rate))
+            wanted = min(wanted, math.ceil(self._timing.ahead_of_limit_s * self._limit.rate))
         return wanted - self._slots.waiting(self._lane)
 
     def _needed(self, batch: float) -> int:

@@ -130,9 +130,9 @@ class Settler:
     async def drain(self) -> None:
         """Settles what is left, and returns once every copy is confirmed."""
         await self.flush()
-        await self._copies.drain()
-        if self._pending:  # kept failures are settled once their copies are confirmed
-            await self.drain()
+        while self._copies.unconfirmed:
+            await self._copies.drain()
+            await self.flush()  # of kept failures, whose copies are confirmed now
 
     async def _gather(self) -> None:
         """Waits for more sends to end: not for long while slots stand idle, and no longer once there are enough."""

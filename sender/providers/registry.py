@@ -4,7 +4,7 @@ A package offers a provider by an entry point: its name is the value of PROVIDER
 built-in ones are listed here, since the services also run from a folder, with no package installed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from importlib.metadata import EntryPoint, entry_points
 
 from common.errors import UsageError
@@ -29,6 +29,9 @@ def build_provider(settings: Settings) -> BulkProvider:
         UsageError: No provider, or more than one, has this name; it can't be loaded, or its settings are wrong.
     """
     provider = _factory(settings.provider)(settings)
+    if isinstance(provider, Coroutine):  # it has the methods send and close, too
+        provider.close()
+        raise UsageError(f"PROVIDER={settings.provider}: its factory must not be a coroutine function")
     if isinstance(provider, BulkProvider):
         return provider
     if isinstance(provider, Provider):
@@ -43,8 +46,11 @@ def _factory(name: str) -> Factory:
     entry_point = _entry_point(name)
     try:
         factory: Factory = entry_point.load()
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"PROVIDER={name}: {entry_point.value} can't be loaded: {error}") from error
+    except Exception as error:  # a package may raise anything while it is imported
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UsageError(f"PROVIDER={name}: {entry_point.value} can't be loaded: {reason}") from error
+    if not callable(factory):
+        raise UsageError(f"PROVIDER={name}: {entry_point.value} is not a function that returns a provider")
     return factory
 
 

@@ -12,6 +12,7 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
 from common.messages import Batch, Lane, Message
+from common.rate.memory import MemoryRateLimit
 from common.settings import Distribution
 from sender.copies import RetryPolicy
 from sender.providers.profiles import Profile
@@ -72,3 +73,24 @@ async def _idle_share(profile: Profile, max_attempts: int) -> float:
     stop.set()
     await running
     return sum(idle) / len(idle)
+
+
+def test_a_slow_rate_limit_is_used_up_while_sends_take_long(loop: VirtualLoop) -> None:
+    """A message waits for the limit while others are in flight, also if less than one is granted a second."""
+
+    async def took_s() -> float:
+        broker, ledger, stop = MemoryBroker(), MemoryLedger(), asyncio.Event()
+        await ledger.announce(RUN, 0, 20)
+        for seq in range(20):
+            await broker.publish(Batch(run=RUN, messages=[Message(seq, "+358401234567", "")]), Lane.BULK)
+        provider = SimulatedProvider(Profile(mean_s=20.0, stddev_s=0.0), seed=1)
+        sender = Sender("s", broker, ledger, provider, slots=SLOTS, limit=MemoryRateLimit(0.4, loop.time))
+        began_s = loop.time()
+        running = asyncio.create_task(sender.run(stop))
+        while (await ledger.snapshot(RUN)).settled < 20:
+            await asyncio.sleep(1)
+        stop.set()
+        await running
+        return loop.time() - began_s
+
+    assert loop.run(took_s()) < 20 / 0.4 + 20 + 5

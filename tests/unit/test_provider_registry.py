@@ -29,6 +29,10 @@ class Flock(Pigeon):
 create = lambda settings: Pigeon()
 create_bulk = lambda settings: Flock()
 create_none = lambda settings: "a string"
+not_callable = 3
+
+async def create_later(settings):
+    return Pigeon()
 """
 
 
@@ -97,4 +101,35 @@ def test_a_factory_that_returns_no_provider_is_one_line(packages: Path) -> None:
     """The line names what is missing."""
     install(packages, "pigeon-post", "pigeon = pigeon_post:create_none")
     with pytest.raises(UsageError, match=r"^PROVIDER=pigeon: its factory returned str, .* send and close$"):
+        build_provider(Settings(provider="pigeon"))
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("raise RuntimeError('no licence file\\nor two')", "RuntimeError: no licence file"),
+        ("def (", "SyntaxError: "),
+    ],
+)
+def test_a_module_that_raises_on_import_is_one_line(packages: Path, source: str, reason: str) -> None:
+    """Any error of a package's module is reported as that of a missing one."""
+    (packages / "broken_post.py").write_text(source)
+    install(packages, "broken-post", "broken = broken_post:create")
+    with pytest.raises(
+        UsageError, match=rf"^PROVIDER=broken: broken_post:create can't be loaded: {reason}.*\Z"
+    ):
+        build_provider(Settings(provider="broken"))
+
+
+def test_an_entry_point_that_is_no_function_is_one_line(packages: Path) -> None:
+    """The line names it."""
+    install(packages, "pigeon-post", "pigeon = pigeon_post:not_callable")
+    with pytest.raises(UsageError, match=r"^PROVIDER=pigeon: pigeon_post:not_callable is not a function"):
+        build_provider(Settings(provider="pigeon"))
+
+
+def test_a_factory_that_is_a_coroutine_function_is_one_line(packages: Path) -> None:
+    """A coroutine has the methods send and close: taken for a provider, it would fail every message."""
+    install(packages, "pigeon-post", "pigeon = pigeon_post:create_later")
+    with pytest.raises(UsageError, match=r"^PROVIDER=pigeon: its factory must not be a coroutine function$"):
         build_provider(Settings(provider="pigeon"))
