@@ -46,19 +46,22 @@ class Cancellation:
         """Closes a run, so that no more can be published in it, and cancels its queued messages. Raises UnknownRun."""
         await self._ledger.close_run(run)
         announced = (await self._ledger.publication(run)).announced
-        canceled, tracked = Canceled(), True
+        canceled, fresh = Canceled(), [np.zeros(0, np.int64)]
         for seqs in _pieces(announced):
-            of_piece, found = await self._cancel(run, seqs, tell=tracked)
+            of_piece, fresh_of_piece = await self._cancel(run, seqs)
             canceled += of_piece
-            tracked = tracked and found
+            fresh.append(fresh_of_piece)
+        await self._tell(run, np.concatenate(fresh))
         return canceled
 
     async def cancel(self, run: str, seqs: Seqs) -> Canceled:
         """Cancels those of some messages that are queued. Raises UnknownRun."""
-        return (await self._cancel(run, seqs, tell=True))[0]
+        canceled, fresh = await self._cancel(run, seqs)
+        await self._tell(run, fresh)
+        return canceled
 
-    async def _cancel(self, run: str, seqs: Seqs, *, tell: bool) -> tuple[Canceled, bool]:
-        """The counts, and whether the messages are tracked as far as is known."""
+    async def _cancel(self, run: str, seqs: Seqs) -> tuple[Canceled, Seqs]:
+        """What became of the messages, and those that are canceled now and were not before."""
         before = await self._ledger.canceled(run, seqs)
         marks = await self._ledger.cancel(run, seqs)
         states = (await self._ledger.states(run, seqs))[~marks]
@@ -68,19 +71,17 @@ class Cancellation:
             sent=int(np.count_nonzero(states == State.SENT)),
             failed=int(np.count_nonzero(states == State.FAILED)),
         )
-        fresh = seqs[marks & ~before]
-        return canceled, await self._tell(run, fresh.tolist()) if tell and fresh.size else tell
+        return canceled, seqs[marks & ~before]
 
-    async def _tell(self, run: str, seqs: list[int]) -> bool:
-        """Publishes the steps of canceled messages. False if the run is not tracked, by its first messages."""
+    async def _tell(self, run: str, seqs: Seqs) -> None:
+        """Tells that messages are canceled. If the first ones are not tracked, none of the run is."""
         at_us = time.time_ns() // 1000
-        for i in range(0, len(seqs), RECORDS_A_CALL):
-            found = await self._tracker.records(run, seqs[i : i + RECORDS_A_CALL])
+        for i in range(0, seqs.size, RECORDS_A_CALL):
+            found = await self._tracker.records(run, seqs[i : i + RECORDS_A_CALL].tolist())
             records = [record for record in found if record is not None]
             if not records:
-                return False
+                return
             self._tracker.publish([_step(record, at_us) for record in records])
-        return True
 
 
 def _pieces(announced: int) -> Iterator[Seqs]:

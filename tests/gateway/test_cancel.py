@@ -1,14 +1,20 @@
 """DELETE /sms/{uuid} and POST /runs/{run}/cancel: what is queued becomes canceled, the rest goes on."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
+from common.cancel import Cancellation
 from common.errors import LedgerLost
+from common.ledger.memory import MemoryLedger
+from common.ledger.pieces import PIECE_MESSAGES
 from common.ledger.values import Outcomes
 from common.messages import Outcome, State
+from common.tracking.memory import MemoryTracker
+from common.tracking.port import Record
 from tests.gateway.accepting import Away, world
 from tests.gateway.calling_back import ON, Odd
 from tests.gateway.running import NUMBER, Running, running
@@ -150,3 +156,20 @@ async def test_what_is_unknown_is_not_found(path: str) -> None:
         assert (await cancel(gateway, path))[0] == 404
         assert (await cancel(gateway, f"/sms/{run}.{int(seq) + 1}"))[0] == 404
         assert (await gateway.ledger.snapshot()).published == 1
+
+
+async def test_all_of_a_run_is_canceled_before_any_of_it_is_told() -> None:
+    """To tell takes longer, and senders go on meanwhile."""
+    ledger, tracker = MemoryLedger(), MemoryTracker()
+    messages = PIECE_MESSAGES + 1
+    await ledger.begin("a-run", "{}", messages, "a producer")
+    await ledger.announce("a-run", 0, messages)
+    canceled_at_first: list[int] = []
+
+    async def records(run: str, seqs: Sequence[int]) -> list[Record | None]:
+        canceled_at_first.append((await ledger.snapshot(run)).canceled)
+        return [None for _ in seqs]
+
+    tracker.records = records  # type: ignore[method-assign]
+    counts = await Cancellation(ledger, tracker).cancel_run("a-run")
+    assert (counts.canceled, canceled_at_first) == (messages, [messages])
