@@ -82,6 +82,7 @@ class Gateway:
         self._messages = self._build_messages(stores)
         self.inbox = Inbox(stores.tracker) if stand_in else None
         self.metrics.watch_pending(lambda: self.acceptance.pending)
+        self.metrics.watch_backlog(lambda: self.acceptance.backlog)
         self.metrics.watch_events(lambda: self._broadcaster.subscribers, self._broadcaster.dropped)
         operations = self._operations(Health(broker, stores.ledger))
         self._app = _guarded(self._routed(operations), settings)

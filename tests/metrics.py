@@ -87,6 +87,7 @@ async def everything() -> dict[str, Samples]:
     for lane in Lane:
         gateway.accepted(lane)
     gateway.watch_pending(lambda: 4)
+    gateway.watch_backlog(lambda: 9)
     gateway.watch_events(lambda: 3, {1013: 2})
     await gateway.refresh()
     return {

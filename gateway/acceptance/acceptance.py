@@ -38,6 +38,11 @@ class Acceptance:
         """Messages that wait for their receipt."""
         return sum(groups.pending for groups in self._lanes.values())
 
+    @property
+    def backlog(self) -> int:
+        """Messages in the outboxes of all gateways, as of the last look, about a second ago."""
+        return self._relays.backlog
+
     async def open(self) -> None:
         """Begins the work. A run begins with its first message."""
         workers: list[Worker] = [*self._lanes.values(), self._relays]

@@ -61,6 +61,10 @@ class GatewayMetrics:
         """`pending` gives the number of messages that wait to be accepted, at each scrape."""
         self._gauge("messages_pending", "Messages that wait to be accepted.", pending)
 
+    def watch_backlog(self, backlog: Callable[[], int]) -> None:
+        """`backlog` gives the number of messages in the outboxes of all gateways, at each scrape."""
+        self._gauge("backlog_messages", "Messages of all gateways that wait for RabbitMQ.", backlog)
+
     def watch_events(self, clients: Callable[[], int], dropped: Mapping[int, int]) -> None:
         """`clients` and `dropped` give, at each scrape, the clients of the events and those dropped by close code."""
         self._gauge("event_clients", "Clients that listen to events.", clients)

@@ -152,6 +152,7 @@ async def test_a_full_backlog_is_said() -> None:
                 assert answer.status == 503
                 assert int(answer.headers["Retry-After"]) >= 1
                 assert "nothing was accepted" in (await answer.json(content_type=None))["detail"]
+        await eventually(lambda: gateway.gateway.acceptance.backlog == 3, describe="the metric has it")
         broker.away = False
         for one in accepted:
             await gateway.ends(one["uuid"])
