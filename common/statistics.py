@@ -42,10 +42,7 @@ def statistics(now: Snapshot, before: Snapshot | None = None) -> Statistics:
     over = left == 0 and now.settled > 0
     until_us = now.last_settled_us if over else now.now_us
     elapsed_s = max(0.0, (until_us - now.started_us) / 1e6) if now.started_us else 0.0
-    if before is not None and now.now_us > before.now_us:
-        rate = (now.settled - before.settled) / ((now.now_us - before.now_us) / 1e6)
-    else:
-        rate = now.settled / elapsed_s if elapsed_s else 0.0
+    rate = _rate_per_s(now, before, elapsed_s)
     return Statistics(
         **{counter.name: getattr(now, counter.name) for counter in COUNTERS},
         queued=now.queued,
@@ -58,6 +55,12 @@ def statistics(now: Snapshot, before: Snapshot | None = None) -> Statistics:
         elapsed_s=round(elapsed_s, 3),
         eta_s=0.0 if left == 0 else round(left / rate, 1) if rate > 0 else None,
     )
+
+
+def _rate_per_s(now: Snapshot, before: Snapshot | None, elapsed_s: float) -> float:
+    if before is not None and now.now_us > before.now_us:
+        return (now.settled - before.settled) / ((now.now_us - before.now_us) / 1e6)
+    return now.settled / elapsed_s if elapsed_s else 0.0
 
 
 def _rounded(time_s: float | None) -> float | None:

@@ -1,5 +1,6 @@
 """`smsim replay`, `smsim audit`, `smsim cancel` and `smsim forget`: commands for operators."""
 
+import argparse
 import json
 import os
 import secrets
@@ -40,35 +41,35 @@ from upkeep.replay import Replay
 def replay_main(argv: list[str] | None = None, prog: str = "smsim replay") -> int:
     """Publishes what failed, or was rejected, as new runs; prints a JSON line for each on stdout."""
     args = _replay_parser(prog).parse_args(argv)
+    return run_command(prog, lambda: _replay(args))
 
-    async def run() -> int:
-        settings = _prepare()
-        parked = ParkedQueue.REJECTED if args.rejected else ParkedQueue.FAILED
-        queue = Topology(settings.queue_name, settings.queue_type).parked(parked).name
-        selection = Selection(parked, args.run, args.limit)
-        producer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
-        def replay(broker: Broker, ledger: Ledger) -> Replay:
-            return Replay(broker, ledger, selection, queue=settings.queue_name, producer=producer)
+async def _replay(args: argparse.Namespace) -> int:
+    settings = _prepare()
+    parked = ParkedQueue.REJECTED if args.rejected else ParkedQueue.FAILED
+    queue = Topology(settings.queue_name, settings.queue_type).parked(parked).name
+    selection = Selection(parked, args.run, args.limit)
+    producer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
-        async with _servers(settings, args.connect_timeout) as (broker, ledger):
-            found = await replay(broker, ledger).look((await broker.depths())[queue])
-        _print_what_stays(found, queue)
-        if args.dry_run:
-            for of, messages in found.wanted.items():
-                _print({"dry_run": True, "of": of, "messages": messages})
-            return EXIT_DONE
-        if found.depth == 0:
-            return EXIT_DONE
-        # Over new connections: to close the first ones gives the bodies back.
-        async with _servers(settings, args.connect_timeout) as (broker, ledger):
-            with ProgressBar("replaying", found.messages) as bar:
-                replayed = await replay(broker, ledger).carry_out(found, bar.update)
-        for new in replayed:
-            _print({"run": new.run, "of": new.of, "published": new.messages})
+    def replay(broker: Broker, ledger: Ledger) -> Replay:
+        return Replay(broker, ledger, selection, queue=settings.queue_name, producer=producer)
+
+    async with _servers(settings, args.connect_timeout) as (broker, ledger):
+        found = await replay(broker, ledger).look((await broker.depths())[queue])
+    _print_what_stays(found, queue)
+    if args.dry_run:
+        for of, messages in found.wanted.items():
+            _print({"dry_run": True, "of": of, "messages": messages})
         return EXIT_DONE
-
-    return run_command(prog, run)
+    if found.depth == 0:
+        return EXIT_DONE
+    # Over new connections: to close the first ones gives the bodies back.
+    async with _servers(settings, args.connect_timeout) as (broker, ledger):
+        with ProgressBar("replaying", found.messages) as bar:
+            replayed = await replay(broker, ledger).carry_out(found, bar.update)
+    for new in replayed:
+        _print({"run": new.run, "of": new.of, "published": new.messages})
+    return EXIT_DONE
 
 
 def _replay_parser(prog: str) -> Parser:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from common import keys
 from common.ledger.histogram import histogram
 from common.ledger.pieces import PIECE_MESSAGES, by_piece
-from common.ledger.redis.masks import Pairs, pairs_at, segments
+from common.ledger.redis.masks import Pairs, Segment, pairs_at, segments
 from common.ledger.redis.scripts import RedisScripts
 from common.ledger.values import Claim, Outcomes, Standing
 from common.messages import Outcome, Seqs, State
@@ -143,9 +143,7 @@ class RedisClaims(RedisScripts):
             offsets = outcomes.seqs - part.piece * PIECE_MESSAGES
             columns = [np.ones(offsets.size, np.uint8), outcomes.outcomes ^ np.uint8(State.SENDING)]
             found = segments(offsets, columns)
-            args = self._settle_args(outcomes, sender)
-            for segment in found:
-                args += [segment.first_word, *segment.columns]
+            args = self._settle_args(outcomes, sender, found)
             call = _with_first(_ambiguous(outcomes, again), args)
             words, lost = await self._call_noting_loss("settle", settle_keys, call)
             again = again or lost
@@ -159,12 +157,14 @@ class RedisClaims(RedisScripts):
                 # Another sender has released them, and yet they were sent: claim them again to settle them.
                 await self.claim(part.run, released, redelivered=True)
 
-    def _settle_args(self, outcomes: Outcomes, sender: str) -> list[Any]:
+    def _settle_args(self, outcomes: Outcomes, sender: str, found: list[Segment]) -> list[Any]:
         final = outcomes.times_us[outcomes.outcomes >= Outcome.SENT]
         buckets = histogram(final)
         args: list[Any] = [*outcomes.counts(), int(final.sum()), self._ttl_s, int(bool(sender)), len(buckets)]
         for bucket, count in buckets.items():
             args += [bucket, count]
+        for segment in found:
+            args += [segment.first_word, *segment.columns]
         return args
 
 

@@ -47,14 +47,15 @@ def segments(offsets: Seqs, columns: list[Pairs]) -> list[Segment]:
     breaks = np.flatnonzero(np.diff(touched) > GAP_WORDS)
     if breaks.size == 0:
         return [Segment(base >> 4, offsets.size, tuple(p.tobytes() for p in packed))]
+    # Where the segments begin and end, and how many messages are before each word.
     starts = touched[np.concatenate([[0], breaks + 1])].tolist()
     ends = (touched[np.concatenate([breaks, [touched.size - 1]])] + 1).tolist()
-    counts = np.cumsum(np.bincount(at >> 4, minlength=words + 1))
-    before = [int(counts[s - 1]) if s else 0 for s in starts]
-    return [
-        Segment((base >> 4) + s, int(counts[e - 1]) - b, tuple(p[s:e].tobytes() for p in packed))
-        for s, e, b in zip(starts, ends, before, strict=True)
-    ]
+    before = np.concatenate([[0], np.cumsum(np.bincount(at >> 4, minlength=words))])
+    found = []
+    for start, end in zip(starts, ends, strict=True):
+        columns_of = tuple(one[start:end].tobytes() for one in packed)
+        found.append(Segment((base >> 4) + start, int(before[end] - before[start]), columns_of))
+    return found
 
 
 def unpack(words: bytes) -> Pairs:
