@@ -395,7 +395,10 @@ class Connection(asyncio.Protocol):
         self._left = self._door.limits.linger_bytes
         self._paused_by = frozenset()
         self._transport.resume_reading()
-        self._transport.write_eof()
+        try:
+            self._transport.write_eof()
+        except OSError:  # the client has just gone
+            self._transport.close()
 
     def _throw_away(self, data: bytes) -> None:
         self._left = (self._left or 0) - len(data)
