@@ -199,9 +199,10 @@ class Unacked:
         return messages
 
     def finish(self, batch: UnackedBatch) -> None:
-        """All messages of a batch are done with: acks it, unless it is stale and comes again."""
+        """All messages of a batch are done with: acks it, unless it comes again: it is stale, or was released."""
+        held = batch.delivery in self._held
         self.forget(batch.delivery)
-        if not batch.delivery.stale:
+        if held and not batch.delivery.stale:
             batch.delivery.ack()
 
     def release(self, batch: UnackedBatch) -> None:

@@ -247,6 +247,21 @@ async def test_a_prefetch_may_be_more_than_one_consumer_can_have(
                 taken += await subscription.take()
 
 
+async def test_a_subscription_that_is_closed_while_it_attaches_consumes_nothing(
+    rabbit_server: RabbitServer,
+) -> None:
+    """A sender may stop while its connection is made again. It would release each delivery, only to get it again."""
+    async with fresh_broker(rabbit_server, "closed") as (broker, topology):
+        opened = await open_connection(parameters(rabbit_settings(rabbit_server), "test")[0])
+        subscription = RabbitSubscription(Lane.BULK, topology.lane(Lane.BULK), 5, broker)
+        attaching = asyncio.create_task(subscription.attach(opened.connection))
+        await asyncio.sleep(0)
+        await subscription.close()
+        await attaching
+        assert not opened.connection.direct
+        opened.connection.close()
+
+
 async def test_a_peek_does_not_take_a_missing_lane_for_an_empty_one(rabbit_server: RabbitServer) -> None:
     """RabbitMQ calls a queue missing whose node is down: what is in it must not pass for lost."""
     async with fresh_broker(rabbit_server, "missing") as (broker, topology):

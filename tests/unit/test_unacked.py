@@ -238,3 +238,12 @@ def test_a_part_of_sends_has_all_that_is_known_of_them() -> None:
     assert (part.retry_after_s.tolist(), part.ambiguous.tolist()) == ([0, 9], [False, True])
     assert (part.age_s, part.track, part.kept) == (3.0, True, True)
     assert [message.seq for message in part.messages or []] == [7, 6]
+
+
+async def test_a_batch_that_was_released_is_not_acked() -> None:
+    """At the end of a sender, the confirm of a copy may come just after its batch was handed back."""
+    hand = Hand()
+    (batch,) = await hand.takes(BATCH)
+    hand.unacked.release_all()
+    batch.count_off(batch.seqs.size)
+    assert len(hand.broker.queues[Lane.BULK].bodies) == 1

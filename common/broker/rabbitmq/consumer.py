@@ -48,6 +48,9 @@ class RabbitSubscription:
             return
         over = await open_channel(connection)
         await declare(over, self._queue)
+        if self._closed:  # in the meantime
+            over.close()
+            return
         over.channel.add_on_close_callback(self._on_channel_closed)
         # RabbitMQ cancels a consumer whose queue was deleted or whose node is gone: connect again.
         over.channel.add_on_cancel_callback(lambda _: close_with_its_channel(over.channel))
