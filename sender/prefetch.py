@@ -58,6 +58,7 @@ class Prefetch:
         """Raises the prefetch at once if messages are missing and all deliveries that it allows are unacked."""
         if not self._mean_batch:
             return
+        self._unacked.drop_stale()
         self._most_needed = max(self._most_needed, self._needed(self._largest_batch))
         if self._unacked.deliveries < self._deliveries:
             return  # more may be on the way

@@ -144,7 +144,7 @@ class Unacked:
 
         Raises BadBody; the delivery is unacked all the same, until `forget`.
         """
-        self._drop_stale()
+        self.drop_stale()
         self._held[delivery] = None
         self.bytes += self._size(delivery)
         decoded, seqs = decode_batch(delivery.body)
@@ -155,9 +155,16 @@ class Unacked:
         self._slots.enqueue(self.lane, batch.waiting)
         return batch
 
+    def drop_stale(self) -> None:
+        """Forgets the deliveries of a lost connection. They come before those of the present one."""
+        while self._waiting and self._waiting[0].delivery.stale:
+            self._slots.dequeue(self.lane, self._waiting.popleft().waiting)
+        while self._held and (oldest := next(iter(self._held))).stale:
+            self.forget(oldest)
+
     def pick(self, room: int) -> dict[Group, list[Piece]]:
         """Takes up to `room` messages to be sent, first come first served."""
-        self._drop_stale()
+        self.drop_stale()
         groups: dict[Group, list[Piece]] = {}
         left = room
         while left and self._waiting:
@@ -179,7 +186,7 @@ class Unacked:
 
     def take_all(self) -> Iterator[tuple[UnackedBatch, list[int]]]:
         """Every batch of which messages wait for a slot, with their seqs; they no longer do."""
-        self._drop_stale()
+        self.drop_stale()
         for batch in self.waiting:
             yield batch, self.take_rest(batch)
 
@@ -237,13 +244,6 @@ class Unacked:
             came_s=came_s,
             messages=_by_seq(decoded.messages) if keep else {},
         )
-
-    def _drop_stale(self) -> None:
-        """Forgets the deliveries of a lost connection. They come before those of the present one."""
-        while self._waiting and self._waiting[0].delivery.stale:
-            self._slots.dequeue(self.lane, self._waiting.popleft().waiting)
-        while self._held and (oldest := next(iter(self._held))).stale:
-            self.forget(oldest)
 
     def _size(self, delivery: Delivery) -> int:
         return len(delivery.body) + self._limits.delivery_bytes

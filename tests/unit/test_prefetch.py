@@ -87,6 +87,10 @@ class HeldLane:
             self.unacked.pick(self.slots.free(self.lane))
         self.ends(0, *batches)
 
+    def loses_its_connection(self) -> None:
+        """No delivery of it can be acked any more; another connection is not there yet."""
+        self._broker.disconnect()
+
     def review(self, times: int) -> None:
         for _ in range(times):
             self.prefetch.review()
@@ -222,3 +226,15 @@ async def test_slots_that_the_other_lane_has_are_not_asked_for() -> None:
     lane.slots.release(Lane.BULK, SLOTS)
     lane.prefetch.follow()
     assert lane.now >= lane.slots.total, "what comes free must find messages that wait for it"
+
+
+async def test_deliveries_of_a_lost_connection_need_no_prefetch() -> None:
+    """Their sends end while there is no connection. The next one must not bring twice what the slots need."""
+    lane = HeldLane()
+    await lane.fills(16)
+    before = lane.now
+    lane.loses_its_connection()
+    lane.ends(SLOTS)
+    lane.review(REVIEWS)
+    assert lane.now <= before
+    assert lane.unacked.deliveries == 0
