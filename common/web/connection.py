@@ -9,10 +9,10 @@ import contextlib
 import socket
 import struct
 from collections.abc import Callable
-from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from common.web.inner_transport import InnerTransport
+from common.web.phases import NEVER_S, Phase, Reading
 from common.web.problems import Problem
 from common.web.requests import HEAD_END, BadRequest, Head, RequestParser, check_target, not_http, too_large
 from common.web.responses import encoded, status_line
@@ -20,42 +20,7 @@ from common.web.responses import encoded, status_line
 if TYPE_CHECKING:
     from common.web.front_door import FrontDoor
 
-Respond = Callable[[bytes, bytes], None]
-
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
-
-
-class FastLane(Protocol):
-    """Serves one kind of request without ASGI. Unusual requests go the ordinary way.
-
-    Attributes:
-        deadline_s: How long a request may take.
-    """
-
-    deadline_s: float
-
-    def wants(self, head: Head) -> bool:
-        """Whether this may be a request for it, once its body is there."""
-
-    def serve(self, head: Head, body: bytes, respond: Respond) -> "asyncio.Future[Any] | None":
-        """Begins to serve a request; None if it has to go the ordinary way.
-
-        Calls `respond` once, with the status line and with what follows the date. Cancelling the future gives the
-        request up: its client has gone, or its deadline has passed, which is the answer then.
-        """
-
-
-class Phase(Enum):
-    """The phases of a connection: each waits for something else."""
-
-    NEW = auto()  # its first request
-    IDLE = auto()  # its next request
-    HEAD = auto()  # the rest of a head
-    SMALL_BODY = auto()  # the body of a request for the fast lane
-    BODY = auto()  # the rest of a body, which is passed on as it comes
-    ANSWER = auto()  # the answer to a request that has come whole
-    UPGRADED = auto()  # nothing: it is a WebSocket
-    LINGER = auto()  # the client to read the last answer; its bytes are thrown away
 
 
 class Connection(asyncio.Protocol):
@@ -66,33 +31,6 @@ class Connection(asyncio.Protocol):
         stopping: The server stops.
         whole: The request under way has come whole.
     """
-
-    __slots__ = (
-        "__weakref__",
-        "_answer_begins",
-        "_call",
-        "_door",
-        "_half_closed",
-        "_head",
-        "_inner",
-        "_inner_transport",
-        "_left",
-        "_make_inner",
-        "_parser",
-        "_paused_by",
-        "_phase",
-        "_since_s",
-        "_streams",
-        "_taken",
-        "_taken_s",
-        "_time",
-        "_transport",
-        "_unread",
-        "_written",
-        "address",
-        "stopping",
-        "whole",
-    )
 
     def __init__(self, door: "FrontDoor", make_inner: Callable[["Connection"], asyncio.Protocol]) -> None:
         self.address = ""
@@ -108,8 +46,8 @@ class Connection(asyncio.Protocol):
         self._unread = b""
         self._paused_by: frozenset[object] = frozenset()
         self._half_closed = self._streams = False
-        self._written = self._taken = 0
-        self._taken_s = self._since_s
+        self._written = 0
+        self._reading = Reading(self._since_s)
         self._head: Head
         self._left: int | None = 0  # bytes of the body that are to come; None: it is chunked
         self._answer_begins = 0  # bytes written before the request under way
@@ -163,7 +101,7 @@ class Connection(asyncio.Protocol):
     @property
     def busy(self) -> bool:
         """Whether a request is under way."""
-        return self._phase in (Phase.SMALL_BODY, Phase.BODY, Phase.ANSWER, Phase.UPGRADED)
+        return self._phase.busy
 
     def check(self, now_s: float) -> None:
         """Ends what takes too long. Called each second or so."""
@@ -419,30 +357,17 @@ class Connection(asyncio.Protocol):
         self._since_s = self._time()
 
     def _stalls(self, now_s: float) -> bool:
-        """Whether something waits to be written, and nothing was taken for too long."""
+        """Whether the client has taken nothing for too long."""
         waiting = self._transport.get_write_buffer_size()
-        taken = self._written - waiting
-        if not waiting or taken != self._taken:
-            self._taken, self._taken_s = taken, now_s
-        return now_s - self._taken_s > self._door.limits.write_s
+        return self._reading.stalled_s(self._written, waiting, now_s) > self._door.limits.write_s
 
     def _longest_s(self) -> float:
         """How long this phase may last."""
-        limits = self._door.limits
-        match self._phase:
-            case Phase.NEW:
-                return limits.first_byte_s
-            case Phase.IDLE:
-                return limits.keep_alive_s
-            case Phase.HEAD | Phase.SMALL_BODY:
-                return limits.head_s
-            case Phase.BODY if not self._paused_by:
-                return limits.body_pause_s
-            case Phase.LINGER:
-                return limits.linger_s
-            case Phase.ANSWER if self._call is not None and self._door.fast_lane is not None:
-                return self._door.fast_lane.deadline_s
-        return float("inf")
+        if self._call is not None and self._door.fast_lane is not None:
+            return self._door.fast_lane.deadline_s
+        if self._phase is Phase.BODY and self._paused_by:
+            return NEVER_S  # the application does not read
+        return self._phase.longest_s(self._door.limits)
 
     def _time_out(self) -> None:
         match self._phase:

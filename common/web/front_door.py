@@ -17,7 +17,8 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from common.web.connection import Connection, FastLane
+from common.web.connection import Connection
+from common.web.fast_lane import FastLane
 from common.web.limits import Limits
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.errors import Unavailable
 from common.open_files import raise_file_limit
-from common.web.connection import Connection, FastLane
+from common.web.connection import Connection
+from common.web.fast_lane import FastLane
 from common.web.front_door import FrontDoor
 from common.web.limits import Limits
 

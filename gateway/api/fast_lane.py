@@ -9,7 +9,7 @@ import time
 from functools import partial
 from typing import Protocol
 
-from common.web.connection import Respond
+from common.web.fast_lane import Respond
 from common.web.guard import Guard
 from common.web.keys.authenticator import Authenticator
 from common.web.keys.port import Caller
