@@ -310,7 +310,8 @@ class MemoryLedger:
         self._publish(known, len(fresh))
 
     def _publish(self, known: MemoryRun, count: int) -> None:
-        self._count(known, Tally(published=count))
+        if count:  # nearly always 0: messages are announced before they are claimed
+            self._count(known, Tally(published=count))
 
     def _count(self, known: MemoryRun, change: Tally) -> None:
         """Adds to the counters of a run and of all runs."""
