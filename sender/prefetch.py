@@ -1,4 +1,4 @@
-"""How many deliveries a lane may hold: as many as bring the messages that its slots need (docs/adr/0010)."""
+"""How many deliveries a lane may hold: as many as bring the messages that its slots need (docs/adr/0012)."""
 
 import math
 
