@@ -16,7 +16,9 @@ from tests.waiting import eventually
 RUN = "through-it-all"
 AT_WORK = {"SENDER_CONCURRENCY": 400, "MEAN_PROCESSING_TIME": 0.1, "FAILURE_RATE": 0.3, "RETRY_BACKOFF": 0.5}
 
-queue_types = pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+queue_types = pytest.mark.parametrize(
+    "queue_type", ["quorum", pytest.param("classic", marks=pytest.mark.slow)]
+)
 
 
 @queue_types
@@ -92,6 +94,7 @@ async def test_redis_dies_and_comes_back(mortal_pipeline: Pipeline, messages: in
     assert all(one.logged("ledger_unreachable") and one.logged("ledger_answers_again") for one in senders)
 
 
+@pytest.mark.slow
 async def test_all_connections_are_cut(pipeline: Pipeline) -> None:
     """RabbitMQ closes every connection in mid-run: they are made again, and the totals are exact."""
     producer, senders = await _at_work(pipeline, 20_000, 1)

@@ -165,6 +165,7 @@ def on_servers(folder: Path, *arguments: str, **env: str) -> "subprocess.Complet
     return run_to_end(command, folder, {**os.environ, **env, "PYTHONPATH": str(ROOT)})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rabbit_server", "redis_server")  # they skip the test where no server can be started
 def test_a_recorded_study_uses_no_settings_of_the_user(tmp_path: Path) -> None:
     """It runs on servers of its own, and writes to the folder that the user named."""
