@@ -36,17 +36,18 @@ class Statistics(Counters, frozen=True, kw_only=True):
 def statistics(now: Snapshot, before: Snapshot | None = None) -> Statistics:
     """The statistics of a snapshot. The rate is that since `before`, else the mean rate of the whole run.
 
-    For a settled run, `elapsed_s` ends with its last settle.
+    For a settled run, `elapsed_s` ends with its last settle. Canceled messages have no send time.
     """
     left = max(now.total, now.published) - now.settled
     over = left == 0 and now.settled > 0
     until_us = now.last_settled_us if over else now.now_us
     elapsed_s = max(0.0, (until_us - now.started_us) / 1e6) if now.started_us else 0.0
     rate = _rate_per_s(now, before, elapsed_s)
+    timed = now.settled - now.canceled
     return Statistics(
         **{counter.name: getattr(now, counter.name) for counter in COUNTERS},
         queued=now.queued,
-        avg_time_s=round(now.total_time_us / now.settled / 1e6, 6) if now.settled else None,
+        avg_time_s=round(now.total_time_us / timed / 1e6, 6) if timed else None,
         p50_s=_rounded(percentile_s(now.latency, 0.50)),
         p95_s=_rounded(percentile_s(now.latency, 0.95)),
         p99_s=_rounded(percentile_s(now.latency, 0.99)),

@@ -231,7 +231,7 @@ class MemoryLedger:
         known.canceled[fresh] = True
         if fresh.size:
             self._count(known, Tally(failed=fresh.size, canceled=fresh.size))
-            self._note_settled(known, {0: fresh.size}, self._now_us())
+            self._note_settled(known, {}, self._now_us())
         return known.canceled[seqs]
 
     async def canceled(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:

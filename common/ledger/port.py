@@ -56,7 +56,7 @@ class Claims(Protocol):
         """Gives back messages that were claimed and not begun: sending to queued. `again` as for `settle`."""
 
     async def cancel(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
-        """Cancels what is queued: it is settled as failed, with a time of 0, and counted in `canceled`.
+        """Cancels what is queued: it is settled as failed and counted in `canceled`, and has no send time.
 
         All other messages stay as they are. Answers which of the messages are canceled, by this call or an earlier one,
         in the order of `seqs`. A sender that meets one of them finds it settled and skips it. A seq that was not

@@ -256,7 +256,7 @@ class LedgerMachine(RuleBasedStateMachine):
         now, counted = self.call(self.ledger.snapshot(RUN)), self.call(self.ledger.recount(RUN))
         assert counted == dict(self.run.counted())
         assert self.counters_of(now) == self.run.counters()
-        assert (now.total, sum(now.latency.values())) == (self.run.total, now.settled)
+        assert (now.total, sum(now.latency.values())) == (self.run.total, now.settled - now.canceled)
         states = self.call(self.ledger.states(RUN, ALL_SEQS))
         assert np.array_equal(states, self.run.states)
         assert np.array_equal(self.call(self.ledger.canceled(RUN, ALL_SEQS)), self.run.canceled)
@@ -270,7 +270,7 @@ class LedgerMachine(RuleBasedStateMachine):
         now = self.call(self.ledger.snapshot())
         expected = self.forgotten + (self.run.counters() if self.run else Counter())
         assert self.counters_of(now) == expected
-        assert sum(now.latency.values()) == now.settled
+        assert sum(now.latency.values()) == now.settled - now.canceled
 
     async def unsettled(self) -> Seqs:
         found = [seqs async for seqs in self.ledger.unsettled(RUN)]

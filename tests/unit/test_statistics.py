@@ -119,6 +119,12 @@ def test_the_clock_runs_on_while_messages_are_to_come() -> None:
     assert statistics(now).elapsed_s == 60.0
 
 
+def test_canceled_messages_have_no_send_time() -> None:
+    """The mean time is that of the messages that were sent or tried."""
+    stats = statistics(Snapshot(published=4, sent=2, failed=2, canceled=2, total_time_us=600_000))
+    assert stats.avg_time_s == 0.3
+
+
 def test_nothing_at_all() -> None:
     """An empty ledger has no times, no rate, and divides by nothing."""
     stats = statistics(Snapshot())

@@ -87,8 +87,7 @@ class RedisClaims(RedisScripts):
     async def cancel(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
         canceled = np.zeros(seqs.size, np.bool_)
         for part in _parts(run, seqs):
-            more_keys = [keys.LATENCY, keys.latency(run), part.key(keys.canceled)]
-            taken = await self._take("cancel", part, more_keys, lambda _: self._ttl_s)
+            taken = await self._take("cancel", part, [part.key(keys.canceled)], lambda _: self._ttl_s)
             assert taken.pairs is not None  # the script answers the marks of each message
             canceled[part.at] = taken.pairs != 0
         return canceled

@@ -1,6 +1,6 @@
 -- cancel(run, seqs of one piece): queued -> failed, with a mark of those that are canceled.
 -- KEYS: 1 sms:stats, 2 the run's hash, 3 sms:runs, 4 the piece's states, 5 the run's pieces, 6 the piece's unannounced,
---       7 sms:latency, 8 the run's latency, 9 the piece's canceled: as states, the low bit of a pair is the mark
+--       7 the piece's canceled: as states, the low bit of a pair is the mark
 -- ARGV: as for claim, but 5 is the seconds that a settled run is kept
 -- Returns the marks of each segment, those of this call and of earlier ones. Nothing is canceled of a forgotten run. No
 -- run wakes by it: what it publishes it settles.
@@ -12,7 +12,7 @@ local canceled, published, answer = 0, 0, {}
 for a = 7, #ARGV, 3 do
   local first_word, packed = tonumber(ARGV[a]), ARGV[a + 2]
   local words, mask = words_of(read_words(KEYS[4], first_word, #packed)), words_of(packed)
-  local marks, fresh = words_of(read_words(KEYS[9], first_word, #packed)), 0
+  local marks, fresh = words_of(read_words(KEYS[7], first_word, #packed)), 0
   for i = 1, #mask do
     local free = band(bnot(bor(words[i], rshift(words[i], 1))), mask[i])
     fresh = fresh + popcount(free)
@@ -21,7 +21,7 @@ for a = 7, #ARGV, 3 do
   end
   if fresh > 0 then
     write_words(KEYS[4], first_word, words, wanted)
-    write_words(KEYS[9], first_word, marks, wanted)
+    write_words(KEYS[7], first_word, marks, wanted)
     canceled = canceled + fresh
     if count_unannounced then
       published = published + publish_unannounced(KEYS[6], tonumber(ARGV[3]), announced, first_word, mask)
@@ -39,7 +39,5 @@ for _, key in ipairs({KEYS[1], KEYS[2]}) do
   add(key, 'canceled', canceled)
   redis.call('HSET', key, 'last_settled_us', now)
 end
--- The histogram has each settled message; one that was not sent took no time.
-for _, key in ipairs({KEYS[7], KEYS[8]}) do redis.call('HINCRBY', key, 0, canceled) end
 expire_if_settled(KEYS[2], ARGV[5])
 return answer
