@@ -147,7 +147,7 @@ async def test_says_when_it_has_to_kill(place: Place) -> None:
     await eventually(lambda: place.log(1))
     result = place.scale(0, grace_s="0")
     assert result.stderr == "sender 1 did not stop within 4 s: killed\n"
-    assert place.senders() == {}
+    await eventually(lambda: not place.senders())  # the kernel may take a moment
 
 
 @pytest.mark.parametrize("argument", ["", "-1", "abc", "1.5", "1000"])
