@@ -76,10 +76,7 @@ class Prefetch:
         if self._reviews * self._timing.review_s < self._timing.calm_s:
             return
         self._reviews = 0
-        # If nothing was delivered, the leader of the queue may have died. A cancel would strand what it had sent:
-        # RabbitMQ sends that again only to a consumer that gets a further delivery (seen with RabbitMQ 3.10).
-        if self._largest_lately:
-            self._fall(self._most_needed)
+        self._fall(self._most_needed)
         self._most_needed = 0
         if self._largest_lately:
             # Batches may be large again after small ones, and too many of them would come at once.
