@@ -6,21 +6,32 @@ ignored, but a warning is logged for a misspelt setting.
 
 import difflib
 import os
+import re
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from dotenv import dotenv_values
-from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from dotenv.parser import parse_stream
+from pydantic import AfterValidator, Field, HttpUrl, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from common.errors import UsageError
+from common.hosts import host_of
 from common.messages import MAX_BATCH_MESSAGES
 
 ENV_FILE = ".env"
 
 S = TypeVar("S", bound="EnvironmentSettings")
 
+Host = Annotated[str, AfterValidator(host_of)]
+Hosts = Annotated[str, AfterValidator(lambda hosts: ",".join(map(host_of, hosts.split(","))))]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
@@ -58,11 +69,37 @@ class EnvironmentSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, the environment, and `.env` if it is to be read."""
+        assert isinstance(dotenv_settings, DotEnvSettingsSource)
+        return init_settings, env_settings, _EnvFile(settings_cls, dotenv_settings.env_file, "utf-8")
+
+
+class _EnvFile(DotEnvSettingsSource):
+    """`.env`, in which `${NAME}` stands for a variable, except within single quotes."""
+
+    @staticmethod
+    def _static_read_env_file(file_path: Path, **how: Any) -> Mapping[str, str | None]:
+        found = dict(DotEnvSettingsSource._static_read_env_file(file_path, **how))
+        with file_path.open(encoding=how["encoding"]) as lines:
+            for line in parse_stream(lines):
+                if line.key is not None and re.search(r"=\s*'", line.original.string):
+                    found[line.key if how["case_sensitive"] else line.key.lower()] = line.value
+        return found
+
 
 class Settings(EnvironmentSettings):
     """Every setting of the services."""
 
-    rabbitmq_host: str = Field(
+    rabbitmq_host: Hosts = Field(
         "localhost", description="broker's host; commas separate the nodes of a cluster"
     )
     rabbitmq_port: Port = 5672
@@ -72,7 +109,7 @@ class Settings(EnvironmentSettings):
     rabbitmq_tls: bool = False
     rabbitmq_ca_file: Path | None = None
 
-    redis_host: str = "localhost"
+    redis_host: Host = "localhost"
     redis_port: Port = 6379
     redis_password: SecretStr | None = None
     redis_db: Annotated[int, Field(ge=0)] = 0
@@ -105,7 +142,7 @@ class Settings(EnvironmentSettings):
     provider_url: HttpUrl | None = None
     provider_timeout: Annotated[float, Field(gt=0, le=600, description="seconds")] = 10
 
-    gateway_host: str = "127.0.0.1"
+    gateway_host: Host = "127.0.0.1"
     gateway_port: Annotated[int, Field(ge=0, le=65535)] = 8000
     gateway_auth: bool = True
     gateway_api_key: SecretStr | None = None
@@ -130,18 +167,11 @@ class Settings(EnvironmentSettings):
     message_ttl: Annotated[float, Field(gt=0, le=8760, description="hours")] = 24
     callback_secret: SecretStr | None = None
     callback_allow_private: bool = False
-    metrics_host: str = "127.0.0.1"
+    metrics_host: Host = "127.0.0.1"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
 
     log_level: LogLevel = LogLevel.INFO
     log_file: Path | None = None
-
-    @field_validator("rabbitmq_host", "redis_host")
-    @classmethod
-    def _names_a_host(cls, hosts: str) -> str:
-        if not all(host.strip() for host in hosts.split(",")):
-            raise ValueError("an empty host name")
-        return hosts
 
     @model_validator(mode="before")
     @classmethod
@@ -167,7 +197,7 @@ def read_settings(kind: type[S], **flags: Any) -> S:
     """The settings of a class. A flag that is None is ignored. Raises UsageError that names the variable."""
     given = {name: value for name, value in flags.items() if value is not None}
     try:
-        return kind(_env_file=ENV_FILE, _env_file_encoding="utf-8", **given)
+        return kind(_env_file=ENV_FILE, **given)
     except ValidationError as error:
         prefix = kind.model_config.get("env_prefix", "")
         raise UsageError("; ".join(_sentence(dict(e), prefix) for e in error.errors())) from None
@@ -183,13 +213,11 @@ def _sentence(error: dict[str, Any], prefix: str) -> str:
     if error["type"] == "missing":
         return f"{name} is not set"
     value = str(error["input"])
-    if (
-        name.endswith(("PASSWORD", "SECRET", "TOKEN", "KEY")) or "@" in value
-    ):  # an address may carry a password
-        value = "***"
+    if name.endswith(("PASSWORD", "SECRET", "TOKEN", "KEY")) or "@" in value or "://" in value:
+        value = "***"  # a URL may carry a password
     if not value.isprintable():
         value = repr(value)  # a line end in it would make two lines of this
-    message = str(error["msg"])
+    message = str(error["msg"]).removeprefix("Value error, ")
     return f"{name}={value}: {message[:1].lower()}{message[1:]}"
 
 

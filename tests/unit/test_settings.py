@@ -195,6 +195,75 @@ def test_a_bad_value_is_one_clear_line(variable: str, value: str, monkeypatch: p
     assert "pydantic" not in line
 
 
+@pytest.mark.parametrize("variable", ["RABBITMQ_HOST", "REDIS_HOST", "GATEWAY_HOST", "METRICS_HOST"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "redis://:hush@127.0.0.1:6379/0",
+        "amqps://user:hush@host/",
+        "//:hush@host",
+        "host/0",
+        "user:hush@host",
+        "https://host",
+        "127.0.0.1:5672",
+        "[::1]:6379",
+        "host:",
+        ":6379",
+        "a host",
+        "host?",
+        "[::1",
+        "[host]",
+    ],
+)
+def test_a_host_is_no_url_and_has_no_port(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line names the variable; what may be a password is not in it."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UsageError, match=rf"^{variable}=") as caught:
+        load_settings()
+    assert "hush" not in str(caught.value)
+    assert "alue error" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "host"),
+    [
+        ("redis.example.org", "redis.example.org"),
+        ("redis_1", "redis_1"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("::1", "::1"),
+        ("[::1]", "::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+        (" host ", "host"),
+    ],
+)
+def test_a_host_is_a_name_or_an_address(value: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An IPv6 address may have the brackets that it has in URLs."""
+    monkeypatch.setenv("REDIS_HOST", value)
+    monkeypatch.setenv("RABBITMQ_HOST", f"{value},other")
+    settings = load_settings()
+    assert (settings.redis_host, settings.rabbitmq_host) == (host, f"{host},other")
+
+
+def test_redis_has_one_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of hosts is for RabbitMQ."""
+    monkeypatch.setenv("REDIS_HOST", "one,two")
+    with pytest.raises(UsageError, match="REDIS_HOST=one,two"):
+        load_settings()
+
+
+def test_what_stands_in_single_quotes_is_taken_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`${X}` in a password is no variable there; without quotes, and in double quotes, it is one."""
+    monkeypatch.setenv("X", "x")
+    (tmp_path / ".env").write_text(
+        "REDIS_PASSWORD = 'a${X}b'\nRABBITMQ_PASSWORD=\"a${X}b\"\nQUEUE_NAME=a${X}b\nRABBITMQ_VHOST=it's${X}\n"
+    )
+    settings = load_settings()
+    names = ("REDIS_PASSWORD", "RABBITMQ_PASSWORD", "QUEUE_NAME", "RABBITMQ_VHOST")
+    assert [value_of(settings, name) for name in names] == ["a${X}b", "axb", "axb", "it'sx"]
+
+
 class OwnSettings(EnvironmentSettings, env_prefix="ACME_"):
     token: SecretStr
     senders: int = 1
