@@ -72,18 +72,25 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         track: Whether the steps of the messages are tracked.
         again: A copy of a redelivered batch: another sender may have claimed some of the messages.
+        simulated: Only the simulated provider may send them, whatever PROVIDER is.
     """
 
     run: Annotated[str, msgspec.Meta(pattern=RUN_PATTERN)]
     attempt: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
     track: bool = False
     again: bool | msgspec.UnsetType = msgspec.UNSET
+    simulated: bool | msgspec.UnsetType = msgspec.UNSET
     messages: Annotated[list[Message], msgspec.Meta(min_length=1, max_length=MAX_BATCH_MESSAGES)]
 
     @property
     def message_id(self) -> str:
         """The id of the AMQP message, `<run>.<first seq>`."""
         return f"{self.run}.{self.messages[0].seq}"
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether only the simulated provider may send them."""
+        return self.simulated is True
 
     def seqs(self) -> Seqs:
         """The seqs of the messages, in their order."""

@@ -198,6 +198,7 @@ class Producer:
             batch_size=recipe.batch_size,
             lane=recipe.lane,
             first=found.confirmed,
+            simulated=recipe.simulated,
         )
 
     async def leave(self, run: str) -> None:

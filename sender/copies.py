@@ -108,6 +108,7 @@ class Copy:
             attempt=attempt,
             track=group.track,
             again=True if group.again and attempt == 1 else msgspec.UNSET,
+            simulated=True if group.simulated else msgspec.UNSET,
             messages=[_message(pick) for pick in picks],
         )
         for part in fitting(copy):

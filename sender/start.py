@@ -67,6 +67,7 @@ class Starter:
             batches=[piece.batch for piece in pieces],
             on_finish=self._finished,
             track=group.track,
+            simulated=group.simulated,
         )
 
     def _drop_unwanted(self, sends: Sends, standing: NDArray[np.uint8]) -> Sends:

@@ -21,12 +21,14 @@ class Group(NamedTuple):
         attempt: The attempt that is about to begin, from 1.
         again: Whether another sender may have claimed some of them before.
         track: Whether their steps are published.
+        simulated: Whether only the simulated provider may send them.
     """
 
     run: str
     attempt: int
     again: bool
     track: bool
+    simulated: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -253,7 +255,7 @@ def _group(delivery: Delivery, batch: Batch) -> Group:
     # The copy of a retry is never a duplicate either: a message that it finds sending may be the late claim of a sender
     # that lost its connection and then died.
     again = delivery.redelivered or batch.attempt > 1 or batch.again is True
-    return Group(batch.run, batch.attempt, again=again, track=batch.track)
+    return Group(batch.run, batch.attempt, again=again, track=batch.track, simulated=batch.is_simulated)
 
 
 def _bad_seqs(messages: list[Message]) -> frozenset[int]:

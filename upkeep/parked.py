@@ -64,11 +64,13 @@ class ParkedBody:
 
     Attributes:
         wanted: Its messages that are to be replayed; none if the body is spent.
+        simulated: Whether only the simulated provider may send them.
     """
 
     delivery: Delivery
     run: str
     wanted: list[Message]
+    simulated: bool = False
 
     @property
     def seqs(self) -> Seqs:
@@ -130,7 +132,7 @@ class ParkedReader:
         wanted = await self._wanted(batch, seqs, found)
         if wanted is None or self._is_over_limit(wanted, found):
             return None
-        body = ParkedBody(delivery, batch.run, wanted)
+        body = ParkedBody(delivery, batch.run, wanted, batch.is_simulated)
         if wanted:
             found.wanted[batch.run] = found.wanted.get(batch.run, 0) + len(wanted)
             self._seen.add(batch.run, body.seqs)

@@ -18,11 +18,13 @@ import numpy as np
 from common.broker.confirm import publish_until_confirmed
 from common.broker.port import Broker, ParkedQueue
 from common.cli import LAST_WORDS_S
+from common.errors import UnknownRun
 from common.ledger import port as ledger_port
 from common.ledger.heartbeat import producer_heartbeat
 from common.ledger.port import Ledger
 from common.ledger.values import Outcomes
 from common.messages import Batch, Lane, Message, Outcome, Seqs, State, fitting, new_run_id
+from common.publishing.recipes import origin_in
 from upkeep.parked import Found, ParkedBody, ParkedReader, Selection, states_of
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         shelf: The parked queue.
         queue: The queue whose senders are to send them.
+        owner: The API key that owns the replayed run, and this one.
     """
 
     source: str = SOURCE
@@ -74,6 +77,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     shelf: str
     count: int
     queue: str
+    owner: str | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,10 @@ class Replay:
     async def _begin(self, of: str, total: int, ends: contextlib.AsyncExitStack) -> _NewRun:
         """Opens a new run, with a heartbeat; `ends` ends both."""
         new = _NewRun(new_run_id(), total)
-        recipe = Recipe(of=of, shelf=self._selection.queue, count=total, queue=self._queue)
+        owner: str | msgspec.UnsetType = msgspec.UNSET
+        with contextlib.suppress(UnknownRun):
+            owner = origin_in((await self._ledger.publication(of)).recipe).owner or owner
+        recipe = Recipe(of=of, shelf=self._selection.queue, count=total, queue=self._queue, owner=owner)
         await self._ledger.begin(new.name, msgspec.json.encode(recipe).decode(), total, self._producer)
         ends.push_async_callback(self._end, new)
         await ends.enter_async_context(producer_heartbeat(self._ledger, new.name, self._timing.heartbeat_s))
@@ -236,7 +243,8 @@ def _publishes(body: ParkedBody, new: _NewRun) -> list[_Publish]:
         msgspec.structs.replace(message, seq=seq) for seq, message in enumerate(body.wanted, first)
     ]
     new.unconfirmed.update(message.seq for message in messages)
-    batch = Batch(run=new.name, messages=messages)
+    simulated = True if body.simulated else msgspec.UNSET
+    batch = Batch(run=new.name, simulated=simulated, messages=messages)
     return [_Publish(part, body.delivery.lane, new) for part in fitting(batch)]
 
 

@@ -19,6 +19,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         queue: The queue whose lanes the run goes through.
+        owner: The id of the API key that posted the messages; None: they came from no key.
+        simulated: Whether only the simulated provider may send the messages.
     """
 
     source: str
@@ -30,6 +32,20 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     path: str | None = None
     sha256: str | None = None
     text: str | None = None
+    owner: str | None = None
+    simulated: bool = False
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """The part of a recipe that every run may have.
+
+    Attributes:
+        owner: As in a `Recipe`.
+        simulated: As in a `Recipe`.
+    """
+
+    owner: str | None = None
+    simulated: bool = False
 
 
 class Stream(Protocol):
@@ -53,6 +69,14 @@ class Source(Stream, Protocol):
 def recipe_text(recipe: Recipe) -> str:
     """The recipe as the ledger keeps it."""
     return msgspec.json.encode(recipe).decode()
+
+
+def origin_in(recipe: str | bytes) -> Origin:
+    """The origin in the recipe of any run, not of a producer's alone; that of nobody if it has none."""
+    try:
+        return msgspec.json.decode(recipe, type=Origin)
+    except msgspec.MsgspecError:
+        return Origin()
 
 
 def recipe_of(text: str) -> Recipe:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
+import msgspec
+
 from common.broker.confirm import publish_until_confirmed
 from common.broker.port import Broker
 from common.errors import PublishFailed
@@ -66,6 +68,7 @@ class Job:
         batch_size: Messages a batch. Long texts make smaller batches, where a body would be too large.
         first: The seq to begin with: all before it are confirmed.
         track: Whether the steps of each message are tracked (common/tracking).
+        simulated: Whether only the simulated provider may send the messages.
     """
 
     run: str
@@ -74,12 +77,14 @@ class Job:
     lane: Lane
     first: int = 0
     track: bool = False
+    simulated: bool = False
 
     def batches(self) -> Iterator[Batch]:
         """The messages in batches that fit a body."""
         messages = self.source.messages(self.first)
+        simulated = True if self.simulated else msgspec.UNSET
         while block := list(islice(messages, self.batch_size)):
-            yield from fitting(Batch(run=self.run, track=self.track, messages=block))
+            yield from fitting(Batch(run=self.run, track=self.track, simulated=simulated, messages=block))
 
 
 class RunPublisher:

@@ -1,4 +1,7 @@
-"""Accepts the single messages of one lane: those that come while a call is under way go together in the next one."""
+"""Accepts the single messages of one owner and lane.
+
+Those that come while a call of the store is under way go together in the next one.
+"""
 
 import asyncio
 import logging
@@ -10,7 +13,16 @@ from common.errors import SmsimError
 from common.messages import Lane, Message, new_run_id
 from common.web.problems import Problem
 from gateway.acceptance.limits import AcceptanceLimits
-from gateway.acceptance.port import Acceptances, Exceptional, Group, GroupAnswer, Item, LeaseLost
+from gateway.acceptance.port import (
+    NOBODY,
+    Acceptances,
+    Exceptional,
+    Group,
+    GroupAnswer,
+    Item,
+    LeaseLost,
+    Owner,
+)
 from gateway.acceptance.receipts import Announcer, Receipt, away, receipt_of, stopping, unanswered
 from gateway.acceptance.relay import Relay
 from gateway.acceptance.relays import Relays
@@ -49,6 +61,17 @@ class _Waiting:
             self.receipt.set_exception(error)
 
 
+@dataclass(slots=True)
+class Load:
+    """How much all groups of a gateway have in hand.
+
+    Attributes:
+        messages: Messages that wait for their receipt.
+    """
+
+    messages: int = 0
+
+
 class _OpenRun:
     """The run that messages are accepted into."""
 
@@ -65,18 +88,23 @@ class _OpenRun:
 
 
 class Groups:
-    """Accepts while `run` works. One call of the store is under way at a time."""
+    """Accepts messages of one owner while `run` works. One call of the store is under way at a time."""
 
     def __init__(
         self,
         lane: Lane,
+        owner: Owner = NOBODY,
         *,
         store: Acceptances,
         relays: Relays,
         announcer: Announcer,
         limits: AcceptanceLimits,
+        load: Load,
     ) -> None:
         self._lane = lane
+        self._owner = owner
+        self._load = load
+        self._used_s = time.monotonic()
         self._store = store
         self._relays = relays
         self._announcer = announcer
@@ -87,14 +115,17 @@ class Groups:
         self._open: _OpenRun | None = None
 
     @property
-    def pending(self) -> int:
-        """Messages that wait for their receipt."""
-        return len(self._waiting) + len(self._group)
+    def is_idle(self) -> bool:
+        """Whether no message has come for so long that its run should end."""
+        if self._waiting or self._group:
+            return False
+        return time.monotonic() - self._used_s >= self._limits.idle_s
 
     def submit(self, item: Item) -> "asyncio.Future[Receipt]":
         """Hands a message in."""
         receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(item, receipt))
+        self._load.messages += 1
         self._some.set()
         return receipt
 
@@ -107,13 +138,15 @@ class Groups:
         finally:
             self._refuse_group(unanswered())
             self._refuse_waiting(stopping())
+            self._abandon()
 
     async def _accept_some(self) -> None:
         try:
             async with asyncio.timeout(self._limits.answer_s):
                 await self._accept()
         except (TimeoutError, SmsimError) as error:
-            log.warning("not_accepted", extra={"messages": self.pending, "reason": str(error)})
+            waiting = len(self._waiting) + len(self._group)
+            log.warning("not_accepted", extra={"messages": waiting, "reason": str(error)})
             self._abandon()
             self._refuse_group(unanswered())
             self._refuse_waiting(away())
@@ -154,13 +187,15 @@ class Groups:
         taken = [self._waiting.popleft() for _ in range(count)]
         if not self._waiting:
             self._some.clear()
-        return [waiting for waiting in taken if not waiting.receipt.done()]
+        group = [waiting for waiting in taken if not waiting.receipt.done()]
+        self._load.messages -= len(taken) - len(group)
+        return group
 
     async def _current(self) -> _OpenRun:
         if self._open is not None and (self._open.is_old(self._limits) or self._open.relay.has_ended):
             self._abandon()
         if self._open is None:
-            outbox = await self._store.open(new_run_id(UNIQUE_BYTES), self._lane)
+            outbox = await self._store.open(new_run_id(UNIQUE_BYTES), self._lane, self._owner)
             self._open = _OpenRun(self._relays.start(outbox))
         return self._open
 
@@ -180,7 +215,9 @@ class Groups:
             if not waiting.receipt.done():
                 waiting.receipt.set_result(Receipt(f"{name}.{seq}"))
             seq += 1
+        self._load.messages -= len(self._group)
         self._group = []
+        self._used_s = time.monotonic()
         if messages:
             run.accepted += len(messages)
             run.relay.add(messages)
@@ -194,11 +231,13 @@ class Groups:
 
     def _refuse_group(self, error: Exception) -> None:
         group, self._group = self._group, []
+        self._load.messages -= len(group)
         for waiting in group:
             waiting.fail(error)
 
     def _refuse_waiting(self, error: Exception) -> None:
         waiting, self._waiting = self._waiting, deque()
+        self._load.messages -= len(waiting)
         self._some.clear()
         for one in waiting:
             one.fail(error)

@@ -14,6 +14,8 @@ class AcceptanceLimits:
         run_answer_s: The same for a run that is accepted whole.
         rotate_messages: How many messages a run takes before another begins.
         rotate_s: How long a run takes messages before another begins.
+        idle_s: A run into which no message came for this long is closed.
+        look_s: How often idle runs are looked for.
     """
 
     group: int = 500
@@ -22,6 +24,8 @@ class AcceptanceLimits:
     run_answer_s: float = 20.0
     rotate_messages: int = 10_000_000
     rotate_s: float = 86_400.0
+    idle_s: float = 1_800.0
+    look_s: float = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from common.tracking.memory import MemoryTracker
 from common.tracking.port import Record
 from gateway.acceptance.memory_keys import MemoryKeys
 from gateway.acceptance.port import (
+    NOBODY,
     Bounds,
     Exceptional,
     Group,
@@ -21,6 +22,7 @@ from gateway.acceptance.port import (
     LeaseLost,
     NewRun,
     Outbox,
+    Owner,
     Verdict,
 )
 from gateway.acceptance.recipes import recipe_of_batch, recipe_of_singles
@@ -51,6 +53,7 @@ class _Run:
     lease: Lease
     lane: Lane
     track: bool
+    simulated: bool
     lease_until_s: float | None
     relayed: int = 0
     accepted: int = 0
@@ -67,6 +70,7 @@ class _Run:
             lease=self.lease,
             lane=self.lane,
             track=self.track,
+            simulated=self.simulated,
             relayed=self.relayed,
             accepted=self.accepted,
         )
@@ -106,8 +110,9 @@ class MemoryAcceptances:
         self._messages = 0
         self._bytes = 0
 
-    async def open(self, run: str, lane: Lane) -> Outbox:
-        return self._opened(run, recipe_of_singles(lane, self._queue), lane, track=True, total=0).outbox()
+    async def open(self, run: str, lane: Lane, owner: Owner = NOBODY) -> Outbox:
+        recipe = recipe_of_singles(lane, self._queue, owner)
+        return self._opened(run, recipe, lane, track=True, total=0, simulated=owner.simulated).outbox()
 
     async def accept(self, outbox: Outbox, group: Group) -> GroupAnswer:
         run = self._runs.get(outbox.lease.run)
@@ -132,8 +137,9 @@ class MemoryAcceptances:
         count, size = len(batch.messages), sum(len(m.to) + len(m.text) for m in batch.messages)
         if self._is_full(count, size):
             return Exceptional(Verdict.FULL)
-        recipe = recipe_of_batch(count, batch.lane, self._queue)
-        run = self._opened(batch.run, recipe, batch.lane, track=batch.track, total=count)
+        recipe = recipe_of_batch(count, batch.lane, self._queue, owner=batch.owner)
+        simulated = batch.owner.simulated
+        run = self._opened(batch.run, recipe, batch.lane, track=batch.track, total=count, simulated=simulated)
         run.closed = True
         self._keys.bind(batch.key, batch.run)
         if batch.track:
@@ -181,10 +187,18 @@ class MemoryAcceptances:
     async def backlog(self) -> tuple[int, int]:
         return self._messages, self._bytes
 
-    def _opened(self, name: str, recipe: str, lane: Lane, *, track: bool, total: int) -> _Run:
+    def _opened(
+        self, name: str, recipe: str, lane: Lane, *, track: bool, total: int, simulated: bool
+    ) -> _Run:
         if name not in self._runs:
             self._ledger.begin_now(name, recipe, total, self._holder)
-            self._runs[name] = _Run(Lease(name, fence=1), lane, track, self._clock() + self._lease_s)
+            self._runs[name] = _Run(
+                lease=Lease(name, fence=1),
+                lane=lane,
+                track=track,
+                simulated=simulated,
+                lease_until_s=self._clock() + self._lease_s,
+            )
         return self._runs[name]
 
     def _accept(self, run: _Run, group: Group) -> GroupAnswer:

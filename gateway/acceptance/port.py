@@ -42,6 +42,21 @@ class Bounds:
     bytes: int = 2**62
 
 
+class Owner(msgspec.Struct, frozen=True, gc=False):
+    """Whose messages a run has. Messages of different owners never share a run.
+
+    Attributes:
+        id: The id of the API key that they came with; None: they came with none.
+        simulated: Whether only the simulated provider may send them.
+    """
+
+    id: str | None = None
+    simulated: bool = False
+
+
+NOBODY = Owner()
+
+
 class IdempotencyKey(msgspec.Struct, frozen=True, gc=False):
     """The Idempotency-Key of a request.
 
@@ -105,6 +120,7 @@ class Outbox(msgspec.Struct, frozen=True, kw_only=True):
         lease: The caller's lease.
         lane: The lane of its messages.
         track: Whether their steps are published as events.
+        simulated: Whether only the simulated provider may send them.
         relayed: Seqs below it are confirmed by the broker.
         accepted: Seqs below it are accepted.
     """
@@ -112,6 +128,7 @@ class Outbox(msgspec.Struct, frozen=True, kw_only=True):
     lease: Lease
     lane: Lane
     track: bool
+    simulated: bool = False
     relayed: int = 0
     accepted: int = 0
 
@@ -176,6 +193,7 @@ class NewRun:
         accepted_us: When they came, Unix time in microseconds.
         callback_urls: Where to POST how messages ended, by seq.
         key: The request's Idempotency-Key.
+        owner: Whose messages they are.
     """
 
     run: str
@@ -185,6 +203,7 @@ class NewRun:
     accepted_us: int
     callback_urls: Mapping[int, str] = field(default_factory=dict)
     key: IdempotencyKey | None = None
+    owner: Owner = NOBODY
 
     def record(self, message: Message) -> Record:
         """The record of one of its messages."""
@@ -200,8 +219,8 @@ class NewRun:
 class Acceptances(Protocol):
     """Accepted messages. `holder` names the gateway that calls."""
 
-    async def open(self, run: str, lane: Lane) -> Outbox:
-        """Opens a run for messages that come one by one. Their steps are tracked."""
+    async def open(self, run: str, lane: Lane, owner: Owner = NOBODY) -> Outbox:
+        """Opens a run for messages of an owner that come one by one. Their steps are tracked."""
 
     async def accept(self, outbox: Outbox, group: Group) -> GroupAnswer:
         """Accepts a group into an open run, all of it in one write; renews the lease. Raises LeaseLost.

@@ -16,12 +16,14 @@ from common.errors import Unavailable
 from common.ledger.pieces import PIECE_MESSAGES
 from common.ledger.redis.scripts import with_prelude
 from common.messages import Lane, Message
+from common.publishing.recipes import origin_in
 from common.redis import retry_until_answered
 from common.tracking.port import Tracker
 from common.tracking.texts import CHUNK_MESSAGES, packed
 from common.tracking.wire import encode_record
 from gateway.acceptance.port import (
     KEY_KEPT_S,
+    NOBODY,
     Bounds,
     Exceptional,
     Group,
@@ -32,6 +34,7 @@ from gateway.acceptance.port import (
     LeaseLost,
     NewRun,
     Outbox,
+    Owner,
     Verdict,
 )
 from gateway.acceptance.recipes import recipe_of_batch, recipe_of_singles
@@ -90,10 +93,10 @@ class RedisAcceptances:
         self._bounds_until_s = float("-inf")
         self._scripts = {name: client.register_script(text) for name, text in script_texts().items()}
 
-    async def open(self, run: str, lane: Lane) -> Outbox:
-        args = [run, recipe_of_singles(lane, self._queue), self._holder, lane.value, self._lease_us]
+    async def open(self, run: str, lane: Lane, owner: Owner = NOBODY) -> Outbox:
+        args = [run, recipe_of_singles(lane, self._queue, owner), self._holder, lane.value, self._lease_us]
         await self._call("open", self._keys(run), args)
-        return Outbox(lease=Lease(run, fence=1), lane=lane, track=True)
+        return Outbox(lease=Lease(run, fence=1), lane=lane, track=True, simulated=owner.simulated)
 
     async def accept(self, outbox: Outbox, group: Group) -> GroupAnswer:
         lease = outbox.lease
@@ -113,7 +116,7 @@ class RedisAcceptances:
         content = await self._content(batch)
         about: list[Any] = [
             run,
-            recipe_of_batch(messages, batch.lane, self._queue),
+            recipe_of_batch(messages, batch.lane, self._queue, owner=batch.owner),
             self._holder,
             batch.lane.value,
         ]
@@ -123,7 +126,13 @@ class RedisAcceptances:
         match await self._call("accept_run", run_keys, args):
             case [b"accepted"]:
                 lease = Lease(run, fence=1)
-                return Outbox(lease=lease, lane=batch.lane, track=batch.track, accepted=messages)
+                return Outbox(
+                    lease=lease,
+                    lane=batch.lane,
+                    track=batch.track,
+                    simulated=batch.owner.simulated,
+                    accepted=messages,
+                )
             case [b"unstaged", _]:
                 raise Unavailable(f"Redis lost texts of run {run} before it was accepted")
             case why, of:
@@ -148,11 +157,12 @@ class RedisAcceptances:
         found = await self._call("take_over", [keys.leases(self._queue)], args)
         if not found:
             return None
-        run, fence, lane, track, relayed, accepted = found
+        run, fence, lane, track, relayed, accepted, recipe = found
         return Outbox(
             lease=Lease(run.decode(), fence),
             lane=Lane(lane.decode()),
             track=track == b"1",
+            simulated=origin_in(recipe).simulated,
             relayed=relayed,
             accepted=accepted,
         )

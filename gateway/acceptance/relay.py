@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
 import numpy as np
 
 from common.background import end
@@ -84,6 +85,7 @@ class Relay:
         self._limits = limits
         self._room = room
         self._accepted = outbox.accepted
+        self._simulated = True if outbox.simulated else msgspec.UNSET
         # The next seq to publish, and the messages from there on that are in memory; None for a text that is lost.
         self._next = outbox.relayed
         self._buffer: deque[Message | None] = deque()
@@ -161,7 +163,9 @@ class Relay:
         self._room.messages += count
         if messages := [message for message in taken if message is not None]:
             outbox = self.outbox
-            batch = Batch(run=outbox.lease.run, track=outbox.track, messages=messages)
+            batch = Batch(
+                run=outbox.lease.run, track=outbox.track, simulated=self._simulated, messages=messages
+            )
             for part in fitting(batch):
                 self._send(_Published(part, part.messages[-1].seq + 1, self._confirmation(part)))
         elif not self._window:

@@ -51,6 +51,7 @@ class Sends:
         age_s: How long ago the run began, in seconds.
         messages: The messages themselves, for a provider that reads them.
         track: Whether the steps of these messages are published.
+        simulated: Whether only the simulated provider may send them.
         outcomes: Result: what each send came to, a value of `Outcome`.
         times_us: Result: how long each send took, in microseconds.
         retry_after_s: Result, optional: the shortest wait before another attempt.
@@ -67,6 +68,7 @@ class Sends:
     age_s: float = 0.0
     messages: list[Message] | None = None
     track: bool = False
+    simulated: bool = False
     outcomes: NDArray[np.uint8] = field(init=False)
     times_us: NDArray[np.int64] = field(init=False)
     retry_after_s: NDArray[np.float32] | None = field(init=False, default=None)
@@ -95,6 +97,7 @@ class Sends:
             age_s=self.age_s,
             messages=None if self.messages is None else [self.messages[k] for k in at],
             track=self.track,
+            simulated=self.simulated,
         )
         part.outcomes, part.times_us = self.outcomes[at], self.times_us[at]
         part.retry_after_s = None if self.retry_after_s is None else self.retry_after_s[at]

@@ -11,7 +11,10 @@ from common.errors import UsageError
 from common.settings import Settings
 from sender.providers.bulk import BulkProvider
 from sender.providers.port import Provider
+from sender.providers.simulated import SimulatedProvider
+from sender.providers.simulated import create as create_simulated
 from sender.providers.single import BulkAdapter
+from sender.providers.split import SplitProvider
 
 GROUP = "smsim.providers"
 BUILT_IN = [
@@ -25,9 +28,18 @@ Factory = Callable[[Settings], Provider | BulkProvider]
 def build_provider(settings: Settings) -> BulkProvider:
     """Builds the provider that PROVIDER names, for a sender of SENDER_CONCURRENCY slots.
 
+    Beside one that really sends stands the simulated one, for the messages that must not be sent.
+
     Raises:
         UsageError: No provider, or more than one, has this name; it can't be loaded, or its settings are wrong.
     """
+    provider = _named(settings)
+    if isinstance(provider, SimulatedProvider):
+        return provider
+    return SplitProvider(provider, create_simulated(settings))
+
+
+def _named(settings: Settings) -> BulkProvider:
     provider = _factory(settings.provider)(settings)
     if isinstance(provider, Coroutine):  # it has the methods send and close, too
         provider.close()

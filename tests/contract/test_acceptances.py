@@ -7,6 +7,7 @@ import pytest_asyncio
 
 from common import keys
 from common.messages import Lane, Message
+from common.publishing.recipes import Origin, origin_in
 from common.redis import connect_redis
 from common.settings import load_settings
 from common.tracking.port import Record, Track
@@ -19,6 +20,7 @@ from gateway.acceptance.port import (
     LeaseLost,
     NewRun,
     Outbox,
+    Owner,
     Verdict,
 )
 from gateway.acceptance.redis import RedisAcceptances
@@ -149,6 +151,20 @@ async def test_a_repeated_accept_is_answered_after_the_run_was_closed(bench: Acc
     with pytest.raises(LeaseLost):
         await bench.acceptances.accept(outbox, Group(2, [Item(NUMBER, "b")], accepted_us=7))
     assert (await bench.ledger.snapshot()).published == 1
+
+
+async def test_a_run_knows_its_owner(bench: AcceptanceBench) -> None:
+    """The ledger keeps the owner; who takes the run over knows that its messages are only simulated."""
+    owner = Owner("akey", simulated=True)
+    opened: list[Outbox | Exceptional | None] = [
+        await bench.acceptances.open("singles", Lane.BULK, owner),
+        await bench.acceptances.accept_run(batch("whole", 2, owner=owner)),
+    ]
+    await bench.leap(2 * LEASE_S)
+    opened += [await bench.acceptances.take_over(silent_s=0) for _ in range(2)]
+    assert [isinstance(outbox, Outbox) and outbox.simulated for outbox in opened] == [True] * 4
+    for run in ("singles", "whole"):
+        assert origin_in((await bench.ledger.publication(run)).recipe) == Origin("akey", simulated=True)
 
 
 async def test_what_waits_does_not_expire(redis_server: RedisServer) -> None:

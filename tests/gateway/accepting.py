@@ -15,6 +15,7 @@ from common.web.keys.memory import MemoryApiKeys
 from gateway.acceptance.limits import AcceptanceLimits, RelayLimits
 from gateway.acceptance.memory import MemoryAcceptances
 from gateway.acceptance.port import (
+    NOBODY,
     Acceptances,
     Exceptional,
     Group,
@@ -22,6 +23,7 @@ from gateway.acceptance.port import (
     Lease,
     NewRun,
     Outbox,
+    Owner,
 )
 from gateway.callbacks.memory import MemoryCallbacks
 from gateway.stores import GatewayStores
@@ -102,8 +104,8 @@ class GatedStore:
         if not task.cancelled():
             task.exception()
 
-    async def open(self, run: str, lane: Lane) -> Outbox:
-        return await self._call("open", lambda: self._store.open(run, lane))
+    async def open(self, run: str, lane: Lane, owner: Owner = NOBODY) -> Outbox:
+        return await self._call("open", lambda: self._store.open(run, lane, owner))
 
     async def accept(self, outbox: Outbox, group: Group) -> GroupAnswer:
         self.groups.append(len(group.items))
@@ -161,7 +163,8 @@ class World:
     async def die(self) -> None:
         """Ends what the gateway does with its store, in the middle; leases stay as they are."""
         acceptance = self.gateway.gateway.acceptance
-        tasks = {*acceptance._tasks, *acceptance._relays._relays.values()}
+        assert acceptance._working is not None
+        tasks = {*acceptance._tasks.values(), *acceptance._relays._relays.values(), acceptance._working}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -10,8 +10,9 @@ import pytest
 
 from common.broker.memory import MemoryBroker
 from common.messages import Lane, State
+from common.publishing.recipes import origin_in
 from gateway.acceptance.limits import AcceptanceLimits
-from gateway.acceptance.port import Item
+from gateway.acceptance.port import NOBODY, Item, Owner
 from tests.gateway.accepting import Away, Shared, World, world
 from tests.gateway.calling_back import ELSEWHERE
 from tests.gateway.running import NUMBER
@@ -225,3 +226,32 @@ async def test_a_stopped_gateway_leaves_what_it_cannot_publish(path: str) -> Non
     assert await shared.store.backlog() != (0, 0)
     async with world(shared) as second:
         await are_sent_once(second, uuids)
+
+
+async def test_messages_of_different_owners_share_no_run() -> None:
+    """Each has a run of its own in each lane, which belongs to it in the ledger."""
+    async with world(sends=False) as it:
+        acceptance = it.gateway.gateway.acceptance
+        owners = [NOBODY, Owner("one"), Owner("two"), Owner("one")]
+        receipts = [acceptance.submit(Lane.BULK, Item(NUMBER, "text"), owner) for owner in owners]
+        runs = [receipt.id.partition(".")[0] for receipt in await asyncio.gather(*receipts)]
+        assert runs[1] == runs[3]
+        assert len(set(runs)) == 3
+        found = [origin_in((await it.shared.ledger.publication(run)).recipe).owner for run in runs]
+        assert found == [None, "one", "two", "one"]
+
+
+async def test_an_idle_run_is_closed() -> None:
+    """Its relay ends; the next message of its owner goes into another run."""
+    limits = AcceptanceLimits(idle_s=0.0, look_s=0.01)
+    async with world(limits=limits) as it:
+        acceptance = it.gateway.gateway.acceptance
+        first = await acceptance.submit(Lane.BULK, Item(NUMBER, "text"), Owner("one"))
+
+        async def is_closed() -> bool:
+            return not (acceptance._tasks or acceptance._relays._relays)
+
+        await eventually(is_closed, describe="nothing works for the run any more")
+        assert acceptance.pending == 0
+        second = await acceptance.submit(Lane.BULK, Item(NUMBER, "text"), Owner("one"))
+        assert first.id.partition(".")[0] != second.id.partition(".")[0]

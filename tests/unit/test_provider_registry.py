@@ -6,9 +6,11 @@ import pytest
 
 from common.errors import UsageError
 from common.settings import Settings
+from sender.providers.bulk import BulkProvider
 from sender.providers.registry import BUILT_IN, build_provider
 from sender.providers.simulated import SimulatedProvider
 from sender.providers.single import BulkAdapter
+from sender.providers.split import SplitProvider
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
 
@@ -55,16 +57,21 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 async def test_the_built_in_providers() -> None:
     """The default simulates, in its bulk form; http sends one message at a time, through the adapter."""
     assert isinstance(build_provider(Settings()), SimulatedProvider)
-    assert isinstance(
-        build_provider(Settings(provider="http", provider_url="http://localhost/")), BulkAdapter
-    )
+    http = build_provider(Settings(provider="http", provider_url="http://localhost/"))
+    assert isinstance(real(http), BulkAdapter)
+
+
+def real(provider: BulkProvider) -> BulkProvider:
+    """The provider that really sends."""
+    assert isinstance(provider, SplitProvider)
+    return provider.real
 
 
 def test_an_installed_package_brings_a_provider(packages: Path) -> None:
     """Its factory is found by the name of the entry point; a provider in the bulk form is taken as it is."""
     install(packages, "pigeon-post", "pigeon = pigeon_post:create\nflock = pigeon_post:create_bulk")
-    assert isinstance(build_provider(Settings(provider="pigeon")), BulkAdapter)
-    assert type(build_provider(Settings(provider="flock"))).__name__ == "Flock"
+    assert isinstance(real(build_provider(Settings(provider="pigeon"))), BulkAdapter)
+    assert type(real(build_provider(Settings(provider="flock")))).__name__ == "Flock"
 
 
 def test_an_unknown_name_is_one_line_with_those_known(packages: Path) -> None:
