@@ -141,6 +141,10 @@ class Settings(EnvironmentSettings):
     ) = None
     provider_url: HttpUrl | None = None
     provider_timeout: Annotated[float, Field(gt=0, le=600, description="seconds")] = 10
+    reserved_numbers: bool | None = Field(
+        None,
+        description="whether numbers reserved for fiction are accepted; unless set, if the provider is simulated",
+    )
 
     gateway_host: Host = "127.0.0.1"
     gateway_port: Annotated[int, Field(ge=0, le=65535)] = 8000
@@ -179,6 +183,11 @@ class Settings(EnvironmentSettings):
         if isinstance(values, dict) and isinstance(values.get("log_level"), str):
             values["log_level"] = values["log_level"].upper()
         return values
+
+    @property
+    def takes_reserved_numbers(self) -> bool:
+        """Whether numbers reserved for fiction are accepted: unless set, where nothing is really sent."""
+        return self.provider == "simulated" if self.reserved_numbers is None else self.reserved_numbers
 
     @property
     def stddev_s(self) -> float:

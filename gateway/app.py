@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from common.background import Worker, end, supervise
 from common.broker.port import Broker
 from common.settings import Settings
+from common.sms.numbers import NumberRules
 from common.web.guard import Guard
 from common.web.keys.authenticator import Authenticator
 from common.web.keys.port import ApiKeys
@@ -73,6 +74,7 @@ class Gateway:
         self._stores = stores
         self.metrics = GatewayMetrics(broker)
         self._authenticator = _authenticator(settings, stores.api_keys)
+        self._numbers = NumberRules(reserved=settings.takes_reserved_numbers)
         self._rates = RateLimiter(settings.gateway_rate, settings.gateway_key_rate)
         self._dispatcher = _dispatcher(settings, stores, self._limits.callbacks)
         self.acceptance = self._build_acceptance(broker, stores)
@@ -112,6 +114,7 @@ class Gateway:
             tracker=stores.tracker,
             limits=self._rates,
             url_error=self._dispatcher.url_error,
+            numbers=self._numbers,
             count=self.metrics.accepted,
         )
 
@@ -120,6 +123,7 @@ class Gateway:
             acceptance=self.acceptance,
             limits=self._rates,
             url_error=self._dispatcher.url_error,
+            numbers=self._numbers,
             count=self.metrics.accepted,
             track_all=self._stand_in,
         )
@@ -138,7 +142,7 @@ class Gateway:
             self.metrics,
         ]
         if self.inbox is not None:
-            parts.append(InboxRoutes(self.inbox))
+            parts.append(InboxRoutes(self.inbox, self._numbers))
         operations = [operation for part in parts for operation in part.operations()]
         return [*operations, *Document(operations).operations()]
 

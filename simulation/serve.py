@@ -38,6 +38,7 @@ DEFAULTS: dict[str, Any] = {
     "max_attempts": MagicBehaviour.throttled_attempts + 1,
     "retry_backoff": 0.25,
     "gateway_backlog": 200_000,
+    "reserved_numbers": True,  # tests write to numbers that belong to nobody
     "shutdown_grace": 1.0,  # the messages are lost at the end in any case
     "log_level": LogLevel.WARNING,
 }

@@ -1,95 +1,168 @@
-"""Converts phone numbers as people write them to E.164, with the checks of the phonenumbers library, much faster.
+"""Phone numbers as people write them, in E.164 form: the same number, or the same reason, wherever one is given.
 
-The library takes 13 to 35 µs a number, more than everything else that a message in a batch costs. So numbers that are
-E.164 already and valid are recognised by a regular expression for each country calling code and length, made of the
-library's own patterns. Numbers that do not match are left to the library.
+Contacts files, the API and batches all call `normalise`. What is a number in its country is for the phonenumbers
+library to say.
 """
 
 import re
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import phonenumbers
-from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, NumberParseException, PhoneMetadata, ValidationResult
-from phonenumbers.phonemetadata import PhoneNumberDesc
+from phonenumbers import NumberParseException, ValidationResult
 
 from common.messages import is_e164
+from common.sms.characters import cleaned, named
+from common.sms.plans import is_plain
+from common.sms.reserved import is_reserved
 
-# As in common.messages.E164_PATTERN, with the plus sign. ITU-T E.164 allows 15 digits at most.
-_MIN_CHARS, _MAX_CHARS = 1 + 7, 1 + 15
+_LONGEST_CHARS = 100  # nobody writes a number with more
 
-# A plus sign, digits of any script, and separators. The library would accept letters too, and guess.
-_WRITTEN = re.compile(r"\s*[+＋][\d\s().\-‐‑–/]*")  # noqa: RUF001 - a full-width plus and dashes are meant
-_BETWEEN = re.compile(r"[\s().\-‐‑–/]+")  # noqa: RUF001
+_PLUS = "+＋"  # noqa: RUF001 - a full-width plus is meant
+_SPACE = " \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
+_DASHES = r"\-‐‑‒–—―−﹣－"  # noqa: RUF001
+_BRACKETS = r"()\[\]（）"  # noqa: RUF001
+_OTHER = r"[^\d+＋./．／" + _SPACE + _DASHES + _BRACKETS + "]"  # noqa: RUF001
+_ODD = re.compile(_OTHER)
+_BETWEEN = re.compile(r"[./．／" + _SPACE + _DASHES + _BRACKETS + "]+")  # noqa: RUF001
+# A country code, and a zero that is dialled within the country only.
+_TRUNK_ZERO = re.compile(r"(\D*(?:0\D*0\D*)?\d(?:\D*\d){0,2}\D*)[(\[（]\s*0\s*[)\]）]")  # noqa: RUF001
+_ROUNDED = re.compile(r"[+]?\d+(?:[.,]\d+)?[eE]\+?\d+")
+_FRACTION = re.compile(r".*\d[.,]0|\+?\d+[.,]0+")
+# Country and area code, before a slash: 0049 30/123456 is one number, 0049 30 123456/7 two.
+_AREA_DIGITS = 7
+_FEWEST_DIGITS = 7  # of an international number
 
-# The kinds of valid numbers in the library, except `mobile`: see _of_region.
-_KINDS = (
-    "premium_rate",
-    "toll_free",
-    "shared_cost",
-    "voip",
-    "personal_number",
-    "pager",
-    "uan",
-    "voicemail",
-    "fixed_line",
-)
-
-_NONE = "(?!)"  # matches nothing
-_NO_NUMBER = re.compile(_NONE)
-_CODES = {str(code) for code in COUNTRY_CODE_TO_REGION_CODE}
+_AS_TEXT = "format the column as text"
 
 
-def normalise(number: str) -> str:
-    """The number in E.164. Raises ValueError, whose text does not contain the number.
+@dataclass(frozen=True, slots=True)
+class NumberRules:
+    """How numbers are read, and which are taken.
 
-    A valid number takes 0.5 to 1 µs, 2 µs with spaces or dashes; a number that is left to the library 15 to 60 µs.
+    Attributes:
+        country: The country of numbers in national form, as ISO 3166 has it (`GB`); None: they are refused.
+        reserved: Whether numbers reserved for fiction are taken.
     """
-    if _is_plain(number):
-        return number
-    if not _WRITTEN.fullmatch(number):
-        raise ValueError(_not_as_written(number))
-    digits = _BETWEEN.sub("", number)
-    return digits if _is_plain(digits) else _by_the_library(digits)
+
+    country: str | None = None
+    reserved: bool = False
 
 
-def number_error(number: str) -> str | None:
+INTERNATIONAL = NumberRules()
+
+
+def is_country(country: str) -> bool:
+    """Whether numbers in national form can be read for a country: `GB`."""
+    return country in phonenumbers.SUPPORTED_REGIONS
+
+
+def normalise(written: str, rules: NumberRules = INTERNATIONAL) -> str:
+    """The number in E.164 form. Raises ValueError; its text is the reason, and does not contain the number.
+
+    A number that is E.164 already takes 0.5 to 1 µs, others 2 to 60 µs.
+    """
+    number = written if is_plain(written) else _read(written, rules.country)
+    if not rules.reserved and is_reserved(number):
+        raise ValueError("reserved for fiction, so it reaches nobody: RESERVED_NUMBERS=true accepts it")
+    return number
+
+
+def number_error(written: str, rules: NumberRules = INTERNATIONAL) -> str | None:
     """The error of `normalise` for a number, if there is one."""
     try:
-        normalise(number)
+        normalise(written, rules)
     except ValueError as error:
         return str(error)
     return None
 
 
-def _is_plain(number: str) -> bool:
-    """Whether it is a valid number in E.164, and parsing leaves it as it stands; False where that is not sure."""
-    # Calling codes have one to three digits, and none begins like another.
-    if (code := number[1:3]) in _CODES or (code := number[1:4]) in _CODES or (code := number[1:2]) in _CODES:
-        return _plain(code).get(len(number), _NO_NUMBER).fullmatch(number) is not None
-    return False
+def _read(written: str, country: str | None) -> str:
+    text = cleaned(written)
+    _refuse_what_is_none(text)
+    reason = ""
+    for reading in _readings(text, country):
+        if is_plain(reading) or is_reserved(reading):
+            return reading
+        try:
+            return _by_the_library(reading, country)
+        except ValueError as error:
+            reason = reason or str(error)
+    raise ValueError(reason)
 
 
-def _by_the_library(number: str) -> str:
-    """As `normalise`, for a plus sign and digits of any script."""
+def _readings(text: str, country: str | None) -> Iterator[str]:
+    """What a text may mean, the likeliest first: `+` and digits, or digits of a national number. Raises ValueError."""
+    if _TRUNK_ZERO.match(text):
+        yield from _readings(_TRUNK_ZERO.sub(r"\1", text, count=1), country)
+    compact = _BETWEEN.sub("", text)
+    sign, digits = compact[:1], _ascii(compact.lstrip(_PLUS))
+    if sign in _PLUS:
+        yield f"+{digits}"
+        return
+    if country is not None:
+        yield digits
+    if digits.startswith("00"):  # how most countries dial abroad (ITU-T E.164, D.4)
+        yield f"+{digits[2:]}"
+    elif country is None:
+        raise ValueError(_no_plus(digits))
+
+
+def _ascii(digits: str) -> str:
+    """Digits of any script in ASCII."""
+    return digits if digits.isascii() else "".join(str(int(digit)) for digit in digits)
+
+
+def _by_the_library(number: str, country: str | None) -> str:
+    """The number in E.164 form, by its country's numbering plan. Raises ValueError."""
     try:
-        parsed = phonenumbers.parse(number, None)
+        parsed = phonenumbers.parse(number, country)
     except NumberParseException as error:
         raise ValueError(_REASONS.get(error.error_type, "not a phone number")) from None
+    normal = phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
+    if is_reserved(normal):
+        return normal
     if not phonenumbers.is_valid_number(parsed):
         raise ValueError(_POSSIBLE.get(phonenumbers.is_possible_number_with_reason(parsed), _NOT_IN_USE))
-    normal = phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
     if not is_e164(normal):  # the library knows some numbers of 6 digits, and some of 16 and more
         raise ValueError("not a number for SMS: 7 to 15 digits, those of the country code among them")
     return normal
 
 
-def _not_as_written(number: str) -> str:
-    if not number.strip():
-        return "empty: give it in international form, + and the country code first"
-    if number.lstrip()[0] not in "+＋":  # noqa: RUF001
-        return "not in international form: begin with + and the country code"
-    return "holds something other than digits, spaces and - . ( ) /"
+def _refuse_what_is_none(text: str) -> None:
+    """Raises ValueError for what no number looks like."""
+    if not text:
+        raise ValueError("empty: give it in international form, + and the country code first")
+    if len(text) > _LONGEST_CHARS:
+        raise ValueError("too long")
+    if _ROUNDED.fullmatch(text):
+        raise ValueError(
+            f"a spreadsheet has rounded it (E+): the digits are lost; {_AS_TEXT}, and enter it again"
+        )
+    if _FRACTION.fullmatch(text):
+        raise ValueError(f"ends in .0: a spreadsheet has taken it for a quantity; {_AS_TEXT}")
+    if (odd := _ODD.search(text)) is not None:
+        if not any(character.isdecimal() for character in text):
+            raise ValueError(_NO_PLUS)
+        raise ValueError(
+            f"holds {named(odd[0])}, something other than digits, spaces and - . ( ) /: give one number only"
+        )
+    if sum(text.count(plus) for plus in _PLUS) > 1:
+        raise ValueError("holds more than one +: give one number only")
+    if not _BETWEEN.sub("", text).lstrip(_PLUS).isdecimal():
+        raise ValueError("holds a + among its digits, or no digits: begin with + and the country code")
+    before, slash, _ = text.replace("／", "/").partition("/")  # noqa: RUF001
+    if slash and sum(map(str.isdecimal, before)) > _AREA_DIGITS:
+        raise ValueError("holds a / after the area code, as two numbers do: give one number only")
+
+
+_NO_PLUS = "not in international form: begin with + and the country code"
+
+
+def _no_plus(digits: str) -> str:
+    if digits.startswith("0") or len(digits) < _FEWEST_DIGITS:
+        return _NO_PLUS
+    return f"{_NO_PLUS}; a spreadsheet drops the +: {_AS_TEXT}"
 
 
 _REASONS = {
@@ -105,59 +178,3 @@ _POSSIBLE = {
     ValidationResult.INVALID_LENGTH: "too short or too long: its country has no numbers of that length",
     ValidationResult.IS_POSSIBLE_LOCAL_ONLY: "too short: the area code is missing",
 }
-
-
-@cache
-def _plain(code: str) -> dict[int, re.Pattern[str]]:
-    """The patterns of a calling code."""
-    regions = COUNTRY_CODE_TO_REGION_CODE[int(code)]
-    plans = (PhoneMetadata.metadata_for_region_or_calling_code(int(code), region) for region in regions)
-    return _patterns(code, [plan for plan in plans if plan is not None])
-
-
-def _patterns(code: str, plans: Sequence[PhoneMetadata]) -> dict[int, re.Pattern[str]]:
-    """Patterns by length in characters, for the valid numbers of a calling code that parsing does not change.
-
-    It follows parse() and is_valid_number() of the library's phonenumberutil.py.
-    """
-    # National prefixes are those of the first region. A number that may begin with one is left to the library.
-    prefix = plans[0].national_prefix_for_parsing
-    begins = rf"\+{code}" + (rf"(?!(?:{prefix})(?<!\+{code}))" if prefix else "")
-    return {
-        chars: re.compile(begins + _of_regions(plans, chars - 1 - len(code)), re.ASCII)
-        for chars in range(_MIN_CHARS, _MAX_CHARS + 1)
-    }
-
-
-def _of_regions(plans: Sequence[PhoneMetadata], digits: int) -> str:
-    """A pattern of the valid national numbers with this many digits.
-
-    With several regions, a number belongs to the first region whose leading digits it has, or, if that has none, in
-    which it is valid; and it must be valid there.
-    """
-    if len(plans) == 1:
-        return _of_region(plans[0], digits)
-    pattern = _NONE
-    for plan in reversed(plans):
-        valid, leading = _of_region(plan, digits), plan.leading_digits
-        pattern = (
-            rf"(?:(?={leading}){valid}|(?!{leading}){pattern})" if leading else rf"(?:{valid}|{pattern})"
-        )
-    return pattern
-
-
-def _of_region(plan: PhoneMetadata, digits: int) -> str:
-    kinds = [plan.mobile, *(getattr(plan, kind) for kind in _KINDS)]
-    if plan.same_mobile_and_fixed_line_pattern:
-        del kinds[0]  # as the library does: then the lengths of fixed lines hold for both
-    found = dict.fromkeys(filter(None, (_of_kind(kind, digits) for kind in kinds)))
-    in_general = _of_kind(plan.general_desc, digits)
-    return rf"(?={in_general}\Z)(?:{'|'.join(found)})" if in_general and found else _NONE
-
-
-def _of_kind(kind: PhoneNumberDesc | None, digits: int) -> str | None:
-    if kind is None or not kind.national_number_pattern:
-        return None
-    if kind.possible_length and digits not in kind.possible_length:
-        return None
-    return f"(?:{kind.national_number_pattern})"

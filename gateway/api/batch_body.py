@@ -5,13 +5,14 @@ where something is wrong with it.
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import msgspec
 from starlette.requests import Request
 
 from common.messages import Message
-from common.sms.numbers import normalise, number_error
+from common.sms.numbers import NumberRules, normalise, number_error
 from common.sms.segments import segments
 from common.web.bodies import (
     LARGE_BYTES,
@@ -48,6 +49,23 @@ _NONE = Message(0, "", "")
 
 
 @dataclass(frozen=True, slots=True)
+class Rules:
+    """What the messages of a batch may be.
+
+    Attributes:
+        url_error: Checks a callback URL; gives the error, if there is one.
+        numbers: How numbers are read.
+    """
+
+    url_error: Callable[[str], str | None]
+    numbers: NumberRules
+
+    def checks(self) -> dict[str, Check]:
+        """The checks of an item's fields."""
+        return {"number": partial(number_error, rules=self.numbers), "callback_url": self.url_error}
+
+
+@dataclass(frozen=True, slots=True)
 class BatchBody:
     """A body with nothing wrong: messages with numbers in E.164 form, how many segments they take, and the callback
     URLs of those that have one, by seq. `raw` is the body as it came.
@@ -59,14 +77,14 @@ class BatchBody:
     raw: bytes
 
 
-async def read_batch(request: Request, url_error: Callable[[str], str | None], take: Take) -> BatchBody:
+async def read_batch(request: Request, rules: Rules, take: Take) -> BatchBody:
     """What a request says. Problem 400, 408, 413, 415, 422 or 429, and then none of it is accepted.
 
-    `url_error` says what is wrong with a callback URL; `take` is asked for each piece of the body.
+    `take` is asked for each piece of the body.
     """
     try:
         async with asyncio.timeout(READ_WITHIN_S):
-            items, raw = await _read(request, take, {"number": number_error, "callback_url": url_error})
+            items, raw = await _read(request, take, rules.checks())
     except TimeoutError:
         what = f"the body did not come within {READ_WITHIN_S:g} s: send it faster, or less at a time"
         raise Problem(408, what) from None
@@ -83,7 +101,7 @@ async def read_batch(request: Request, url_error: Callable[[str], str | None], t
                 continue
             seq = len(messages)
             try:
-                number = normalise(item.number)
+                number = normalise(item.number, rules.numbers)
             except ValueError as error:
                 number = ""
                 errors.append(FieldError(f"body[{seq}].number", str(error)))
@@ -91,7 +109,7 @@ async def read_batch(request: Request, url_error: Callable[[str], str | None], t
             parts += segments(item.text).segments
             if (url := item.callback_url) is not None:
                 callback_urls[seq] = url
-                if (reason := url_error(url)) is not None:
+                if (reason := rules.url_error(url)) is not None:
                     errors.append(FieldError(f"body[{seq}].callback_url", reason))
         if len(errors) >= MOST_ERRORS:
             break

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.messages import Lane, new_run_id
+from common.sms.numbers import NumberRules
 from common.web.bodies import LARGE_BYTES, NDJSON, Budget
 from common.web.keys.port import Caller
 from common.web.operations import JSON, Answer, Body, Operation, Parameter, Scope
@@ -22,7 +23,7 @@ from gateway.acceptance.acceptance import Acceptance
 from gateway.acceptance.groups import UNIQUE_BYTES
 from gateway.acceptance.port import NewRun
 from gateway.acceptance.receipts import Receipt
-from gateway.api.batch_body import NOTHING_ACCEPTED, READ_WITHIN_S, BatchBody, read_batch
+from gateway.api.batch_body import NOTHING_ACCEPTED, READ_WITHIN_S, BatchBody, Rules, read_batch
 from gateway.api.idempotency import PARAMETER as IDEMPOTENCY_KEY
 from gateway.api.idempotency import key_of_request, replayed_headers
 from gateway.api.schemas import (
@@ -77,6 +78,7 @@ class Batches:
         acceptance: Accepts runs.
         limits: How many messages a caller may send.
         url_error: Checks a callback URL; gives the error, if there is one.
+        numbers: How numbers are read.
         count: Counts accepted messages.
         track_all: Whether all is tracked, whatever a request says.
     """
@@ -87,12 +89,13 @@ class Batches:
         acceptance: Acceptance,
         limits: RateLimiter,
         url_error: Callable[[str], str | None],
+        numbers: NumberRules,
         count: Callable[[Lane, int], None],
         track_all: bool = False,
     ) -> None:
         self._acceptance = acceptance
         self._limits = limits
-        self._url_error = url_error
+        self._rules = Rules(url_error, numbers)
         self._count = count
         self._track_all = track_all
         self._in_hand = 0
@@ -133,7 +136,7 @@ class Batches:
         asked = _choice(request, "track", {"true": True, "false": False}, None)
         self._look_for_room()
         with self._bodies.share() as take:
-            body = await read_batch(request, self._url_error, take)
+            body = await read_batch(request, self._rules, take)
             with self._one_more():
                 batch = NewRun(
                     run=new_run_id(UNIQUE_BYTES),

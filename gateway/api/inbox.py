@@ -7,7 +7,7 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from common.sms.numbers import normalise
+from common.sms.numbers import NumberRules, normalise
 from common.web.operations import Answer, Operation, Parameter, Scope
 from common.web.problems import FieldError, Problem
 from common.web.responses import json_response
@@ -59,10 +59,11 @@ Query = TypeVar("Query", _List, _Clear, _Wait)
 
 
 class InboxRoutes:
-    """The endpoints of an inbox."""
+    """The endpoints of an inbox; `numbers` says how the number of a query is read."""
 
-    def __init__(self, inbox: Inbox) -> None:
+    def __init__(self, inbox: Inbox, numbers: NumberRules) -> None:
         self._inbox = inbox
+        self._numbers = numbers
 
     def operations(self) -> list[Operation]:
         """Its endpoints."""
@@ -159,15 +160,15 @@ class InboxRoutes:
         )
 
     async def _list(self, request: Request) -> Response:
-        query = _query(request, _List)
+        query = self._query(request, _List)
         return json_response(InboxView(self._inbox.newest(query.to, query.limit)))
 
     async def _clear(self, request: Request) -> Response:
-        self._inbox.clear(_query(request, _Clear).to)
+        self._inbox.clear(self._query(request, _Clear).to)
         return Response(status_code=204)
 
     async def _wait(self, request: Request) -> Response:
-        query = _query(request, _Wait)
+        query = self._query(request, _Wait)
         try:
             found = self._inbox.first(query.to, query.after)
         except KeyError:
@@ -188,17 +189,16 @@ class InboxRoutes:
 
         return await self._inbox.wait(query.to, query.timeout, until_gone)
 
-
-def _query(request: Request, kind: type[Query]) -> Query:
-    """The query, its number in E.164 form. Raises Problem 422."""
-    try:
-        query = msgspec.convert(dict(request.query_params), kind, strict=False)
-    except msgspec.ValidationError:
-        raise invalid(field_errors(dict(request.query_params), kind, "query", strict=False)) from None
-    if query.to is not None:
-        number = query.to.strip()  # in a query a raw + means a space
+    def _query(self, request: Request, kind: type[Query]) -> Query:
+        """The query, its number in E.164 form. Raises Problem 422."""
         try:
-            query.to = normalise(f"+{number}" if number[:1].isdigit() else number)
-        except ValueError as error:
-            raise invalid([FieldError("query.to", str(error))]) from None
-    return query
+            query = msgspec.convert(dict(request.query_params), kind, strict=False)
+        except msgspec.ValidationError:
+            raise invalid(field_errors(dict(request.query_params), kind, "query", strict=False)) from None
+        if query.to is not None:
+            number = query.to.strip()  # in a query a raw + means a space
+            try:
+                query.to = normalise(f"+{number}" if number[:1].isdigit() else number, self._numbers)
+            except ValueError as error:
+                raise invalid([FieldError("query.to", str(error))]) from None
+        return query

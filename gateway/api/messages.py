@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 from starlette.requests import Request
@@ -10,7 +11,7 @@ from starlette.responses import Response
 from common.errors import UnknownRun
 from common.ledger.port import Ledger
 from common.messages import Lane
-from common.sms.numbers import normalise, number_error
+from common.sms.numbers import NumberRules, normalise, number_error
 from common.sms.segments import Segments, segments
 from common.tracking.port import Status, Step, Track, Tracker
 from common.tracking.statuses import statuses_of
@@ -74,6 +75,7 @@ class Messages:
         tracker: Has records and steps.
         limits: How many messages a caller may send.
         url_error: Checks a callback URL; gives the error, if there is one.
+        numbers: How numbers are read.
         count: Counts accepted messages.
     """
 
@@ -85,6 +87,7 @@ class Messages:
         tracker: Tracker,
         limits: RateLimiter,
         url_error: Callable[[str], str | None],
+        numbers: NumberRules,
         count: Callable[[Lane, int], None],
     ) -> None:
         self._acceptance = acceptance
@@ -92,7 +95,11 @@ class Messages:
         self._tracker = tracker
         self._limits = limits
         self._url_error = url_error
-        self._checks: dict[str, Check] = {"number": number_error, "callback_url": url_error}
+        self._numbers = numbers
+        self._checks: dict[str, Check] = {
+            "number": partial(number_error, rules=numbers),
+            "callback_url": url_error,
+        }
         self._count = count
 
     def operations(self) -> list[Operation]:
@@ -156,7 +163,7 @@ class Messages:
         sms = decoded(body, _decoder, checks=self._checks)
         errors = []
         try:
-            sms = msgspec.structs.replace(sms, number=normalise(sms.number))
+            sms = msgspec.structs.replace(sms, number=normalise(sms.number, self._numbers))
         except ValueError as error:
             errors.append(FieldError("body.number", str(error)))
         if sms.callback_url is not None and (what := self._url_error(sms.callback_url)) is not None:

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from yarl import URL
 
 from common.messages import Message
+from common.sms.numbers import NumberRules
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Status, Step
 from common.web.problems import Problem
@@ -86,7 +87,7 @@ def app_of(inbox: Inbox) -> Starlette:
     return Starlette(
         routes=[
             Route(o.path, problems_answered(o.handler), methods=[o.method])
-            for o in InboxRoutes(inbox).operations()
+            for o in InboxRoutes(inbox, NumberRules(reserved=True)).operations()
         ]
     )
 

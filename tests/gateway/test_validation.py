@@ -9,6 +9,7 @@ from starlette.requests import Request
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from common.sms.numbers import INTERNATIONAL
 from common.web.bodies import decoded_or_errors
 from common.web.validation import MOST_ERRORS
 from gateway.api import array_items, batch_body
@@ -138,9 +139,10 @@ async def test_others_have_their_turn_between_lines() -> None:
 
     headers = [(b"content-type", NDJSON["Content-Type"].encode())]
     request = Request({"type": "http", "headers": headers}, receive)
+    rules = batch_body.Rules(url_error=lambda _: None, numbers=INTERNATIONAL)
     going_on = asyncio.create_task(others())
     try:
-        body = await batch_body.read_batch(request, lambda _: None, lambda _: None)
+        body = await batch_body.read_batch(request, rules, lambda _: None)
     finally:
         going_on.cancel()
     assert len(body.messages) == 1

@@ -1,6 +1,7 @@
 """Numbers into E.164: the quick way says what the library says, and refusals say what is wrong."""
 
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,9 +11,12 @@ from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, PhoneMetadata, PhoneNumber
 from phonenumbers.phonemetadata import PhoneNumberDesc
 
 from common.messages import is_e164
-from common.sms import numbers
-from common.sms.numbers import normalise
+from common.sms import numbers, plans
+from common.sms.numbers import NumberRules, is_country, normalise, number_error
+from common.sms.reserved import is_reserved
 
+EVERY = NumberRules(reserved=True)
+BRITISH = NumberRules(country="GB")
 CODES = sorted(COUNTRY_CODE_TO_REGION_CODE)
 TYPES = [number_type for number_type in PhoneNumberType.values() if number_type >= 0]
 
@@ -29,7 +33,7 @@ def by_the_library(number: str) -> str | None:
 
 def ours(number: str) -> str | None:
     try:
-        return normalise(number)
+        return normalise(number, EVERY)
     except ValueError:
         return None
 
@@ -40,7 +44,7 @@ def examples() -> Iterator[str]:
         for region in regions:
             plan = PhoneMetadata.metadata_for_region_or_calling_code(code, region)
             assert plan is not None
-            for kind in (plan.general_desc, plan.mobile, *(getattr(plan, name) for name in numbers._KINDS)):
+            for kind in (plan.general_desc, plan.mobile, *(getattr(plan, name) for name in plans.KINDS)):
                 if kind is not None and kind.example_number:
                     yield f"{code}{kind.example_number}"
 
@@ -62,6 +66,8 @@ def assert_same(candidates: Iterator[str]) -> tuple[int, int]:
     for digits in candidates:
         number = f"+{digits}"
         expected = by_the_library(number)
+        if is_reserved(plain := re.sub(r"[^+\d]", "", number)):
+            expected = plain
         assert ours(number) == expected, number
         valid += expected is not None
         refused += expected is None
@@ -100,11 +106,11 @@ def test_numbers_with_spaces_and_dashes_are_judged_as_the_library_judges_them() 
     """What stands between digits says nothing to the library either."""
     rng = random.Random(7)
     spaced = (
-        "".join(rng.choice(["", "", " ", "-", ".", " (", ") ", "/", "\u2011"]) + digit for digit in near)
+        "".join(rng.choice(["", "", " ", "-", ".", " (", ") ", "\u2011"]) + digit for digit in near)
         for digits in examples()
         for near in (digits, *edited(rng, digits))
     )
-    valid, refused = assert_same(spaced)
+    valid, refused = assert_same(w for w in spaced if "(0)" not in w and not w.endswith(".0"))
     assert valid > 1000
     assert refused > 1000
 
@@ -114,16 +120,16 @@ def test_valid_numbers_are_recognised_without_the_library(monkeypatch: pytest.Mo
     asked: list[str] = []
     library = numbers._by_the_library
 
-    def watched(number: str) -> str:
+    def watched(number: str, country: str | None) -> str:
         asked.append(number)
-        return library(number)
+        return library(number, country)
 
     monkeypatch.setattr(numbers, "_by_the_library", watched)
     mobiles = []
     for region in sorted(phonenumbers.SUPPORTED_REGIONS):
         if (number := phonenumbers.example_number_for_type(region, PhoneNumberType.MOBILE)) is not None:
             mobiles.append(phonenumbers.format_number(number, PhoneNumberFormat.E164))
-    assert [normalise(number) for number in mobiles] == mobiles
+    assert [normalise(number, EVERY) for number in mobiles] == mobiles
     assert len(mobiles) > 200
     assert asked == []
 
@@ -144,9 +150,9 @@ def plan(pattern: str, length: int = 7, **more: Any) -> PhoneMetadata:
     )
 
 
-def quick(number: str, *plans: PhoneMetadata) -> bool:
+def quick(number: str, *regions: PhoneMetadata) -> bool:
     """Whether the quick way takes a number for valid and plain, by this metadata."""
-    return numbers._patterns("999", plans)[len(number)].fullmatch(number) is not None
+    return plans.patterns("999", regions)[len(number)].fullmatch(number) is not None
 
 
 def test_a_region_answers_for_its_leading_digits() -> None:
@@ -193,9 +199,38 @@ def test_ways_of_writing_give_one_normal_form(written: str) -> None:
 
 
 def test_a_leading_zero_that_belongs_to_the_number_stays() -> None:
-    """Italian numbers keep their zero, others lose what is only dialled at home."""
+    """Italian numbers keep their zero, others lose what is only dialled at home, Italian mobiles among them."""
     assert normalise("+390236618300") == "+390236618300"
-    assert normalise("+44 (0)20 7946 0958") == "+442079460958"
+    assert normalise("+39 (0)2 3661 8300") == "+390236618300"
+    assert normalise("+39 (0)347 123 4567") == "+393471234567"
+    assert normalise("+44 (0)20 7183 8750") == normalise("0044 (0) 20 7183 8750") == "+442071838750"
+    assert normalise("+225 (0)7 07 12 34 56") == "+2250707123456"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "(+54) 11 6658 7382",
+        "[+54] 11 6658 7382",
+        "0054 11 6658 7382",
+        "00 54 (11) 6658-7382",
+        "+54\u221211\u22126658\u22127382",  # minus signs
+        "+54\u00a011\u202f6658\u20097382",
+        "\u202a+541166587382\u202c",  # as macOS copies them
+        "\u200e+541166587382",
+        "\ufeff+54\u200b1166\u00ad58\u20607382\u200f",
+        "\u2066+541166587382\u2069",
+        "'+541166587382",
+        "\u2019+541166587382",
+        "='+541166587382",
+        '="+541166587382"',
+        '"+541166587382"',
+        "+54/1166587382",
+    ],
+)
+def test_what_people_paste_is_one_number(written: str) -> None:
+    """Brackets, 00, invisible characters and what spreadsheets add: contacts files and the API take them alike."""
+    assert normalise(written) == "+541166587382"
 
 
 @pytest.mark.parametrize(
@@ -203,24 +238,42 @@ def test_a_leading_zero_that_belongs_to_the_number_stays() -> None:
     [
         ("", "empty"),
         ("   ", "empty"),
-        ("01166587382", "begin with \\+ and the country code"),
-        ("00541166587382", "begin with \\+ and the country code"),
+        ("'", "empty"),
+        ("\u200b", "empty"),
+        ("01166587382", "begin with \\+ and the country code$"),
+        ("541166587382", "begin with \\+ and the country code; a spreadsheet drops the \\+"),
+        ("0012", "too short|not a phone number"),
         ("hello", "begin with \\+ and the country code"),
-        ("tel:+541166587382", "begin with \\+ and the country code"),
-        ("+", "no such country code|not a phone number"),
+        ("tel:+541166587382", 'holds "t", something other than digits'),
+        ("+", "no digits"),
+        ("- ()", "no digits"),
+        ("54 +11 6658 7382", "among its digits"),
         ("+54", "too short|not a phone number"),
-        ("+999123456789", "no such country code"),
         ("+012345678", "no such country code"),
         ("+5411665", "too short"),
         ("+541166587382123456", "too long"),
         ("+12015550", "area code is missing|too short"),
         ("+11115550123", "not a number that is in use"),
+        ("+442079460", "not a number that is in use"),
+        ("+22507000000", "too short for its country"),
         ("+1 800 FLOWERS", "something other than digits"),
         ("+541166587382 ext. 5", "something other than digits"),
         ("+54116658738O", "something other than digits"),  # the letter O
-        ("+541166587382\x00", "something other than digits"),
-        ("++541166587382", "something other than digits"),
+        ("+541166587382\x00", r"U\+0000 NUL"),
+        ("+541166587382\n+541166587383", r"U\+000A LF"),
+        ("+541166587382\u00b9", r"U\+00B9 SUPERSCRIPT ONE"),  # of a footnote
+        ("++541166587382", "more than one \\+"),
+        ("+541166587382 +541166587383", "more than one \\+"),
+        ("+541166587382, 1166587383", 'holds ","'),
+        ("+49 30 12345/12346", "as two numbers do"),
+        ("+54 11 6658 7382/3", "as two numbers do"),
+        ("+541166587382.0", "ends in .0: a spreadsheet"),
+        ("541166587382,00", "ends in .0: a spreadsheet"),
+        ("+49 30 1234567.0", "ends in .0: a spreadsheet"),
+        ("5.41167E+11", "rounded"),
+        ("5,41167e11", "rounded"),
         ("+" + "5" * 300, "too long"),
+        ("+" + "5" * 30_000, "too long"),
     ],
 )
 def test_a_refusal_says_what_is_wrong(number: str, reason: str) -> None:
@@ -231,9 +284,85 @@ def test_a_refusal_says_what_is_wrong(number: str, reason: str) -> None:
     assert len(digits) < 5 or digits not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [
+        ("020 7183 8750", "+442071838750"),
+        ("(020) 7183-8750", "+442071838750"),
+        ("2071838750", "+442071838750"),  # a spreadsheet has dropped the zero
+        ("442071838750", "+442071838750"),  # and here the plus sign
+        ("+54 11 6658 7382", "+541166587382"),
+        ("0054 11 6658 7382", "+541166587382"),
+        ("+44 (0)20 7183 8750", "+442071838750"),
+    ],
+)
+def test_a_country_reads_national_numbers(written: str, number: str) -> None:
+    """Its own as they are dialled there; international ones mean the same as without a country."""
+    assert normalise(written, BRITISH) == number
+
+
+def test_each_country_has_its_own_prefix_for_abroad() -> None:
+    """011 in the United States; 00 is understood there as well, since no number there begins with it."""
+    american = NumberRules(country="US")
+    for written in ("011 54 11 6658 7382", "0054 11 6658 7382", "+541166587382"):
+        assert normalise(written, american) == "+541166587382"
+    assert number_error("7183 8750", BRITISH) is not None
+
+
+def test_countries_are_those_of_iso_3166() -> None:
+    """As two capital letters."""
+    assert is_country("GB")
+    assert not any(is_country(country) for country in ("gb", "UK", "XX", "44", "001", ""))
+
+
+RESERVED = [
+    "+999768835601",
+    "+12025550150",
+    "+18005550199",
+    "+447700900123",
+    "+442079460958",
+    "+441632960001",
+    "+61491570156",
+    "+61255501234",
+    "+33639981234",
+    "+33199001234",
+    "+4915228817386",
+    "+493023125000",
+    "+491713920099",
+    "+46701740605",
+    "+46313900600",
+    "+353209101234",
+]
+
+
+@pytest.mark.parametrize("number", RESERVED)
+def test_numbers_reserved_for_fiction_are_taken_where_nothing_is_sent(number: str) -> None:
+    """Valid by the library or not; elsewhere they are refused, and the reason names the setting."""
+    assert normalise(number, EVERY) == number
+    assert normalise(f"{number[:4]} {number[4:]}", EVERY) == number
+    with pytest.raises(ValueError, match=r"reserved for fiction.*RESERVED_NUMBERS"):
+        normalise(number)
+
+
+def test_reserved_numbers_in_national_form() -> None:
+    """A country's rules come first, then the range."""
+    assert normalise("07700 900123", NumberRules("GB", reserved=True)) == "+447700900123"
+    assert normalise("+44 (0)7700 900123", EVERY) == "+447700900123"
+    assert "reserved" in (number_error("07700 900123", BRITISH) or "")
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["+12025550200", "+12025560150", "+447700901123", "+442079470958", "+46701740700", "+99976883560123456"],
+)
+def test_the_neighbours_of_reserved_numbers_are_not_reserved(number: str) -> None:
+    """The ranges are no wider than the regulators have them."""
+    assert not is_reserved(number)
+
+
 def test_patterns_are_kept_for_real_calling_codes_only() -> None:
     """Whatever is asked for, the memory is bounded: codes that do not exist and huge lengths make no pattern."""
     for number in ("+999123", "+5" * 50, "+54" + "1" * 1000, "+", "x"):
         with pytest.raises(ValueError, match=r"."):
             normalise(number)
-    assert numbers._plain.cache_info().currsize <= len(CODES)
+    assert plans.patterns_of_code.cache_info().currsize <= len(CODES)

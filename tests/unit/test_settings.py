@@ -47,6 +47,7 @@ DEFAULTS = {
     "PROVIDER": "simulated",
     "PROVIDER_PROFILE": None,
     "PROVIDER_RATE": None,
+    "RESERVED_NUMBERS": None,
     "PROVIDER_URL": None,
     "PROVIDER_TIMEOUT": 10,
     "GATEWAY_HOST": "127.0.0.1",
