@@ -142,8 +142,9 @@ class _Help(argparse.HelpFormatter):
 class Parser(argparse.ArgumentParser):
     """argparse, with one clear line for bad usage, exit code 2, and no abbreviations to break later."""
 
-    def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=_Help)
+    def __init__(self, prog: str, description: str | None = None, **options: Any) -> None:
+        # argparse makes the parsers of subcommands with options of its own: `color` since Python 3.14.
+        super().__init__(prog, None, description, allow_abbrev=False, formatter_class=_Help, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"{self.prog}: {message} (--help shows the usage)\n")

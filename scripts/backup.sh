@@ -1,6 +1,7 @@
 #!/bin/sh
 # Packs the stack's two volumes, queue and ledger, into one file: scripts/backup.sh FILE. Stop the stack first.
 set -eu
+umask 077 # the backup holds texts, numbers and RabbitMQ's secrets
 [ $# = 1 ] || { echo "usage: scripts/backup.sh FILE" >&2; exit 2; }
 cd "$(dirname "$0")/.."
 . scripts/volumes.sh

@@ -20,7 +20,7 @@ missing() {
 docker_has_images() {
     command -v docker >/dev/null && timeout 20 docker info >/dev/null 2>&1 || return 1
     local image
-    for image in "${RABBITMQ_IMAGE:-rabbitmq:3-management}" "${REDIS_IMAGE:-redis:7}"; do
+    for image in "${RABBITMQ_IMAGE:-rabbitmq:4.3-management}" "${REDIS_IMAGE:-redis:8}"; do
         docker image inspect "$image" >/dev/null 2>&1 || docker pull --quiet "$image" >/dev/null 2>&1 || return 1
     done
 }

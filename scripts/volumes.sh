@@ -27,5 +27,5 @@ refuse_while_running() {
 on_volumes() {
     docker run --rm --interactive --user root --entrypoint "" --network none \
         --volume "${project}_rabbitmq-data:/volumes/rabbitmq" --volume "${project}_redis-data:/volumes/redis" \
-        "${image:-redis:7}" "$@"
+        "${image:-redis:8}" "$@"
 }

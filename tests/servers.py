@@ -207,7 +207,7 @@ class RabbitServer(Server):
 
 
 def _redis_container(options: list[str]) -> Runner:
-    image = os.environ.get("REDIS_IMAGE") or "redis:7"
+    image = os.environ.get("REDIS_IMAGE") or "redis:8"
     return Container(image, 6379, command=["redis-server", *options])
 
 
@@ -220,7 +220,7 @@ def _redis_process(
 
 
 def _rabbit_container() -> Runner:
-    image = os.environ.get("RABBITMQ_IMAGE") or "rabbitmq:3-management"
+    image = os.environ.get("RABBITMQ_IMAGE") or "rabbitmq:4.3-management"
     return Container(image, 5672, {"RABBITMQ_DEFAULT_USER": "guest", "RABBITMQ_DEFAULT_PASS": "guest"})
 
 

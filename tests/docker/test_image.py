@@ -10,7 +10,7 @@ from tests.docker.stack import Stack, run
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
-BASE = os.environ.get("PYTHON_IMAGE", "python:3.12-slim")
+BASE = os.environ.get("PYTHON_IMAGE", "python:3.13-slim")
 LARGEST_ADDITION_BYTES = 150 * 1000 * 1000
 
 

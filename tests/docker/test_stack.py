@@ -30,6 +30,7 @@ def monitor_lines(stack: Stack) -> list[dict[str, object]]:
 
 async def test_five_senders_share_a_run_that_the_host_published(stack: Stack) -> None:
     """The monitor's log ends with sent + failed = 1000, and each sender had its share."""
+    await eventually(lambda: stack.redis().zcard("sms:senders") == 5, 60)
     report = stack.publish("--num-messages", 1000, "--wait")
     assert stack.settled(report["run"], 1000)
 

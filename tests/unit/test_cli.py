@@ -245,3 +245,13 @@ def test_what_smsim_says_of_itself(
     monkeypatch.setattr(sys, "argv", ["smsim", *argv])
     assert smsim() == code
     assert capsys.readouterr().out.startswith(says)
+
+
+def test_subparsers_take_what_any_python_hands_to_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """Python 3.14 makes the parser of a subcommand with `color`, which earlier versions do not know."""
+    jobs = Parser("prog", "Does something.").add_subparsers()
+    made = jobs.add_parser("job", epilog="an option of argparse")
+    made.add_argument("--count", type=whole(1))
+    with pytest.raises(SystemExit):
+        made.parse_args(["--coun", "1"])
+    assert capsys.readouterr().err == "prog job: unrecognized arguments: --coun 1 (--help shows the usage)\n"

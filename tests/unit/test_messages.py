@@ -160,7 +160,6 @@ BAD_BODIES = {
     "UTF-16": body().decode().encode("utf-16"),
     "a lone surrogate": body(messages=[[0, NUMBER, "\ud800"]]),
     "deep nesting": b'{"run": "r", "messages": ' + b"[" * 200_000,
-    "deep nesting, unknown field": body()[:-1] + b', "z": ' + b"[" * 200_000 + b"]" * 200_000 + b"}",
 }
 
 
@@ -192,6 +191,11 @@ def decodes_or_is_bad(anything: bytes) -> None:
         return
     assert is_run_id(batch.run)
     assert 1 <= seqs.size == np.unique(seqs).size <= MAX_BATCH_MESSAGES
+
+
+def test_deep_nesting_in_an_unknown_field_is_ignored_or_a_bad_body() -> None:
+    """How deep the JSON decoder goes depends on Python and its stack (3.14 counts bytes, not levels). Neither crashes."""
+    decodes_or_is_bad(body()[:-1] + b', "z": ' + b"[" * 200_000 + b"]" * 200_000 + b"}")
 
 
 @given(st.binary(max_size=300))
