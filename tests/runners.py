@@ -24,7 +24,7 @@ _STOP_DEADLINE_S = 30
 # The ports are divided into this many shares, one for each worker.
 _PORTS_SHARES = 16
 # Debian installs servers outside a user's PATH. Its /usr/sbin/rabbitmq-server, which root has on PATH, switches to
-# another user when run as root, so RabbitMQ's own scripts come before that folder. All other folders of PATH come first.
+# another user when run as root, so RabbitMQ's own scripts come before that folder. The rest of PATH comes first.
 _DEBIAN_SBIN = ("/usr/sbin", "/sbin")
 _SEARCH = [
     *(folder for folder in os.get_exec_path() if folder not in _DEBIAN_SBIN),
