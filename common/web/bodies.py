@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -136,7 +136,7 @@ def decoded_or_errors(
         anything = _decoded(body, _anything, where)
     except msgspec.ValidationError:  # any other value is accepted here
         return [FieldError(where, "a number in it is too large")]
-    errors = field_errors(anything, decoder.type, where, checks)
+    errors = field_errors(anything, cast("type[Any]", decoder.type), where, checks)
     return errors or [FieldError(where, "can't be read: some name stands in it twice")]
 
 
