@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field, HttpUrl, SecretStr, ValidationError,
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -79,8 +80,12 @@ class EnvironmentSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, the environment, and `.env` if it is to be read."""
+        assert isinstance(env_settings, EnvSettingsSource)
         assert isinstance(dotenv_settings, DotEnvSettingsSource)
-        return init_settings, env_settings, _EnvFile(settings_cls, dotenv_settings.env_file, "utf-8")
+        env_file = _EnvFile(settings_cls, dotenv_settings.env_file, "utf-8")
+        for source in (env_settings, env_file):
+            source.env_vars = {**source.env_vars, **_secrets_in_files(settings_cls, source.env_vars)}
+        return init_settings, env_settings, env_file
 
 
 class _EnvFile(DotEnvSettingsSource):
@@ -94,6 +99,39 @@ class _EnvFile(DotEnvSettingsSource):
                 if line.key is not None and re.search(r"=\s*'", line.original.string):
                     found[line.key if how["case_sensitive"] else line.key.lower()] = line.value
         return found
+
+
+def _secrets(kind: type[BaseSettings]) -> list[str]:
+    """The variables of a class that are secrets. Each may instead be in the file that `<variable>_FILE` names."""
+    prefix = kind.model_config.get("env_prefix", "")
+    fields = kind.model_fields.items()
+    return [f"{prefix}{n}".upper() for n, f in fields if SecretStr in (f.annotation, *get_args(f.annotation))]
+
+
+def _secrets_in_files(kind: type[BaseSettings], found: Mapping[str, str | None]) -> dict[str, str]:
+    """The secrets whose files one source names, by variable in lower case. Raises UsageError."""
+    secrets = {}
+    for variable in _secrets(kind):
+        name = variable.lower()
+        if path := found.get(f"{name}_file"):
+            if found.get(name):
+                raise UsageError(f"{variable} and {variable}_FILE are both set: keep one of them")
+            secrets[name] = _secret_in(Path(path), f"{variable}_FILE={path}")
+    return secrets
+
+
+def _secret_in(file: Path, where: str) -> str:
+    """The content of a file, without its last line end. Raises UsageError."""
+    try:
+        secret = file.read_text("utf-8")
+    except OSError as error:
+        raise UsageError(f"{where}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{where}: not UTF-8") from None
+    secret = secret.removesuffix("\n").removesuffix("\r")
+    if not secret:
+        raise UsageError(f"{where}: the file is empty")
+    return secret
 
 
 class Settings(EnvironmentSettings):
@@ -232,7 +270,7 @@ def _sentence(error: dict[str, Any], prefix: str) -> str:
 
 def near_misses() -> list[tuple[str, str]]:
     """Names in the environment and `.env` that look like a misspelt setting of ours: (theirs, ours)."""
-    ours = {name.upper() for name in Settings.model_fields}
+    ours = {name.upper() for name in Settings.model_fields} | {f"{name}_FILE" for name in _secrets(Settings)}
     try:
         in_file = set(dotenv_values(ENV_FILE))
     except UnicodeDecodeError:

@@ -90,7 +90,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An environment without settings, and a working directory without `.env`."""
     ours = set(Settings.model_fields)
     for name in list(os.environ):
-        if name.lower() in ours:
+        if name.lower().removesuffix("_file") in ours:
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path

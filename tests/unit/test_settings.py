@@ -278,6 +278,68 @@ def test_a_provider_has_settings_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp
     assert (settings.senders, settings.token.get_secret_value()) == (7, "hush-hush")
 
 
+@pytest.mark.parametrize("content", ['it\'s a "$ecret" #1\\', "b\n", "b\r\n", "ümlaut", " two words "])
+def test_a_secret_may_be_in_a_file(content: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`<variable>_FILE` names it, in the environment and in `.env`. It is taken as it is, but for the line end."""
+    (tmp_path / "secret").write_bytes(content.encode())
+    (tmp_path / ".env").write_text("ACME_TOKEN_FILE=secret\nREDIS_PASSWORD=of the file\n")
+    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "secret"))
+    wanted = content.rstrip("\r\n")
+    assert read_settings(OwnSettings).token.get_secret_value() == wanted
+    assert value_of(load_settings(), "REDIS_PASSWORD") == wanted
+    assert near_misses() == []
+
+
+def test_a_variable_of_the_environment_beats_a_file_that_env_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As every variable of the environment beats `.env`."""
+    (tmp_path / ".env").write_text("REDIS_PASSWORD_FILE=secret\n")
+    (tmp_path / "secret").write_text("of the file")
+    monkeypatch.setenv("REDIS_PASSWORD", "of the environment")
+    assert value_of(load_settings(), "REDIS_PASSWORD") == "of the environment"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, r"No such file or directory"),
+        (b"", r"the file is empty"),
+        (b"\n", r"the file is empty"),
+        (b"caf\xe9", r"not UTF-8"),
+    ],
+)
+def test_a_secret_that_can_not_be_read_is_one_clear_line(
+    content: bytes | None, says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It names the variable and the file, and quotes nothing of its content."""
+    if content is not None:
+        (tmp_path / "secret").write_bytes(content)
+    monkeypatch.setenv("GATEWAY_API_KEY_FILE", "secret")
+    with pytest.raises(UsageError, match=rf"^GATEWAY_API_KEY_FILE=secret: {says}$"):
+        load_settings()
+
+
+def test_a_secret_at_two_places_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has to guess which of them is in force."""
+    monkeypatch.setenv("RABBITMQ_PASSWORD_FILE", "secret")
+    monkeypatch.setenv("RABBITMQ_PASSWORD", "hush-hush")
+    with pytest.raises(
+        UsageError, match=r"^RABBITMQ_PASSWORD and RABBITMQ_PASSWORD_FILE are both set: keep one"
+    ):
+        load_settings()
+
+
+def test_every_secret_may_be_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each variable whose value is kept out of messages."""
+    (tmp_path / "secret").write_text("long enough to be a secret")
+    secrets = [n for n in Settings.model_fields if n.endswith(("password", "secret", "key"))]
+    for name in secrets:
+        monkeypatch.setenv(f"{name.upper()}_FILE", "secret")
+    settings = load_settings()
+    assert {value_of(settings, name.upper()) for name in secrets} == {"long enough to be a secret"}
+
+
 def test_a_bad_value_of_its_own_is_one_clear_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The line names what is missing or wrong, and quotes no token."""
     monkeypatch.setenv("ACME_SENDERS", "many")
