@@ -15,6 +15,7 @@ _BLANK = re.compile(rf"[\s{_INVISIBLE}\u2800]*")
 _SPREADSHEET = re.compile(r"""=?['’"]+(.*?)['’"]*""", re.DOTALL)  # noqa: RUF001 - both apostrophes
 
 _CONTROLS = {0x00: "NUL", 0x08: "BACKSPACE", 0x09: "TAB", 0x0A: "LF", 0x0D: "CR", 0x1B: "ESC", 0x7F: "DEL"}
+_WITHOUT_NAMES = {"Cc": "a control character", "Cs": "half of a surrogate pair"}
 
 
 def cleaned(pasted: str) -> str:
@@ -38,5 +39,7 @@ def named(character: str) -> str:
     if "!" <= character <= "~":
         return f'"{character}"'
     code = ord(character)
-    name = _CONTROLS.get(code) or unicodedata.name(character, "a control character" if code < 0xA0 else "")
+    name = _CONTROLS.get(code) or unicodedata.name(
+        character, _WITHOUT_NAMES.get(unicodedata.category(character), "")
+    )
     return f"U+{code:04X} {name}".rstrip()

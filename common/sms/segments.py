@@ -20,8 +20,9 @@ BASIC = (
 EXTENSION = "\f^{}\\[~]|€"
 
 _ESCAPE = "\x1b"
-_ALL_BASIC = re.compile(f"[{re.escape(BASIC)}]*")
-_ALL_GSM = re.compile(f"[{re.escape(BASIC + EXTENSION)}]*")
+# Possessive: without it a late character of another alphabet costs a step back for each character before it.
+_ALL_BASIC = re.compile(f"[{re.escape(BASIC)}]*+")
+_ALL_GSM = re.compile(f"[{re.escape(BASIC + EXTENSION)}]*+")
 
 
 class Segments(msgspec.Struct, frozen=True, gc=False):
@@ -35,7 +36,12 @@ class Segments(msgspec.Struct, frozen=True, gc=False):
 
 
 def segments(text: str) -> Segments:
-    """Encoding, SMS and units of a text. A plain text of 160 characters takes 0.4 to 0.6 µs."""
+    """Encoding, SMS and units of a text, in time linear in its length. CR LF counts as the one LF that is sent.
+
+    A plain text of 160 characters takes 0.4 to 0.6 µs, 1,600 euro signs 30 µs.
+    """
+    if "\r\n" in text:
+        text = text.replace("\r\n", "\n")
     if _ALL_BASIC.fullmatch(text):
         units = len(text)
         return Segments("GSM-7", 1 if units <= 160 else -(-units // 153), units)
@@ -46,6 +52,12 @@ def segments(text: str) -> Segments:
     octets = text.encode("utf-16-be", "surrogatepass")
     units = len(octets) // 2
     return Segments("UCS-2", _parts(units, 70, 67, lambda i: 0xD8 <= octets[2 * i] <= 0xDB), units)
+
+
+def dear_character(text: str) -> str | None:
+    """The first character that GSM-7 lacks, for which the whole text is UCS-2; None if there is none."""
+    found = _ALL_GSM.match(text)
+    return text[found.end() : found.end() + 1] or None if found else None
 
 
 def _septets(text: str) -> str:

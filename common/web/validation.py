@@ -42,6 +42,13 @@ def field_errors(
     return errors + unknown_names(value, [field.encode_name for field in fields], where)
 
 
+def failed_checks(value: msgspec.Struct, checks: Mapping[str, Check], where: str) -> list[FieldError]:
+    """The errors that the checks find in a value of the right type."""
+    given = ((name, getattr(value, name)) for name in checks)
+    found = ((name, checks[name](one)) for name, one in given if one is not None)
+    return [FieldError(f"{where}.{name}", what) for name, what in found if what is not None]
+
+
 def unknown_names(names: Iterable[str], known: Collection[str], where: str) -> list[FieldError]:
     """An error for each unknown name, which lists the known ones."""
     what = f"is not known here, only {', '.join(known)}" if known else "is not known here: leave it out"

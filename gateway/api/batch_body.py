@@ -14,6 +14,7 @@ from starlette.requests import Request
 from common.messages import Message
 from common.sms.numbers import NumberRules, normalise, number_error
 from common.sms.segments import segments
+from common.sms.texts import normal_text, text_error
 from common.web.bodies import (
     LARGE_BYTES,
     NDJSON,
@@ -27,7 +28,7 @@ from common.web.bodies import (
 )
 from common.web.operations import JSON
 from common.web.problems import FieldError, Problem
-from common.web.validation import MOST_ERRORS, Check, invalid
+from common.web.validation import MOST_ERRORS, Check, failed_checks, invalid
 from gateway.api.array_items import items_of
 from gateway.api.schemas import MAX_BATCH_ITEMS, MAX_TRACKED_ITEMS, BatchItem
 
@@ -62,7 +63,8 @@ class Rules:
 
     def checks(self) -> dict[str, Check]:
         """The checks of an item's fields."""
-        return {"number": partial(number_error, rules=self.numbers), "callback_url": self.url_error}
+        number = partial(number_error, rules=self.numbers)
+        return {"number": number, "text": text_error, "callback_url": self.url_error}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +84,10 @@ async def read_batch(request: Request, rules: Rules, take: Take) -> BatchBody:
 
     `take` is asked for each piece of the body.
     """
+    checks = rules.checks()
     try:
         async with asyncio.timeout(READ_WITHIN_S):
-            items, raw = await _read(request, take, rules.checks())
+            items, raw = await _read(request, take, checks)
     except TimeoutError:
         what = f"the body did not come within {READ_WITHIN_S:g} s: send it faster, or less at a time"
         raise Problem(408, what) from None
@@ -100,23 +103,31 @@ async def read_batch(request: Request, rules: Rules, take: Take) -> BatchBody:
                 messages.append(_NONE)
                 continue
             seq = len(messages)
-            try:
-                number = normalise(item.number, rules.numbers)
-            except ValueError as error:
-                number = ""
-                errors.append(FieldError(f"body[{seq}].number", str(error)))
-            messages.append(item.message(seq, number))
-            parts += segments(item.text).segments
-            if (url := item.callback_url) is not None:
-                callback_urls[seq] = url
-                if (reason := rules.url_error(url)) is not None:
-                    errors.append(FieldError(f"body[{seq}].callback_url", reason))
+            if (message := _message(item, seq, rules)) is None:
+                errors += failed_checks(item, checks, f"body[{seq}]")
+                message = _NONE
+            messages.append(message)
+            parts += segments(message.text).segments
+            if item.callback_url is not None:
+                callback_urls[seq] = item.callback_url
         if len(errors) >= MOST_ERRORS:
             break
         await asyncio.sleep(0)
     if errors:
         raise invalid(errors, NOTHING_ACCEPTED)
     return BatchBody(messages, parts, callback_urls, raw)
+
+
+def _message(item: BatchItem, seq: int, rules: Rules) -> Message | None:
+    """The message as it will be published; None if something is wrong with it."""
+    try:
+        number = normalise(item.number, rules.numbers)
+    except ValueError:
+        return None
+    url = item.callback_url
+    if text_error(item.text) or (url is not None and rules.url_error(url)):
+        return None
+    return item.message(seq, number, normal_text(item.text))
 
 
 def slices(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -13,16 +13,17 @@ from common.ledger.port import Ledger
 from common.messages import Lane
 from common.sms.numbers import NumberRules, normalise, number_error
 from common.sms.segments import Segments, segments
+from common.sms.texts import normal_text, text_error
 from common.tracking.port import Status, Step, Track, Tracker
 from common.tracking.statuses import statuses_of
 from common.tracking.wire import iso
 from common.web.bodies import SMALL_BYTES, decoded, media_type, read_body
 from common.web.keys.port import Caller
 from common.web.operations import JSON, Answer, Body, Operation, Parameter, Scope
-from common.web.problems import FieldError, Problem
+from common.web.problems import Problem
 from common.web.rate import RateLimiter
 from common.web.responses import json_response
-from common.web.validation import Check, invalid
+from common.web.validation import Check, failed_checks, invalid
 from gateway.acceptance.acceptance import Acceptance
 from gateway.acceptance.port import IdempotencyKey
 from gateway.acceptance.receipts import Receipt
@@ -98,6 +99,7 @@ class Messages:
         self._numbers = numbers
         self._checks: dict[str, Check] = {
             "number": partial(number_error, rules=numbers),
+            "text": text_error,
             "callback_url": url_error,
         }
         self._count = count
@@ -159,18 +161,16 @@ class Messages:
         return json_response(self.accepted(receipt, sms, caller), 202, headers_of(receipt))
 
     def checked(self, body: bytes) -> SmsIn:
-        """The message in a body, its number in E.164 form. Raises Problem 400 or 422."""
+        """The message in a body, its number and text in normal form. Raises Problem 400 or 422."""
         sms = decoded(body, _decoder, checks=self._checks)
-        errors = []
         try:
-            sms = msgspec.structs.replace(sms, number=normalise(sms.number, self._numbers))
-        except ValueError as error:
-            errors.append(FieldError("body.number", str(error)))
-        if sms.callback_url is not None and (what := self._url_error(sms.callback_url)) is not None:
-            errors.append(FieldError("body.callback_url", what))
-        if errors:
-            raise invalid(errors)
-        return sms
+            number = normalise(sms.number, self._numbers)
+        except ValueError:
+            number = ""
+        url = sms.callback_url
+        if not number or text_error(sms.text) or (url is not None and self._url_error(url)):
+            raise invalid(failed_checks(sms, self._checks, "body"))
+        return SmsIn(number, normal_text(sms.text), sms.priority, url)
 
     def submit(self, sms: SmsIn, caller: Caller, key: IdempotencyKey | None) -> "asyncio.Future[Receipt]":
         """Hands a checked message in. Raises Problem 429; the future may fail with Problem 422 or 503."""

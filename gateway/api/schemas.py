@@ -40,7 +40,15 @@ NumberIn = Annotated[
     ),
 ]
 NumberText = Annotated[str, Meta(description="in E.164 form", examples=["+541166587382"])]
-Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS, examples=["hello"])]
+Text = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_TEXT_CHARS,
+        description="not blank, and without control characters, but for tabs and line ends",
+        examples=["hello"],
+    ),
+]
 CallbackUrl = Annotated[
     str,
     Meta(
@@ -87,9 +95,9 @@ class BatchItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fals
     text: Text
     callback_url: CallbackUrl | None = None
 
-    def message(self, seq: int, number: str) -> Message:
-        """The message as it will be published, with its number in E.164 form."""
-        return Message(seq=seq, to=number, text=self.text)
+    def message(self, seq: int, number: str, text: str) -> Message:
+        """The message as it will be published, with its number and text in normal form."""
+        return Message(seq=seq, to=number, text=text)
 
 
 class Accepted(msgspec.Struct, frozen=True):

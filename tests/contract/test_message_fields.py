@@ -152,7 +152,7 @@ def test_every_field_can_be_posted() -> None:
     )
 
     assert one.item().message(3) == message(3)
-    assert of_batch.message(3, NUMBER) == message(3)
+    assert of_batch.message(3, NUMBER, of_batch.text) == message(3)
 
 
 def test_a_provider_gets_every_field() -> None:

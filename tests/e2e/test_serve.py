@@ -271,6 +271,16 @@ def test_its_defaults_give_way(bare_environment: Path, monkeypatch: pytest.Monke
     assert stand_in_settings(failure_rate=0.1).failure_rate == 0.1
 
 
+def test_it_takes_numbers_reserved_for_fiction(
+    bare_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever provider `.env` names, since nothing is sent; unless the environment forbids them."""
+    (bare_environment / ".env").write_text("PROVIDER=http\nPROVIDER_URL=http://127.0.0.1:9/\n")
+    assert stand_in_settings().takes_reserved_numbers
+    monkeypatch.setenv("RESERVED_NUMBERS", "false")
+    assert not stand_in_settings().takes_reserved_numbers
+
+
 def test_a_key_may_be_asked_for_on_loopback(bare_environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """GATEWAY_AUTH in the environment counts, and then there must be one."""
     monkeypatch.setenv("GATEWAY_AUTH", "true")

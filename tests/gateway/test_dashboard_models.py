@@ -6,6 +6,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from common.sms.segments import segments
+from common.sms.texts import normal_text
 from tests.gateway.browser import visiting
 from tests.gateway.running import running
 
@@ -57,12 +58,16 @@ async def test_segments_are_counted_as_the_gateway_counts_them(browser: Browser)
         "~^{}[]\\|" * 30,
         "`",
         "ç\n",
+        "a\r\n" * 80,
+        "a\r" * 80,
+        "caffe\u0300 " * 12,  # in NFC, and so in GSM-7
+        "e\u0301\u0301\u0301" + "a" * 69,
     ]
     async with running() as gateway, visiting(browser, gateway.url) as visit:
         load = "const { segments } = await import('/assets/segments.js');"
         shown = await visit.page.evaluate(f"async (texts) => {{ {load} return texts.map(segments); }}", texts)
         assert [(s["encoding"], s["segments"], s["units"]) for s in shown] == [
-            (s.encoding, s.segments, s.units) for s in map(segments, texts)
+            (s.encoding, s.segments, s.units) for s in (segments(normal_text(text)) for text in texts)
         ]
 
 

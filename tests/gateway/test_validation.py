@@ -9,7 +9,7 @@ from starlette.requests import Request
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from common.sms.numbers import INTERNATIONAL
+from common.sms.numbers import INTERNATIONAL, normalise
 from common.web.bodies import decoded_or_errors
 from common.web.validation import MOST_ERRORS
 from gateway.api import array_items, batch_body
@@ -299,3 +299,55 @@ def test_no_items(body: bytes) -> None:
     """Of what is no array, or has none, or is broken."""
     assert list(items_of(body)) == []
     assert list(items_of(b'[1, {"a": 2}, ' + body)) == [b"1", b'{"a": 2}']
+
+
+@pytest.mark.parametrize(
+    "text", ["   ", "\u200b", "\r\n", "a\x00b", "a\x1b[2J", "a\x7f", "a\x9bb", "a\u202eb"]
+)
+async def test_blank_and_control_texts_are_refused_at_their_place(text: str) -> None:
+    """Alone and in a batch; the reason does not repeat the text."""
+    async with running(sends=False) as gateway:
+        for path, body, where in (
+            ("/sms", {**GOOD, "text": text}, "body.text"),
+            ("/sms/batch", [GOOD, {**GOOD, "text": text}], "body[1].text"),
+        ):
+            status, problem = await gateway.post(path, body)
+            assert (status, [at for at, _ in told(problem)]) == (422, [where])
+        assert (await gateway.ledger.snapshot()).published == 0
+
+
+async def test_a_text_is_answered_as_it_is_sent() -> None:
+    """With LF for line ends, and composed where that saves segments: the count is of what is sent."""
+    async with running() as gateway:
+        accepted = await gateway.send(text="caffe\u0300\r\n" * 12)
+        assert accepted["text"] == "caffè\n" * 12
+        assert accepted["segments"] == {"encoding": "GSM-7", "segments": 1, "units": 72}
+        assert (await gateway.ends(accepted["uuid"]))["text"] == accepted["text"]
+        status, batch = await gateway.post("/sms/batch", [{**GOOD, "text": "a\r\n" * 80}])
+        assert (status, batch["segments"]) == (202, 1)
+
+
+@pytest.mark.parametrize(("setting", "status"), [(None, 202), (True, 202), (False, 422)])
+async def test_numbers_reserved_for_fiction(setting: bool | None, status: int) -> None:
+    """Alone and in a batch: unless it is set, they are taken, since the provider is simulated."""
+    async with running(reserved_numbers=setting, sends=False) as gateway:
+        for number in ("+999768835601", "+447700900123", "+12025550150"):
+            assert (await gateway.post("/sms", {**GOOD, "number": number}))[0] == status
+            answer = await gateway.post("/sms/batch", [{**GOOD, "number": number}])
+            assert answer[0] == status
+            if status == 422:
+                assert "reserved for fiction" in told(answer[1])[0][1]
+
+
+async def test_files_and_requests_read_numbers_alike() -> None:
+    """What POST /sms answers is what the normaliser of contacts files says."""
+    written = [
+        "(+54) 11 6658 7382",
+        "0054 11 6658-7382",
+        "+54 (0)11 6658 7382",
+        "\u202a+541166587382\u202c",
+        "'+541166587382",
+    ]
+    async with running(sends=False) as gateway:
+        for number in written:
+            assert (await gateway.send(number))["number"] == NUMBER == normalise(number)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.sms.segments import BASIC, EXTENSION, Segments, segments
+from common.sms.segments import BASIC, EXTENSION, Segments, _parts, dear_character, segments
 
 # The default alphabet by code, 3GPP TS 23.038 section 6.2.1, row by row; its 0x1B is the escape.
 TABLE = (
@@ -20,7 +20,8 @@ TABLE = (
 
 
 def model(text: str) -> Segments:
-    """Each character goes into the part at hand, or into a new one where it does not fit whole."""
+    """Each character goes into the part at hand, or into a new one where it does not fit whole; CR LF is one."""
+    text = text.replace("\r\n", "\n")
     if all(c in TABLE or c in EXTENSION for c in text):
         encoding, alone, each = "GSM-7", 160, 153
         sizes = [1 if c in TABLE else 2 for c in text]
@@ -77,6 +78,13 @@ def test_the_alphabet_is_the_standards() -> None:
         ("Ç", "GSM-7", 1, 1),
         ("\x1b", "UCS-2", 1, 1),  # the escape is no character
         ("\t", "UCS-2", 1, 1),
+        ("]" * 153, "GSM-7", 3, 306),
+        ("this is a " + "]" * 75 + "😘", "UCS-2", 2, 87),
+        ("|" * 30 + "∞" + "^" * 39, "UCS-2", 1, 70),
+        ("e\u0301\u0301\u0301" + "a" * 69, "UCS-2", 2, 73),
+        ("👨\u200d👩\u200d👧" * 9, "UCS-2", 2, 72),
+        ("ΓΔΘΛΞΠΣΦΨΩ", "GSM-7", 1, 10),
+        ("a\r\n" * 80, "GSM-7", 1, 160),
         ("\u20ac\u0416", "UCS-2", 1, 2),  # beside a Cyrillic letter the euro is one code unit
     ],
 )
@@ -107,3 +115,33 @@ def test_pairs_around_the_edges_of_parts(before: int, pair: str, after: int) -> 
 def test_half_a_surrogate_pair_is_counted_and_does_not_raise() -> None:
     """Python's strings may hold one; a text from JSON hardly does."""
     assert segments("\ud83d" * 71) == Segments("UCS-2", 2, 71)
+
+
+@given(st.text(max_size=300))
+def test_the_dear_character_is_the_first_that_gsm_7_lacks(text: str) -> None:
+    """A text without one is GSM-7; one with it is GSM-7 up to there."""
+    dear = dear_character(text)
+    assert (dear is None) == (segments(text).encoding == "GSM-7")
+    if dear is not None:
+        assert segments(text[: text.index(dear)]).encoding == "GSM-7"
+
+
+def test_one_no_break_space_is_named() -> None:
+    """It looks like a space, and makes three segments of one."""
+    text = "a" * 100 + "\u00a0" + "a" * 50
+    assert segments(text).segments == 3
+    assert dear_character(text) == "\u00a0"
+
+
+def test_parts_are_found_by_their_ends() -> None:
+    """One look for each segment, not for each character: 1,600 euro signs cost about what 1,600 letters do."""
+    text = "€" * 1600
+    looks = 0
+
+    def begins_pair(at: int) -> bool:
+        nonlocal looks
+        looks += 1
+        return at % 2 == 0
+
+    assert _parts(3_200, 160, 153, begins_pair) == segments(text).segments == 22
+    assert looks <= 22

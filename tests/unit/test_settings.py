@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -11,6 +12,8 @@ from pydantic import SecretStr
 
 from common.errors import UsageError
 from common.settings import EnvironmentSettings, Settings, load_settings, near_misses, read_settings
+
+COMPOSE = Path(__file__).parent.parent.parent / "docker-compose.yml"
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
 
@@ -463,3 +466,27 @@ def test_a_bad_value_is_said(variable: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv(variable, "much-too-much")
     with pytest.raises(UsageError, match=f"{variable}=much-too-much"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("setting", "provider", "taken"),
+    [
+        (None, "simulated", True),
+        (None, "http", False),
+        (None, "ours", False),
+        (True, "http", True),
+        (False, "simulated", False),
+    ],
+)
+def test_reserved_numbers_are_taken_where_nothing_is_sent(
+    setting: bool | None, provider: str, taken: bool
+) -> None:
+    """Unless it is set."""
+    settings = load_settings(reserved_numbers=setting, provider=provider)
+    assert settings.takes_reserved_numbers == taken
+
+
+def test_reserved_numbers_are_off_in_the_stack() -> None:
+    """Unless .env says otherwise."""
+    settings = msgspec.yaml.decode(COMPOSE.read_bytes())["x-service"]["environment"]
+    assert settings["RESERVED_NUMBERS"] == "${RESERVED_NUMBERS:-false}"

@@ -1,10 +1,17 @@
-// How many SMS segments a text takes, as one types; gateway/segments.py counts the same, and its answer is the one that holds.
+// How many SMS segments a text takes, as one types; common/sms counts the same, and its answer is the one that holds.
 
 // GSM 03.38: the basic alphabet, one septet each, and the extension table, two each.
 const BASIC = new Set("@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà");
 const EXTENSION = new Set("\f^{}\\[~]|€");
 
+// As the text is sent: line ends are LF, and it is in NFC where that takes fewer segments.
 export function segments(text) {
+  const written = text.replace(/\r\n?/g, "\n");
+  const [counted, composed] = [written, written.normalize("NFC")].map(segmentsOf);
+  return composed.segments < counted.segments ? composed : counted;
+}
+
+function segmentsOf(text) {
   const characters = [...text];
   const gsm = characters.every((c) => BASIC.has(c) || EXTENSION.has(c));
   const widths = characters.map((c) => (gsm ? (EXTENSION.has(c) ? 2 : 1) : c.length));
