@@ -1,18 +1,20 @@
 """What RabbitMQ alone can do wrong, and how it is said."""
 
 import asyncio
+import itertools
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 
-from common.broker.port import Delivery, ParkedQueue
+from common.broker.port import Delivery, ParkedQueue, Subscription
 from common.broker.rabbitmq import RabbitBroker, connect_broker
 from common.broker.rabbitmq.consumer import RabbitSubscription
-from common.broker.rabbitmq.link import parameters
+from common.broker.rabbitmq.link import Timing, parameters
 from common.broker.rabbitmq.opening import OpenChannel, open_channel, open_connection
 from common.broker.rabbitmq.queues import QueueStatus, declare, status_of
 from common.broker.topology import Queue, Topology
@@ -245,6 +247,71 @@ async def test_a_prefetch_may_be_more_than_one_consumer_can_have(
             subscription.set_prefetch(40)
             while len(taken) < 40:
                 taken += await subscription.take()
+
+
+@contextmanager
+def lost_deliveries(monkeypatch: pytest.MonkeyPatch, lost: set[int], **options: Any) -> Iterator[None]:
+    """The n-th deliveries never arrive, as if the leader of their queue had died before it sent them.
+
+    The last ones of a channel: unlike those of a dead leader, they have tags, which an ack of later ones would cover.
+    """
+    counter, on_body = itertools.count(1), RabbitSubscription._on_body
+
+    def lossy(self: RabbitSubscription, *args: Any) -> None:
+        if next(counter) not in lost:
+            on_body(self, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RabbitSubscription, "_on_body", lossy)
+        patched.setattr("common.broker.rabbitmq.RabbitSubscription", partial(RabbitSubscription, **options))
+        yield
+
+
+async def take(subscription: Subscription, count: int) -> list[Delivery]:
+    """Takes this many deliveries."""
+    taken: list[Delivery] = []
+    async with asyncio.timeout(60):
+        while len(taken) < count:
+            taken += await subscription.take()
+    return taken
+
+
+async def test_deliveries_that_were_lost_come_again_after_silence(
+    rabbit_server: RabbitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RabbitMQ sends no more to a consumer whose prefetch lost deliveries use up."""
+    timing = Timing(silence_s=0.1)
+    async with fresh_broker(rabbit_server, "silent") as (broker, topology):
+        with lost_deliveries(monkeypatch, {1, 2, 3}, timing=timing):
+            await asyncio.gather(*(broker.publish(BATCH, Lane.BULK) for _ in range(5)))
+            subscription = await broker.subscribe(Lane.BULK, 3)
+            acked = 0
+            async with asyncio.timeout(60):
+                while acked < 5:
+                    for delivery in await subscription.take():
+                        delivery.ack()
+                        acked += 1
+    await eventually(lambda: rabbit_server.queue_depths(topology.name) == {topology.name: 0})
+
+
+async def test_deliveries_that_were_lost_come_again_after_a_fall(
+    rabbit_server: RabbitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The channel of the canceled consumer closes once the others are acked. These do not come again."""
+    timing = Timing(silence_s=3600)
+    async with fresh_broker(rabbit_server, "fallen") as (broker, topology):
+        with lost_deliveries(monkeypatch, {3, 4}, timing=timing):
+            await asyncio.gather(*(broker.publish(BATCH, Lane.BULK) for _ in range(4)))
+            subscription = await broker.subscribe(Lane.BULK, 4)
+            first, second = await take(subscription, 2)
+            subscription.set_prefetch(2)
+            first.ack()
+            last.ack()
+            again = await take(subscription, 2)
+            assert [delivery.redelivered for delivery in again] == [True, True]
+            for delivery in again:
+                delivery.ack()
+    await eventually(lambda: rabbit_server.queue_depths(topology.name) == {topology.name: 0})
 
 
 async def test_a_subscription_that_is_closed_while_it_attaches_consumes_nothing(

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from common.broker.rabbitmq.deliveries import Acks
+from common.broker.rabbitmq.deliveries import Acks, Consumer
 
 
 class FakeChannel:
@@ -20,13 +20,16 @@ async def acked(came: list[int], *turns: list[int]) -> list[tuple[int, bool]]:
     """The frames for acks that are given in some turns of the loop."""
     channel: Any = FakeChannel()
     acks = Acks(channel)
+    consumer = Consumer(prefetch=10)
     for tag in came:
-        acks.expect(tag)
+        acks.expect(tag, consumer)
     for turn in turns:
         for tag in turn:
             acks.ack(tag)
         await asyncio.sleep(0)
-    assert unacked(came, channel.frames) == set(came) - {tag for turn in turns for tag in turn}
+    left = set(came) - {tag for turn in turns for tag in turn}
+    assert unacked(came, channel.frames) == left
+    assert consumer.unacked == len(left)
     frames: list[tuple[int, bool]] = channel.frames
     return frames
 

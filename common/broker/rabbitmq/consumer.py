@@ -1,13 +1,17 @@
 """Consumes one lane or parked queue over a channel of its own, with manual acks."""
 
 import asyncio
+import contextlib
+from functools import partial
 
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.channel import Channel
+from pika.exceptions import AMQPError, ChannelClosedByClient
 from pika.spec import Basic, BasicProperties
 
 from common.broker.port import Delivery, ParkedQueue
-from common.broker.rabbitmq.deliveries import Acks, RabbitDelivery, Rejects, lane_of, reason_of
+from common.broker.rabbitmq.deliveries import Acks, Consumer, RabbitDelivery, Rejects, lane_of, reason_of
+from common.broker.rabbitmq.link import TIMING, Timing
 from common.broker.rabbitmq.opening import close_with_its_channel, open_channel
 from common.broker.rabbitmq.queues import declare
 from common.broker.topology import Queue
@@ -17,9 +21,21 @@ from common.messages import Lane
 # The most that AMQP allows one consumer. A larger prefetch takes several consumers.
 LARGEST_PREFETCH = 65_535
 
+# No further channel is opened while this many older ones have unacked deliveries.
+MOST_RETIRED = 64
+
 
 class RabbitSubscription:
-    """One subscriber. `attach` moves it to a new connection whenever the old one was lost."""
+    """One subscriber. `attach` moves it to a new connection whenever the old one was lost.
+
+    A consumer keeps the prefetch that it began with. A raise adds a consumer to the channel. A fall opens another
+    channel; the old one closes when its deliveries are acked.
+
+    RabbitMQ notes deliveries before it sends them. What the dead leader of a quorum queue had noted and not sent, the
+    next leader sends only with a further delivery to the same consumer: never, if that was canceled or has no prefetch
+    left. Such deliveries return to the queue when their channel closes. So a fall closes the old channel, and a
+    consumer that could take more and gets nothing is renewed in the same way.
+    """
 
     def __init__(
         self,
@@ -27,16 +43,21 @@ class RabbitSubscription:
         queue: Queue,
         prefetch: int,
         rejects: Rejects,
+        *,
         largest_prefetch: int = LARGEST_PREFETCH,
+        timing: Timing = TIMING,
     ) -> None:
         self._source = source
         self._queue = queue
         self._rejects = rejects
         self._prefetch = max(1, prefetch)
         self._largest_prefetch = largest_prefetch
-        self._consumed = 0  # the prefetch of all consumers of the present channel
+        self._timing = timing
+        self._silence_s = timing.silence_s
+        self._look: asyncio.TimerHandle | None = None
         self._acks: Acks | None = None
-        self._consumer_tags: list[str] = []
+        self._retired: set[Acks] = set()
+        self._renewing = False
         self._arrived: list[Delivery] = []
         self._arrival = asyncio.Event()
         self._closed = False
@@ -48,16 +69,8 @@ class RabbitSubscription:
             return
         over = await open_channel(connection)
         await declare(over, self._queue)
-        if self._closed:  # in the meantime
-            over.close()
-            return
-        over.channel.add_on_close_callback(self._on_channel_closed)
-        # RabbitMQ cancels a consumer whose queue was deleted or whose node is gone: connect again.
-        over.channel.add_on_cancel_callback(lambda _: close_with_its_channel(over.channel))
-        self._acks = Acks(over.channel)
-        self._consumed = 0
-        self._consumer_tags = []
-        self._consume(over.channel, self._prefetch)
+        self._move_to(over.channel)
+        self._look_later()
 
     async def take(self) -> list[Delivery]:
         while not self._arrived:
@@ -69,19 +82,24 @@ class RabbitSubscription:
         return taken
 
     def set_prefetch(self, prefetch: int) -> None:
-        """A larger prefetch takes a further consumer, since a new qos does not change a running one."""
+        """The most unacked deliveries from now on, beside those of older channels."""
         self._prefetch = max(1, prefetch)
-        channel = self._open_channel()
-        if channel is None or self._closed or self._prefetch == self._consumed:
+        acks = self._acks
+        if acks is None or acks.open_channel is None or self._closed or self._renewing:
             return
-        if self._prefetch < self._consumed:
-            self._cancel(channel)
-        self._consume(channel, self._prefetch - self._consumed)
+        missing = self._prefetch - acks.prefetch
+        if missing > 0:
+            self._consume(acks, acks.open_channel, missing)
+        elif missing < 0 and len(self._retired) < MOST_RETIRED:
+            acks.cancel()
+            self._renew(acks.open_channel)
 
     async def close(self) -> None:
         self._closed = True
-        if (channel := self._open_channel()) is not None:
-            self._cancel(channel)
+        if self._look is not None:
+            self._look.cancel()
+        if self._acks is not None:
+            self._acks.retire()
         arrived, self._arrived = self._arrived, []
         for delivery in arrived:
             if not delivery.stale:
@@ -94,67 +112,115 @@ class RabbitSubscription:
 
     def flush(self) -> None:
         """Sends the acks that are gathered, before the connection closes."""
-        if self._acks is not None:
-            self._acks.flush()
+        for acks in (self._acks, *self._retired):
+            if acks is not None:
+                acks.flush()
 
-    def _open_channel(self) -> Channel | None:
-        channel = self._acks.channel if self._acks is not None else None
-        return channel if channel is not None and channel.is_open else None
+    def _renew(self, channel: Channel) -> None:
+        """Opens another channel, to which the subscription then moves."""
+        self._renewing = True
+        # A connection that is closing opens no channel. `attach` follows then.
+        with contextlib.suppress(AMQPError):
+            channel.connection.channel(on_open_callback=self._move_to)
 
-    def _consume(self, channel: Channel, prefetch: int) -> None:
-        self._consumed += prefetch
+    def _move_to(self, channel: Channel) -> None:
+        """Consumes over this channel, and no longer over the present one."""
+        self._renewing = False
+        if self._closed:  # in the meantime
+            channel.close()
+            return
+        acks, before = Acks(channel), self._acks
+        channel.add_on_close_callback(lambda _, reason: self._on_channel_closed(acks, reason))
+        # RabbitMQ cancels a consumer whose queue was deleted or whose node is gone: connect again.
+        channel.add_on_cancel_callback(lambda _: close_with_its_channel(channel))
+        self._acks = acks
+        self._consume(acks, channel, self._prefetch)
+        if before is not None:
+            self._retired.add(before)
+            before.retire()
+
+    def _consume(self, acks: Acks, channel: Channel, prefetch: int) -> None:
+        """Adds consumers with this prefetch together."""
         while prefetch > 0:
-            channel.basic_qos(prefetch_count=min(prefetch, self._largest_prefetch))
-            tag = channel.basic_consume(self._queue.name, self._on_delivery)
-            self._consumer_tags.append(tag)
+            consumer = Consumer(min(prefetch, self._largest_prefetch))
+            channel.basic_qos(prefetch_count=consumer.prefetch)
+            on_delivery = partial(self._on_delivery, acks, consumer)
+            consumer.tag = channel.basic_consume(self._queue.name, on_delivery)
+            acks.consumers.append(consumer)
             if isinstance(self._source, Lane):  # the bodies of a lane need no headers
-                channel.connection.direct[channel.channel_number, tag.encode()] = self._on_body
-            prefetch -= self._largest_prefetch
+                key = (channel.channel_number, consumer.tag.encode())
+                channel.connection.direct[key] = partial(self._on_body, acks, consumer)
+            prefetch -= consumer.prefetch
 
-    def _cancel(self, channel: Channel) -> None:
-        for tag in self._consumer_tags:
-            channel.basic_cancel(tag)
-            channel.connection.direct.pop((channel.channel_number, tag.encode()), None)
-        self._consumer_tags = []
-        self._consumed = 0
+    def _look_later(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+        if not self._closed:
+            self._look = asyncio.get_running_loop().call_later(self._silence_s, self._look_for_silence)
+
+    def _look_for_silence(self) -> None:
+        """Renews the consumers if one of them could take more and got nothing since the last look."""
+        acks = self._acks
+        if acks is None or acks.open_channel is None:
+            return  # `attach` follows
+        consumers = acks.consumers
+        silent = any(consumer.unacked < consumer.prefetch and not consumer.heard for consumer in consumers)
+        if any(consumer.heard for consumer in consumers):
+            self._silence_s = self._timing.silence_s
+        elif silent:
+            self._silence_s = min(2 * self._silence_s, self._timing.longest_silence_s)
+        for consumer in consumers:
+            consumer.heard = False
+        if silent and not self._renewing and len(self._retired) < MOST_RETIRED:
+            self._renew(acks.open_channel)
+        self._look_later()
 
     def _on_delivery(
-        self, _: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes
+        self,
+        acks: Acks,
+        consumer: Consumer,
+        _: Channel,
+        method: Basic.Deliver,
+        properties: BasicProperties,
+        body: bytes,
     ) -> None:
         headers = properties.headers or {}
-        lane, reason = lane_of(self._source, headers), reason_of(self._source, headers)
-        self._arrive(method.delivery_tag, method.redelivered, body, lane=lane, reason=reason)
-
-    def _on_body(self, tag: int, redelivered: bool, body: bytes) -> None:
-        """A delivery of a lane, by the short cut."""
-        assert isinstance(self._source, Lane)
-        self._arrive(tag, redelivered, body, lane=self._source)
-
-    def _arrive(self, tag: int, redelivered: bool, body: bytes, *, lane: Lane, reason: str = "") -> None:
-        acks = self._acks
-        if acks is None:
-            return
         delivery = RabbitDelivery(
             body=body,
-            lane=lane,
-            reason=reason,
+            lane=lane_of(self._source, headers),
+            reason=reason_of(self._source, headers),
+            redelivered=method.redelivered,
+            _tag=method.delivery_tag,
+            _acks=acks,
+            _rejects=self._rejects,
+        )
+        acks.expect(method.delivery_tag, consumer)
+        self._arrive(delivery)
+
+    def _on_body(self, acks: Acks, consumer: Consumer, tag: int, redelivered: bool, body: bytes) -> None:
+        """A delivery of a lane, by the short cut."""
+        assert isinstance(self._source, Lane)
+        delivery = RabbitDelivery(
+            body=body,
+            lane=self._source,
+            reason="",
             redelivered=redelivered,
             _tag=tag,
             _acks=acks,
             _rejects=self._rejects,
         )
-        acks.expect(tag)
-        if self._closed:
-            delivery.release()
-            return
+        acks.expect(tag, consumer)
+        self._arrive(delivery)
+
+    def _arrive(self, delivery: Delivery) -> None:
         self._arrived.append(delivery)
         self._arrival.set()
 
-    def _on_channel_closed(self, channel: Channel, _: BaseException) -> None:
-        acks = self._acks
-        if acks is None or acks.channel is not channel:
-            return
-        acks.channel = None  # which makes its deliveries stale
-        self._acks = None
+    def _on_channel_closed(self, acks: Acks, reason: BaseException) -> None:
+        channel, acks.channel = acks.channel, None  # which makes its deliveries stale
+        self._retired.discard(acks)
+        if acks is self._acks:
+            self._acks = None
         self._arrived = [delivery for delivery in self._arrived if not delivery.stale]
-        close_with_its_channel(channel)
+        if channel is not None and not isinstance(reason, ChannelClosedByClient):
+            close_with_its_channel(channel)

@@ -15,23 +15,57 @@ LANE_HEADER = "x-lane"
 REASON_HEADER = "x-reason"
 
 
+@dataclass(slots=True, eq=False)
+class Consumer:
+    """One consumer of a channel.
+
+    Attributes:
+        prefetch: How many unacked deliveries RabbitMQ allows it.
+        tag: Its consumer tag.
+        unacked: How many deliveries came to it and are not acked or released.
+        heard: Whether a delivery came to it since it was last looked at.
+    """
+
+    prefetch: int
+    tag: str = ""
+    unacked: int = 0
+    heard: bool = False
+
+
 class Acks:
-    """The unacked deliveries of one channel. Combines the acks of one turn of the loop into few frames.
+    """The consumers of one channel, and their unacked deliveries.
+
+    Combines the acks of one turn of the loop into few frames.
 
     Attributes:
         channel: The channel; None when it is closed.
+        consumers: Its consumers.
     """
 
     def __init__(self, channel: Channel) -> None:
         self.channel: Channel | None = channel
+        self.consumers: list[Consumer] = []
         # In order of arrival. Tags have gaps: pika gives back what arrives for a consumer that is being cancelled.
-        self._unacked: dict[int, None] = {}
+        self._unacked: dict[int, Consumer] = {}
         self._acked: set[int] = set()
         self._scheduled = False
+        self._retired = False
 
-    def expect(self, tag: int) -> None:
+    @property
+    def prefetch(self) -> int:
+        """The prefetch of all consumers together."""
+        return sum(consumer.prefetch for consumer in self.consumers)
+
+    @property
+    def open_channel(self) -> Channel | None:
+        """The channel, if frames can be sent over it."""
+        return self.channel if self.channel is not None and self.channel.is_open else None
+
+    def expect(self, tag: int, consumer: Consumer) -> None:
         """Notes a delivery that is to be acked or released."""
-        self._unacked[tag] = None
+        self._unacked[tag] = consumer
+        consumer.unacked += 1
+        consumer.heard = True
 
     def ack(self, tag: int) -> None:
         """Acks a delivery at the end of this turn of the loop."""
@@ -42,16 +76,16 @@ class Acks:
 
     def release(self, tag: int) -> None:
         """Gives a delivery back to the queue."""
-        del self._unacked[tag]
-        if self.channel is not None and self.channel.is_open:
-            self.channel.basic_nack(tag, multiple=False, requeue=True)
+        self._forget(tag)
+        if (channel := self.open_channel) is not None:
+            channel.basic_nack(tag, multiple=False, requeue=True)
+            self._close_when_done(channel)
 
     def flush(self) -> None:
         """Sends the acks: one frame for the oldest deliveries without a gap, and one for each of the others."""
         self._scheduled = False
         acked, self._acked = self._acked, set()
-        channel = self.channel
-        if channel is None or not channel.is_open:
+        if (channel := self.open_channel) is None:
             return
         oldest = list(itertools.takewhile(acked.__contains__, self._unacked))
         if oldest:
@@ -59,7 +93,31 @@ class Acks:
         for tag in acked.difference(oldest):
             channel.basic_ack(tag)
         for tag in acked:
-            del self._unacked[tag]
+            self._forget(tag)
+        self._close_when_done(channel)
+
+    def cancel(self) -> None:
+        """Cancels the consumers."""
+        canceled, self.consumers = self.consumers, []
+        if (channel := self.open_channel) is None:
+            return
+        for consumer in canceled:
+            channel.basic_cancel(consumer.tag)
+            channel.connection.direct.pop((channel.channel_number, consumer.tag.encode()), None)
+
+    def retire(self) -> None:
+        """Cancels the consumers, and closes the channel once no delivery of it is unacked."""
+        self.cancel()
+        self._retired = True
+        if (channel := self.open_channel) is not None:
+            self._close_when_done(channel)
+
+    def _forget(self, tag: int) -> None:
+        self._unacked.pop(tag).unacked -= 1
+
+    def _close_when_done(self, channel: Channel) -> None:
+        if self._retired and not self._unacked:
+            channel.close()
 
 
 class Rejects(Protocol):

@@ -30,6 +30,9 @@ class Timing:
         socket_s: How long to connect the socket may take.
         handshake_s: How long to open the connection may take.
         close_s: How long to close it may take.
+        silence_s: A consumer that could take more and gets nothing for this long is renewed; twice as long each further
+            time.
+        longest_silence_s: The longest of these times.
     """
 
     first_backoff_s: float = 0.1
@@ -38,6 +41,8 @@ class Timing:
     socket_s: float = 5.0
     handshake_s: float = 10.0
     close_s: float = 2.0
+    silence_s: float = 5.0
+    longest_silence_s: float = 60.0
 
 
 TIMING = Timing()
