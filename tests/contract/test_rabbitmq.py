@@ -306,7 +306,7 @@ async def test_deliveries_that_were_lost_come_again_after_a_fall(
             first, second = await take(subscription, 2)
             subscription.set_prefetch(2)
             first.ack()
-            last.ack()
+            second.ack()
             again = await take(subscription, 2)
             assert [delivery.redelivered for delivery in again] == [True, True]
             for delivery in again:
