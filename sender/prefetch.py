@@ -49,7 +49,7 @@ class Prefetch:
             self._learn(batches)
         elif rejected and not self._mean_batch:
             self._set(self._limits.prefetch_past_rejects)
-        too_many = 2 * self._largest_batch + self._most // 4
+        too_many = 2 * self._largest_batch + self._most
         if -self._missing() > too_many:
             self._fall(self._needed(self._largest_batch))
         self.follow()

@@ -24,12 +24,15 @@ LARGEST_PREFETCH = 65_535
 # No further channel is opened while this many older ones have unacked deliveries.
 MOST_RETIRED = 64
 
+# While the deliveries of older channels are acked, at most this many consumers take their place.
+MOST_TOP_UPS = 8
+
 
 class RabbitSubscription:
     """One subscriber. `attach` moves it to a new connection whenever the old one was lost.
 
     A consumer keeps the prefetch that it began with. A raise adds a consumer to the channel. A fall opens another
-    channel; the old one closes when its deliveries are acked.
+    channel, whose prefetch grows as the deliveries of the old one are acked; then the old one closes.
 
     RabbitMQ notes deliveries before it sends them. What the dead leader of a quorum queue had noted and not sent, the
     next leader sends only with a further delivery to the same consumer: never, if that was canceled or has no prefetch
@@ -82,15 +85,13 @@ class RabbitSubscription:
         return taken
 
     def set_prefetch(self, prefetch: int) -> None:
-        """The most unacked deliveries from now on, beside those of older channels."""
         self._prefetch = max(1, prefetch)
         acks = self._acks
         if acks is None or acks.open_channel is None or self._closed or self._renewing:
             return
-        missing = self._prefetch - acks.prefetch
-        if missing > 0:
-            self._consume(acks, acks.open_channel, missing)
-        elif missing < 0 and len(self._retired) < MOST_RETIRED:
+        if self._prefetch >= acks.prefetch:
+            self._top_up()
+        elif len(self._retired) < MOST_RETIRED:
             acks.cancel()
             self._renew(acks.open_channel)
 
@@ -99,7 +100,7 @@ class RabbitSubscription:
         if self._look is not None:
             self._look.cancel()
         if self._acks is not None:
-            self._acks.retire()
+            self._acks.retire(lambda: None)
         arrived, self._arrived = self._arrived, []
         for delivery in arrived:
             if not delivery.stale:
@@ -134,10 +135,23 @@ class RabbitSubscription:
         # RabbitMQ cancels a consumer whose queue was deleted or whose node is gone: connect again.
         channel.add_on_cancel_callback(lambda _: close_with_its_channel(channel))
         self._acks = acks
-        self._consume(acks, channel, self._prefetch)
         if before is not None:
             self._retired.add(before)
-            before.retire()
+            before.retire(self._top_up)
+        self._top_up()
+
+    def _top_up(self) -> None:
+        """Consumes with what is left of the prefetch, in few consumers: RabbitMQ looks at each of them."""
+        acks, of_others = self._acks, sum(acks.unacked for acks in self._retired)
+        if acks is None or acks.open_channel is None or self._closed or self._renewing:
+            return
+        left = self._prefetch - acks.prefetch - of_others
+        if (
+            not acks.consumers
+        ):  # the queue always has one: an audit takes a queue without consumers to be at rest
+            self._consume(acks, acks.open_channel, max(1, left))
+        elif left > 0 and (not of_others or left >= self._prefetch / MOST_TOP_UPS):
+            self._consume(acks, acks.open_channel, left)
 
     def _consume(self, acks: Acks, channel: Channel, prefetch: int) -> None:
         """Adds consumers with this prefetch together."""

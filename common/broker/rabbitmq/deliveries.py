@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -49,12 +50,17 @@ class Acks:
         self._unacked: dict[int, Consumer] = {}
         self._acked: set[int] = set()
         self._scheduled = False
-        self._retired = False
+        self._on_acked: Callable[[], None] | None = None
 
     @property
     def prefetch(self) -> int:
         """The prefetch of all consumers together."""
         return sum(consumer.prefetch for consumer in self.consumers)
+
+    @property
+    def unacked(self) -> int:
+        """How many deliveries are neither acked nor released."""
+        return len(self._unacked)
 
     @property
     def open_channel(self) -> Channel | None:
@@ -105,10 +111,14 @@ class Acks:
             channel.basic_cancel(consumer.tag)
             channel.connection.direct.pop((channel.channel_number, consumer.tag.encode()), None)
 
-    def retire(self) -> None:
-        """Cancels the consumers, and closes the channel once no delivery of it is unacked."""
+    def retire(self, on_acked: Callable[[], None]) -> None:
+        """Cancels the consumers, and closes the channel once no delivery of it is unacked.
+
+        Args:
+            on_acked: Called when deliveries were acked or released.
+        """
         self.cancel()
-        self._retired = True
+        self._on_acked = on_acked
         if (channel := self.open_channel) is not None:
             self._close_when_done(channel)
 
@@ -116,8 +126,11 @@ class Acks:
         self._unacked.pop(tag).unacked -= 1
 
     def _close_when_done(self, channel: Channel) -> None:
-        if self._retired and not self._unacked:
+        if self._on_acked is None:
+            return
+        if not self._unacked:
             channel.close()
+        self._on_acked()
 
 
 class Rejects(Protocol):
