@@ -20,6 +20,8 @@ from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.docker_client import DockerClient
 
+from common.errors import SmsimError
+
 _STOP_DEADLINE_S = 30
 # The ports are divided into this many shares, one for each worker.
 _PORTS_SHARES = 16
@@ -35,7 +37,7 @@ _SEARCH = [
 ]
 
 
-class ServersUnavailableError(RuntimeError):
+class ServersUnavailableError(SmsimError):
     """Neither the program nor its image is available. The text says what to install."""
 
 
@@ -234,10 +236,18 @@ def choose(container: Callable[[], Runner], process: Callable[[], Runner]) -> Ru
     if forced == "docker" or (not forced and docker_answers()):
         try:
             return container()
-        except ServersUnavailableError:
+        except ServersUnavailableError as no_container:
             if forced:
                 raise
+            return _process_instead(process, no_container)
     return process()
+
+
+def _process_instead(process: Callable[[], Runner], no_container: ServersUnavailableError) -> Runner:
+    try:
+        return process()
+    except ServersUnavailableError as no_process:
+        raise ServersUnavailableError(f"{no_process}. {no_container}") from None
 
 
 @functools.cache
@@ -284,7 +294,7 @@ def find_program(name: str) -> str:
     path = shutil.which(name, path=os.pathsep.join(_SEARCH))
     if path is None:
         raise ServersUnavailableError(
-            f"{name} is not installed and no Docker engine answers: run `make servers`, or install the packages "
+            f"{name} is not installed, and no Docker engine can provide it: run `make servers`, or install the packages "
             "redis-server and rabbitmq-server"
         )
     return path
