@@ -294,7 +294,7 @@ def find_program(name: str) -> str:
     path = shutil.which(name, path=os.pathsep.join(_SEARCH))
     if path is None:
         raise ServersUnavailableError(
-            f"{name} is not installed, and no Docker engine can provide it: run `make servers`, or install the packages "
+            f"{name} is not installed, and Docker cannot provide it: run `make servers`, or install the packages "
             "redis-server and rabbitmq-server"
         )
     return path
