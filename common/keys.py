@@ -86,6 +86,7 @@ def idempotency_key(caller: str, digest: str) -> str:
 
 
 API_KEYS = "sms:api-keys"  # hash: id -> what is known of the key, with the hash of its secret
+API_KEY_USES = "sms:api-keys:uses"  # hash: id -> when the key was used last, Unix time in microseconds
 CALLBACKS = "sms:callbacks"  # sorted set: message id -> when its callback is due, Unix time in microseconds
 
 

@@ -17,10 +17,11 @@ RETRY_AFTER_S = 2.0
 
 
 class Scope(StrEnum):
-    """Permissions of an API key."""
+    """Permissions of an API key. A key without ALL sees and cancels its own messages and runs only."""
 
     SEND = "send"
     READ = "read"
+    ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True)

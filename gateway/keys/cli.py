@@ -4,7 +4,7 @@ import argparse
 import re
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
@@ -19,8 +19,9 @@ from common.cli import (
 from common.errors import UsageError
 from common.logs import configure_logs
 from common.settings import load_settings
+from common.sms.numbers import normalise
 from common.stores import connect_stores
-from common.web.keys.port import ALL_SCOPES, ApiKey, ApiKeys, new_key
+from common.web.keys.port import OWN_SCOPES, ApiKey, ApiKeys, Kind, new_key
 from common.web.operations import Scope
 
 LONGEST_NAME = 64
@@ -54,7 +55,27 @@ def _parser(prog: str) -> Parser:
         "--scope",
         action="append",
         choices=[scope.value for scope in Scope],
-        help="what it allows; may be given twice (default: both)",
+        help="what it allows; may be repeated (default: send and read). With `all` it sees what other keys send, too",
+    )
+    create.add_argument(
+        "--kind",
+        choices=[kind.value for kind in Kind],
+        default=Kind.LIVE.value,
+        help="live; team: sends to the numbers of --to only; test: what it sends is simulated (default: live)",
+    )
+    create.add_argument(
+        "--to",
+        type=_number,
+        action="append",
+        default=[],
+        metavar="NUMBER",
+        help="a number that a team key may send to; may be repeated",
+    )
+    create.add_argument(
+        "--expires",
+        type=_end,
+        metavar="DATE",
+        help="its last day, like 2027-01-31 (UTC), or a time, like 2027-01-31T18:00Z",
     )
     create.set_defaults(job=_create)
     list_ = jobs.add_parser("list", help="show the keys", description="Shows the keys, without secrets.")
@@ -71,27 +92,41 @@ def _parser(prog: str) -> Parser:
 
 
 async def _create(keys: ApiKeys, args: argparse.Namespace) -> None:
-    scopes = [Scope(scope) for scope in args.scope] if args.scope else ALL_SCOPES
+    scopes = [Scope(scope) for scope in args.scope] if args.scope else OWN_SCOPES
+    kind = Kind(args.kind)
+    if (kind is Kind.TEAM) != bool(args.to):
+        raise UsageError("--to names the numbers of a team key: give --kind team and --to NUMBER together")
     while True:
-        key, whole = new_key(args.name, scopes, time.time_ns() // 1000)
+        key, whole = new_key(
+            args.name,
+            scopes,
+            time.time_ns() // 1000,
+            kind=kind,
+            numbers=args.to,
+            expires_us=args.expires,
+        )
         if await keys.add(key):
             break
     sys.stdout.write(f"{whole}\n")
     sys.stderr.write(
-        f"key {key.id} of {key.name} with the scopes {_words(key)}: keep it now, it can't be shown again\n"
+        f"{key.kind} key {key.id} of {key.name} with the scopes {_words(key)}{_until(key)}: keep it now, it can't be"
+        " shown again\n"
     )
 
 
 async def _list(keys: ApiKeys, args: argparse.Namespace) -> None:
+    uses = await keys.last_uses()
     found = sorted((await keys.all()).values(), key=lambda key: (key.created_us, key.id))
+    shown = [_shown(key, uses.get(key.id)) for key in found]
     if args.json:
-        sys.stdout.write(msgspec.json.encode([_shown(key) for key in found]).decode() + "\n")
+        sys.stdout.write(msgspec.json.encode(shown).decode() + "\n")
         return
-    width = max((len(key.name) for key in found), default=4)
-    rows = [("ID", "NAME", "SCOPES", "CREATED")]
-    rows += [(key.id, key.name, _words(key), _created(key)) for key in found]
-    for key_id, name, scopes, created in rows:
-        sys.stdout.write(f"{key_id:<8}  {name:<{max(4, width)}}  {scopes:<9}  {created}\n")
+    rows = [[name.upper().replace("_", " ") for name in _Shown.__struct_fields__]]
+    rows += [[_cell(value) for value in msgspec.structs.astuple(row)] for row in shown]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    for row in rows:
+        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        sys.stdout.write(line.rstrip() + "\n")
 
 
 async def _revoke(keys: ApiKeys, args: argparse.Namespace) -> None:
@@ -103,16 +138,79 @@ async def _revoke(keys: ApiKeys, args: argparse.Namespace) -> None:
     sys.stderr.write(f"key {args.id} is revoked: gateways refuse it within 5 s\n")
 
 
-def _shown(key: ApiKey) -> dict[str, object]:
-    return {"id": key.id, "name": key.name, "scopes": sorted(key.scopes), "created": _created(key)}
+class _Shown(msgspec.Struct):
+    """A key as it is listed: nothing of its secret, and no numbers.
+
+    Attributes:
+        id: Names the key.
+        name: What it is for.
+        kind: What becomes of its messages.
+        scopes: What it allows.
+        created: Time, in ISO 8601.
+        expires: When it ends, the same.
+        last_use: When it was used last, the same, to the minute or so.
+    """
+
+    id: str
+    name: str
+    kind: Kind
+    scopes: list[Scope]
+    created: str
+    expires: str | None
+    last_use: str | None
+
+
+def _shown(key: ApiKey, last_use_us: int | None) -> _Shown:
+    return _Shown(
+        id=key.id,
+        name=key.name,
+        kind=key.kind,
+        scopes=sorted(key.scopes),
+        created=_iso(key.created_us),
+        expires=None if key.expires_us is None else _iso(key.expires_us),
+        last_use=None if last_use_us is None else _iso(last_use_us),
+    )
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return ",".join(value)
+    return "-" if value is None else str(value)
 
 
 def _words(key: ApiKey) -> str:
     return ",".join(sorted(key.scopes))
 
 
-def _created(key: ApiKey) -> str:
-    return datetime.fromtimestamp(key.created_us // 1_000_000, UTC).isoformat().replace("+00:00", "Z")
+def _until(key: ApiKey) -> str:
+    return "" if key.expires_us is None else f" until {_iso(key.expires_us)}"
+
+
+def _iso(at_us: int) -> str:
+    return datetime.fromtimestamp(at_us // 1_000_000, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _number(text: str) -> str:
+    """An argparse type: a number, in E.164 form."""
+    try:
+        return normalise(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"no number to send to: {error}") from None
+
+
+def _end(text: str) -> int:
+    """An argparse type: when a key ends, as Unix time in microseconds. A day is meant whole."""
+    try:
+        end = datetime.fromisoformat(text)
+        if len(text) <= len("2027-01-31"):
+            end += timedelta(days=1)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError("no date: write it like 2027-01-31 or 2027-01-31T18:00Z") from None
+    if end.tzinfo is None:
+        end = end.replace(tzinfo=UTC)
+    if end <= datetime.now(UTC):
+        raise argparse.ArgumentTypeError("this time is over: name one to come")
+    return int(end.timestamp() * 1e6)
 
 
 def _name(text: str) -> str:

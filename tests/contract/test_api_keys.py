@@ -2,15 +2,17 @@
 
 import base64
 import hashlib
+import json
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
 
 from common import keys as names
 from common.web.keys.memory import MemoryApiKeys
-from common.web.keys.port import ALL_SCOPES, ApiKey, ApiKeys, new_key, parts_of
+from common.web.keys.port import ALL_SCOPES, OWN_SCOPES, ApiKey, ApiKeys, Kind, new_key, parts_of
 from common.web.keys.redis import RedisApiKeys
 from common.web.operations import Scope
 from tests.servers import RedisServer
@@ -25,7 +27,7 @@ def a_key(name: str = "shop", scopes: frozenset[Scope] = ALL_SCOPES) -> ApiKey:
 @pytest.fixture
 async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
     async with Redis(host=redis_server.host, port=redis_server.port) as client:
-        await client.delete(names.API_KEYS)
+        await client.delete(names.API_KEYS, names.API_KEY_USES)
         yield client
 
 
@@ -62,6 +64,40 @@ async def test_an_id_that_is_taken_stays_its_owner_s(keys: ApiKeys) -> None:
     assert await keys.add(key)
     assert not await keys.add(another)
     assert await keys.all() == {key.id: key}
+
+
+async def test_every_field_of_a_key_is_kept(keys: ApiKeys) -> None:
+    """Kind, numbers and end as well."""
+    team = new_key("crew", OWN_SCOPES, NOW_US, kind=Kind.TEAM, numbers=["+358401234567"], expires_us=NOW_US)[
+        0
+    ]
+    await keys.add(team)
+    assert await keys.all() == {team.id: team}
+    assert team.caller.may_send_to("+358401234567")
+    assert not team.caller.may_send_to("+358401234568")
+
+
+async def test_the_last_use_of_a_key_goes_with_it(keys: ApiKeys) -> None:
+    """A later use replaces an earlier one; a revoked key has none."""
+    key = a_key()
+    await keys.add(key)
+    assert await keys.last_uses() == {}
+    for at_us in (NOW_US, NOW_US + 60_000_000):
+        await keys.note_use(key.id, at_us)
+    assert await keys.last_uses() == {key.id: NOW_US + 60_000_000}
+    await keys.revoke(key.id)
+    assert await keys.last_uses() == {}
+
+
+async def test_a_key_of_an_earlier_version_can_do_what_it_could(client: Redis) -> None:
+    """It is live, does not end, and sees the messages of all, as every key did."""
+    key = new_key("shop", {Scope.READ}, NOW_US)[0]
+    digest = base64.b64encode(key.digest).decode()
+    old = {"id": key.id, "name": "shop", "scopes": ["read"], "created_us": NOW_US, "digest": digest}
+    await client.hset(names.API_KEYS, key.id, json.dumps(old))
+    assert await RedisApiKeys(client).all() == {
+        key.id: msgspec.structs.replace(key, scopes=frozenset({Scope.READ, Scope.ALL}))
+    }
 
 
 async def test_keys_of_one_redis_are_shared_and_hold_no_secret(client: Redis) -> None:

@@ -33,9 +33,9 @@ async def bench(redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[Benc
 
     launcher = Launcher(tmp_path, {"REDIS_HOST": redis_server.host, "REDIS_PORT": redis_server.port})
     async with Redis(host=redis_server.host, port=redis_server.port) as client:
-        await client.delete(names.API_KEYS)
+        await client.delete(names.API_KEYS, names.API_KEY_USES)
         yield Bench(launcher, RedisApiKeys(client))
-        await client.delete(names.API_KEYS)
+        await client.delete(names.API_KEYS, names.API_KEY_USES)
     launcher.close()
 
 
@@ -44,7 +44,7 @@ async def test_create_list_and_revoke(bench: Bench) -> None:
     both, said = await bench.smsim_keys("create", "--name", "web shop")
     prefix, both_id, secret = both.removesuffix("\n").split("_")
     assert (prefix, len(secret), both.count("\n")) == ("smsim", 52, 1)
-    assert f"key {both_id} of web shop with the scopes read,send" in said
+    assert f"live key {both_id} of web shop with the scopes read,send" in said
     assert secret not in said
     read, _ = await bench.smsim_keys("create", "--name", "grafana", "--scope", "read")
     read_id = read.split("_")[1]
@@ -57,7 +57,7 @@ async def test_create_list_and_revoke(bench: Bench) -> None:
     ]
     table, _ = await bench.smsim_keys("list")
     head, first, second = table.splitlines()
-    assert head.split() == ["ID", "NAME", "SCOPES", "CREATED"]
+    assert head.split() == ["ID", "NAME", "KIND", "SCOPES", "CREATED", "EXPIRES", "LAST", "USE"]
     assert (both_id in first, "web shop" in first, read_id in second) == (True, True, True)
     for key in kept.values():
         for hidden in (secret, key.digest.hex()):
@@ -66,6 +66,27 @@ async def test_create_list_and_revoke(bench: Bench) -> None:
     out, said = await bench.smsim_keys("revoke", both_id)
     assert (out, said) == ("", f"key {both_id} is revoked: gateways refuse it within 5 s\n")
     assert list(await bench.keys.all()) == [read_id]
+
+
+async def test_kinds_ends_and_last_uses_are_listed(bench: Bench) -> None:
+    """The last day of a key is meant whole; the numbers of a team key are in no list."""
+    await bench.smsim_keys("create", "--name", "ci", "--kind", "test", "--expires", "2099-01-31")
+    team = ("--kind", "team", "--to", "+358 40 1234567", "--expires", "2099-01-31T18:00+02:00")
+    await bench.smsim_keys("create", "--name", "crew", "--scope", "all", "--scope", "read", *team)
+    ci, crew = sorted((await bench.keys.all()).values(), key=lambda key: key.name)
+    assert crew.numbers == {"+358401234567"}
+    await bench.keys.note_use(ci.id, 4_070_908_800_000_000)
+    listed, _ = await bench.smsim_keys("list", "--json")
+    shown = {
+        key["name"]: (key["kind"], key["scopes"], key["expires"], key["last_use"])
+        for key in json.loads(listed)
+    }
+    assert shown == {
+        "ci": ("test", ["read", "send"], "2099-02-01T00:00:00Z", "2099-01-01T00:00:00Z"),
+        "crew": ("team", ["all", "read"], "2099-01-31T16:00:00Z", None),
+    }
+    table, _ = await bench.smsim_keys("list")
+    assert "1234567" not in listed + table
 
 
 @pytest.mark.parametrize(
@@ -81,6 +102,13 @@ async def test_create_list_and_revoke(bench: Bench) -> None:
         (("create", "--name", "  "), "a name is 1 to 64 printable characters"),
         (("create", "--name", "two\nlines"), "a name is 1 to 64 printable characters"),
         (("create", "--name", "x", "--scope", "admin"), "invalid choice: 'admin'"),
+        (("create", "--name", "x", "--kind", "dead"), "invalid choice: 'dead'"),
+        (("create", "--name", "x", "--kind", "team"), "--kind team and --to NUMBER together"),
+        (("create", "--name", "x", "--to", "+358401234567"), "--kind team and --to NUMBER together"),
+        (("create", "--name", "x", "--kind", "team", "--to", "12"), "no number to send to"),
+        (("create", "--name", "x", "--expires", "tomorrow"), "write it like 2027-01-31"),
+        (("create", "--name", "x", "--expires", "9999-12-31"), "write it like 2027-01-31"),
+        (("create", "--name", "x", "--expires", "2020-01-31"), "this time is over"),
         ((), "create|list|revoke"),
         (("drop",), "invalid choice: 'drop'"),
     ],

@@ -43,7 +43,9 @@ class Bench:
     def __init__(self, required: bool = True, fixed_key: str | None = None) -> None:
         self.now = 1000.0
         self.keys = CountingKeys()
-        self.authenticator = Authenticator(self.keys, required, fixed_key, lambda: self.now)
+        self.authenticator = Authenticator(
+            self.keys, required, fixed_key, lambda: self.now, unix=lambda: self.now
+        )
 
     async def made(self, *scopes: Scope) -> tuple[ApiKey, str]:
         key, whole = new_key("shop", scopes or ALL_SCOPES, 0)
@@ -279,3 +281,52 @@ async def test_nobody_is_recognised_by_what_was_no_key() -> None:
         connection({"authorization": "Basic eA=="}, ["smsim.v1", f"key.{whole}"])
     )
     assert bench.authenticator.recognise(fields(authorization="Basic eA==")) is None
+
+
+async def test_a_key_is_refused_from_its_end_on() -> None:
+    """With a word on why, if the secret is right; what was recognised before the end is not recognised after it."""
+    bench = Bench()
+    key, whole = new_key("shop", ALL_SCOPES, 0, expires_us=int(1_010e6))
+    await bench.keys.add(key)
+    sent = fields(x_api_key=whole)
+    bench.now = 1_009.0
+    caller = await bench.caller(whole)
+    assert bench.authenticator.recognise(sent) == caller
+    bench.now = 1_010.5
+    assert bench.authenticator.recognise(sent) is None
+    assert "has ended" in (await bench.refused(whole)).detail
+    wrong = whole[:-1] + ("a" if whole[-1] != "a" else "b")
+    assert "has ended" not in (await bench.refused(wrong)).detail
+
+
+async def test_the_last_use_is_noted_once_a_minute() -> None:
+    """However many requests there are; a refused key is not used."""
+    bench = Bench()
+    key, whole = await bench.made()
+    noted: list[tuple[str, int]] = []
+
+    async def note(key_id: str, at_us: int) -> None:
+        noted.append((key_id, at_us))
+
+    bench.keys.note_use = note  # type: ignore[method-assign]
+    for _ in range(100):
+        await bench.caller(whole)
+        await bench.refused(whole.upper())
+        bench.now += 1
+    await asyncio.sleep(0)
+    assert noted == [(key.id, int(at_s * 1e6)) for at_s in (1_000, 1_060)]
+
+
+async def test_a_use_that_cannot_be_noted_refuses_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """The log has a line."""
+    bench = Bench()
+    _, whole = await bench.made()
+
+    async def note(key_id: str, at_us: int) -> None:
+        raise Unavailable("away")
+
+    bench.keys.note_use = note  # type: ignore[method-assign]
+    await bench.caller(whole)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert "key_use_not_noted" in caplog.text

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from common.errors import UsageError
 from common.web.keys.port import ALL_SCOPES, ApiKey, ApiKeys, Caller, digest_of, parts_of
 from common.web.operations import Scope
 from common.web.problems import Problem
+
+log = logging.getLogger(__name__)
 
 SHORTEST_FIXED_KEY = 16
 MOST_RECOGNISED = 1_000
@@ -34,10 +37,12 @@ class KeyTiming:
     Attributes:
         kept_s: A revoked key is valid for this long, and for the duration of one read: less than 5 s.
         again_s: For an unknown key the keys are read again, no more often than this.
+        uses_noted_s: The use of a key is noted no more often than this.
     """
 
     kept_s: float = 4.0
     again_s: float = 1.0
+    uses_noted_s: float = 60.0
 
 
 class _Recognised(NamedTuple):
@@ -56,7 +61,7 @@ class Authenticator:
     """Checks API keys: those in `keys`, and `fixed_key`. Unless keys are `required`, a request without one is allowed.
 
     All keys are cached, since operators make few of them: neither memory nor the number of reads depends on what
-    callers send. `clock` gives seconds. Raises UsageError if the fixed key is too weak.
+    callers send. `clock` gives seconds, `unix` those since 1970. Raises UsageError if the fixed key is too weak.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class Authenticator:
         fixed_key: str | None,
         clock: Callable[[], float] = time.monotonic,
         timing: KeyTiming | None = None,
+        unix: Callable[[], float] = time.time,
     ) -> None:
         if fixed_key is not None and not _is_fit(fixed_key):
             raise UsageError(
@@ -76,11 +82,14 @@ class Authenticator:
         self._required = required
         self._fixed = None if fixed_key is None else digest_of(fixed_key)
         self._clock = clock
+        self._unix = unix
         self._timing = timing or KeyTiming()
         self._held: dict[str, tuple[ApiKey, Caller]] = {}
         self._held_at = float("-inf")
         self._recognised: dict[_SentKey, _Recognised] = {}
         self._asking: asyncio.Task[None] | None = None
+        self._noted_s: dict[str, float] = {}
+        self._noting: set[asyncio.Task[None]] = set()
 
     async def authenticate(self, connection: HTTPConnection) -> Caller:
         """The caller of a request or a WebSocket. Raises Problem 401."""
@@ -92,6 +101,8 @@ class Authenticator:
         caller = await self._caller_of(sent)
         if caller is None:
             raise _unauthenticated("this API key is not in force: it is mistyped, or was revoked")
+        self._check_end(caller)
+        self._note_use(caller)
         if connection.scope["type"] == "http":  # a WebSocket's key may be elsewhere
             self._remember(dict(reversed(connection.headers.raw)), caller)  # of repeated fields, the first
         return caller
@@ -114,9 +125,38 @@ class Authenticator:
         if len(self._recognised) >= MOST_RECOGNISED:
             self._recognised.clear()
         until_s = float("inf") if caller is _SETTINGS else self._held_at + self._timing.kept_s
+        if (left_s := self._left_s(caller)) is not None:
+            until_s = min(until_s, self._clock() + left_s)
         sent = (fields.get(b"authorization"), fields.get(b"x-api-key"))
         if sent != (None, None):
             self._recognised[sent] = _Recognised(caller, until_s)
+
+    def _check_end(self, caller: Caller) -> None:
+        left_s = self._left_s(caller)
+        if left_s is not None and left_s <= 0:
+            raise _unauthenticated("this API key has ended: use one that is in force")
+
+    def _left_s(self, caller: Caller) -> float | None:
+        """The seconds until a caller's key ends; None if it does not end."""
+        key, _ = self._held.get(caller.id, (None, None))
+        if key is None or key.expires_us is None or caller is _SETTINGS:
+            return None
+        return key.expires_us / 1e6 - self._unix()
+
+    def _note_use(self, caller: Caller) -> None:
+        """Notes the use of a key in the background, once a minute: no request waits for it."""
+        now_s = self._clock()
+        is_due = now_s - self._noted_s.get(caller.id, float("-inf")) >= self._timing.uses_noted_s
+        if caller is not _SETTINGS and is_due:
+            self._noted_s[caller.id] = now_s
+            task = asyncio.create_task(self._keys.note_use(caller.id, int(self._unix() * 1e6)))
+            self._noting.add(task)
+            task.add_done_callback(self._noted)
+
+    def _noted(self, task: asyncio.Task[None]) -> None:
+        self._noting.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("key_use_not_noted", extra={"reason": type(error).__name__})
 
     async def _caller_of(self, sent: str) -> Caller | None:
         if self._fixed is not None and hmac.compare_digest(digest_of(sent), self._fixed):
@@ -147,7 +187,8 @@ class Authenticator:
             keys = await self._keys.all()
         finally:
             self._asking = None
-        self._held = {key.id: (key, Caller(key.id, key.name, key.scopes)) for key in keys.values()}
+        self._held = {key.id: (key, key.caller) for key in keys.values()}
+        self._noted_s = {key_id: at_s for key_id, at_s in self._noted_s.items() if key_id in keys}
         self._held_at = asked_at
 
 
