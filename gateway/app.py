@@ -80,7 +80,9 @@ class Gateway:
         self.acceptance = self._build_acceptance(broker, stores)
         self._broadcaster = Broadcaster(stores.ledger, broker, stores.tracker, self._limits.live)
         self._events = Events(self._broadcaster, self._authenticator)
-        self._simulated = SimulatedRuns(broker, stores.ledger, gateway_name(), settings.queue_name)
+        self._simulated = SimulatedRuns(
+            broker, stores.ledger, gateway_name(), queue=settings.queue_name, rates=self._rates
+        )
         self._messages = self._build_messages(stores)
         self.inbox = Inbox(stores.tracker) if stand_in else None
         self.metrics.watch_pending(lambda: self.acceptance.pending)
@@ -116,6 +118,7 @@ class Gateway:
             url_error=self._dispatcher.url_error,
             numbers=self._numbers,
             count=self.metrics.accepted,
+            owners=self._broadcaster.owners,
         )
 
     def _build_batches(self) -> Batches:
@@ -130,12 +133,13 @@ class Gateway:
 
     def _operations(self, health: Health) -> list[Operation]:
         """Every endpoint, and the document that describes them."""
-        runs = Runs(self._broadcaster.poller)
+        owners = self._broadcaster.owners
+        runs = Runs(self._broadcaster.poller, owners)
         parts: list[_Part] = [
             self._messages,
             self._build_batches(),
             runs,
-            Cancels(self._stores.ledger, self._stores.tracker),
+            Cancels(self._stores.ledger, self._stores.tracker, owners),
             self._simulated,
             self._events,
             health,

@@ -130,7 +130,8 @@ def _kind_of(status: int, answer: Answer) -> Any:
 
 def _operation(operation: Operation, answers: Answers, schemas: Schemas) -> Json:
     scope = operation.scope
-    needs = f"Needs an API key with the scope `{scope}`." if scope else "Needs no API key."
+    scopes = f"scopes `{scope}` and `{Scope.ALL}`" if operation.of_all else f"scope `{scope}`"
+    needs = f"Needs an API key with the {scopes}." if scope else "Needs no API key."
     described: Json = {
         "operationId": operation_id(operation),
         "tags": [operation.tag],

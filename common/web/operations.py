@@ -88,6 +88,7 @@ class Operation:
         path: The path, with parameters in braces.
         handler: Answers a request.
         scope: The permission that the API key needs; None: no key is needed.
+        of_all: Whether it shows what concerns all keys, so that the key needs the scope ALL as well.
         tag: The group in the document.
         summary: For the document.
         description: For the document.
@@ -108,3 +109,4 @@ class Operation:
     body: Body | None = None
     answers: Mapping[int, Answer]
     deadline_s: float = DEADLINE_S
+    of_all: bool = False

@@ -59,6 +59,11 @@ class RateLimiter:
         self._total = None if total_rate is None else _Bucket.full(total_rate, clock())
         self._callers: dict[str, _Bucket] = {}
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit."""
+        return self._key_rate is not None or self._total is not None
+
     def take(self, caller: Caller, messages: int) -> None:
         """Counts messages of a caller. Raises Problem 429, and counts nothing, if they must wait.
 

@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 
 from common.errors import Refused, Unavailable, UnknownRun
 from common.web.keys.authenticator import Authenticator
-from common.web.operations import RETRY_AFTER_S, Operation
+from common.web.operations import RETRY_AFTER_S, Operation, Scope
 from common.web.problems import Problem
 from common.web.server import connection_of
 from common.web.validation import invalid, unknown_names
@@ -74,6 +74,8 @@ class Endpoint:
         if scope is not None:
             request.state.caller = await self._authenticator.authenticate(request)
             self._authenticator.require(request.state.caller, scope)
+            if self._operation.of_all:
+                self._authenticator.require(request.state.caller, Scope.ALL)
         if request.scope["query_string"]:
             errors = unknown_names(request.query_params, self._query, "query")
             if errors:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from common.messages import Lane, new_run_id
 from common.sms.numbers import NumberRules
 from common.web.bodies import LARGE_BYTES, NDJSON, Budget
-from common.web.keys.port import Caller
+from common.web.keys.port import Caller, Kind
 from common.web.operations import JSON, Answer, Body, Operation, Parameter, Scope
 from common.web.problems import FieldError, Problem
 from common.web.rate import RateLimiter
@@ -26,6 +26,7 @@ from gateway.acceptance.receipts import Receipt
 from gateway.api.batch_body import NOTHING_ACCEPTED, READ_WITHIN_S, BatchBody, Rules, read_batch
 from gateway.api.idempotency import PARAMETER as IDEMPOTENCY_KEY
 from gateway.api.idempotency import key_of_request, replayed_headers
+from gateway.api.messages import NOT_LISTED, not_listed
 from gateway.api.schemas import (
     MAX_BATCH_ITEMS,
     MAX_TRACKED_ITEMS,
@@ -33,6 +34,7 @@ from gateway.api.schemas import (
     BatchItem,
     Priority,
 )
+from gateway.owners import owner_of
 
 DEADLINE_S = 60.0
 # Batches in hand at once, once they are read; so many of the largest bodies are in hand or being read, or more small
@@ -137,6 +139,8 @@ class Batches:
         self._look_for_room()
         with self._bodies.share() as take:
             body = await read_batch(request, self._rules, take)
+            caller: Caller = request.state.caller
+            _check_numbers(body, caller)
             with self._one_more():
                 batch = NewRun(
                     run=new_run_id(UNIQUE_BYTES),
@@ -146,8 +150,9 @@ class Batches:
                     accepted_us=time.time_ns() // 1000,
                     callback_urls=body.callback_urls,
                     key=key_of_request(request, body.raw),
+                    owner=owner_of(caller),
                 )
-                receipt = await self._accept(batch, request.state.caller)
+                receipt = await self._accept(batch, caller)
         ids = [f"{receipt.id}.{message.seq}" for message in body.messages]
         answer = BatchAccepted(receipt.id, len(ids), body.segments, ids)
         headers = {"Location": f"/runs/{receipt.id}", **replayed_headers(receipt.is_replayed)}
@@ -175,6 +180,15 @@ class Batches:
             yield
         finally:
             self._in_hand -= 1
+
+
+def _check_numbers(batch: BatchBody, caller: Caller) -> None:
+    """Raises Problem 403 if a message may not go to its number."""
+    if caller.kind is not Kind.TEAM:
+        return
+    others = [at for at, message in enumerate(batch.messages) if not caller.may_send_to(message.to)]
+    if others:
+        raise not_listed([FieldError(f"body[{at}].number", NOT_LISTED) for at in others[:MOST_ERRORS]])
 
 
 def _tracked(asked: bool | None, batch: BatchBody) -> bool:

@@ -19,6 +19,7 @@ from common.web.problems import Problem
 from common.web.responses import json_response
 from gateway.api.message_ids import parts_of
 from gateway.api.schemas import RunName, UuidText
+from gateway.owners import Owners
 
 # To tell of 100,000 tracked messages takes some 13 s.
 RUN_DEADLINE_S = 60.0
@@ -58,8 +59,9 @@ _NAME = Parameter(
 class Cancels:
     """Cancels messages and runs."""
 
-    def __init__(self, ledger: Ledger, tracker: Tracker) -> None:
+    def __init__(self, ledger: Ledger, tracker: Tracker, owners: Owners) -> None:
         self._ledger = ledger
+        self._owners = owners
         self._cancellation = Cancellation(ledger, tracker)
 
     def operations(self) -> list[Operation]:
@@ -104,6 +106,7 @@ class Cancels:
         uuid = request.path_params["uuid"]
         try:
             run, seq = parts_of(uuid)
+            await self._owners.check(request.state.caller, run)
             if seq >= (await self._ledger.publication(run)).announced:
                 raise UnknownRun
             counts = await self._cancellation.cancel(run, np.array([seq], np.int64))
@@ -117,6 +120,7 @@ class Cancels:
         try:
             if not is_run_id(run):
                 raise UnknownRun
+            await self._owners.check(request.state.caller, run)
             counts = await self._cancellation.cancel_run(run)
         except UnknownRun:
             raise Problem(404, "there is no such run, or it was forgotten: GET /runs lists them") from None

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from common.errors import SmsimError
 from common.tracking.port import Status
 from common.web.keys.authenticator import Authenticator
+from common.web.keys.port import Caller
 from common.web.operations import DEADLINE_S, Answer, Operation, Parameter, Scope
 from common.web.problems import Problem
 from common.web.server import connection_of
@@ -50,7 +52,8 @@ _EXAMPLE = (
 _DESCRIPTION = (
     "Each event's `data` is one JSON object; its `type`, also the event's name, says which. `message`: something"
     " happened to a message that was sent singly or in a small batch. `run`: a run changed, each second, and once more"
-    " when it is over. `statistics`: each second. A client that is too slow gets a last event `dropped` with the"
+    " when it is over. `statistics`: each second, for keys with the scope `all`; others get the events of their own"
+    " messages and runs only. A client that is too slow gets a last event `dropped` with the"
     " reason. A WebSocket at this path sends the same, as JSON arrays of events; browsers give their key as a"
     f" subprotocol, beside `{SUBPROTOCOL}`: `key.<API key>`."
 )
@@ -117,7 +120,7 @@ class Events:
 
     async def _websocket(self, websocket: WebSocket) -> None:
         try:
-            await self._check_key(websocket)
+            websocket.state.caller = await self._check_key(websocket)
         except Problem as problem:
             await websocket.send_denial_response(problem.response())
             return
@@ -152,7 +155,9 @@ class Events:
         connection = connection_of(client.scope)
         if connection is None:
             raise RuntimeError("events need the server of common.web.server")
-        filters = filters_of(client.query_params)
+        caller: Caller = client.state.caller
+        owner = None if caller.sees_all else caller.id
+        filters = dataclasses.replace(filters_of(client.query_params), owner=owner)
         subscriber = Subscriber(filters, join, connection, self._broadcaster.limits)
         rechecking = asyncio.create_task(self._recheck_key(client, subscriber))
         try:
@@ -176,14 +181,15 @@ class Events:
                     subscriber.end(Ending(_POLICY, _reason(problem)))
                     return
 
-    async def _check_key(self, client: HTTPConnection) -> None:
-        """Raises Problem."""
+    async def _check_key(self, client: HTTPConnection) -> Caller:
+        """Who listens. Raises Problem."""
         try:
             async with asyncio.timeout(DEADLINE_S):
                 caller = await self._authenticator.authenticate(client)
         except (TimeoutError, SmsimError):
             raise Problem(503, "The API keys can't be looked up now.", retry_after_s=5) from None
         self._authenticator.require(caller, Scope.READ)
+        return caller
 
 
 class _EventStream(StreamingResponse):

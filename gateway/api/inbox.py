@@ -89,6 +89,7 @@ class InboxRoutes:
             path="/inbox",
             handler=self._list,
             scope=Scope.READ,
+            of_all=True,
             tag="inbox",
             summary="List what was sent",
             description=(
@@ -108,6 +109,7 @@ class InboxRoutes:
             path="/inbox",
             handler=self._clear,
             scope=Scope.SEND,
+            of_all=True,
             tag="inbox",
             summary="Empty the inbox",
             description="Takes messages out of the inbox; what becomes of them elsewhere does not change.",
@@ -142,6 +144,7 @@ class InboxRoutes:
             path="/inbox/wait",
             handler=self._wait,
             scope=Scope.READ,
+            of_all=True,
             tag="inbox",
             summary="Wait for a message to a number",
             description=(

@@ -1,7 +1,7 @@
 """POST /sms, GET /sms/{uuid} and GET /key/{uuid}: accept a message, and show its status."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import msgspec
@@ -31,6 +31,7 @@ from gateway.api.idempotency import PARAMETER as IDEMPOTENCY_KEY
 from gateway.api.idempotency import key_of_request, replayed_headers
 from gateway.api.message_ids import parts_of
 from gateway.api.schemas import Accepted, MessageView, Priority, SmsIn, StepView
+from gateway.owners import Owners, owner_of
 
 _UUID = Parameter(
     name="uuid",
@@ -63,6 +64,8 @@ _VIEW = MessageView(
         StepView(Status.SENT, 1, "2026-11-21T07:26:15.140210Z", 2.0081),
     ],
 )
+NOT_LISTED = "is not among the numbers of this key"
+
 _encode = msgspec.json.Encoder().encode
 _decoder = msgspec.json.Decoder(SmsIn)
 
@@ -78,6 +81,7 @@ class Messages:
         url_error: Checks a callback URL; gives the error, if there is one.
         numbers: How numbers are read.
         count: Counts accepted messages.
+        owners: Knows whose each run is.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class Messages:
         url_error: Callable[[str], str | None],
         numbers: NumberRules,
         count: Callable[[Lane, int], None],
+        owners: Owners,
     ) -> None:
         self._acceptance = acceptance
         self._ledger = ledger
@@ -103,6 +108,7 @@ class Messages:
             "callback_url": url_error,
         }
         self._count = count
+        self._owners = owners
 
     def operations(self) -> list[Operation]:
         """Its endpoints."""
@@ -173,9 +179,11 @@ class Messages:
         return SmsIn(number, normal_text(sms.text), sms.priority, url)
 
     def submit(self, sms: SmsIn, caller: Caller, key: IdempotencyKey | None) -> "asyncio.Future[Receipt]":
-        """Hands a checked message in. Raises Problem 429; the future may fail with Problem 422 or 503."""
+        """Hands a checked message in. Raises Problem 403 or 429; the future may fail with Problem 422 or 503."""
+        if not caller.may_send_to(sms.number):
+            raise not_listed([FieldError("body.number", NOT_LISTED)])
         self._limits.take(caller, 1)
-        return self._acceptance.submit(sms.priority.lane, sms.item(key))
+        return self._acceptance.submit(sms.priority.lane, sms.item(key), owner_of(caller))
 
     def accepted(self, receipt: Receipt, sms: SmsIn, caller: Caller) -> bytes:
         """Counts a message that was accepted, and gives the body of its answer."""
@@ -190,6 +198,7 @@ class Messages:
         unknown = Problem(404, "there is no message with this id")
         try:
             run, seq = parts_of(uuid)
+            await self._owners.check(request.state.caller, run)
             (status,), track = await asyncio.gather(
                 statuses_of(self._ledger, run, [seq]), self._tracker.track(run, seq)
             )
@@ -216,6 +225,12 @@ class Messages:
                 steps=[],
             )
         )
+
+
+def not_listed(errors: Sequence[FieldError]) -> Problem:
+    """The problem of messages of a team key to other numbers than its own."""
+    what = "nothing was accepted: this is a team key, which sends to its listed numbers only; `errors` says which"
+    return Problem(403, what, errors)
 
 
 def headers_of(receipt: Receipt) -> dict[str, str]:

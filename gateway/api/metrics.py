@@ -83,6 +83,7 @@ class GatewayMetrics:
                 path="/metrics",
                 handler=self._show,
                 scope=Scope.READ,
+                of_all=True,
                 tag="operation",
                 summary="Metrics for Prometheus",
                 description="Also on METRICS_PORT, where that is set, without an API key.",

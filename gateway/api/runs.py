@@ -10,12 +10,14 @@ from starlette.responses import Response
 from common.counters import Counters
 from common.errors import UnknownRun
 from common.messages import is_run_id
+from common.web.keys.port import Caller
 from common.web.operations import Answer, Operation, Parameter, Scope
 from common.web.problems import FieldError, Problem
 from common.web.responses import json_response
 from common.web.validation import invalid, must_be
 from gateway.api.views import Run, RunList, RunView, StatsView, run_view
 from gateway.live.poller import Poller
+from gateway.owners import Owners
 
 MOST_RUNS = 1000
 RUNS_UNLESS_SAID = 100
@@ -57,8 +59,9 @@ _STATS = {**_FIGURES, "depths": {"sms_queue": 12, "sms_queue.urgent": 0}, "share
 class Runs:
     """Shows what the ledger has now. Concurrent requests share a read."""
 
-    def __init__(self, poller: Poller) -> None:
+    def __init__(self, poller: Poller, owners: Owners) -> None:
         self._poller = poller
+        self._owners = owners
 
     def operations(self) -> list[Operation]:
         """The endpoints."""
@@ -70,7 +73,10 @@ class Runs:
                 scope=Scope.READ,
                 tag="runs",
                 summary="Runs and their progress, newest first",
-                description="As of now: everything that was accepted before the request is in it.",
+                description=(
+                    "As of now: everything that was accepted before the request is in it. A key without the scope `all`"
+                    f" gets its own runs among the newest {MOST_RUNS:,}."
+                ),
                 parameters=(_LIMIT,),
                 answers={200: Answer("runs", kind=RunList, example={"runs": [_RUN]})},
             ),
@@ -89,6 +95,7 @@ class Runs:
                 path="/stats",
                 handler=self._stats,
                 scope=Scope.READ,
+                of_all=True,
                 tag="runs",
                 summary="The statistics of all runs, queue depths and the senders' shares",
                 description="The monitor's fields, and more. As of now; `in_flight`, up to a second old.",
@@ -97,7 +104,12 @@ class Runs:
         ]
 
     async def _list(self, request: Request) -> Response:
-        runs = await self._poller.runs(_limit(request))
+        caller: Caller = request.state.caller
+        limit = _limit(request)
+        runs = await self._poller.runs(limit if caller.sees_all else MOST_RUNS)
+        if not caller.sees_all:
+            await self._owners.learn(view.run for view in runs)
+            runs = [view for view in runs if self._owners.has(caller.id, view.run)][:limit]
         return json_response(RunList(runs))
 
     async def _one(self, request: Request) -> Response:
@@ -105,6 +117,7 @@ class Runs:
         try:
             if not is_run_id(run):
                 raise UnknownRun
+            await self._owners.check(request.state.caller, run)
             now = await self._poller.snapshot(run)
         except UnknownRun:
             raise Problem(404, "there is no such run, or it was forgotten: GET /runs lists them") from None

@@ -5,9 +5,10 @@ import contextlib
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from common.broker.port import Broker
+from common.errors import SmsimError
 from common.ledger.port import Ledger
 from common.tracking.port import Step, Tracker
 from gateway.api.views import message_event, run_event, statistics_event
@@ -16,6 +17,7 @@ from gateway.live.limits import LiveLimits
 from gateway.live.poller import Poller
 from gateway.live.subscribers import GOING_AWAY, Subscriber
 from gateway.live.subscriptions import Subscriptions
+from gateway.owners import Owners
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ class Broadcaster:
 
     Attributes:
         poller: Reads the ledger, for the broadcaster and for requests.
+        owners: Knows whose each run is, for both as well.
         limits: Bounds and times.
         dropped: Subscriptions that the gateway ended, by close code.
     """
@@ -36,7 +39,8 @@ class Broadcaster:
         self.poller = Poller(ledger, broker, self.limits)
         self.dropped: Counter[int] = Counter()
         self._tracker = tracker
-        self._subscriptions = Subscriptions()
+        self.owners = Owners(ledger)
+        self._subscriptions = Subscriptions(self.owners.has)
         self._steps: deque[Step] = deque()
         self._changed = asyncio.Event()
         self._statistics: Encoded | None = None
@@ -74,7 +78,7 @@ class Broadcaster:
     def subscribed(self, subscriber: Subscriber) -> Iterator[None]:
         """While this lasts, the subscriber gets all events that it wants, and the latest statistics first."""
         self._subscriptions.add(subscriber)
-        if self._statistics is not None:
+        if self._statistics is not None and subscriber.filters.owner is None:
             subscriber.offer(subscriber.join([self._statistics]))
         try:
             yield
@@ -89,6 +93,7 @@ class Broadcaster:
         async for steps in self._tracker.listen():
             if not self._subscriptions:
                 continue
+            await self._learn_owners(step.run for step in steps)
             self._steps.extend(steps)
             self._changed.set()
             while len(self._steps) > self.limits.steps:
@@ -113,12 +118,20 @@ class Broadcaster:
             if found.statistics is not None:
                 self._statistics = Encoded(b"statistics", statistics_event(found.statistics))
                 self._subscriptions.add_for_all(self._statistics)
+            self._subscriptions.add_sign_of_life()
+            await self._learn_owners(view.run for view in found.changed)
             for view in found.changed:
                 self._subscriptions.add_run(view.run, run_event(view))
             self._changed.set()
             now_s = time.monotonic()
             due_s = max(due_s + self.limits.poll_s, now_s)
             await asyncio.sleep(due_s - now_s)
+
+    async def _learn_owners(self, runs: Iterable[str]) -> None:
+        """Subscribers that see only what belongs to them miss the events of runs whose owner can't be read."""
+        if self._subscriptions.need_owners:
+            with contextlib.suppress(SmsimError):
+                await self.owners.learn(runs)
 
     async def _drop_stalled(self) -> None:
         while True:

@@ -23,11 +23,13 @@ class Filters:
         run: Only this run; None: all.
         uuid: Only this message, and the progress of its run; None: all. `run` is set as well.
         statuses: Only messages that come to one of these; empty: all.
+        owner: Only what belongs to this API key; None: all, and the statistics of all runs.
     """
 
     run: str | None = None
     uuid: str | None = None
     statuses: frozenset[Status] = frozenset()
+    owner: str | None = None
 
     def let_through(self, step: Step) -> bool:
         """Whether the subscriber wants the event of this step."""

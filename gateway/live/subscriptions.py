@@ -30,9 +30,13 @@ class _Group:
 
 
 class Subscriptions:
-    """All subscribers. Events are added one by one, and sent when `broadcast` is called."""
+    """All subscribers. Events are added one by one, and sent when `broadcast` is called.
 
-    def __init__(self) -> None:
+    `has(owner, run)` says whether a run is an owner's.
+    """
+
+    def __init__(self, has: Callable[[str, str], bool] = lambda _owner, _run: False) -> None:
+        self._has = has
         self._groups: dict[tuple[Filters, Join], _Group] = {}
         # Groups by the narrowest thing that they ask for (a message id, else a run, else ""), and by run alone: the
         # cost of an event must not grow with the number of clients that follow other messages.
@@ -45,6 +49,11 @@ class Subscriptions:
 
     def __iter__(self) -> Iterator[Subscriber]:
         return (member for group in list(self._groups.values()) for member in list(group.members))
+
+    @property
+    def need_owners(self) -> bool:
+        """Whether some subscriber sees only what belongs to it."""
+        return any(group.filters.owner is not None for group in self._groups.values())
 
     def add(self, subscriber: Subscriber) -> None:
         """From now on the subscriber gets the events that its filters let through."""
@@ -75,7 +84,7 @@ class Subscriptions:
         event: Encoded | None = None
         for key in (step.uuid, step.run, ""):
             for group in self._by_message.get(key, ()):
-                if group.filters.let_through(step):
+                if group.filters.let_through(step) and self._may_see(group, step.run):
                     if event is None:
                         event = Encoded(b"message", encode(step))
                     group.events.append(event)
@@ -86,12 +95,25 @@ class Subscriptions:
         event = Encoded(b"run", json)
         for key in (run, ""):
             for group in self._by_run.get(key, ()):
-                group.events.append(event)
+                if self._may_see(group, run):
+                    group.events.append(event)
 
     def add_for_all(self, event: Encoded) -> None:
-        """Adds an event for every subscriber."""
+        """Adds an event for every subscriber that sees all."""
         for group in self._groups.values():
-            group.events.append(event)
+            if group.filters.owner is None:
+                group.events.append(event)
+
+    def add_sign_of_life(self) -> None:
+        """Offers an empty frame to the subscribers that get no event for all: a silent connection looks dead."""
+        for group in self._groups.values():
+            if group.filters.owner is not None and not group.events and (frame := group.join([])):
+                for member in list(group.members):
+                    member.offer(frame)
+
+    def _may_see(self, group: _Group, run: str) -> bool:
+        owner = group.filters.owner
+        return owner is None or self._has(owner, run)
 
     async def broadcast(self) -> None:
         """Sends the events that were added since the last call."""

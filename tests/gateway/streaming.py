@@ -99,7 +99,7 @@ async def streaming(
     authenticator = Authenticator(api_keys, required, None, timing=keys)
     hub = Broadcaster(ledger, broker, tracker, LiveLimits(**{"poll_s": 0.05, **live}))
     events = Events(hub, authenticator)
-    operations = [*events.operations(), *Runs(hub.poller).operations()]
+    operations = [*events.operations(), *Runs(hub.poller, hub.owners).operations()]
     routes = [*routes_of(operations, authenticator, lambda *_: None), *events.websockets()]
     running = asyncio.create_task(hub.run())
     try:

@@ -17,6 +17,7 @@ from common.ledger.memory import MemoryLedger
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Step
 from common.web import server
+from common.web.keys.port import ALL_SCOPES, Caller
 from common.web.problems import Problem
 from gateway.api import simulated
 from gateway.api.simulated import SimulatedRuns
@@ -179,7 +180,9 @@ def request(body: bytes = b'{"num_messages": 1000}') -> Request:
         return {"type": "http.request", "body": body, "more_body": False}
 
     headers = [(b"content-type", b"application/json")]
-    return Request({"type": "http", "method": "POST", "path": "/runs", "headers": headers}, receive)
+    it = Request({"type": "http", "method": "POST", "path": "/runs", "headers": headers}, receive)
+    it.state.caller = Caller("anonymous", "anonymous", ALL_SCOPES)
+    return it
 
 
 Handlers = Callable[[Held], Callable[[Any], Awaitable[Response]]]

@@ -213,7 +213,7 @@ async def test_a_key_that_may_read_is_needed() -> None:
     """No key 401, a key that may only send 403, as the handshake's answer; the subprotocol carries a browser's key."""
     async with streaming(required=True) as it:
         sender = await created(it, Scope.SEND)
-        reader = await created(it, Scope.READ)
+        reader = await created(it, Scope.READ, Scope.ALL)
         for headers, status in (({}, 401), ({"X-API-Key": sender}, 403), ({"X-API-Key": "no-key"}, 401)):
             with pytest.raises(InvalidStatus) as caught:
                 await connect(it.address, additional_headers=headers)
