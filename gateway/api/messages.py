@@ -20,7 +20,7 @@ from common.tracking.wire import iso
 from common.web.bodies import SMALL_BYTES, decoded, media_type, read_body
 from common.web.keys.port import Caller
 from common.web.operations import JSON, Answer, Body, Operation, Parameter, Scope
-from common.web.problems import Problem
+from common.web.problems import FieldError, Problem
 from common.web.rate import RateLimiter
 from common.web.responses import json_response
 from common.web.validation import Check, failed_checks, invalid

@@ -19,7 +19,7 @@ from common.cli import (
 from common.errors import UsageError
 from common.logs import configure_logs
 from common.settings import load_settings
-from common.sms.numbers import normalise
+from common.sms.numbers import NumberRules, normalise
 from common.stores import connect_stores
 from common.web.keys.port import OWN_SCOPES, ApiKey, ApiKeys, Kind, new_key
 from common.web.operations import Scope
@@ -193,7 +193,7 @@ def _iso(at_us: int) -> str:
 def _number(text: str) -> str:
     """An argparse type: a number, in E.164 form."""
     try:
-        return normalise(text)
+        return normalise(text, NumberRules(reserved=True))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"no number to send to: {error}") from None
 
