@@ -5,6 +5,9 @@ import os
 import re
 import signal
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,6 +19,8 @@ from common.messages import Batch, Message
 
 LOG_FILE_BYTES = 10 * 1024 * 1024
 LOG_FILE_BACKUPS = 5
+# Events whose lines are counted at the same time.
+MOST_EVENTS = 1000
 
 _NUMBER = re.compile(r"\+[0-9]{4,}([0-9]{3})")
 
@@ -47,6 +52,51 @@ def _without_texts(name: str, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_texts(name, v) for v in value]
     return value
+
+
+class FloodFilter(logging.Filter):
+    """Lets an event have so many lines in some seconds; after that its next line has the number of those left out.
+
+    What others can cause must not fill the log. Lines below WARNING always pass.
+    """
+
+    def __init__(
+        self, lines: int = 20, every_s: float = 10.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__()
+        self._lines = lines
+        self._every_s = every_s
+        self._clock = clock
+        self._events: dict[tuple[str, object], _Event] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        if record.levelno < logging.WARNING:
+            return True
+        if len(self._events) >= MOST_EVENTS:
+            self._events.clear()
+        now_s = self._clock()
+        event = self._events.setdefault((record.name, record.msg), _Event(now_s))
+        event.lines += 1
+        if now_s - event.since_s < self._every_s:
+            return event.lines <= self._lines
+        if event.lines - 1 > self._lines:
+            record.left_out = event.lines - 1 - self._lines
+        event.since_s, event.lines = now_s, 1
+        return True
+
+
+@dataclass(slots=True)
+class _Event:
+    """The lines of one event.
+
+    Attributes:
+        since_s: When they began to be counted.
+        lines: How many there were.
+    """
+
+    since_s: float
+    lines: int = 0
 
 
 class _Stream(logging.StreamHandler[TextIO]):
@@ -86,6 +136,7 @@ def configure_logs(
     )
     for handler in handlers:
         handler.setFormatter(formatter)
+        handler.addFilter(FloodFilter())
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)

@@ -97,7 +97,7 @@ class Gateway:
         lane = FastLane(self._messages, self._authenticator, self._app, self.metrics.observe)
         async with (
             self._working(),
-            serving(self._app, host, port, self._limits.web, lane) as bound,
+            serving(self._app, host, port, self._limits.web, fast_lane=lane) as bound,
         ):
             try:
                 yield bound

@@ -96,6 +96,11 @@ class Process:
         return self._popen.pid
 
     @property
+    def log_lines(self) -> list[str]:
+        """What it has written to stderr."""
+        return self._log.read_text(errors="replace").splitlines()
+
+    @property
     def elapsed_s(self) -> float:
         """Seconds from its start to its end, as first seen, or until now."""
         return (self._ended_s or time.monotonic()) - self._began_s

@@ -7,19 +7,23 @@ uvicorn's protocol object is used through asyncio's protocol methods only, and r
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from common.web.inner_transport import InnerTransport
-from common.web.phases import NEVER_S, Phase, Reading
+from common.web.phases import NEVER_S, Phase
 from common.web.problems import Problem
 from common.web.requests import HEAD_END, BadRequest, Head, RequestParser, check_target, not_http, too_large
 from common.web.responses import encoded, status_line
+from common.web.websocket_input import TOO_MUCH, Allowance
+from common.web.writing import Writing
 
 if TYPE_CHECKING:
     from common.web.front_door import FrontDoor
 
+_INTERIM = b"HTTP/1.1 100 "
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 
 
@@ -46,20 +50,26 @@ class Connection(asyncio.Protocol):
         self._unread = b""
         self._paused_by: frozenset[object] = frozenset()
         self._half_closed = self._streams = False
-        self._written = 0
-        self._reading = Reading(self._since_s)
+        self._holds = False  # the front door counts what is held for it
+        self._writing: Writing
+        self._securing: asyncio.Task[None] | None = None
+        self._allowance: Allowance  # of a WebSocket
         self._head: Head
         self._left: int | None = 0  # bytes of the body that are to come; None: it is chunked
-        self._answer_begins = 0  # bytes written before the request under way
+        self._answer_begins = 0  # bytes written before the answer to the request under way
         self._call: asyncio.Future[Any] | None = None  # the fast lane's
 
     # Called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
-        self._transport = cast(asyncio.Transport, transport)
+        self._use(cast(asyncio.Transport, transport))
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]) if peer else ""
+        if self._door.tls is not None:
+            self._enter(Phase.HANDSHAKE)
+            self._transport.pause_reading()
+            self._securing = asyncio.create_task(self._secure(self._door.tls))
         self._door.admit(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -67,6 +77,8 @@ class Connection(asyncio.Protocol):
         self._door.leave(self)
         self._parser.close()
         self._unread = b""
+        if self._securing is not None:
+            self._securing.cancel()
         if self._call is not None:
             self._call.cancel()
         self._drop_inner()
@@ -78,23 +90,31 @@ class Connection(asyncio.Protocol):
             return
         self._unread = self._unread + data if self._unread else data
         self._proceed()
+        self._note_held()
 
     def eof_received(self) -> bool:
         """The client sends no more. It gets the answers that it waits for; a stream ends, since it has likely gone."""
         self._half_closed = True
+        if self._door.tls is not None:
+            return False  # TLS ends in both directions
         if self._phase is Phase.IDLE:
             return bool(self._unread)  # its turn comes
         return self._phase is Phase.ANSWER and not self._streams
 
     def pause_writing(self) -> None:
         """Much waits to be written."""
+        self._writing.paused = True
+        self._note_held()
         if self._inner is not None:
             self._inner.pause_writing()
 
     def resume_writing(self) -> None:
         """Little waits to be written."""
+        self._writing.paused = False
+        self._note_held()
         if self._inner is not None:
             self._inner.resume_writing()
+        self._go_on()
 
     # Called by the front door and the server
 
@@ -107,12 +127,12 @@ class Connection(asyncio.Protocol):
         """Ends what takes too long. Called each second or so."""
         if self._transport.is_closing():
             return
-        if self._stalls(now_s):
+        self._note_held()
+        if self._writing.stalled_s(now_s) > self._door.limits.write_s:
             self._door.count("answer not read")
             self.cut_off()
         elif self._phase is Phase.UPGRADED:
-            self._left = self._door.limits.websocket_bytes_per_s
-            self._proceed()
+            self._allowance.refill(self._door.limits.sweep_s)
         elif now_s - self._since_s > self._longest_s():
             self._time_out()
 
@@ -148,15 +168,18 @@ class Connection(asyncio.Protocol):
         self._door.became_idle(self)
         if self.stopping or (self._half_closed and not self._unread):
             self._transport.close()
-        elif self._unread:
-            asyncio.get_running_loop().call_soon(self._next_request)
+        else:
+            self._go_on()
 
     # Called by uvicorn, through its transport
 
     def write(self, data: bytes) -> None:
         """Writes to the client."""
-        self._written += len(data)
-        self._transport.write(data)
+        if self._phase is Phase.BODY and data.startswith(_INTERIM):
+            self._answer_begins += len(data)
+        self._writing.write(data)
+        if self._writing.paused:
+            self._note_held()
 
     def close(self) -> None:
         """Closes after what was written; if the client still sends, it has some time to read the answer."""
@@ -184,8 +207,33 @@ class Connection(asyncio.Protocol):
     def upgrade_to(self, protocol: asyncio.Protocol) -> None:
         """The connection is a WebSocket from now on."""
         self._inner = protocol
-        self._left = self._door.limits.websocket_bytes_per_s
+        limits = self._door.limits
+        self._allowance = Allowance(limits.websocket_burst_bytes, limits.websocket_bytes_per_s)
         self._enter(Phase.UPGRADED)
+
+    # TLS
+
+    def _use(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._writing = Writing(transport, self._time())
+
+    async def _secure(self, context: ssl.SSLContext) -> None:
+        """Makes the TLS handshake; what the client sends with it waits until it is over."""
+        limit_s = self._door.limits.handshake_s
+        loop = asyncio.get_running_loop()
+        try:
+            secured = await loop.start_tls(
+                self._transport, self, context, server_side=True, ssl_handshake_timeout=limit_s
+            )
+        except OSError:  # ssl.SSLError and TimeoutError are
+            self._door.count("TLS handshake failed")
+            self._transport.abort()
+            return
+        if secured is None:  # the client has gone
+            return
+        self._use(secured)
+        self._enter(Phase.NEW)
+        self._proceed()
 
     # Requests
 
@@ -193,6 +241,8 @@ class Connection(asyncio.Protocol):
         """Works on what was read, as far as it goes."""
         try:
             match self._phase:
+                case Phase.IDLE if self._writing.paused:
+                    pass  # its turn comes once the answers before are read
                 case Phase.NEW | Phase.IDLE | Phase.HEAD:
                     self._read_head()
                 case Phase.SMALL_BODY:
@@ -203,14 +253,19 @@ class Connection(asyncio.Protocol):
                     self._pass_frames()
         except BadRequest as bad:
             self._refuse(bad.problem)
-        waits = self._phase in (Phase.ANSWER, Phase.UPGRADED)
+        waits = self._phase in (Phase.ANSWER, Phase.IDLE, Phase.UPGRADED)
         if waits and len(self._unread) > self._door.limits.unread_bytes:
             self.pause_reading(self)
         elif self._paused_by:
             self.resume_reading(self)
 
+    def _go_on(self) -> None:
+        """The next request has its turn after other connections, once answers are read."""
+        if self._unread and self._phase is Phase.IDLE and not self._writing.paused:
+            asyncio.get_running_loop().call_soon(self._next_request)
+
     def _next_request(self) -> None:
-        if self._phase is not Phase.IDLE or self._transport.is_closing():
+        if self._phase is not Phase.IDLE or self._writing.paused or self._transport.is_closing():
             return
         self._proceed()
         if self._half_closed and not self.busy:
@@ -278,7 +333,7 @@ class Connection(asyncio.Protocol):
             )
         self.whole = self._parser.complete
         self._enter(Phase.ANSWER if self.whole else Phase.BODY)
-        self._answer_begins = self._written
+        self._answer_begins = self._writing.written
         self._pass(head.size)
         if self._phase is Phase.BODY:
             self._pass_body()
@@ -297,11 +352,16 @@ class Connection(asyncio.Protocol):
             self._pass(size)
 
     def _pass_frames(self) -> None:
-        """Passes the bytes of a WebSocket client, up to a limit a second."""
-        size = min(len(self._unread), self._left or 0)
-        if size:
-            self._left = (self._left or 0) - size
-            self._pass(size)
+        """Passes the bytes of a WebSocket client, or closes it where they are too many."""
+        if not self._unread:
+            return
+        if self._allowance.take(len(self._unread)):
+            self._pass(len(self._unread))
+            return
+        self._door.count("WebSocket closed: too much was sent")
+        self._drop_inner()
+        self.write(TOO_MUCH)
+        self._linger()
 
     def _pass(self, size: int) -> None:
         data, self._unread = self._unread[:size], self._unread[size:]
@@ -317,7 +377,7 @@ class Connection(asyncio.Protocol):
         """Answers what can't be served, and ends the connection."""
         self._door.count(f"status {problem.status.value}")
         self._drop_inner()
-        if self._phase is Phase.BODY and self._written != self._answer_begins:
+        if self._phase is Phase.BODY and self._writing.written != self._answer_begins:
             self._transport.close()  # in the middle of another answer
             return
         answer = encoded(problem.response(), added_fields=b"connection: close\r\n")
@@ -334,7 +394,8 @@ class Connection(asyncio.Protocol):
         self._paused_by = frozenset()
         self._transport.resume_reading()
         try:
-            self._transport.write_eof()
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
         except OSError:  # the client has just gone
             self._transport.close()
 
@@ -350,16 +411,20 @@ class Connection(asyncio.Protocol):
             self._inner.connection_lost(None)
             self._inner = None
 
-    # Times
+    # Memory and times
+
+    def _note_held(self) -> None:
+        """Has the front door count what is held for this client, if it is much."""
+        held = len(self._unread) + (self._writing.waiting if self._writing.paused else 0)
+        if held < self._door.limits.counted_bytes:
+            held = 0
+        if held or self._holds:
+            self._holds = bool(held)
+            self._door.held.note(self, held)
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
         self._since_s = self._time()
-
-    def _stalls(self, now_s: float) -> bool:
-        """Whether the client has taken nothing for too long."""
-        waiting = self._transport.get_write_buffer_size()
-        return self._reading.stalled_s(self._written, waiting, now_s) > self._door.limits.write_s
 
     def _longest_s(self) -> float:
         """How long this phase may last."""
@@ -371,13 +436,13 @@ class Connection(asyncio.Protocol):
 
     def _time_out(self) -> None:
         match self._phase:
+            case Phase.HANDSHAKE:
+                self.cut_off()
             case Phase.NEW | Phase.IDLE | Phase.LINGER:
                 self._transport.close()
             case Phase.HEAD:
                 self._refuse(Problem(408, "the head of the request did not come in time: send it again"))
-            case Phase.BODY:
-                self._refuse(Problem(408, "the body of the request did not go on: send it again"))
-            case Phase.SMALL_BODY:
-                self._pass_request()
+            case Phase.BODY | Phase.SMALL_BODY:
+                self._refuse(Problem(408, "the body of the request did not come in time: send it again"))
             case Phase.ANSWER if self._call is not None:
                 self._call.cancel()

@@ -7,6 +7,7 @@ client gets a `Connection`, which frames and bounds its requests and passes them
 import asyncio
 import contextlib
 import logging
+import ssl
 import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
@@ -19,6 +20,7 @@ from uvicorn.server import ServerState
 
 from common.web.connection import Connection
 from common.web.fast_lane import FastLane
+from common.web.held import HeldBytes
 from common.web.limits import Limits
 
 log = logging.getLogger(__name__)
@@ -33,12 +35,18 @@ class FrontDoor:
     Attributes:
         limits: The bounds of each connection, and of all.
         fast_lane: Serves the requests that it takes without ASGI.
+        tls: What connections are secured with; None: they are not.
+        held: The bytes that are held for clients.
         date_line: The header field Date of an answer, now.
     """
 
-    def __init__(self, limits: Limits, fast_lane: FastLane | None = None) -> None:
+    def __init__(
+        self, limits: Limits, fast_lane: FastLane | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.limits = limits
         self.fast_lane = fast_lane
+        self.tls = tls
+        self.held: HeldBytes[Connection] = HeldBytes(limits.held_bytes, self._stop_holding)
         self.date_line = b""
         # The connection that became idle first comes first; busy ones stand anywhere.
         self._connections: OrderedDict[Connection, None] = OrderedDict()
@@ -74,6 +82,7 @@ class FrontDoor:
 
     def leave(self, connection: Connection) -> None:
         """The connection is closed."""
+        self.held.note(connection, 0)
         self._for_shutdown.discard(connection)
         del self._connections[connection]
         self._by_address[connection.address] -= 1
@@ -109,6 +118,10 @@ class FrontDoor:
                 return
         self.count("new connection closed: all others are busy")
         newcomer.cut_off()
+
+    def _stop_holding(self, connection: Connection) -> None:
+        self.count("cut off: too much was held for clients")
+        connection.cut_off()
 
     async def _watch(self) -> None:
         clock = asyncio.get_running_loop().time

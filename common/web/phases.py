@@ -1,4 +1,4 @@
-"""The phases of a connection, how long each may last, and whether the client reads its answer."""
+"""The phases of a connection, and how long each may last."""
 
 from enum import Enum, auto
 
@@ -10,6 +10,7 @@ NEVER_S = float("inf")
 class Phase(Enum):
     """Each phase waits for something else."""
 
+    HANDSHAKE = auto()  # the end of the TLS handshake
     NEW = auto()  # the first request
     IDLE = auto()  # the next request
     HEAD = auto()  # the rest of a head
@@ -27,6 +28,8 @@ class Phase(Enum):
     def longest_s(self, limits: Limits) -> float:
         """How long the phase may last. An answer has the deadline of its application."""
         match self:
+            case Phase.HANDSHAKE:
+                return limits.handshake_s
             case Phase.NEW:
                 return limits.first_byte_s
             case Phase.IDLE:
@@ -38,18 +41,3 @@ class Phase(Enum):
             case Phase.LINGER:
                 return limits.linger_s
         return NEVER_S
-
-
-class Reading:
-    """Whether a client reads what is written to it."""
-
-    def __init__(self, now_s: float) -> None:
-        self._taken = 0
-        self._since_s = now_s
-
-    def stalled_s(self, written: int, waiting: int, now_s: float) -> float:
-        """For how long the client has taken nothing, while something waited; both in bytes since it connected."""
-        taken = written - waiting
-        if not waiting or taken != self._taken:
-            self._taken, self._since_s = taken, now_s
-        return now_s - self._since_s

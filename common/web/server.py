@@ -5,10 +5,13 @@ import contextlib
 import dataclasses
 import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
+from uvicorn.protocols.utils import ClientDisconnected
 
 from common.errors import Unavailable
 from common.open_files import raise_file_limit
@@ -37,11 +40,16 @@ async def serving(
     host: str,
     port: int,
     limits: Limits | None = None,
+    *,
     fast_lane: FastLane | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[int]:
-    """Serves until left; gives the port (0 asks for any free one). Raises Unavailable if it can't listen."""
+    """Serves until left, with TLS if there is a context for it; gives the port (0 asks for any free one).
+
+    Raises Unavailable if it can't listen.
+    """
     limits = _allowed(limits or Limits())
-    door = FrontDoor(limits, fast_lane)
+    door = FrontDoor(limits, fast_lane, tls)
     listener = _listener(host, port, limits)
     server = _Server(_config(app, door))
     async with door.open():
@@ -89,7 +97,7 @@ def _config(app: ASGIApp, door: FrontDoor) -> uvicorn.Config:
         lifespan="off",
         access_log=False,
         log_config=None,
-        log_level="error",
+        log_level="critical",  # it logs at ERROR, with a traceback, what any client can cause
         server_header=False,
         proxy_headers=False,
         ws_max_size=limits.websocket_message_bytes,
@@ -103,12 +111,24 @@ def _config(app: ASGIApp, door: FrontDoor) -> uvicorn.Config:
 
 
 class _Answered:
-    """Tells each connection when its request is answered. An answer before the request has come whole is its last."""
+    """Tells each connection when its request is answered. An answer before the request has come whole is its last.
+
+    Faults of the application are logged here, since uvicorn logs nothing.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._answer(scope, receive, send)
+        except (ClientDisconnected, WebSocketDisconnect):
+            raise
+        except Exception as error:
+            log.error("request_failed", exc_info=error)
+            raise
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = connection_of(scope)
         if connection is None or scope["type"] != "http":
             await self._app(scope, receive, send)

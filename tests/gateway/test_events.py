@@ -422,21 +422,41 @@ async def test_shutdown_ends_all_streams_at_once() -> None:
         assert slow.fileno() >= 0
 
 
-async def test_pings_are_answered_at_a_bounded_rate() -> None:
-    """A client that sends nothing but pings holds up nobody: what is over the limit is not read."""
-    ping, pong = b"\x89\x80\x00\x00\x00\x00", b"\x8a\x00"
-    limits = Limits(websocket_bytes_per_s=60, sweep_s=600.0)
-    async with streaming(limits=limits, poll_s=600.0) as it, client(it) as good:
+async def test_pings_without_end_end_the_connection() -> None:
+    """Some are answered; a client that sends too many is closed with 1008, and holds up nobody."""
+    ping = b"\x89\x80\x00\x00\x00\x00"
+    async with streaming(poll_s=600.0) as it, client(it) as good:
         reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
         writer.write(WEBSOCKET)
         await reader.readuntil(b"\r\n\r\n")
         await it.listeners(2)
-        writer.write(ping * 100_000)
+        writer.write(ping * 20)
         async with asyncio.timeout(60):
-            assert await reader.readuntil(pong * 10)
+            assert await reader.readuntil(b"\x8a\x00" * 20)
+            writer.write(ping * 100_000)
+            heard = await reader.read()
+        assert (1008).to_bytes(2, "big") + b"too much is sent here" in heard
+        assert len(heard) < 100_000
+        await it.listeners(1)
         it.tell(1)
         await good.hears(lambda e: e.get("uuid") == "a.1")
-        async with asyncio.timeout(60):
-            event = await reader.read(1000)
-        assert pong not in event
         writer.transport.abort()
+
+
+async def test_what_clients_do_wrong_is_no_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A WebSocket without a key, with a text that is no UTF-8, a frame that is none, and one that has gone."""
+    async with streaming(required=True) as refuses:
+        with pytest.raises(InvalidStatus):
+            await connect(refuses.address).__aenter__()
+    async with streaming() as it:
+        for frame in (b"\x81\x82\x00\x00\x00\x00\xff\xfe", b"\xff" * 20, b""):
+            reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
+            writer.write(WEBSOCKET)
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(frame)
+            if frame:
+                async with asyncio.timeout(60):
+                    await reader.read()
+            writer.transport.abort()
+        await it.listeners(0)
+    assert [record.message for record in caplog.records if record.levelname != "INFO"] == []

@@ -89,7 +89,7 @@ class Served:
         self.fast_port = self.slow_port = 0
 
     @contextlib.asynccontextmanager
-    async def serving(self, deadline_s: float | None = None) -> AsyncIterator["Served"]:
+    async def serving(self, deadline_s: float | None = None, head_s: float = 10.0) -> AsyncIterator["Served"]:
         authenticator = Authenticator(MemoryApiKeys(), True, KEY)
         operation = Operation(
             method="POST",
@@ -104,9 +104,9 @@ class Served:
         guard = Guard(Starlette(routes=routes), frozenset({"localhost"}), frozenset())
         lane = FastLane(self.messages, authenticator, guard, self._observe)
         lane.deadline_s = deadline_s or lane.deadline_s
-        limits = Limits(sweep_s=0.02)
+        limits = Limits(sweep_s=0.02, head_s=head_s)
         async with (
-            serving(guard, "127.0.0.1", 0, limits, lane) as self.fast_port,
+            serving(guard, "127.0.0.1", 0, limits, fast_lane=lane) as self.fast_port,
             serving(guard, "127.0.0.1", 0, limits) as self.slow_port,
         ):
             await self.ask(self.slow_port, request())  # so that the key is known
@@ -254,3 +254,14 @@ async def test_the_end_of_the_server_waits_for_the_answer() -> None:
         served.messages.futures[0].set_result(Receipt("a-run.1"))
         assert (await asking).startswith(b"HTTP/1.1 202 ")
         await stopping
+
+
+async def test_a_body_that_does_not_come_in_time_is_answered_408() -> None:
+    """And not 503, which would say that a server is away."""
+    async with Served().serving(head_s=0.1) as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.fast_port)
+        writer.write(request()[: -len(BODY)])
+        async with asyncio.timeout(60):
+            answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        writer.close()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from common.errors import UsageError
-from common.logs import configure_logs, mask
+from common.logs import FloodFilter, configure_logs, mask
 from common.messages import Message
 
 pytestmark = pytest.mark.usefixtures("process_as_before")
@@ -168,3 +168,24 @@ def test_a_log_file_that_cannot_be_opened_is_one_clear_line(where: str, tmp_path
         configure_logs("a-service", "INFO", tmp_path / where, io.StringIO())
     assert "\n" not in str(caught.value)
     assert logging.getLogger().handlers == before
+
+
+def test_an_event_does_not_fill_the_log() -> None:
+    """Some lines of it are written; the next one after a while says how many were left out. Others are unaffected."""
+    now_s = 0.0
+    flood = FloodFilter(lines=3, every_s=10.0, clock=lambda: now_s)
+
+    def line(event: str, level: int = logging.WARNING) -> logging.LogRecord:
+        return logging.LogRecord("a", level, "a.py", 1, event, None, None)
+
+    assert [flood.filter(line("often")) for _ in range(100)] == [True] * 3 + [False] * 97
+    assert flood.filter(line("seldom"))
+    assert all(flood.filter(line("often", logging.INFO)) for _ in range(100))
+    now_s = 10.0
+    last = line("often")
+    assert flood.filter(last)
+    assert vars(last)["left_out"] == 97
+    now_s = 20.0
+    quiet = line("often")
+    assert flood.filter(quiet)
+    assert "left_out" not in vars(quiet)
