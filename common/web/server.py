@@ -130,7 +130,10 @@ class _Answered:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = connection_of(scope)
-        if connection is None or scope["type"] != "http":
+        if scope["type"] == "websocket":
+            await self._app(scope, receive, _until_closed(send))
+            return
+        if connection is None:
             await self._app(scope, receive, send)
             return
 
@@ -141,6 +144,18 @@ class _Answered:
 
         await self._app(scope, receive, send_or_end)
         connection.answered()
+
+
+def _until_closed(send: Send) -> Send:
+    """`send` for a WebSocket. Where uvicorn has closed it for a bad frame, the client counts as gone."""
+
+    async def send_or_end(message: Message) -> None:
+        try:
+            await send(message)
+        except RuntimeError:
+            raise ClientDisconnected from None
+
+    return send_or_end
 
 
 def _listener(host: str, port: int, limits: Limits) -> socket.socket:

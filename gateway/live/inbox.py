@@ -13,6 +13,8 @@ from common.tracking.port import Status, Step, Tracker
 from common.tracking.wire import iso
 from common.web.problems import Problem
 
+_encode = msgspec.json.Encoder().encode
+
 _Waiter = asyncio.Future["Received | None"]
 
 
@@ -23,12 +25,12 @@ class InboxLimits:
     Attributes:
         messages: How many are kept; the oldest make room.
         waiters: How many requests may wait at the same time.
-        page_characters: Texts in one page of a list, together.
+        page_bytes: One page of a list, as JSON; a single message may be longer.
     """
 
     messages: int = 10_000
     waiters: int = 1_000
-    page_characters: int = 4_000_000
+    page_bytes: int = 2 * 1024 * 1024
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -77,16 +79,19 @@ class Inbox:
         for number in list(self._waiters):
             self._hand(number, None)
 
-    def newest(self, number: str | None, limit: int) -> list[Received]:
-        """The newest messages to a number, or to all, oldest first; fewer than `limit` if their texts are long."""
-        found: list[Received] = []
-        characters = 0
+    def newest(self, number: str | None, limit: int) -> list[bytes]:
+        """The newest messages to a number, or to all, oldest first, as JSON; fewer than `limit` if they are long."""
+        found: list[bytes] = []
+        left = self._limits.page_bytes
         for message in reversed(self._messages.values()):
-            if len(found) == limit or characters > self._limits.page_characters:
+            if len(found) == limit:
                 break
             if number in (None, message.to):
-                found.append(message)
-                characters += len(message.text)
+                encoded = _encode(message)
+                left -= len(encoded)
+                if left < 0 and found:
+                    break
+                found.append(encoded)
         return found[::-1]
 
     def clear(self, number: str | None) -> None:

@@ -72,14 +72,14 @@ async def pipelines(target: Target) -> None:
 
 
 async def unread_pipelines(target: Target) -> None:
-    """500 connections that ask for large documents without a key, and read nothing."""
+    """50 connections that ask for large documents without a key, and read nothing."""
     request = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    await _by_many(500, target, _sends([request * 500], reads=False))
+    await _by_many(50, target, _sends([request * 500], reads=False))
 
 
 async def unread_inboxes(target: Target) -> None:
-    """100 connections that ask for the whole inbox, and read nothing."""
-    await _by_many(100, target, _sends([target.head("GET /inbox?limit=10000")] * 8, reads=False))
+    """20 connections that ask for the whole inbox, and read nothing."""
+    await _by_many(20, target, _sends([target.head("GET /inbox?limit=10000")] * 8, reads=False))
 
 
 async def unread_messages(target: Target) -> None:

@@ -167,7 +167,7 @@ async def _run(args: argparse.Namespace) -> int:
                 seen = await honest.watch(args.seconds)
             print(seen.row(name), flush=True)
             if args.show_log:
-                print("\n".join(line[:600] for line in process.log_lines[-5:]))
+                print("\n".join(line[-900:] for line in process.log_lines[-5:]))
     return EXIT_DONE
 
 

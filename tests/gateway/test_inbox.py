@@ -292,10 +292,13 @@ async def test_nobody_holds_up_the_end_of_the_gateway() -> None:
         assert (await waiting).status == 503
 
 
-async def test_a_page_holds_a_bounded_number_of_characters() -> None:
-    """However many messages are asked for, long texts make it shorter; the newest ones are in it."""
-    async with serve(page_characters=25) as served:
-        served.tell(*(step(k, text="x" * 10) for k in range(5)))
+@pytest.mark.parametrize(("page_bytes", "messages"), [(500, 3), (1, 1)])
+async def test_a_page_has_a_bounded_number_of_bytes(page_bytes: int, messages: int) -> None:
+    """However many messages are asked for, long texts make it shorter; the newest ones are in it, one at least."""
+    async with serve(page_bytes=page_bytes) as served:
+        served.tell(*(step(k, text="€" * 20) for k in range(5)))
         await eventually(lambda: served.texts())
         _, body = await served.ask("GET", "/inbox?limit=100")
-        assert [message["uuid"] for message in body["messages"]] == ["a-run.2", "a-run.3", "a-run.4"]
+        assert [message["uuid"] for message in body["messages"]] == [f"a-run.{k}" for k in range(5)][
+            -messages:
+        ]
