@@ -19,6 +19,9 @@ class Address(NamedTuple):
     host: str
     port: int
 
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 def host_of(text: str) -> str:
     """A host name, or an IP address without the brackets of a URL. Raises ValueError."""

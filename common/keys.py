@@ -4,6 +4,7 @@ STATS = "sms:stats"  # hash: the counters of all runs together
 LATENCY = "sms:latency"  # hash: histogram bucket -> count, all runs
 RUNS = "sms:runs"  # sorted set: run -> when it began, Unix time in microseconds
 OPEN_RUNS = "sms:runs:open"  # the same, of the runs that are not over
+READY = "sms:ready"  # string: written to see whether Redis takes writes
 SENDERS = "sms:senders"  # sorted set: sender -> its last heartbeat, Unix time in microseconds
 
 

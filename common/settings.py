@@ -24,10 +24,12 @@ from pydantic_settings import (
 )
 
 from common.errors import UsageError
-from common.hosts import host_of
+from common.hosts import Address, address_of, host_of
 from common.messages import MAX_BATCH_MESSAGES
 
 ENV_FILE = ".env"
+
+SENTINEL_PORT = 26379
 
 S = TypeVar("S", bound="EnvironmentSettings")
 
@@ -35,6 +37,14 @@ Host = Annotated[str, AfterValidator(host_of)]
 Hosts = Annotated[str, AfterValidator(lambda hosts: ",".join(map(host_of, hosts.split(","))))]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+
+
+def _addresses(sentinels: str) -> list[Address]:
+    return [address_of(sentinel, SENTINEL_PORT) for sentinel in sentinels.split(",")]
+
+
+def _checked_sentinels(sentinels: str) -> str:
+    return ",".join(map(str, _addresses(sentinels)))
 
 
 class QueueType(StrEnum):
@@ -149,10 +159,20 @@ class Settings(EnvironmentSettings):
 
     redis_host: Host = "localhost"
     redis_port: Port = 6379
+    redis_user: str | None = None
     redis_password: SecretStr | None = None
     redis_db: Annotated[int, Field(ge=0)] = 0
     redis_tls: bool = False
     redis_ca_file: Path | None = None
+    redis_sentinels: Annotated[str, AfterValidator(_checked_sentinels)] | None = Field(
+        None, description="host:port of each Sentinel, separated by commas; in place of REDIS_HOST"
+    )
+    redis_sentinel_master: str = Field("mymaster", description="the Sentinels' name of the primary")
+    redis_sentinel_password: SecretStr | None = None
+    redis_wait_replicas: Annotated[
+        int, Field(ge=0, le=100, description="replicas that must have a write before it counts")
+    ] = 0
+    redis_wait_aof: bool = Field(False, description="whether they must have it on disk (Redis 7.2)")
 
     queue_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "sms_queue"
     queue_type: QueueType = QueueType.QUORUM
@@ -226,6 +246,11 @@ class Settings(EnvironmentSettings):
     def takes_reserved_numbers(self) -> bool:
         """Whether numbers reserved for fiction are accepted: unless set, where nothing is really sent."""
         return self.provider == "simulated" if self.reserved_numbers is None else self.reserved_numbers
+
+    @property
+    def sentinels(self) -> list[Address]:
+        """The addresses of the Sentinels; none unless set."""
+        return _addresses(self.redis_sentinels) if self.redis_sentinels else []
 
     @property
     def stddev_s(self) -> float:

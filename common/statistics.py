@@ -60,7 +60,8 @@ def statistics(now: Snapshot, before: Snapshot | None = None) -> Statistics:
 
 def _rate_per_s(now: Snapshot, before: Snapshot | None, elapsed_s: float) -> float:
     if before is not None and now.now_us > before.now_us:
-        return (now.settled - before.settled) / ((now.now_us - before.now_us) / 1e6)
+        # A ledger that has lost writes has fewer than before.
+        return max(0, now.settled - before.settled) / ((now.now_us - before.now_us) / 1e6)
     return now.settled / elapsed_s if elapsed_s else 0.0
 
 

@@ -90,10 +90,10 @@ async def _serve(settings: Settings, connect_timeout_s: float) -> int:
 
 
 async def _beat(ledger: Ledger) -> None:
-    """For the container's health check: Redis answers."""
+    """For the container's health check: Redis takes writes."""
     while True:
         try:
-            await ledger.snapshot()
+            await ledger.ready()
         except SmsimError as error:  # unhealthy for as long as that lasts, and no longer
             log.warning("heartbeat_failed", extra={"reason": str(error)})
         else:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from common.ledger.memory import MemoryLedger
@@ -31,6 +32,7 @@ class GatewayStores:
         api_keys: The keys of callers.
         callbacks: The registered callbacks.
         acceptances: Accepted messages, until they are published.
+        is_locked_out: Whether only a restart with another login gets them back.
     """
 
     ledger: Ledger
@@ -38,6 +40,7 @@ class GatewayStores:
     api_keys: ApiKeys
     callbacks: Callbacks
     acceptances: Acceptances
+    is_locked_out: Callable[[], bool] = lambda: False
 
 
 def gateway_name() -> str:
@@ -62,6 +65,7 @@ def redis_gateway_stores(shared: RedisStores, settings: Settings) -> GatewayStor
         acceptances=RedisAcceptances(
             shared.client, shared.tracker, queue=settings.queue_name, holder=gateway_name(), keeping=keeping
         ),
+        is_locked_out=lambda: shared.client.is_locked_out,
     )
 
 

@@ -48,6 +48,9 @@ async def log_statistics(
     while True:
         stopping = await _stopped_within(stop, interval_s if before else 0)
         now = await ledger.snapshot(run)
+        if before is not None and (now.published < before.published or now.settled < before.settled):
+            lost = {"published_before": before.published, "settled_before": before.settled}
+            log.warning("ledger_lost_writes", extra={**lost, "advice": "run smsim audit"})
         on_snapshot(now)
         beat(interval_s)
         of_run = {"run": run} if run else {}

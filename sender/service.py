@@ -151,8 +151,12 @@ class Sender:
         return sum(lane.in_flight for lane in self.lanes)
 
     async def _heartbeat(self) -> None:
+        known_since_us: int | None = None
         while True:
-            await self._ledger.heartbeat(self.name, self.slots.total, self._in_flight)
+            since_us = await self._ledger.heartbeat(self.name, self.slots.total, self._in_flight)
+            if known_since_us is not None and since_us > known_since_us:
+                log.warning("ledger_lost_writes", extra={"sender": self.name, "advice": "run smsim audit"})
+            known_since_us = since_us
             self.last_heartbeat_s = time.time()
             beat(self._timing.heartbeat_s)
             await asyncio.sleep(self._timing.heartbeat_s)

@@ -27,6 +27,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from common.settings import Settings
 from tests.runners import Container, Process, Runner, choose, find_program, free_port, temporary_folder
 
 _START_DEADLINE_S = 120.0
@@ -117,6 +118,11 @@ class RedisServer(Server):
             super().__init__(_redis_process(options, folder, env))
         else:
             super().__init__(choose(lambda: _redis_container(options), lambda: _redis_process(options)))
+
+    @property
+    def settings(self) -> Settings:
+        """Settings with which the product connects."""
+        return Settings(redis_host=self.host, redis_port=self.port, redis_password=self.password)
 
     def flush(self) -> None:
         """Deletes all keys."""

@@ -35,6 +35,7 @@ class MemoryLedger:
         self._runs: dict[str, MemoryRun] = {}
         self._forgotten: set[str] = set()
         self._senders: dict[str, tuple[SenderStatus, int]] = {}
+        self._listed_us: dict[str, int] = {}
         self._began_us = self._now_us()
 
     async def begin(self, run: str, recipe: str, total: int, producer: str) -> None:
@@ -244,9 +245,13 @@ class MemoryLedger:
     async def reject(self, bodies: int) -> None:
         self._all.count(Tally(rejected=bodies))
 
-    async def heartbeat(self, sender: str, slots: int, in_flight: int) -> None:
+    async def ready(self) -> None:
+        return
+
+    async def heartbeat(self, sender: str, slots: int, in_flight: int) -> int:
         status, _ = self._senders.get(sender, (SenderStatus(), 0))
         self._senders[sender] = (replace(status, slots=slots, in_flight=in_flight), self._now_us())
+        return self._listed_us.setdefault(sender, self._now_us())
 
     def _count_for_sender(self, sender: str, change: Tally) -> None:
         status, seen_us = self._senders.get(sender, (SenderStatus(), self._now_us()))

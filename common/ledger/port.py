@@ -66,8 +66,12 @@ class Claims(Protocol):
     async def reject(self, bodies: int) -> None:
         """Counts bodies that are no batch. They are outside the identity, and counted at least once."""
 
-    async def heartbeat(self, sender: str, slots: int, in_flight: int) -> None:
-        """Lists a sender in snapshots until `Timing.sender_silence_s` after its last heartbeat."""
+    async def heartbeat(self, sender: str, slots: int, in_flight: int) -> int:
+        """Lists a sender in snapshots until `Timing.sender_silence_s` after its last heartbeat.
+
+        Answers when the ledger first heard of it, in microseconds of Unix time. A later time than before means that the
+        ledger has lost writes.
+        """
 
     async def deregister(self, sender: str) -> None:
         """Removes a sender from snapshots."""
@@ -162,6 +166,9 @@ class Reports(Protocol):
 
 class Ledger(Claims, Publications, Reports, Protocol):
     """The record of runs, with all its roles."""
+
+    async def ready(self) -> None:
+        """Returns once the ledger has taken a write, which changes nothing. Raises Refused."""
 
     async def close(self) -> None:
         """Closes the connections."""

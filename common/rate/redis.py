@@ -2,18 +2,17 @@
 
 from importlib.resources import files
 
-from redis.asyncio import Redis
-
 from common.messages import Lane
 from common.rate.port import TIMING, Grant, bucket_of, part_of, wait_for
-from common.redis import retry_until_answered
+from common.redis import Client
 
 
 class RedisRateLimit:
     """`rate` in messages per second, over all that use this key (`common.keys.rate`)."""
 
-    def __init__(self, client: Redis, key_name: str, rate: float) -> None:
+    def __init__(self, client: Client, key_name: str, rate: float) -> None:
         self.rate = rate
+        self._redis = client
         self._key = key_name
         self._take = client.register_script((files("common.rate") / "take.lua").read_text())
         self._constants = [
@@ -28,5 +27,5 @@ class RedisRateLimit:
             return Grant(0, 0)
         args = [self.rate, wanted, int(lane is Lane.URGENT), *self._constants]
         # A repeated take counts twice, which grants too few for a moment and never too many.
-        granted, wait_us = await retry_until_answered(lambda: self._take(keys=[self._key], args=args))
+        granted, wait_us = await self._redis.until_answered(lambda: self._take(keys=[self._key], args=args))
         return Grant(granted, wait_for(wait_us / 1e6) if granted < wanted else 0)

@@ -11,14 +11,14 @@ from itertools import islice
 from typing import TypeVar
 
 import msgspec
-from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from common import keys
-from common.errors import Refused
+from common.errors import SmsimError
 from common.messages import Message
-from common.redis import TIMING, RedisTiming, cancellable, retry_until_answered
+from common.redis import TIMING, Client, RedisTiming, cancellable
 from common.tracking import buffers
 from common.tracking.buffers import BackgroundPublisher, Listeners
 from common.tracking.port import Channel, Record, Step, Track, track_of
@@ -42,13 +42,15 @@ class Limits:
     Attributes:
         records_a_call: Most records in one call.
         chunks_a_call: Most chunks of texts in one call; each blocks the event loop for about a millisecond.
-        ping_s: Interval of the pings of a listening connection, which is given up when silent for twice this time.
+        ping_s: Interval of the pings of a listening connection.
+        silence_s: A listening connection is given up when silent for this long.
         log_every_s: Unreadable steps are logged no more often than this: anybody can publish many.
     """
 
     records_a_call: int = 500
     chunks_a_call: int = 8
-    ping_s: float = 10.0
+    ping_s: float = 2.0
+    silence_s: float = 20.0
     log_every_s: float = 10.0
 
 
@@ -65,7 +67,7 @@ class RedisTracker:
 
     def __init__(
         self,
-        client: Redis,
+        client: Client,
         message_ttl_s: float,
         buffered_steps: int = buffers.LIMITS.buffered_steps,
         limits: Limits = LIMITS,
@@ -90,12 +92,12 @@ class RedisTracker:
         for part in _parts(records, self._limits.records_a_call):
             lists = [keys.message(record.uuid) for record in part]
             args: list[int | bytes] = [self._ttl_s, *(encode_record(record) for record in part)]
-            await retry_until_answered(partial(self._open, keys=lists, args=args))
+            await self._redis.until_answered(partial(self._open, keys=lists, args=args))
 
     async def keep(self, run: str, messages: Sequence[Message]) -> None:
         for part in _parts(packed(messages), self._limits.chunks_a_call):
             args = [self._ttl_s, *(one for piece in part for one in piece)]
-            await retry_until_answered(partial(self._keep, keys=[keys.texts(run)], args=args))
+            await self._redis.until_answered(partial(self._keep, keys=[keys.texts(run)], args=args))
 
     def publish(self, steps: Sequence[Step]) -> None:
         self._publisher.publish(steps)
@@ -108,16 +110,18 @@ class RedisTracker:
             for arg in (step.channel, b"" if step.is_acceptance else encode_brief(step), encode_step(step))
         ]
         try:
-            await retry_until_answered(self._redis.ping)
+            await self._redis.until_answered(self._redis.ping)
             # Not repeated: that could publish steps twice.
             lists = [keys.message(step.uuid) for step in steps]
-            await cancellable(partial(self._publish, keys=lists, args=args))
-        except (RedisError, OSError, RuntimeError, Refused) as error:
-            log.warning("steps_lost", extra={"steps": len(steps), "reason": type(error).__name__})
+            await self._redis.once(partial(self._publish, keys=lists, args=args))
+        except (SmsimError, OSError) as error:
+            log.warning("steps_lost", extra={"steps": len(steps), "reason": str(error)})
             await asyncio.sleep(self._timing.first_backoff_s)
 
     async def track(self, run: str, seq: int) -> Track | None:
-        found = await retry_until_answered(lambda: self._redis.lrange(keys.message(f"{run}.{seq}"), 0, -1))
+        found = await self._redis.until_answered(
+            lambda: self._redis.lrange(keys.message(f"{run}.{seq}"), 0, -1)
+        )
         if not found:
             return None
         record = decode_record(found[0], run, seq)
@@ -137,7 +141,9 @@ class RedisTracker:
     async def messages(self, run: str, seqs: Sequence[int]) -> list[Message | None]:
         wanted, found = set(seqs), dict[int, Message]()
         for chunks in _parts(sorted({chunk_of(seq) for seq in wanted}), self._limits.chunks_a_call):
-            for pieces in await retry_until_answered(partial(self._redis.hmget, keys.texts(run), chunks)):
+            for pieces in await self._redis.until_answered(
+                partial(self._redis.hmget, keys.texts(run), chunks)
+            ):
                 found.update((m.seq, m) for m in unpacked(pieces or b"") if m.seq in wanted)
         for record in await self.records(run, sorted(wanted - found.keys())):
             if record is not None:
@@ -153,7 +159,7 @@ class RedisTracker:
                 pipe.lindex(keys.message(f"{run}.{seq}"), 0)
             return await pipe.execute()
 
-        found: list[bytes | None] = await retry_until_answered(read)
+        found: list[bytes | None] = await self._redis.until_answered(read)
         return found
 
     def listen(self) -> AsyncIterator[list[Step]]:
@@ -181,12 +187,16 @@ class RedisTracker:
 
     async def _receive(self, pubsub: PubSub) -> None:
         """Receives steps until the connection is lost, which raises."""
-        loop, silence_s = asyncio.get_running_loop(), 2 * self._limits.ping_s
+        loop, silence_s, epoch = (
+            asyncio.get_running_loop(),
+            self._limits.silence_s,
+            self._redis.endpoint.epoch,
+        )
         await cancellable(partial(pubsub.subscribe, *Channel))
         assert pubsub.connection is not None
         # Straight from the connection: `pubsub.listen` takes twice as long for a message.
         read = partial(pubsub.connection.read_response, timeout=math.inf, push_request=True)
-        pinging = asyncio.create_task(self._ping(pubsub))
+        pinging = asyncio.create_task(self._ping(pubsub, pubsub.connection, epoch))
         try:
             async with asyncio.timeout(silence_s) as deadline:
                 while True:
@@ -199,11 +209,12 @@ class RedisTracker:
             pinging.cancel()
             await asyncio.gather(pinging, return_exceptions=True)
 
-    async def _ping(self, pubsub: PubSub) -> None:
-        """Pings Redis. If that fails, reading from the connection fails as well."""
-        while True:
-            await asyncio.sleep(self._limits.ping_s)
+    async def _ping(self, pubsub: PubSub, connection: AbstractConnection, epoch: int) -> None:
+        """Pings Redis. If that fails, or the epoch of the connection is over, reading from it fails as well."""
+        while self._redis.endpoint.epoch == epoch:
             await cancellable(pubsub.ping)
+            await asyncio.sleep(self._limits.ping_s)
+        await connection.disconnect(nowait=True)
 
     def _on_step(self, channel: bytes, data: bytes) -> None:
         try:

@@ -8,16 +8,13 @@ from importlib.resources import files
 from itertools import chain, islice
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.exceptions import ResponseError
-
 from common import keys
-from common.errors import Unavailable
+from common.errors import Refused, Unavailable
 from common.ledger.pieces import PIECE_MESSAGES
 from common.ledger.redis.scripts import with_prelude
 from common.messages import Lane, Message
 from common.publishing.recipes import origin_in
-from common.redis import retry_until_answered
+from common.redis import Client
 from common.tracking.port import Tracker
 from common.tracking.texts import CHUNK_MESSAGES, packed
 from common.tracking.wire import encode_record
@@ -83,7 +80,7 @@ class RedisAcceptances:
     The client stays the caller's.
     """
 
-    def __init__(self, client: Redis, tracker: Tracker, queue: str, holder: str, keeping: Keeping) -> None:
+    def __init__(self, client: Client, tracker: Tracker, queue: str, holder: str, keeping: Keeping) -> None:
         self._redis = client
         self._tracker = tracker
         self._queue = queue
@@ -171,7 +168,7 @@ class RedisAcceptances:
         return await self._tracker.messages(outbox.lease.run, range(first, first + count))
 
     async def backlog(self) -> tuple[int, int]:
-        messages, size = await retry_until_answered(
+        messages, size = await self._redis.until_answered(
             lambda: self._redis.hmget(keys.OUTBOX, ["messages", "bytes"])
         )
         return int(messages or 0), int(size or 0)
@@ -210,7 +207,7 @@ class RedisAcceptances:
         texts_key, ttl_s = keys.texts(batch.run), max(1, int(self._keeping.staged_s))
         chunks = packed(batch.messages)
         while some := list(chain.from_iterable(islice(chunks, self._keeping.staged_chunks))):
-            await retry_until_answered(partial(self._keep, texts_key, some, ttl_s))
+            await self._redis.until_answered(partial(self._keep, texts_key, some, ttl_s))
 
     async def _keep(self, texts_key: str, chunks: list[Any], ttl_s: int) -> None:
         pipe = self._redis.pipeline(transaction=True)
@@ -222,8 +219,8 @@ class RedisAcceptances:
         """The bounds, with a share of the memory that Redis may use now."""
         if time.monotonic() >= self._bounds_until_s:
             try:
-                memory = await retry_until_answered(lambda: self._redis.info("memory"))
-            except ResponseError:  # INFO may be forbidden
+                memory = await self._redis.until_answered(lambda: self._redis.info("memory"))
+            except Refused:  # INFO may be forbidden
                 memory = {}
             maxmemory = int(memory.get("maxmemory", 0))
             most = int(self._keeping.memory_share * maxmemory) if maxmemory else self._keeping.bounds.bytes
@@ -232,7 +229,7 @@ class RedisAcceptances:
         return self._bounds
 
     async def _call(self, script: str, script_keys: list[str], args: list[Any]) -> Any:
-        return await retry_until_answered(lambda: self._scripts[script](keys=script_keys, args=args))
+        return await self._redis.until_answered(lambda: self._scripts[script](keys=script_keys, args=args))
 
 
 def script_texts() -> dict[str, str]:

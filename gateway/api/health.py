@@ -1,7 +1,7 @@
 """GET /health and GET /ready: whether the gateway lives, and whether it can do its work."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 from starlette.requests import Request
@@ -23,7 +23,7 @@ class Lives(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """RabbitMQ and Redis answer as well."""
+    """RabbitMQ and Redis can serve as well."""
 
     ready: bool
 
@@ -31,10 +31,17 @@ class Ready(msgspec.Struct, frozen=True):
 class Health:
     """Answers without an API key. Concurrent requests share a check of the servers.
 
-    A server that does not answer within `within_s` is away.
+    A server that does not answer within `within_s` is away. `is_locked_out` tells whether only a restart helps.
     """
 
-    def __init__(self, broker: Broker, ledger: Ledger, within_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        ledger: Ledger,
+        within_s: float = 1.0,
+        is_locked_out: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._is_locked_out = is_locked_out
         self._broker = broker
         self._ledger = ledger
         self._within_s = within_s
@@ -51,8 +58,9 @@ class Health:
                 tag="operation",
                 summary="Whether it lives",
                 description=(
-                    "Always yes: for whoever restarts the gateway when it does not answer. RabbitMQ and Redis may be"
-                    " away: GET /ready asks them."
+                    "For whoever restarts the gateway when it does not answer, or answers 503: Redis has refused its"
+                    " login for half a minute, so it needs to start with another one. RabbitMQ and Redis may be away:"
+                    " GET /ready asks them."
                 ),
                 answers={200: Answer("It does", kind=Lives, example=Lives(True))},
             ),
@@ -64,25 +72,27 @@ class Health:
                 tag="operation",
                 summary="Whether it can do its work",
                 description=(
-                    f"Asks RabbitMQ and Redis, and gives each {self._within_s:g} s: for a load balancer. 503 names"
-                    " what is away."
+                    f"Asks RabbitMQ for a connection and Redis for a write, and gives each {self._within_s:g} s: for"
+                    " a load balancer. 503 names what cannot serve."
                 ),
-                answers={200: Answer("RabbitMQ and Redis answer", kind=Ready, example=Ready(True))},
+                answers={200: Answer("RabbitMQ and Redis can serve", kind=Ready, example=Ready(True))},
             ),
         ]
 
     async def _health(self, _: Request) -> Response:
+        if self._is_locked_out():
+            raise Problem(503, "Redis refuses the login: the gateway needs to start with another one")
         return json_response(Lives(True))
 
     async def _ready(self, _: Request) -> Response:
         away = await self._away.get()
         if away:
-            raise Problem(503, f"{' and '.join(away)} did not answer", retry_after_s=RETRY_AFTER_S)
+            raise Problem(503, f"{' and '.join(away)} cannot serve", retry_after_s=RETRY_AFTER_S)
         return json_response(Ready(True))
 
     async def _find_away(self) -> list[str]:
-        """The servers that do not answer."""
-        asked = {"RabbitMQ": self._broker.ready(), "Redis": self._ledger.snapshot()}
+        """The servers that cannot serve."""
+        asked = {"RabbitMQ": self._broker.ready(), "Redis": self._ledger.ready()}
         answers = await asyncio.gather(*(self._answers(asking) for asking in asked.values()))
         return [name for name, answered in zip(asked, answers, strict=True) if not answered]
 

@@ -10,10 +10,9 @@ from secrets import token_hex
 from typing import Any
 
 import msgspec
-from redis.asyncio import Redis
 
 from common import keys
-from common.redis import retry_until_answered
+from common.redis import Client
 from gateway.callbacks.limits import Retention
 from gateway.callbacks.port import Callback, FinalStatus, Reschedule
 
@@ -24,7 +23,7 @@ PIECE = 500
 class RedisCallbacks:
     """The callbacks that all gateways on one Redis share."""
 
-    def __init__(self, client: Redis, retention: Retention | None = None) -> None:
+    def __init__(self, client: Client, retention: Retention | None = None) -> None:
         self.retention = retention or Retention()
         self._redis = client
         self._scripts = {name: client.register_script(text) for name, text in script_texts().items()}
@@ -48,7 +47,7 @@ class RedisCallbacks:
 
     async def remove(self, uuids: Sequence[str]) -> None:
         for piece in _pieces(uuids):
-            await retry_until_answered(partial(self._delete, piece))
+            await self._redis.until_answered(partial(self._delete, piece))
 
     async def _delete(self, uuids: Sequence[str]) -> None:
         pipe = self._redis.pipeline(transaction=False)
@@ -58,7 +57,7 @@ class RedisCallbacks:
 
     async def _call(self, script: str, uuids: Sequence[str], args: Sequence[Any]) -> Any:
         names = [keys.CALLBACKS, *(keys.callback(uuid) for uuid in uuids)]
-        return await retry_until_answered(lambda: self._scripts[script](keys=names, args=args))
+        return await self._redis.until_answered(lambda: self._scripts[script](keys=names, args=args))
 
 
 def script_texts() -> dict[str, str]:

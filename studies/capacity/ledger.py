@@ -5,11 +5,11 @@ import time
 
 import msgspec
 import numpy as np
-from redis.asyncio import Redis
 
 from common.ledger.redis import RedisLedger
 from common.ledger.values import Outcomes
 from common.messages import Outcome
+from common.redis import Client
 from common.statistics import statistics
 from studies import runs
 from tests.servers import RedisServer
@@ -36,7 +36,7 @@ class LedgerFigure(msgspec.Struct, frozen=True, kw_only=True):
 async def ledger_of_size(server: RedisServer, messages: int) -> LedgerFigure:
     """A settled run, a tenth of whose messages failed. Raises StudyFailed unless it adds up."""
     server.flush()
-    client = Redis(host=server.host, port=server.port)
+    client = Client(server.settings)
     ledger = RedisLedger(client)
     try:
         before = await _used_bytes(client)
@@ -68,7 +68,7 @@ async def _settled_run(ledger: RedisLedger, messages: int, block: int = 10_000) 
         await ledger.settle(RUN, Outcomes(seqs, outcomes, times_us), "a-sender")
 
 
-async def _snapshot_us(ledger: RedisLedger, client: Redis, snapshots: int = 1_000) -> tuple[int, int]:
+async def _snapshot_us(ledger: RedisLedger, client: Client, snapshots: int = 1_000) -> tuple[int, int]:
     """CPU time of a monitor and of Redis for one interval of the monitor, in microseconds."""
     redis_before, ours_before = await _redis_cpu_s(client), time.process_time()
     for _ in range(snapshots):
@@ -78,10 +78,10 @@ async def _snapshot_us(ledger: RedisLedger, client: Redis, snapshots: int = 1_00
     return round(ours_s * 1e6 / snapshots), round(redis_s * 1e6 / snapshots)
 
 
-async def _used_bytes(client: Redis) -> int:
+async def _used_bytes(client: Client) -> int:
     return int((await client.info("memory"))["used_memory"])
 
 
-async def _redis_cpu_s(client: Redis) -> float:
+async def _redis_cpu_s(client: Client) -> float:
     cpu = await client.info("cpu")
     return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])

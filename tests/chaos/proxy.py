@@ -20,6 +20,7 @@ class Proxy:
 
     Attributes:
         port: The port that clients connect to.
+        upstream: The host and port that new connections are relayed to.
         delay_s: How long each piece of data is delayed, in both directions.
         bytes_per_s: The bandwidth of each connection, in both directions; 0 is unlimited.
         refusing: Whether new connections are reset at once.
@@ -29,7 +30,7 @@ class Proxy:
     host = "127.0.0.1"
 
     def __init__(self, host: str, port: int) -> None:
-        self._upstream = (host, port)
+        self.upstream = (host, port)
         self.port = free_port()
         self.delay_s = 0.0
         self.bytes_per_s = 0
@@ -82,7 +83,7 @@ class Proxy:
         self._links.add(link)
         try:
             async with asyncio.timeout(5):
-                up_reader, up_writer = await asyncio.open_connection(*self._upstream, limit=_CHUNK_BYTES)
+                up_reader, up_writer = await asyncio.open_connection(*self.upstream, limit=_CHUNK_BYTES)
             link.ends.append(up_writer)
             await asyncio.gather(
                 self._carry(reader, up_writer, link, to_server=True),

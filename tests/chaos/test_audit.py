@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from redis.asyncio import Redis
 
 from common.ledger.redis import RedisLedger
 from common.ledger.values import Outcomes
 from common.messages import Outcome
+from common.redis import Client
 from tests.chaos.audit import Books, compare, contradictions, read_books, shrunk
 from tests.servers import RedisServer
 
@@ -21,7 +21,7 @@ SENT, FAILED, RETRY = (np.uint8(outcome) for outcome in (Outcome.SENT, Outcome.F
 async def redis(redis_server: RedisServer) -> Any:
     """An emptied Redis with the books of two runs in it: see `test_it_reads_the_books`."""
     redis_server.flush()
-    async with Redis(host=redis_server.host, port=redis_server.port) as client:
+    async with Client(redis_server.settings) as client:
         ledger = RedisLedger(client)
         for run, messages in RUNS.items():
             await ledger.begin(run, "{}", messages, "producer")
@@ -34,7 +34,7 @@ async def redis(redis_server: RedisServer) -> Any:
         yield client
 
 
-async def test_it_reads_the_books(redis: "Redis") -> None:
+async def test_it_reads_the_books(redis: Client) -> None:
     """Counters and states are read as the ledger wrote them, and they agree."""
     books = await read_books(redis, RUNS, ["sender"])
     assert books.stats["published"] == 310
@@ -61,21 +61,21 @@ async def test_it_reads_the_books(redis: "Redis") -> None:
         ("sms:latency", "5", 1, "80 are settled, and the histogram has 81"),
     ],
 )
-async def test_it_sees_what_does_not_agree(redis: "Redis", key: str, field: str, by: int, told: str) -> None:
+async def test_it_sees_what_does_not_agree(redis: Client, key: str, field: str, by: int, told: str) -> None:
     """One counter that is off, wherever, is told, with the counter's name."""
     await redis.hincrby(key, field, by)
     found = contradictions(await read_books(redis, RUNS, ["sender"]))
     assert any(line.startswith(told) for line in found), found
 
 
-async def test_it_sees_a_state_that_is_off(redis: "Redis") -> None:
+async def test_it_sees_a_state_that_is_off(redis: Client) -> None:
     """A message whose state is lost is told, though no counter changed."""
     await redis.setrange("sms:run:first:states:0", 0, b"\x00")
     found = contradictions(await read_books(redis, RUNS, ["sender"]))
     assert found == ["first: 70 sent by its counter, 66 by its states"]
 
 
-async def test_it_sees_counters_go_back(redis: "Redis") -> None:
+async def test_it_sees_counters_go_back(redis: Client) -> None:
     """What was sent before a crash must be sent after it; what was in hand may have been given back."""
     before = await read_books(redis, RUNS, ["sender"])
     await redis.hincrby("sms:stats", "sent", -1)

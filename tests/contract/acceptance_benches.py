@@ -4,12 +4,12 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Ledger
 from common.ledger.redis import RedisLedger
+from common.redis import Client
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Tracker
 from common.tracking.redis import RedisTracker
@@ -55,7 +55,7 @@ def memory_acceptances(bounds: Bounds) -> AcceptanceBench:
     return AcceptanceBench(acceptances, ledger, tracker, callbacks, leap)
 
 
-def on_test_clock(client: Redis, texts: Mapping[str, str]) -> dict[str, AsyncScript]:
+def on_test_clock(client: Client, texts: Mapping[str, str]) -> dict[str, AsyncScript]:
     """The scripts with the clock of the test, and nothing else changed."""
     clock = "redis.call('MGET', 'test:clock_s', 'test:clock_us')"
     assert all(text.count("redis.call('TIME')") == 1 for text in texts.values())
@@ -65,7 +65,7 @@ def on_test_clock(client: Redis, texts: Mapping[str, str]) -> dict[str, AsyncScr
     }
 
 
-async def redis_acceptances(client: Redis, bounds: Bounds) -> AcceptanceBench:
+async def redis_acceptances(client: Client, bounds: Bounds) -> AcceptanceBench:
     """On an empty Redis; its scripts have their clock from a key, and nothing else is changed in them."""
     tracker = RedisTracker(client, MESSAGE_TTL_S)
     keeping = Keeping(lease_s=LEASE_S, message_ttl_s=MESSAGE_TTL_S, bounds=bounds, staged_from=STAGED_FROM)

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
 
 from common import keys as names
+from common.redis import Client
 from common.web.keys.memory import MemoryApiKeys
 from common.web.keys.port import ALL_SCOPES, OWN_SCOPES, ApiKey, ApiKeys, Kind, new_key, parts_of
 from common.web.keys.redis import RedisApiKeys
@@ -25,8 +25,8 @@ def a_key(name: str = "shop", scopes: frozenset[Scope] = ALL_SCOPES) -> ApiKey:
 
 
 @pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
-    async with Redis(host=redis_server.host, port=redis_server.port) as client:
+async def client(redis_server: RedisServer) -> AsyncIterator[Client]:
+    async with Client(redis_server.settings) as client:
         await client.delete(names.API_KEYS, names.API_KEY_USES)
         yield client
 
@@ -89,7 +89,7 @@ async def test_the_last_use_of_a_key_goes_with_it(keys: ApiKeys) -> None:
     assert await keys.last_uses() == {}
 
 
-async def test_a_key_of_an_earlier_version_can_do_what_it_could(client: Redis) -> None:
+async def test_a_key_of_an_earlier_version_can_do_what_it_could(client: Client) -> None:
     """It is live, does not end, and sees the messages of all, as every key did."""
     key = new_key("shop", {Scope.READ}, NOW_US)[0]
     digest = base64.b64encode(key.digest).decode()
@@ -100,7 +100,7 @@ async def test_a_key_of_an_earlier_version_can_do_what_it_could(client: Redis) -
     }
 
 
-async def test_keys_of_one_redis_are_shared_and_hold_no_secret(client: Redis) -> None:
+async def test_keys_of_one_redis_are_shared_and_hold_no_secret(client: Client) -> None:
     """Every gateway sees what any of them, or the command, has added; of the secret there is its SHA-256 only."""
     key, whole = new_key("shop", ALL_SCOPES, NOW_US)
     await RedisApiKeys(client).add(key)
@@ -111,26 +111,19 @@ async def test_keys_of_one_redis_are_shared_and_hold_no_secret(client: Redis) ->
     assert base64.b64encode(hashlib.sha256(secret.encode()).digest()) in kept
 
 
-async def test_a_lost_answer_makes_no_second_key(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lost_answer_makes_no_second_key(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """The key stands though the answer never came: the repeated call finds its own, and says so."""
-    real = client.pipeline
+    real = client.write
     lost: list[object] = []
 
-    class Losing:
-        def __init__(self) -> None:
-            self.pipe = real(transaction=False)
+    async def write(*command: object) -> object:
+        answer = await real(*command)
+        if not lost:
+            lost.append(answer)
+            raise ConnectionError("the connection broke")
+        return answer
 
-        def __getattr__(self, name: str) -> object:
-            return getattr(self.pipe, name)
-
-        async def execute(self) -> object:
-            answer = await self.pipe.execute()
-            if not lost:
-                lost.append(answer)
-                raise ConnectionError("the connection broke")
-            return answer
-
-    monkeypatch.setattr(client, "pipeline", lambda **_: Losing())
+    monkeypatch.setattr(client, "write", write)
     key = a_key()
     assert await RedisApiKeys(client).add(key)
     assert len(lost) == 1

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
 
 from common import keys
 from common.messages import Lane, Message
+from common.redis import Client
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Status
 from gateway.acceptance.port import Bounds, NewRun
@@ -73,15 +73,15 @@ def a_run(name: str, messages: int) -> NewRun:
 
 
 @asynccontextmanager
-async def client_of(server: RedisServer) -> AsyncIterator[Redis]:
-    async with Redis(host=server.host, port=server.port) as client:
+async def client_of(server: RedisServer) -> AsyncIterator[Client]:
+    async with Client(server.settings) as client:
         server.flush()
         yield client
         server.flush()
 
 
 @pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
+async def client(redis_server: RedisServer) -> AsyncIterator[Client]:
     async with client_of(redis_server) as client:
         yield client
 
@@ -218,7 +218,7 @@ async def test_memory_forgets_after_the_retention() -> None:
     assert await bench.due() == []
 
 
-async def test_redis_keeps_no_text_and_forgets_after_the_retention(client: Redis) -> None:
+async def test_redis_keeps_no_text_and_forgets_after_the_retention(client: Client) -> None:
     """The hash expires, and the next lease removes its id from the schedule."""
     bench = Bench(await redis_acceptances(client, Bounds()))
     (uuid,) = await bench.register()
@@ -235,7 +235,7 @@ async def test_redis_keeps_no_text_and_forgets_after_the_retention(client: Redis
     assert await client.zcard(keys.CALLBACKS) == 0
 
 
-async def test_lost_answers_lose_and_repeat_nothing(client: Redis) -> None:
+async def test_lost_answers_lose_and_repeat_nothing(client: Client) -> None:
     """Every second answer is lost after its script ran."""
     bench = Bench(await redis_acceptances(client, Bounds()))
     one, two = await bench.register(2)
@@ -262,7 +262,7 @@ async def test_lost_answers_lose_and_repeat_nothing(client: Redis) -> None:
     assert await client.zcard(keys.CALLBACKS) == 1
 
 
-async def test_redis_uses_its_own_clock(client: Redis) -> None:
+async def test_redis_uses_its_own_clock(client: Client) -> None:
     """With the unchanged scripts, a callback that is rescheduled without delay is due, and a leased one is not."""
     acceptances = RedisAcceptances(client, MemoryTracker(), "sms_queue", "gateway", Keeping())
     await acceptances.accept_run(a_run("run-1", 2))

@@ -289,6 +289,20 @@ async def test_senders_are_listed_while_they_live(ledger: Ledger) -> None:
     assert set((await ledger.snapshot()).senders) == {"s2"}
 
 
+async def test_a_heartbeat_answers_when_the_sender_was_first_heard_of(ledger: Ledger) -> None:
+    """The same time whenever it is asked, and another for another sender."""
+    first = await ledger.heartbeat("s1", 10, 3)
+    assert await ledger.heartbeat("s1", 20, 4) == first
+    assert await ledger.heartbeat("s2", 20, 4) >= first
+    assert abs((await ledger.snapshot()).now_us - first) < 60_000_000
+
+
+async def test_it_is_ready(ledger: Ledger) -> None:
+    """A write that changes nothing."""
+    await ledger.ready()
+    assert (await ledger.snapshot()).published == 0
+
+
 async def test_rejected_bodies_are_counted_apart(ledger: Ledger) -> None:
     """They are in no run and not part of the identity."""
     await ledger.reject(2)

@@ -14,7 +14,6 @@ from itertools import count
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
 
 from common import keys
@@ -28,6 +27,7 @@ from common.rate.port import (
     part_of,
 )
 from common.rate.redis import RedisRateLimit
+from common.redis import Client
 from tests.servers import RedisServer
 
 BULK, URGENT = Lane.BULK, Lane.URGENT
@@ -61,15 +61,15 @@ class Bench:
 
 
 @asynccontextmanager
-async def client_of(server: RedisServer) -> AsyncIterator[Redis]:
-    client: Redis = Redis(host=server.host, port=server.port)
+async def client_of(server: RedisServer) -> AsyncIterator[Client]:
+    client = Client(server.settings)
     try:
         yield client
     finally:
         await client.aclose()
 
 
-def on_clock(limit: RedisRateLimit, client: Redis, clock: Clock) -> RedisRateLimit:
+def on_clock(limit: RedisRateLimit, client: Client, clock: Clock) -> RedisRateLimit:
     """The limit with its script's clock replaced, and nothing else."""
     lua = (files("common.rate") / "take.lua").read_text()
     assert lua.count("redis.call('TIME')") == 1
@@ -275,7 +275,7 @@ async def test_takers_at_once_keep_to_the_rate_by_the_clock_of_redis(redis_serve
     """Five takers with a connection each, in real time and with the script as it is, one answer in ten being lost."""
     rate, key, chance, grants = 5000.0, keys.rate(secrets.token_hex(4)), random.Random(1), []
 
-    async def taker(client: Redis) -> None:
+    async def taker(client: Client) -> None:
         limit = RedisRateLimit(client, key, rate)
         lose_answers(limit, chance)
         wanted_in_all = 0

@@ -206,7 +206,7 @@ async def test_steps_whose_answer_was_lost_are_not_told_twice(
 async def test_listening_outlives_cut_and_silent_connections(redis_server: RedisServer) -> None:
     """A connection that is cut is made again, and so is one on which a ping is not answered."""
     ping_s = 1.0
-    tracker = await redis_tracker(redis_server, limits=Limits(ping_s=ping_s))
+    tracker = await redis_tracker(redis_server, limits=Limits(ping_s=ping_s, silence_s=2 * ping_s))
     async with Redis(host=redis_server.host, port=redis_server.port) as other, ear(tracker) as listener:
 
         async def connection() -> list[str]:

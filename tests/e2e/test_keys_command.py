@@ -29,10 +29,10 @@ class Bench:
 
 @pytest.fixture
 async def bench(redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[Bench]:
-    from redis.asyncio import Redis
+    from common.redis import Client
 
     launcher = Launcher(tmp_path, {"REDIS_HOST": redis_server.host, "REDIS_PORT": redis_server.port})
-    async with Redis(host=redis_server.host, port=redis_server.port) as client:
+    async with Client(redis_server.settings) as client:
         await client.delete(names.API_KEYS, names.API_KEY_USES)
         yield Bench(launcher, RedisApiKeys(client))
         await client.delete(names.API_KEYS, names.API_KEY_USES)

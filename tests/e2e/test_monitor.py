@@ -41,6 +41,22 @@ async def test_a_json_line_each_interval(pipeline: Pipeline) -> None:
     assert any(line["rate_per_s"] > 0 and line["senders"] == 1 for line in said)
 
 
+async def test_a_ledger_that_was_emptied_is_told(pipeline: Pipeline) -> None:
+    """One warning by the monitor and one by the sender; the rate is never below zero."""
+    monitor = pipeline.monitor("--update-interval", 0.1)
+    sender = pipeline.sender(MEAN_PROCESSING_TIME=0.01)
+    await pipeline.settled((await pipeline.published("--num-messages", 300))["run"], 300)
+    await eventually(lambda: bool(monitor.events) and monitor.events[-1].get("sent", 0) > 200)
+    pipeline.redis.flushdb()
+    await eventually(lambda: monitor.logged("ledger_lost_writes") and sender.logged("ledger_lost_writes"))
+    await eventually(lambda: monitor.events[-1].get("sent") == 0)
+    for launched in (monitor, sender):
+        launched.signal(SIGTERM)
+        assert await launched.ended() == 0
+        assert [event["event"] for event in launched.events].count("ledger_lost_writes") == 1
+    assert all(event.get("rate_per_s", 0) >= 0 for event in monitor.events)
+
+
 async def test_once_prints_one_object(pipeline: Pipeline) -> None:
     """`--once` puts one JSON object on stdout and nothing else anywhere, and nothing to log on stdout."""
     monitor = pipeline.monitor("--once")

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 from aiohttp import web
-from redis.asyncio import Redis
 
 from common.ledger.memory import MemoryLedger
 from common.ledger.values import Outcomes
 from common.messages import Lane, Message, Outcome
+from common.redis import Client
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Record, Status, Step
 from gateway.acceptance.port import NewRun
@@ -519,7 +519,7 @@ async def test_nothing_is_posted_to_private_addresses(bench: Bench, receiver: Re
 async def test_two_gateways_on_redis(redis_server: RedisServer, receiver: Receiver) -> None:
     """With the real store, each gateway posts the callbacks of the messages that it accepted."""
     bench = Bench()
-    async with Redis(host=redis_server.host, port=redis_server.port) as client:
+    async with Client(redis_server.settings) as client:
         redis_server.flush()
         acceptances = RedisAcceptances(client, bench.tracker, "sms_queue", "gateway", Keeping())
         callbacks: Callbacks = RedisCallbacks(client)
@@ -550,5 +550,5 @@ def a_run(records: list[Record]) -> NewRun:
     )
 
 
-async def nothing_left(client: Redis) -> bool:
+async def nothing_left(client: Client) -> bool:
     return not await client.zcard("sms:callbacks") and not await client.keys("sms:callback:*")

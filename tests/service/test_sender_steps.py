@@ -70,8 +70,8 @@ class SteppedLedger:
         await self._ledger.settle(run, outcomes, sender)
         self._steps.step("after settle")
 
-    async def heartbeat(self, sender: str, slots: int, in_flight: int) -> None:
-        return
+    async def heartbeat(self, sender: str, slots: int, in_flight: int) -> int:
+        return 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)

@@ -43,6 +43,12 @@ SETTLED = Snapshot(
 )
 
 
+def test_a_rate_is_never_below_zero() -> None:
+    """Counters that begin anew, since the ledger has lost them, are no settles taken back."""
+    after = Snapshot(published=10, sent=2, started_us=at(11), now_us=at(12))
+    assert statistics(after, MIDDLE).rate_per_s == 0
+
+
 def test_the_fields_are_those_of_the_design() -> None:
     """Just those that the monitor promises, in that order, and all of them JSON."""
     fields = statistics(MIDDLE).as_json()

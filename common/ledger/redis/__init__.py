@@ -13,7 +13,6 @@ from common.ledger.redis.runs import RedisRuns
 from common.ledger.redis.scripts import unix_us
 from common.ledger.redis.states import RedisStates
 from common.ledger.values import SenderStatus, Snapshot
-from common.redis import retry_until_answered
 
 _FIELDS = (*TALLIED, "total", "started_us", "last_settled_us")
 
@@ -26,15 +25,17 @@ class RedisLedger(RedisRuns, RedisClaims, RedisStates):
     """
 
     async def reject(self, bodies: int) -> None:
-        await retry_until_answered(lambda: self._redis.hincrby(keys.STATS, "rejected", bodies))
+        await self._redis.until_answered(lambda: self._redis.write("HINCRBY", keys.STATS, "rejected", bodies))
 
-    async def heartbeat(self, sender: str, slots: int, in_flight: int) -> None:
-        await self._call(
-            "heartbeat", [keys.SENDERS, keys.sender(sender)], [sender, slots, in_flight, self._ttl_s]
-        )
+    async def ready(self) -> None:
+        await self._redis.until_answered(lambda: self._redis.write("SET", keys.READY, 1, "EX", 60))
+
+    async def heartbeat(self, sender: str, slots: int, in_flight: int) -> int:
+        args = [sender, slots, in_flight, self._ttl_s]
+        return int(await self._call("heartbeat", [keys.SENDERS, keys.sender(sender)], args))
 
     async def deregister(self, sender: str) -> None:
-        await retry_until_answered(lambda: self._redis.zrem(keys.SENDERS, sender))
+        await self._redis.until_answered(lambda: self._redis.zrem(keys.SENDERS, sender))
 
     async def snapshot(self, run: str | None = None) -> Snapshot:
         counters_key = keys.STATS if run is None else keys.run(run)

@@ -14,7 +14,6 @@ from common.ledger.pieces import PIECE_MESSAGES, by_piece
 from common.ledger.redis.scripts import RedisScripts, unix_us
 from common.ledger.values import Publication
 from common.messages import Seqs
-from common.redis import retry_until_answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +138,7 @@ class RedisRuns(RedisScripts):
     async def replayed(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
         marked = np.zeros(seqs.size, np.bool_)
         for piece, at in by_piece(seqs):
-            bits = await retry_until_answered(partial(self._redis.get, f"{keys.replayed(run)}{piece}"))
+            bits = await self._redis.until_answered(partial(self._redis.get, f"{keys.replayed(run)}{piece}"))
             # SETBIT counts from the highest bit of each byte.
             standing = np.unpackbits(np.frombuffer(bits or b"", np.uint8))
             offsets = seqs[at] - piece * PIECE_MESSAGES

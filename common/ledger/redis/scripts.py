@@ -4,20 +4,19 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.commands.core import AsyncScript
 
 from common import keys
 from common.counters import TALLIED
 from common.ledger.port import TIMING, Timing
-from common.redis import retry_until_answered
+from common.redis import Client
 
 
 class RedisScripts:
     """Calls the scripts in lua/. `run_ttl_s` is how long a settled run is kept, in seconds."""
 
-    def __init__(self, client: Redis, run_ttl_s: float = 7 * 86_400, timing: Timing = TIMING) -> None:
+    def __init__(self, client: Client, run_ttl_s: float = 7 * 86_400, timing: Timing = TIMING) -> None:
         self._redis = client
         self._timing = timing
         self._ttl_s = max(1, int(run_ttl_s))
@@ -33,7 +32,7 @@ class RedisScripts:
             add(pipe)
             return await pipe.execute()
 
-        answers: list[Any] = await retry_until_answered(read)
+        answers: list[Any] = await self._redis.until_answered(read)
         return answers
 
     async def _call(self, script: str, script_keys: Sequence[str], args: Sequence[Any]) -> Any:
@@ -50,7 +49,7 @@ class RedisScripts:
             tries += 1
             return await self._scripts[script](keys=script_keys, args=args(tries > 1))
 
-        return await retry_until_answered(once), tries > 1
+        return await self._redis.until_answered(once), tries > 1
 
 
 def script_texts() -> dict[str, str]:

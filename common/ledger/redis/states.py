@@ -13,7 +13,6 @@ from common.ledger.pieces import PIECE_MESSAGES, by_piece
 from common.ledger.redis.masks import unpack
 from common.ledger.redis.scripts import RedisScripts
 from common.messages import Seqs, State
-from common.redis import retry_until_answered
 
 
 class RedisStates(RedisScripts):
@@ -60,7 +59,7 @@ class RedisStates(RedisScripts):
         published = announced = await self._announced(run)
         counts = np.zeros(4, np.int64)
         for piece in await self._pieces(run):
-            words = await retry_until_answered(partial(self._redis.get, f"{keys.states(run)}{piece}"))
+            words = await self._redis.until_answered(partial(self._redis.get, f"{keys.states(run)}{piece}"))
             counts += np.bincount(unpack(words or b""), minlength=4)
             published += (await self._unannounced(run, piece, announced)).size
         by_state = {s.name.lower(): int(counts[s]) for s in (State.SENDING, State.SENT, State.FAILED)}
@@ -68,7 +67,7 @@ class RedisStates(RedisScripts):
 
     async def _announced(self, run: str) -> int:
         """How far a run is announced. Raises UnknownRun."""
-        started, announced = await retry_until_answered(
+        started, announced = await self._redis.until_answered(
             lambda: self._redis.hmget(keys.run(run), ["started_us", "announced"])
         )
         if started is None:
@@ -77,7 +76,7 @@ class RedisStates(RedisScripts):
 
     async def _pieces(self, run: str) -> list[int]:
         """The pieces that have a message that was ever claimed."""
-        pieces = await retry_until_answered(lambda: self._redis.smembers(keys.pieces(run)))
+        pieces = await self._redis.until_answered(lambda: self._redis.smembers(keys.pieces(run)))
         return sorted(int(piece) for piece in pieces)
 
     async def _unannounced(self, run: str, piece: int, announced: int) -> Seqs:
@@ -85,6 +84,6 @@ class RedisStates(RedisScripts):
         base = piece * PIECE_MESSAGES
         if base + PIECE_MESSAGES <= announced:
             return np.zeros(0, np.int64)
-        bits = await retry_until_answered(lambda: self._redis.get(f"{keys.unannounced(run)}{piece}"))
+        bits = await self._redis.until_answered(lambda: self._redis.get(f"{keys.unannounced(run)}{piece}"))
         counted = base + np.flatnonzero(np.unpackbits(np.frombuffer(bits or b"", np.uint8)))
         return counted[counted >= announced]

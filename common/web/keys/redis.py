@@ -1,12 +1,11 @@
 """API keys in Redis: a hash, id -> JSON, and a hash of their last uses."""
 
-from typing import Any
+from functools import partial
 
 import msgspec
-from redis.asyncio import Redis
 
 from common import keys
-from common.redis import retry_until_answered
+from common.redis import Client
 from common.web.keys.port import ApiKey, Kind
 from common.web.operations import Scope
 
@@ -18,38 +17,29 @@ class _Stored(ApiKey, frozen=True, kw_only=True):
 class RedisApiKeys:
     """Keys that all gateways on one Redis share."""
 
-    def __init__(self, client: Redis) -> None:
+    def __init__(self, client: Client) -> None:
         self._redis = client
 
     async def add(self, key: ApiKey) -> bool:
-        async def set_and_get() -> list[Any]:
-            # The value read back distinguishes an earlier try of this call, whose answer was lost, from another key.
-            pipe = self._redis.pipeline(transaction=False)
-            pipe.hsetnx(keys.API_KEYS, key.id, msgspec.json.encode(key))
-            pipe.hget(keys.API_KEYS, key.id)
-            return await pipe.execute()
-
-        _, stands = await retry_until_answered(set_and_get)
+        value = msgspec.json.encode(key)
+        await self._redis.until_answered(lambda: self._redis.write("HSETNX", keys.API_KEYS, key.id, value))
+        # The value read back distinguishes an earlier try of this call, whose answer was lost, from another key.
+        stands = await self._redis.until_answered(lambda: self._redis.hget(keys.API_KEYS, key.id))
         return decoded(stands) == key
 
     async def all(self) -> dict[str, ApiKey]:
-        found = await retry_until_answered(lambda: self._redis.hgetall(keys.API_KEYS))
+        found = await self._redis.until_answered(lambda: self._redis.hgetall(keys.API_KEYS))
         return {key_id.decode(): decoded(value) for key_id, value in found.items()}
 
     async def revoke(self, key_id: str) -> None:
-        async def remove() -> None:
-            pipe = self._redis.pipeline(transaction=False)
-            pipe.hdel(keys.API_KEYS, key_id)
-            pipe.hdel(keys.API_KEY_USES, key_id)
-            await pipe.execute()
-
-        await retry_until_answered(remove)
+        for key in (keys.API_KEYS, keys.API_KEY_USES):
+            await self._redis.until_answered(partial(self._redis.write, "HDEL", key, key_id))
 
     async def note_use(self, key_id: str, at_us: int) -> None:
-        await retry_until_answered(lambda: self._redis.hset(keys.API_KEY_USES, key_id, at_us))
+        await self._redis.until_answered(lambda: self._redis.hset(keys.API_KEY_USES, key_id, at_us))
 
     async def last_uses(self) -> dict[str, int]:
-        found = await retry_until_answered(lambda: self._redis.hgetall(keys.API_KEY_USES))
+        found = await self._redis.until_answered(lambda: self._redis.hgetall(keys.API_KEY_USES))
         return {key_id.decode(): int(at_us) for key_id, at_us in found.items()}
 
 
