@@ -15,6 +15,7 @@ from common.sms.numbers import NumberRules
 from common.web.guard import Guard
 from common.web.keys.authenticator import Authenticator
 from common.web.keys.port import ApiKeys
+from common.web.keys.strength import check_secret
 from common.web.operations import Operation
 from common.web.rate import RateLimiter
 from common.web.routing import not_served, routes_of
@@ -188,6 +189,8 @@ def _authenticator(settings: Settings, keys: ApiKeys) -> Authenticator:
 
 def _dispatcher(settings: Settings, stores: GatewayStores, limits: CallbackLimits) -> Dispatcher:
     secret = settings.callback_secret
+    if secret is not None:
+        check_secret("CALLBACK_SECRET", secret.get_secret_value())
     return Dispatcher(
         stores.callbacks,
         stores.tracker,
@@ -200,7 +203,8 @@ def _dispatcher(settings: Settings, stores: GatewayStores, limits: CallbackLimit
 
 def _guarded(app: Starlette, settings: Settings) -> Guard:
     hosts = _listed(settings.gateway_hosts) or (None if settings.gateway_auth else LOOPBACK)
-    return Guard(app, hosts, _listed(settings.gateway_cors_origins))
+    origins = _listed(settings.gateway_cors_origins)
+    return Guard(app, hosts, origins, takes_proxies=settings.gateway_auth)
 
 
 def _listed(text: str | None) -> frozenset[str]:

@@ -21,6 +21,7 @@ from common.logs import configure_logs
 from common.metrics import metrics_served
 from common.settings import Settings, load_settings
 from common.stores import connect_stores
+from common.web.guard import name_of
 from gateway.app import Gateway
 from gateway.stores import redis_gateway_stores
 
@@ -53,6 +54,12 @@ def refuse_open_doors(settings: Settings) -> None:
         raise UsageError(
             f"GATEWAY_AUTH=false is for loopback only, and GATEWAY_HOST={settings.gateway_host} is not:"
             " leave authentication on, or listen on 127.0.0.1"
+        )
+    names = [name.strip() for name in (settings.gateway_hosts or "").split(",") if name.strip()]
+    if not settings.gateway_auth and (others := [name for name in names if not is_loopback(name_of(name))]):
+        raise UsageError(
+            f"GATEWAY_AUTH=false is for loopback only, and GATEWAY_HOSTS names others ({', '.join(others)}): leave"
+            " authentication on, or name localhost, 127.0.0.1 or [::1]"
         )
 
 

@@ -4,10 +4,13 @@ Every page that is open in a browser can send requests to a gateway on the same 
 rules keep them out. A foreign Host is refused (DNS rebinding). A foreign Origin is refused where a request would change
 something or open a WebSocket, since browsers send those without asking first. Other answers are not readable for the
 page, since they have no CORS headers.
+
+Where no API keys are needed, requests that came through a proxy are refused as well: a proxy on this machine would let
+everybody in who reaches it.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -37,6 +40,14 @@ _PREFLIGHT = {
     "Access-Control-Allow-Headers": "Authorization, X-API-Key, Idempotency-Key, Content-Type",
     "Access-Control-Max-Age": "600",
 }
+# Header fields that proxies add, beside those of PROXY_PREFIX.
+PROXY_FIELDS = frozenset(
+    {
+        *(b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip", b"true-client-ip"),
+        *(b"cf-connecting-ip", b"fastly-client-ip", b"x-envoy-external-address", b"x-original-forwarded-for"),
+    }
+)
+PROXY_PREFIX = b"x-forwarded"
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?")
 MOST_HOSTS = 100
@@ -48,11 +59,22 @@ class Guard:
 
     `hosts` are the names that it answers to, None for any. Pages of `cors_origins`, like `https://alerts.example.org`,
     may use the API. They send an API key, so that no credentials are allowed.
+
+    Attributes:
+        takes_proxies: Whether requests may come through a proxy.
     """
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str] | None, cors_origins: frozenset[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        hosts: frozenset[str] | None,
+        cors_origins: frozenset[str],
+        *,
+        takes_proxies: bool = True,
+    ) -> None:
+        self.takes_proxies = takes_proxies
         self._app = app
-        self._hosts = None if hosts is None else {_name_of(host) for host in hosts}
+        self._hosts = None if hosts is None else {name_of(host) for host in hosts}
         self._served_hosts: set[bytes] = set()  # as clients sent them
         self._origins = {origin.lower().rstrip("/") for origin in cors_origins}
 
@@ -75,8 +97,14 @@ class Guard:
     def _problem(self, scope: Scope, origin: str) -> Problem | None:
         """Why a request is refused; None if it is not."""
         host = _value(scope, b"host")
-        if self._hosts is not None and _name_of(host) not in self._hosts:
+        if self._hosts is not None and name_of(host) not in self._hosts:
             return Problem(421, "this host name is not served here: GATEWAY_HOSTS names those that are")
+        if not self.takes_proxies and _came_through_a_proxy(name for name, _ in scope["headers"]):
+            what = (
+                "authentication is off (GATEWAY_AUTH=false), so requests through a proxy are refused: turn it on, or"
+                " ask the gateway itself"
+            )
+            return Problem(403, what)
         is_foreign = bool(origin) and origin not in self._origins and not _of_host(origin, host)
         if is_foreign and _has_effects(scope):
             what = "pages of this origin may not do that: GATEWAY_CORS_ORIGINS names those that may"
@@ -84,10 +112,12 @@ class Guard:
         return None
 
     def serves(self, fields: Mapping[bytes, bytes]) -> bool:
-        """Whether the host in these header fields is served."""
+        """Whether a request of no origin with these header fields is served."""
+        if not self.takes_proxies and _came_through_a_proxy(fields):
+            return False
         host = fields.get(b"host", b"")
         if host not in self._served_hosts:
-            if self._hosts is not None and _name_of(host.decode("latin-1")) not in self._hosts:
+            if self._hosts is not None and name_of(host.decode("latin-1")) not in self._hosts:
                 return False
             if len(self._served_hosts) < MOST_HOSTS:
                 self._served_hosts.add(host)
@@ -123,7 +153,11 @@ def _value(scope: Scope, header: bytes) -> str:
     return b", ".join(values).decode("latin-1").lower()
 
 
-def _name_of(host: str) -> str:
+def _came_through_a_proxy(fields: Iterable[bytes]) -> bool:
+    return any(name in PROXY_FIELDS or name.startswith(PROXY_PREFIX) for name in fields)
+
+
+def name_of(host: str) -> str:
     """A host without its port: `::1` for `[::1]:8000`."""
     parts = _HOST.fullmatch(host.lower())
     return (parts[1] if parts else host.lower()).strip("[]").rstrip(".")

@@ -181,6 +181,10 @@ async def world(
     """A gateway, with a sender unless `sends` is False. `more` is for `running`."""
     shared = shared or Shared()
     store = GatedStore(shared.store)
-    about = {"acceptance_limits": limits, "relay_limits": relay_limits, "callback_secret": "a secret"}
+    about = {
+        "acceptance_limits": limits,
+        "relay_limits": relay_limits,
+        "callback_secret": "a-secret-for-tests",
+    }
     async with running(stores=shared.stores(store), **{**about, **more}) as gateway:
         yield World(gateway, store, shared)

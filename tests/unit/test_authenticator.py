@@ -140,7 +140,7 @@ async def test_the_fixed_key_of_the_settings_may_do_everything_and_asks_nobody()
 )
 def test_a_weak_fixed_key_is_a_mistake_of_the_operator_s(weak: str) -> None:
     """Too short, or not fit for a header; it is not repeated in the message."""
-    with pytest.raises(UsageError, match=r"^GATEWAY_API_KEY: use at least 16 characters") as caught:
+    with pytest.raises(UsageError, match=r"^GATEWAY_API_KEY: use ") as caught:
         Authenticator(MemoryApiKeys(), True, weak)
     assert not weak or weak not in str(caught.value)
 

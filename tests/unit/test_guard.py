@@ -32,6 +32,7 @@ async def call(
     path: str = "/sms",
     hosts: frozenset[str] | None = LOOPBACK,
     origins: frozenset[str] = frozenset(),
+    takes_proxies: bool = True,
     **more: Any,
 ) -> list[Message]:
     """What the guarded application sends. There is a Host header of ours unless another is given."""
@@ -53,7 +54,7 @@ async def call(
     async def receive() -> Message:
         return {"type": "http.request"}
 
-    await Guard(application, hosts, origins)(scope, receive, send)
+    await Guard(application, hosts, origins, takes_proxies=takes_proxies)(scope, receive, send)
     return sent
 
 
@@ -223,3 +224,18 @@ async def test_the_lifespan_passes() -> None:
 
     await Guard(inner, LOOPBACK, frozenset())({"type": "lifespan"}, nothing, nothing)
     assert seen == ["lifespan"]
+
+
+PROXIES = ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via", "X-Forwarded-Anything", "CF-Connecting-IP"]
+
+
+@pytest.mark.parametrize("name", PROXIES)
+async def test_with_authentication_off_no_proxy_lets_others_in(name: str) -> None:
+    """A request that came through one is refused, a WebSocket as well, and the fast lane does not serve it."""
+    field = {name.lower(): "203.0.113.7"}
+    assert await status(field, takes_proxies=False) == 403
+    assert (await handshake(field, takes_proxies=False))["type"] == "websocket.close"
+    fields = {b"host": OURS.encode(), name.lower().encode(): b"203.0.113.7"}
+    assert not Guard(application, LOOPBACK, frozenset(), takes_proxies=False).serves(fields)
+    assert await status(field) == 200
+    assert Guard(application, LOOPBACK, frozenset()).serves(fields)

@@ -12,12 +12,12 @@ from starlette.requests import HTTPConnection
 
 from common.errors import UsageError
 from common.web.keys.port import ALL_SCOPES, ApiKey, ApiKeys, Caller, digest_of, parts_of
+from common.web.keys.strength import check_secret
 from common.web.operations import Scope
 from common.web.problems import Problem
 
 log = logging.getLogger(__name__)
 
-SHORTEST_FIXED_KEY = 16
 MOST_RECOGNISED = 1_000
 SUBPROTOCOL = "key."
 
@@ -73,11 +73,8 @@ class Authenticator:
         timing: KeyTiming | None = None,
         unix: Callable[[], float] = time.time,
     ) -> None:
-        if fixed_key is not None and not _is_fit(fixed_key):
-            raise UsageError(
-                f"GATEWAY_API_KEY: use at least {SHORTEST_FIXED_KEY} characters of printable ASCII, no spaces"
-                " (e.g. what openssl rand -hex 32 prints)"
-            )
+        if fixed_key is not None:
+            _check_fixed(fixed_key)
         self._keys = keys
         self._required = required
         self._fixed = None if fixed_key is None else digest_of(fixed_key)
@@ -204,9 +201,11 @@ def _key_of(connection: HTTPConnection) -> str | None:
     return next((name.removeprefix(SUBPROTOCOL) for name in offered if name.startswith(SUBPROTOCOL)), None)
 
 
-def _is_fit(key: str) -> bool:
-    """Whether it is long enough and may stand in a header."""
-    return len(key) >= SHORTEST_FIXED_KEY and all("!" <= character <= "~" for character in key)
+def _check_fixed(key: str) -> None:
+    """Raises UsageError unless a key is long enough and may stand in a header."""
+    check_secret("GATEWAY_API_KEY", key)
+    if not all("!" <= character <= "~" for character in key):
+        raise UsageError("GATEWAY_API_KEY: use printable ASCII characters, and no spaces")
 
 
 def _unauthenticated(detail: str) -> Problem:
