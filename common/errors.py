@@ -9,6 +9,8 @@ SmsimError
 ├── Unavailable         a server can't be reached or can't serve now: try again later (exit code 1)
 │   └── LedgerLost      a run can't go on, since the ledger lost it or it was closed: begin another
 ├── Refused             a server refuses, and will refuse again: change the settings (exit code 1)
+│   ├── RefusedForNow   its operator may soon allow it: a service that was connected tries again for a while
+│   └── TooLarge        a body is over the broker's size limit: publish its messages in smaller ones
 ├── PublishFailed       a publish was not confirmed: publishing again is safe
 ├── StaleDelivery       the delivery's connection is gone, so it comes again: drop it
 └── BadBody             the body can't be decoded to a batch: reject it, never retry it
@@ -49,6 +51,22 @@ class LedgerLost(Unavailable):
 
 class Refused(SmsimError):
     """RabbitMQ or Redis refuses: a wrong password, a wrong queue type. Trying again won't help."""
+
+
+class RefusedForNow(Refused):
+    """RabbitMQ refuses a login, a virtual host, or what is over a limit of its operator's. This may pass."""
+
+
+class TooLarge(Refused):
+    """A body is over RabbitMQ's size limit.
+
+    Attributes:
+        most_bytes: The limit.
+    """
+
+    def __init__(self, text: str, most_bytes: int) -> None:
+        super().__init__(text)
+        self.most_bytes = most_bytes
 
 
 class PublishFailed(SmsimError):

@@ -20,8 +20,8 @@ MAX_SEQ = 2**40
 # The seqs of a batch span less than this, so that a body can make the ledger open two pieces at most.
 MAX_BATCH_SPAN = 1 << 17
 
-# A batch of at most this many messages fits a body, even if each character takes six bytes, escaped.
-SURE_TO_FIT = MAX_BODY_BYTES // (6 * MAX_TEXT_CHARS + 256)
+# A message takes at most this many bytes of a body: each character may take six, escaped.
+LARGEST_MESSAGE_BYTES = 6 * MAX_TEXT_CHARS + 256
 
 BATCH_TYPE = "sms.batch.v1"
 RUN_PATTERN = r"^[a-z0-9-]{1,40}\Z"
@@ -128,14 +128,15 @@ def _check_seqs(seqs: Seqs) -> None:
         raise BadBody("a seq is twice in the batch")
 
 
-def fitting(batch: Batch) -> Iterator[Batch]:
-    """The batch, in parts whose bodies are within the limit."""
-    if len(batch.messages) <= SURE_TO_FIT or len(encode_batch(batch)) <= MAX_BODY_BYTES:
+def fitting(batch: Batch, most_bytes: int = MAX_BODY_BYTES) -> Iterator[Batch]:
+    """The batch, in parts whose bodies are within the limit; a single message is a part even if it is over it."""
+    sure_to_fit = max(1, most_bytes // LARGEST_MESSAGE_BYTES)
+    if len(batch.messages) <= sure_to_fit or len(encode_batch(batch)) <= most_bytes:
         yield batch
         return
     half = len(batch.messages) // 2
     for part in (batch.messages[:half], batch.messages[half:]):
-        yield from fitting(msgspec.structs.replace(batch, messages=part))
+        yield from fitting(msgspec.structs.replace(batch, messages=part), most_bytes)
 
 
 def is_increasing(seqs: Seqs) -> bool:

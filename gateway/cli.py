@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import logging
 
+from common.broker.port import Broker
 from common.broker.rabbitmq import connect_broker
 from common.cli import (
     Parser,
@@ -14,7 +15,7 @@ from common.cli import (
     warn_of_near_misses,
     whole,
 )
-from common.errors import SmsimError, UsageError
+from common.errors import Refused, SmsimError, UsageError
 from common.health import beat
 from common.ledger.port import Ledger
 from common.logs import configure_logs
@@ -86,7 +87,7 @@ async def _serve(settings: Settings, connect_timeout_s: float) -> int:
         ):
             settle_down()
             log.info("gateway_listening", extra={"host": settings.gateway_host, "port": port})
-            beating = asyncio.create_task(_beat(shared.ledger))
+            beating = asyncio.create_task(_beat(shared.ledger, broker))
             await stop.wait()
             beating.cancel()
             log.info("gateway_stopping")
@@ -96,11 +97,13 @@ async def _serve(settings: Settings, connect_timeout_s: float) -> int:
     return 0
 
 
-async def _beat(ledger: Ledger) -> None:
-    """For the container's health check: Redis takes writes."""
+async def _beat(ledger: Ledger, broker: Broker) -> None:
+    """For the container's health check: Redis takes writes, and RabbitMQ does not refuse."""
     while True:
         try:
             await ledger.ready()
+            if broker.refusal:
+                raise Refused(broker.refusal)
         except SmsimError as error:  # unhealthy for as long as that lasts, and no longer
             log.warning("heartbeat_failed", extra={"reason": str(error)})
         else:

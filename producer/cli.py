@@ -81,10 +81,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--text goes with --contacts")
     if args.strict and args.contacts is None:
         raise UsageError("--strict goes with --contacts")
-    if args.resume and (args.run or args.urgent or args.batch_size):
-        raise UsageError(
-            "--resume takes its batch size and lane from the run: leave --run, --urgent, --batch-size out"
-        )
+    if args.resume and (args.run or args.urgent):
+        raise UsageError("--resume takes its name and lane from the run: leave --run and --urgent out")
 
 
 def add_source_arguments(
@@ -148,7 +146,7 @@ async def _produce(args: argparse.Namespace, settings: Settings, source: Source 
         run = args.resume or args.run or new_run_id()
         try:
             if source is None:
-                job = await producer.resume(run)
+                job = await producer.resume(run, args.batch_size)
             else:
                 lane = Lane.URGENT if args.urgent else Lane.BULK
                 job = await producer.begin(
@@ -186,8 +184,11 @@ class Producer:
         await self._ledger.begin(job.run, text, job.source.count, self._name)
         return job
 
-    async def resume(self, run: str) -> Job:
-        """Takes over a run; the job is what is left of it. Raises UnknownRun, RunBusy, UsageError."""
+    async def resume(self, run: str, batch_size: int | None = None) -> Job:
+        """Takes over a run; the job is what is left of it, in its batch size unless another is given.
+
+        Raises UnknownRun, RunBusy, UsageError.
+        """
         found = await self._ledger.resume(run, self._name)
         recipe = recipe_of(found.recipe)
         if found.total < recipe.count:
@@ -195,7 +196,7 @@ class Producer:
         return Job(
             run=run,
             source=source_of(recipe),
-            batch_size=recipe.batch_size,
+            batch_size=batch_size or recipe.batch_size,
             lane=recipe.lane,
             first=found.confirmed,
             simulated=recipe.simulated,

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -19,10 +19,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from common.broker.confirm import publish_until_confirmed
+from common.broker.confirm import publish_in_parts, publish_until_confirmed
 from common.broker.port import Broker, Delivery
 from common.broker.topology import RETRY_RUNGS_S
-from common.errors import StaleDelivery
+from common.errors import Refused, StaleDelivery
 from common.ledger.port import Claims
 from common.messages import MAX_BATCH_SPAN, Batch, Lane, Message, fitting
 from sender.ended import Pick, Retry, picks_of
@@ -117,7 +117,10 @@ class Copy:
 
 
 class Copies:
-    """Publishes copies until they are confirmed."""
+    """Publishes copies until they are confirmed.
+
+    `on_refused` is called where the broker refuses one. Its messages come again, since their batch is not acked.
+    """
 
     def __init__(
         self,
@@ -125,10 +128,12 @@ class Copies:
         ledger: Claims,
         policy: RetryPolicy,
         *,
+        on_refused: Callable[[Refused], None],
         timing: Timing = TIMING,
         limits: Limits = LIMITS,
     ) -> None:
         self._broker = broker
+        self._on_refused = on_refused
         self._ledger = ledger
         self._policy = policy
         self._timing = timing
@@ -205,7 +210,7 @@ class Copies:
 
     def reject(self, poison: dict[Delivery, str], unacked: Unacked) -> None:
         """Counts invalid bodies and moves them to the rejected queue, each with its reason."""
-        self._tasks.create_task(self._reject_all(poison, unacked))
+        self._tasks.create_task(self._unless_refused(self._reject_all(poison, unacked)))
 
     def _waits_s(self, retries: list[Retry]) -> NDArray[np.float64]:
         """How long each message waits: exponential backoff with full jitter, or longer if its provider asked for it.
@@ -233,9 +238,15 @@ class Copies:
                 self._begin(self._publish(part))
 
     def _begin(self, publishing: Coroutine[None, None, None]) -> None:
-        task = self._tasks.create_task(publishing)
+        task = self._tasks.create_task(self._unless_refused(publishing))
         self._publishing.add(task)
         task.add_done_callback(self._publishing.discard)
+
+    async def _unless_refused(self, publishing: Coroutine[None, None, None]) -> None:
+        try:
+            await publishing
+        except Refused as refused:
+            self._on_refused(refused)
 
     async def _publish(self, copy: Copy) -> None:
         """Publishes a copy until it is confirmed, and counts its messages off their batches."""
@@ -245,7 +256,7 @@ class Copies:
         # The messages of stale deliveries come again anyway.
         copy.picks = [pick for pick in copy.picks if not pick.batch.delivery.stale]
         for batch, picks in copy.batches():
-            await self._broker.publish(batch, copy.kind.lane, copy.after_s)
+            await self._in_parts(lambda part: self._broker.publish(part, copy.kind.lane, copy.after_s), batch)
             copy.picks = copy.picks[len(picks) :]
             for unacked, messages in Counter(pick.batch for pick in picks).items():
                 unacked.count_off(messages)
@@ -253,10 +264,17 @@ class Copies:
     async def _keep_all(self, copies: list[Copy], then: Callable[[], None]) -> None:
         parts = [part for copy in copies for part in copy.parts(self._limits.copy_messages)]
         publishes = [
-            partial(self._broker.park, batch, part.kind.lane) for part in parts for batch, _ in part.batches()
+            partial(self._in_parts, partial(self._broker.park, lane=part.kind.lane), batch)
+            for part in parts
+            for batch, _ in part.batches()
         ]
         await publish_until_confirmed(self._broker, *publishes)
         then()
+
+    async def _in_parts(self, publish: Callable[[Batch], Awaitable[None]], batch: Batch) -> None:
+        """Publishes a batch, in smaller ones where RabbitMQ refuses its size. Raises PublishFailed, Refused."""
+        if refused := await publish_in_parts(publish, batch):
+            raise Refused(f"RabbitMQ's size limit has no room for message {batch.run}.{refused[0].seq}")
 
     async def _reject(self, delivery: Delivery, reason: str, unacked: Unacked) -> None:
         log.warning("body_rejected", extra={"reason": reason, "bytes": len(delivery.body)})

@@ -1,9 +1,10 @@
 """One lane of a sender: takes deliveries, and begins as many sends as there are free slots."""
 
 import asyncio
+from collections.abc import Callable
 
 from common.broker.port import Broker, Delivery, Subscription
-from common.errors import BadBody
+from common.errors import BadBody, Refused
 from common.rate.port import RateLimit
 from sender.copies import Copies
 from sender.prefetch import Prefetch
@@ -16,6 +17,8 @@ from sender.unacked import Unacked
 
 class LaneWorker:
     """Keeps the slots of its lane busy, and holds few more messages than fill them.
+
+    `on_refused` is called where the broker delivers no more: it does not let this client in again.
 
     Attributes:
         lane: The lane.
@@ -31,6 +34,7 @@ class LaneWorker:
         starter: Starter,
         settler: Settler,
         copies: Copies,
+        on_refused: Callable[[Refused], None],
         limit: RateLimit | None = None,
         timing: Timing = TIMING,
         limits: Limits = LIMITS,
@@ -42,6 +46,7 @@ class LaneWorker:
         self._starter = starter
         self._settler = settler
         self._copies = copies
+        self._on_refused = on_refused
         self._limit = limit
         self._timing = timing
         self._limits = limits
@@ -98,7 +103,11 @@ class LaneWorker:
         while True:
             sizes: list[int] = []
             poison: dict[Delivery, str] = {}
-            taken = await subscription.take()
+            try:
+                taken = await subscription.take()
+            except Refused as refused:
+                self._on_refused(refused)
+                return
             now_s = asyncio.get_running_loop().time()
             for delivery in taken:
                 try:

@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import time
+from functools import partial
 
 from common.broker.port import Broker
+from common.errors import Refused
 from common.health import beat
 from common.ledger.port import Claims
 from common.messages import Lane
@@ -64,7 +66,11 @@ class Sender:
         self._tracker = tracker
         self._timing = timing
         self._limits = limits
-        self._copies = Copies(broker, ledger, policy, timing=timing, limits=limits)
+        self._ending = asyncio.Event()
+        self._refused: Refused | None = None
+        self._copies = Copies(
+            broker, ledger, policy, on_refused=self._end_refused, timing=timing, limits=limits
+        )
         self._settler = Settler(
             name, ledger, self._copies, policy, tracker=tracker, timing=timing, limits=limits
         )
@@ -76,18 +82,32 @@ class Sender:
         return self._settler.counts
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Works until `stop` is set, then ends gracefully. Raises Refused if the broker does not let it in again."""
+        """Works until `stop` is set, then ends gracefully.
+
+        Raises Refused if the broker does not let it in again, or takes no copy, after the same graceful end.
+        """
         parts = [self._copies.run, self._settler.run, *(lane.run for lane in self.lanes), self._heartbeat]
+        parts.append(partial(self._heed, stop))
         try:
             async with asyncio.TaskGroup() as tasks:
                 work = [tasks.create_task(part()) for part in parts]
                 log.info("sender_started", extra={"sender": self.name, "slots": self.slots.most(Lane.BULK)})
-                await stop.wait()
+                await self._ending.wait()
                 await self._end()
                 for task in work:
                     task.cancel()
         finally:
             await self._provider.close()
+        if self._refused is not None:
+            raise self._refused
+
+    async def _heed(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._ending.set()
+
+    def _end_refused(self, refused: Refused) -> None:
+        self._refused = refused
+        self._ending.set()
 
     def _worker(self, lane: Lane) -> LaneWorker:
         return LaneWorker(
@@ -97,6 +117,7 @@ class Sender:
             starter=self._starter(lane),
             settler=self._settler,
             copies=self._copies,
+            on_refused=self._end_refused,
             limit=self._limit,
             timing=self._timing,
             limits=self._limits,

@@ -1,11 +1,15 @@
-"""Publishes until the broker has confirmed: the one loop that every publisher of this project uses."""
+"""Publishes until the broker has confirmed: the one loop that every publisher of this project uses.
+
+And in smaller batches, where the broker refuses the size of one.
+"""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from common.errors import PublishFailed
+from common.errors import PublishFailed, TooLarge
+from common.messages import Batch, Message, fitting
 
 log = logging.getLogger(__name__)
 
@@ -42,3 +46,19 @@ async def publish_until_confirmed(broker: Publisher, *publishes: Publish, pause_
         if left:
             log.warning("publish_failed", extra={"publishes": len(left), "reason": str(failures[0])})
             await asyncio.sleep(pause_s)
+
+
+async def publish_in_parts(publish: Callable[[Batch], Awaitable[None]], batch: Batch) -> list[Message]:
+    """Publishes a batch, in smaller ones where it is over the broker's size limit. Raises PublishFailed.
+
+    Returns the messages that are over the limit by themselves. They are not published.
+    """
+    try:
+        await publish(batch)
+    except TooLarge as error:
+        if len(batch.messages) == 1:
+            return batch.messages
+        parts = fitting(batch, error.most_bytes)
+        refused = await asyncio.gather(*(publish_in_parts(publish, part) for part in parts))
+        return [message for messages in refused for message in messages]
+    return []

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from common.broker.memory_queue import Body, MemoryQueue
 from common.broker.port import Delivery, ParkedQueue, Subscription
 from common.broker.topology import Topology
-from common.errors import PublishFailed, StaleDelivery
+from common.errors import PublishFailed, StaleDelivery, TooLarge
 from common.messages import MAX_BODY_BYTES, Batch, Lane, encode_batch
 
 
@@ -118,12 +118,23 @@ class MemorySubscription:
 class MemoryBroker:
     """Queues in memory. `capacity` is in messages, for each lane; parked queues have no limit.
 
+    `most_bytes` is the size limit of a body.
+
     Attributes:
+        refusal: Empty: it refuses nobody.
         queues: The lanes and the parked queues.
         subscriptions: All subscriptions, closed ones included.
     """
 
-    def __init__(self, topology: Topology | None = None, capacity: int = 1_000_000) -> None:
+    refusal = ""
+
+    def __init__(
+        self,
+        topology: Topology | None = None,
+        capacity: int = 1_000_000,
+        most_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
+        self._most_bytes = most_bytes
         self._topology = topology or Topology("sms_queue")
         self.queues: dict[Lane | ParkedQueue, MemoryQueue] = {
             queue: MemoryQueue(capacity) for queue in (*Lane, *ParkedQueue)
@@ -214,9 +225,12 @@ class MemoryBroker:
         """The body of a batch, and the future of its confirm, which has failed if it can't be published."""
         body = encode_batch(batch)
         confirm: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self._closed or len(body) > MAX_BODY_BYTES:
-            why = "the broker is closed" if self._closed else f"{len(body)} bytes, over {MAX_BODY_BYTES}"
-            confirm.set_exception(PublishFailed(why))
+        if self._closed:
+            confirm.set_exception(PublishFailed("the broker is closed"))
+        elif len(body) > self._most_bytes:
+            confirm.set_exception(
+                TooLarge(f"a body of {len(body)} bytes is over {self._most_bytes}", self._most_bytes)
+            )
         return Body(body, messages=len(batch.messages), lane=lane), confirm
 
     def _publish_later(self, body: Body, after: float) -> None:

@@ -68,7 +68,10 @@ class Subscription(Protocol):
     """The deliveries of one queue."""
 
     async def take(self) -> list[Delivery]:
-        """All deliveries that have arrived; waits for at least one. Continues after a lost connection."""
+        """All deliveries that have arrived; waits for at least one. Continues after a lost connection.
+
+        Raises Refused once the server has refused for a while to let this client in again.
+        """
 
     def set_prefetch(self, prefetch: int) -> None:
         """The most unacked deliveries from now on."""
@@ -78,13 +81,23 @@ class Subscription(Protocol):
 
 
 class Broker(Protocol):
-    """Publishes batches and delivers them."""
+    """Publishes batches and delivers them.
+
+    A connection that the server refuses to make again is tried for as long as the broker is open. A refusal that lasts
+    is raised to those who wait: by `ready`, and by `Subscription.take`.
+    """
+
+    @property
+    def refusal(self) -> str:
+        """Why the server refuses a connection, once that lasts; empty otherwise."""
 
     async def ready(self) -> None:
-        """Returns once a publish can be tried: at once, or when the lost connection is back."""
+        """Returns once a publish can be tried: at once, or when the lost connection is back. Raises Refused."""
 
     def publish(self, batch: Batch, lane: Lane, after: float = 0) -> "asyncio.Future[None]":
         """Publishes a batch. The future is done when the broker has confirmed it; it may raise PublishFailed.
+
+        It raises Refused where to repeat it is no use, as TooLarge for a body that the server finds too large.
 
         Many may be awaited at the same time. The batch joins its lane `after` seconds from now, rounded up to the next
         power of two.

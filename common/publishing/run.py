@@ -12,11 +12,11 @@ import msgspec
 
 from common.broker.confirm import publish_until_confirmed
 from common.broker.port import Broker
-from common.errors import PublishFailed
+from common.errors import PublishFailed, Refused, TooLarge
 from common.ledger import port as ledger_port
 from common.ledger.heartbeat import producer_heartbeat
 from common.ledger.port import Publications
-from common.messages import Batch, Lane, fitting
+from common.messages import Batch, Lane, encode_batch, fitting
 from common.publishing.pace import Pace
 from common.publishing.recipes import Stream
 
@@ -229,12 +229,18 @@ class _Window:
         """Removes the oldest batch once it is confirmed; answers the seq after its last message."""
         oldest = self._batches[0]
         try:
+            await self._confirmed(oldest)
+        except TooLarge as error:
+            raise Refused(f"{error}: {_remedy(oldest.batch, error.most_bytes)}") from None
+        self._batches.popleft()
+        return oldest.beyond
+
+    async def _confirmed(self, oldest: _Unconfirmed) -> None:
+        try:
             await oldest.confirm
         except PublishFailed:
             again = [partial(self._publish_again, one) for one in self._batches if one.failed]
             await publish_until_confirmed(self._broker, *again, pause_s=self._failure_pause_s)
-        self._batches.popleft()
-        return oldest.beyond
 
     def cancel(self) -> None:
         """Waits for no confirm any more."""
@@ -245,3 +251,8 @@ class _Window:
     async def _publish_again(self, unconfirmed: _Unconfirmed) -> None:
         unconfirmed.confirm = self._broker.publish(unconfirmed.batch, self._lane)
         await unconfirmed.confirm
+
+
+def _remedy(batch: Batch, most_bytes: int) -> str:
+    fit = max(1, len(batch.messages) * most_bytes // len(encode_batch(batch)))
+    return f"continue with --resume {batch.run} --batch-size B, where about {fit:,} messages fit"

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from common.background import end
-from common.broker.confirm import publish_until_confirmed
+from common.broker.confirm import publish_in_parts, publish_until_confirmed
 from common.broker.port import Broker
 from common.errors import SmsimError
 from common.ledger.port import Ledger
@@ -187,9 +187,15 @@ class Relay:
             await self._pause(error)
 
     async def _once_more(self, published: _Published) -> None:
-        published.confirmed = self._confirmation(published.batch)
+        published.confirmed = asyncio.ensure_future(self._in_parts(published.batch))
         published.confirmed.add_done_callback(self._on_confirm)
         await published.confirmed
+
+    async def _in_parts(self, batch: Batch) -> None:
+        """Publishes a batch. Messages that are over the broker's size limit by themselves fail."""
+        refused = await publish_in_parts(self._confirmation, batch)
+        if refused:
+            await self._fail([message.seq for message in refused], "messages_too_large")
 
     def _on_confirm(self, _: "asyncio.Future[None]") -> None:
         while self._window and self._window[0].is_confirmed:
@@ -214,11 +220,15 @@ class Relay:
             self._is_reading = False
 
     async def _lose(self, seqs: list[int]) -> None:
-        """Settles messages as failed whose text is lost: they cannot be sent."""
-        run = self.outbox.lease.run
+        """Settles messages as failed whose text is lost."""
         # The records of a run that another gateway has relayed may have expired: that is no loss.
         await self._store.confirm(self.outbox.lease, self._noted)
-        log.error("texts_lost", extra={"run": run, "messages": len(seqs)})
+        await self._fail(seqs, "texts_lost")
+
+    async def _fail(self, seqs: list[int], why: str) -> None:
+        """Settles messages as failed that cannot be published."""
+        run = self.outbox.lease.run
+        log.error(why, extra={"run": run, "messages": len(seqs)})
         failed = np.full(len(seqs), Outcome.FAILED, np.uint8)
         await self._ledger.settle(
             run, Outcomes(np.array(seqs, np.int64), failed, np.zeros(len(seqs), np.int64))

@@ -58,8 +58,8 @@ class Health:
                 tag="operation",
                 summary="Whether it lives",
                 description=(
-                    "For whoever restarts the gateway when it does not answer, or answers 503: Redis has refused its"
-                    " login for half a minute, so it needs to start with another one. RabbitMQ and Redis may be away:"
+                    "For a supervisor, which restarts the gateway when it does not answer, or answers 503: RabbitMQ or"
+                    " Redis has refused it for some time, so it needs to start with other settings. They may be away:"
                     " GET /ready asks them."
                 ),
                 answers={200: Answer("It does", kind=Lives, example=Lives(True))},
@@ -82,6 +82,10 @@ class Health:
     async def _health(self, _: Request) -> Response:
         if self._is_locked_out():
             raise Problem(503, "Redis refuses the login: the gateway needs to start with another one")
+        if self._broker.refusal:
+            raise Problem(
+                503, "RabbitMQ refuses this gateway: its log has the reason", retry_after_s=RETRY_AFTER_S
+            )
         return json_response(Lives(True))
 
     async def _ready(self, _: Request) -> Response:

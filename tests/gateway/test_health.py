@@ -74,6 +74,17 @@ async def test_health_fails_when_only_a_restart_helps() -> None:
                 assert answer.status == status
 
 
+async def test_a_gateway_that_rabbitmq_refuses_is_not_live() -> None:
+    """A restart with other settings is what may help. The words of RabbitMQ, which name a user, are not public."""
+    broker = MemoryBroker()
+    async with served(Health(broker, MemoryLedger())) as http:
+        for refusal, status in (("", 200), ("access refused for user 'app'", 503), ("", 200)):
+            broker.refusal = refusal
+            async with http.get("/health") as answer:
+                assert answer.status == status
+                assert "app" not in await answer.text()
+
+
 async def test_a_ledger_that_says_nothing_is_away() -> None:
     """Calls of a ledger wait until it answers, however long; /ready does not, nor do those who ask beside."""
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from common.broker.memory import MemoryBroker
-from common.errors import PublishFailed, Unavailable
+from common.errors import PublishFailed, Refused, Unavailable
 from common.messages import Batch, Lane, Message, State, decode_batch
 from common.web.problems import Problem
 from gateway.acceptance.acceptance import Acceptance
@@ -129,6 +129,43 @@ async def test_what_failed_is_published_again() -> None:
         broker.confirms[3].set_result(None)
         await eventually(lambda: _relayed(bench, 4))
         assert broker.published == [[0, 1], [2, 3], [0, 1], [0, 1]]
+
+
+async def test_a_batch_over_the_brokers_size_limit_is_published_in_smaller_ones() -> None:
+    """The operator has lowered the limit. A message that is over it by itself fails, and holds nothing up."""
+    broker = MemoryBroker(most_bytes=200)
+    async with relaying(broker, replace(QUICK_RELAYS, heartbeat_s=0.01)) as bench:
+        items = [Item(NUMBER, "long " * 50 if k == 3 else f"text {k}") for k in range(8)]
+        answer = await bench.shared.store.accept(bench.outbox, Group(1, items, accepted_us=7))
+        bench.relay.add([item.message(answer.first + k) for k, item in enumerate(items)])
+        bench.relay.close()
+        await eventually(lambda: bench.relay.has_ended)
+        assert sorted(message.seq for message in await bodies(broker)) == [0, 1, 2, 4, 5, 6, 7]
+        states = (await bench.shared.ledger.states("a-run", np.arange(8))).tolist()
+        assert [seq for seq, state in enumerate(states) if state == State.FAILED] == [3]
+
+
+async def test_a_relay_goes_on_once_the_broker_no_longer_refuses() -> None:
+    """A refusal that passes: a password that was changed and changed back, a limit that was raised."""
+
+    class Refusing(Manual):
+        refuses = True
+
+        async def ready(self) -> None:
+            if self.refuses:
+                raise Refused("not now")
+
+    broker = Refusing()
+    async with relaying(broker) as bench:
+        await bench.accept(2)
+        await eventually(lambda: len(broker.published) == 1)
+        broker.confirms[0].set_exception(PublishFailed("the connection is lost"))
+        await asyncio.sleep(5 * QUICK_RELAYS.pause_s)
+        assert len(broker.published) == 1
+        broker.refuses = False
+        await eventually(lambda: len(broker.published) == 2)
+        broker.confirms[1].set_result(None)
+        await eventually(lambda: _relayed(bench, 2))
 
 
 async def test_the_window_is_bounded() -> None:

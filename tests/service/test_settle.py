@@ -25,7 +25,7 @@ SEQS = np.arange(20)
 async def test_two_sends_of_a_message_in_one_settle_count_once(first: Outcome, second: Outcome) -> None:
     """After a lost connection a sender sends again what it still has in flight; both sends may end at once."""
     broker, ledger, policy = MemoryBroker(), MemoryLedger(), RetryPolicy(max_attempts=2)
-    copies = Copies(broker, ledger, policy)
+    copies = Copies(broker, ledger, policy, on_refused=print)
     settler = Settler("sender", ledger, copies, policy)
     unacked = Unacked(Lane.BULK, Slots(100))
     await ledger.announce("run", 0, SEQS.size)
@@ -113,7 +113,7 @@ async def test_drain_waits_for_a_settle_of_kept_failures_that_is_under_way() -> 
     held_up = HeldUp()
     broker, ledger = HeldUpBroker(held_up), HeldUpLedger(held_up)
     policy = RetryPolicy(max_attempts=2, keep_failed=True)
-    copies = Copies(broker, ledger, policy)
+    copies = Copies(broker, ledger, policy, on_refused=print)
     settler = Settler("sender", ledger, copies, policy, timing=Timing(longest_unsettled_s=0.001))
     await ledger.announce("run", 0, 2)
     messages = [Message(seq, "+999000000000", "") for seq in range(2)]

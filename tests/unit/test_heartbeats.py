@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from common.broker.memory import MemoryBroker
 from common.errors import Refused, SmsimError, Unavailable
 from common.ledger.heartbeat import producer_heartbeat
 from common.ledger.memory import MemoryLedger
@@ -47,11 +48,27 @@ async def test_the_gateway_is_healthy_again_once_redis_answers(
     beats: list[float] = []
     monkeypatch.setattr(cli, "beat", beats.append)
     monkeypatch.setattr(cli, "BEAT_EVERY_S", 0.01)
-    beating = asyncio.create_task(cli._beat(moody))
+    beating = asyncio.create_task(cli._beat(moody, MemoryBroker()))
     await eventually(lambda: len(beats) >= 3)
     assert not beating.done()
     assert len(beats) == moody.asked // 2
     assert "heartbeat_failed" in caplog.text
+    beating.cancel()
+    await asyncio.gather(beating, return_exceptions=True)
+
+
+async def test_a_gateway_that_rabbitmq_refuses_is_unhealthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor restarts it then; once RabbitMQ lets it in again, it beats as before."""
+    beats: list[float] = []
+    monkeypatch.setattr(cli, "beat", beats.append)
+    monkeypatch.setattr(cli, "BEAT_EVERY_S", 0.01)
+    broker, ledger = MemoryBroker(), MemoryLedger()
+    broker.refusal = "ACCESS_REFUSED"
+    beating = asyncio.create_task(cli._beat(ledger, broker))
+    await asyncio.sleep(0.05)
+    assert not beats
+    broker.refusal = ""
+    await eventually(lambda: beats)
     beating.cancel()
     await asyncio.gather(beating, return_exceptions=True)
 

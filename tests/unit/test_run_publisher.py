@@ -8,10 +8,18 @@ import msgspec
 import pytest
 
 from common.broker.memory import MemoryBroker
-from common.errors import PublishFailed
+from common.errors import PublishFailed, Refused
 from common.ledger.memory import MemoryLedger
 from common.ledger.values import Snapshot
-from common.messages import MAX_BODY_BYTES, MAX_TEXT_CHARS, SURE_TO_FIT, Batch, Lane, Message, decode_batch
+from common.messages import (
+    LARGEST_MESSAGE_BYTES,
+    MAX_BODY_BYTES,
+    MAX_TEXT_CHARS,
+    Batch,
+    Lane,
+    Message,
+    decode_batch,
+)
 from common.publishing.random import RandomSource
 from common.publishing.recipes import Recipe, Source
 from common.publishing.run import LIMITS, Limits, Timing
@@ -165,8 +173,11 @@ async def test_long_texts_are_split_to_fit_a_body() -> None:
 
 
 async def test_the_largest_batch_that_is_not_measured_fits() -> None:
-    """Batches of up to SURE_TO_FIT messages aren't encoded to be measured: the worst of them fits."""
-    worst = [Message(2**40 - 1 - k, "+" + "9" * 15, "\x01" * MAX_TEXT_CHARS) for k in range(SURE_TO_FIT)]
+    """Batches of so few messages aren't encoded to be measured: the worst of them fits."""
+    worst = [
+        Message(2**40 - 1 - k, "+" + "9" * 15, "\x01" * MAX_TEXT_CHARS)
+        for k in range(MAX_BODY_BYTES // LARGEST_MESSAGE_BYTES)
+    ]
     body = msgspec.json.encode(Batch(run="r" * 40, attempt=1_000_000, track=True, again=True, messages=worst))
     assert len(body) <= MAX_BODY_BYTES
 
@@ -239,3 +250,13 @@ async def test_other_errors_end_the_publication() -> None:
     await begun(ledger, source)
     with pytest.raises(ValueError, match="a bug"):
         await publish(FakeBrokenBroker(), ledger, RUN, source, 1)
+
+
+async def test_a_batch_over_the_brokers_size_limit_ends_the_run_with_a_remedy() -> None:
+    """It is not tried again for ever. The run can go on in smaller batches."""
+    broker, ledger, source = MemoryBroker(most_bytes=1000), MemoryLedger(), RandomSource(100, seed=1)
+    await begun(ledger, source)
+    with pytest.raises(
+        Refused, match=r"over 1000: .*--resume \S+ --batch-size B, where about \d+ messages fit"
+    ):
+        await publish(broker, ledger, RUN, source, 50)

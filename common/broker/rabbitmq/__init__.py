@@ -16,7 +16,7 @@ from common.broker.port import ParkedQueue, Subscription
 from common.broker.rabbitmq.consumer import RabbitSubscription
 from common.broker.rabbitmq.deliveries import LANE_HEADER, REASON_HEADER
 from common.broker.rabbitmq.direct import properties_of
-from common.broker.rabbitmq.link import Link, parameters
+from common.broker.rabbitmq.link import TIMING, Link, Timing, parameters
 from common.broker.rabbitmq.peek import peek_at
 from common.broker.rabbitmq.publisher import Publisher
 from common.broker.topology import Queue, Topology
@@ -32,14 +32,16 @@ CONNECT_PAUSE_S = 0.5
 class RabbitBroker:
     """The broker of the settings. With `declares`, it declares the lanes and the rejected queue."""
 
-    def __init__(self, settings: Settings, service: str, declares: bool = True) -> None:
+    def __init__(
+        self, settings: Settings, service: str, declares: bool = True, timing: Timing = TIMING
+    ) -> None:
         self._topology = Topology(settings.queue_name, settings.queue_type)
         self._lanes = {lane: self._topology.lane(lane).name for lane in Lane}
         self._peek_nodes = parameters(settings, f"{service} peek")
         standing = self._topology.standing if declares else []
-        self._publisher = Publisher(parameters(settings, f"{service} publish"), standing)
+        self._publisher = Publisher(parameters(settings, f"{service} publish"), standing, timing)
         consume_nodes = parameters(settings, f"{service} consume")
-        self._consumer = Link(consume_nodes, self._on_consumer_up, self._on_refused)
+        self._consumer = Link(consume_nodes, self._on_consumer_up, self._on_refused, timing)
         self._consuming = False
         self._subscriptions: list[RabbitSubscription] = []
         # The queues that existed when the depths were last asked for.
@@ -51,13 +53,22 @@ class RabbitBroker:
         return self._publisher.connected and (self._consumer.is_up or not self._consuming)
 
     @property
+    def refusal(self) -> str:
+        """Why RabbitMQ refuses this client, once that is more than a moment; empty if it does not."""
+        refused = self._publisher.refusal or self._consumer.refusal
+        return str(refused) if refused else ""
+
+    @property
     def server_version(self) -> str:
         """The version of RabbitMQ, once it is connected."""
         return self._publisher.server_version
 
-    async def start(self) -> None:
-        """Connects for publishing and declares the queues. Raises Unavailable or Refused."""
-        await self._publisher.start()
+    async def start(self, within_s: float = TIMING.handshake_s) -> None:
+        """Connects for publishing and declares the queues. Raises Unavailable or Refused.
+
+        To open the connection may take `within_s` seconds.
+        """
+        await self._publisher.start(within_s)
 
     async def declare_retries(self, longest_s: float) -> None:
         """Declares the retry queues for delays up to `longest_s`. Raises PublishFailed or Refused.
@@ -155,31 +166,34 @@ async def connect_broker(
 ) -> RabbitBroker:
     """The broker of the settings, connected. Raises Unavailable after the timeout, Refused at once."""
     broker = RabbitBroker(settings, service, declares)
-    deadline_s = asyncio.get_running_loop().time() + connect_timeout_s
+    failure = f"RabbitMQ at {settings.rabbitmq_host}:{settings.rabbitmq_port} did not answer"
     try:
-        return await _started(broker, deadline_s)
-    except Refused:
-        await broker.close()
-        raise
-    except Unavailable as error:
+        # pika ends a handshake in time by itself, but not the look-up of a host name.
+        async with asyncio.timeout(connect_timeout_s + CONNECT_PAUSE_S):
+            await _start(broker, connect_timeout_s)
+            return broker
+    except (TimeoutError, Unavailable) as error:
         await broker.close()
         raise Unavailable(
-            f"{error} (tried for {connect_timeout_s:g} s): is it running? (RABBITMQ_HOST, RABBITMQ_PORT)"
+            f"{str(error) or failure} (tried for {connect_timeout_s:g} s): is it running?"
+            " (RABBITMQ_HOST, RABBITMQ_PORT)"
         ) from None
+    except BaseException:
+        await broker.close()
+        raise
 
 
-async def _started(broker: RabbitBroker, deadline_s: float) -> RabbitBroker:
-    """The broker, once it has started. Logs the first failure."""
-    logged = False
+async def _start(broker: RabbitBroker, within_s: float) -> None:
+    """Starts the broker. Logs the first failure."""
+    clock, logged = asyncio.get_running_loop().time, False
+    deadline_s = clock() + within_s
     while True:
         try:
-            await broker.start()
+            return await broker.start(deadline_s - clock())
         except Unavailable as error:
-            if asyncio.get_running_loop().time() + CONNECT_PAUSE_S >= deadline_s:
+            if clock() + CONNECT_PAUSE_S >= deadline_s:
                 raise
             if not logged:
                 log.warning("broker_unreachable", extra={"reason": str(error)})
                 logged = True
             await asyncio.sleep(CONNECT_PAUSE_S)
-        else:
-            return broker

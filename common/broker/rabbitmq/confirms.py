@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from pika.spec import Basic
 
-from common.errors import PublishFailed
+from common.errors import PublishFailed, Refused, SmsimError
 
 
 class _Name(NamedTuple):
@@ -54,14 +54,14 @@ class Confirms:
             self._oldest_tag = method.delivery_tag + 1
         return unroutable
 
-    def fail_all(self, why: str) -> None:
+    def fail_all(self, why: str, kind: type[PublishFailed | Refused] = PublishFailed) -> None:
         """The channel is gone: all publishes have failed, and tags begin with 1 again."""
         unconfirmed, self._unconfirmed = self._unconfirmed, {}
         self._returned.clear()
         self._next_tag = self._oldest_tag = 1
         for publish in unconfirmed.values():
             if not publish.confirm.done():
-                publish.confirm.set_exception(PublishFailed(why))
+                publish.confirm.set_exception(kind(why))
 
     def _settle(self, publish: _Unconfirmed, acked: bool) -> bool:
         if publish.name in self._returned:
@@ -75,8 +75,8 @@ class Confirms:
         return False
 
 
-def failed(why: str) -> "asyncio.Future[None]":
+def failed(error: SmsimError) -> "asyncio.Future[None]":
     """The future of a publish that has failed already."""
     confirm: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    confirm.set_exception(PublishFailed(why))
+    confirm.set_exception(error)
     return confirm

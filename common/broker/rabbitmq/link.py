@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from copy import copy
 from dataclasses import dataclass
 
 import pika
@@ -11,8 +12,9 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.exceptions import AMQPError
 
 from common.backoff import Backoff
-from common.broker.rabbitmq.opening import Closed, gone, open_connection
-from common.errors import Refused, Unavailable
+from common.broker.rabbitmq.opening import Closed, open_connection
+from common.broker.rabbitmq.refusals import gone
+from common.errors import Refused, RefusedForNow, Unavailable
 from common.settings import Settings
 from common.tls import tls_context
 
@@ -33,6 +35,7 @@ class Timing:
         silence_s: A consumer that could take more and gets nothing for this long is renewed; twice as long each further
             time.
         longest_silence_s: The longest of these times.
+        refused_s: For how long a refusal that may pass is kept from those who use the connection.
     """
 
     first_backoff_s: float = 0.1
@@ -43,6 +46,7 @@ class Timing:
     close_s: float = 2.0
     silence_s: float = 5.0
     longest_silence_s: float = 60.0
+    refused_s: float = 10.0
 
 
 TIMING = Timing()
@@ -65,14 +69,17 @@ def parameters(settings: Settings, purpose: str, timing: Timing = TIMING) -> lis
             ssl_options=pika.SSLOptions(tls, host) if tls else None,
             client_properties={"connection_name": f"smsim {purpose}"},
             socket_timeout=timing.socket_s,
-            stack_timeout=timing.handshake_s,
         )
         for host in hosts
     ]
 
 
 class Link:
-    """Keeps one connection open. `on_up` is awaited on each new connection before that counts as up."""
+    """Keeps one connection open. `on_up` is awaited on each new connection before that counts as up.
+
+    A lost connection is made again for as long as the link is open, refused or not. `on_refused` is called once
+    RabbitMQ has refused it for good, or for `Timing.refused_s` where the refusal may pass.
+    """
 
     def __init__(
         self,
@@ -90,13 +97,16 @@ class Link:
         self._refused: Refused | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Connects once, trying each node. Raises Unavailable or Refused."""
-        closed = await self._connect()
+    async def start(self, within_s: float | None = None) -> None:
+        """Connects once, trying each node. Raises Unavailable or Refused.
+
+        To open a connection may take `within_s` seconds, or `Timing.handshake_s` if that is less.
+        """
+        closed = await self._connect(within_s)
         self._task = asyncio.create_task(self._keep(closed))
 
     async def up(self) -> None:
-        """Returns when the connection is up. Raises Refused once RabbitMQ has refused to connect again."""
+        """Returns when the connection is up. Raises Refused while RabbitMQ refuses it."""
         await self._up.wait()
         if self._refused is not None:
             raise self._refused
@@ -105,6 +115,11 @@ class Link:
     def is_up(self) -> bool:
         """Whether the connection is up."""
         return self._up.is_set() and self._refused is None
+
+    @property
+    def refusal(self) -> Refused | None:
+        """Why RabbitMQ refuses the connection, once that is more than a moment."""
+        return self._refused
 
     @property
     def connection(self) -> AsyncioConnection:
@@ -130,22 +145,27 @@ class Link:
         except TimeoutError:
             log.warning("broker_slow_to_close", extra={"waited_s": self._timing.close_s})
 
-    async def _connect(self) -> Closed:
-        """Connects to one of the nodes, in random order."""
-        unavailable = Unavailable("RABBITMQ_HOST names no host")
+    async def _connect(self, within_s: float | None = None) -> Closed:
+        """Connects to one of the nodes, in random order. A refusal of one says more than the silence of another."""
+        failure: Unavailable | Refused = Unavailable("RABBITMQ_HOST names no host")
         for params in random.sample(self._nodes, len(self._nodes)):
             try:
-                return await self._connect_to(params)
-            except Unavailable as error:
-                unavailable = error
-        raise unavailable
+                return await self._connect_to(params, within_s or self._timing.handshake_s)
+            except Refused as refused:
+                failure = refused
+            except Unavailable as unavailable:
+                failure = failure if isinstance(failure, Refused) else unavailable
+        raise failure
 
-    async def _connect_to(self, params: pika.ConnectionParameters) -> Closed:
+    async def _connect_to(self, params: pika.ConnectionParameters, within_s: float) -> Closed:
+        params = copy(params)
+        params.stack_timeout = min(self._timing.handshake_s, within_s)
         opened = await open_connection(params)
         self._connection = opened.connection
         await self._set_up(opened.connection)
         if opened.closed.done():
             raise Unavailable(f"RabbitMQ at {params.host}:{params.port} closed the connection")
+        self._refused = None
         self._up.set()
         return opened.closed
 
@@ -160,26 +180,40 @@ class Link:
             raise
 
     async def _keep(self, closed: Closed) -> None:
-        """Connects again whenever the connection is lost, until RabbitMQ refuses."""
+        """Connects again whenever the connection is lost. Pauses grow while no connection lasts."""
+        clock = asyncio.get_running_loop().time
+        backoff = Backoff(self._timing.first_backoff_s, self._timing.longest_backoff_s, jitter=0.5)
         while True:
+            up_s = clock()
             reason = await closed
             self._up.clear()
             log.warning("broker_lost", extra={"reason": str(reason) or type(reason).__name__})
-            try:
-                closed = await self._reconnect()
-            except Refused as refused:
-                log.error("broker_refused", extra={"reason": str(refused)})
-                self._refused = refused
-                self._up.set()
-                self._on_refused(refused)
-                return
+            if clock() - up_s > self._timing.longest_backoff_s:
+                backoff.reset()
+            closed = await self._reconnect(backoff)
             log.info("broker_back")
 
-    async def _reconnect(self) -> Closed:
-        backoff = Backoff(self._timing.first_backoff_s, self._timing.longest_backoff_s, jitter=0.5)
+    async def _reconnect(self, backoff: Backoff) -> Closed:
+        since_s: float | None = None
         while True:
             await backoff.pause()
             try:
                 return await self._connect()
+            except Refused as refused:
+                if since_s is None:
+                    since_s = asyncio.get_running_loop().time()
+                    log.warning("broker_refuses", extra={"reason": str(refused)})
+                self._heed(refused, since_s)
             except Unavailable:
                 continue
+
+    def _heed(self, refused: Refused, since_s: float) -> None:
+        """Makes a refusal known, unless it may soon pass."""
+        lasted_s = asyncio.get_running_loop().time() - since_s
+        may_pass = isinstance(refused, RefusedForNow) and lasted_s < self._timing.refused_s
+        if may_pass or self._refused is not None:
+            return
+        log.error("broker_refused", extra={"reason": str(refused)})
+        self._refused = refused
+        self._up.set()
+        self._on_refused(refused)

@@ -14,8 +14,9 @@ from pika.frame import Method
 from pika.spec import Basic, BasicProperties
 
 from common.broker.rabbitmq.link import Link
-from common.broker.rabbitmq.opening import OpenChannel, gone, open_channel
+from common.broker.rabbitmq.opening import OpenChannel, open_channel
 from common.broker.rabbitmq.queues import status_of
+from common.broker.rabbitmq.refusals import gone
 from common.errors import Unavailable
 from common.messages import MAX_BODY_BYTES
 

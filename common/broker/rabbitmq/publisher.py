@@ -14,11 +14,12 @@ from pika.spec import Basic, BasicProperties
 
 from common.broker.rabbitmq.confirms import Confirms, failed
 from common.broker.rabbitmq.direct import DirectConnection, Template, properties_of
-from common.broker.rabbitmq.link import Link
+from common.broker.rabbitmq.link import TIMING, Link, Timing
 from common.broker.rabbitmq.opening import OpenChannel, close_with_its_channel, open_channel
 from common.broker.rabbitmq.queues import QueueStatus, declare, delete, status_of
+from common.broker.rabbitmq.refusals import channel_error, too_large, words_of
 from common.broker.topology import Queue
-from common.errors import PublishFailed, Unavailable
+from common.errors import PublishFailed, Refused, TooLarge, Unavailable
 
 # The link notices a lost connection a moment after the channel does.
 CHANNEL_POLL_S = 0.01
@@ -27,23 +28,31 @@ CHANNEL_POLL_S = 0.01
 class Publisher:
     """Publishes through the default exchange, mandatory, with publisher confirms."""
 
-    def __init__(self, nodes: list[pika.ConnectionParameters], standing: list[Queue]) -> None:
-        self._link = Link(nodes, self._on_up)
+    def __init__(
+        self, nodes: list[pika.ConnectionParameters], standing: list[Queue], timing: Timing = TIMING
+    ) -> None:
+        self._link = Link(nodes, self._on_up, timing=timing)
         self._standing = standing
         self._channel: Channel | None = None
         self._templates: dict[str, Template] = {}
         self._declared: set[str] = set()
         self._declaring = asyncio.Lock()
         self._confirms = Confirms()
+        self._limit: TooLarge | None = None
 
-    async def start(self) -> None:
+    async def start(self, within_s: float | None = None) -> None:
         """Connects and declares the standing queues. Raises Unavailable or Refused."""
-        await self._link.start()
+        await self._link.start(within_s)
 
     @property
     def connected(self) -> bool:
         """Whether the connection is up."""
         return self._link.is_up
+
+    @property
+    def refusal(self) -> Refused | None:
+        """Why RabbitMQ refuses the connection, once that is more than a moment."""
+        return self._link.refusal
 
     @property
     def server_version(self) -> str:
@@ -63,10 +72,12 @@ class Publisher:
         self._confirms.fail_all("the connection is closed")
 
     def publish_batch(self, queue: str, body: bytes, message_id: str) -> "asyncio.Future[None]":
-        """Publishes a persistent batch to a queue. The future may raise PublishFailed."""
+        """Publishes a persistent batch to a queue. The future may raise PublishFailed or Refused."""
         channel = self._channel
         if channel is None or not channel.is_open:
-            return failed("no connection to RabbitMQ")
+            return failed(PublishFailed("no connection to RabbitMQ"))
+        if self._limit is not None and len(body) > self._limit.most_bytes:
+            return failed(TooLarge(str(self._limit), self._limit.most_bytes))
         connection = cast(DirectConnection, channel.connection)
         if len(body) > connection.largest_body:
             return self.publish(queue, body, properties_of(message_id))
@@ -77,14 +88,16 @@ class Publisher:
         return self._confirms.published(queue, message_id)
 
     def publish(self, queue: str, body: bytes, properties: BasicProperties) -> "asyncio.Future[None]":
-        """Publishes a body with any properties. The future may raise PublishFailed."""
+        """Publishes a body with any properties. The future may raise PublishFailed or Refused."""
         channel = self._channel
         if channel is None or not channel.is_open:
-            return failed("no connection to RabbitMQ")
+            return failed(PublishFailed("no connection to RabbitMQ"))
+        if self._limit is not None and len(body) > self._limit.most_bytes:
+            return failed(TooLarge(str(self._limit), self._limit.most_bytes))
         try:
             channel.basic_publish("", queue, body, properties, mandatory=True)
         except AMQPError as error:
-            return failed(f"the connection to RabbitMQ broke: {error!r}")
+            return failed(PublishFailed(f"the connection to RabbitMQ broke: {error!r}"))
         return self._confirms.published(queue, properties.message_id or "")
 
     async def statuses(self, queues: list[Queue]) -> dict[str, QueueStatus]:
@@ -157,8 +170,16 @@ class Publisher:
         if channel is not self._channel:
             return
         self._channel = None
-        self._confirms.fail_all(f"the connection to RabbitMQ was lost before the confirm: {reason!r}")
-        close_with_its_channel(channel)
+        # Any of the publishes may be the one over the limit: repeated, it is refused here, and the others go out.
+        self._limit = too_large(reason)
+        error = channel_error(reason, "publish")
+        if self._limit is None and isinstance(error, Refused):
+            self._confirms.fail_all(str(error), Refused)
+        else:
+            self._confirms.fail_all(
+                f"the connection to RabbitMQ was lost before the confirm: {words_of(reason)}"
+            )
+        close_with_its_channel(channel, f"RabbitMQ closed the channel for publishing: {words_of(reason)}")
 
     def _on_return(self, _: Channel, method: Basic.Return, properties: BasicProperties, __: bytes) -> None:
         self._confirms.returned(method.routing_key, properties.message_id or "")
@@ -167,4 +188,4 @@ class Publisher:
         unroutable = self._confirms.confirmed(frame.method)
         if unroutable and self._channel is not None:
             # A queue was deleted: a new connection declares the queues again.
-            close_with_its_channel(self._channel)
+            close_with_its_channel(self._channel, "RabbitMQ returned a message: a queue was deleted")

@@ -6,11 +6,12 @@ from typing import Any
 
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 from pika.frame import Method
-from pika.spec import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED
+from pika.spec import NOT_FOUND, PRECONDITION_FAILED
 
-from common.broker.rabbitmq.opening import OpenChannel, gone
+from common.broker.rabbitmq.opening import OpenChannel
+from common.broker.rabbitmq.refusals import channel_error, gone, words_of
 from common.broker.topology import Queue
-from common.errors import Refused, Unavailable
+from common.errors import Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +26,17 @@ class QueueStatus:
 
 
 async def declare(over: OpenChannel, queue: Queue) -> None:
-    """Declares a durable queue. Raises Refused if it exists with other arguments, or Unavailable."""
+    """Declares a durable queue. Raises Refused, as where it exists with other arguments, or Unavailable."""
     answer = await _declare(over, queue.name, durable=True, arguments=queue.arguments)
     if isinstance(answer, QueueStatus):
         return
-    if _code(answer) == PRECONDITION_FAILED:
+    if _code(answer) == PRECONDITION_FAILED and "inequivalent arg" in words_of(answer):
         raise Refused(
             f"queue {queue.name} exists with other arguments than it gets with QUEUE_TYPE="
             f"{queue.arguments['x-queue-type']}: set QUEUE_TYPE back if it was changed, else empty and delete the queue"
-            " (an older version made it), or choose another QUEUE_NAME"
+            f" (an older version made it), or choose another QUEUE_NAME; RabbitMQ says: {words_of(answer)}"
         )
-    raise _refused_or_unavailable(answer, queue.name)
+    raise channel_error(answer, f"declare queue {queue.name}")
 
 
 async def status_of(over: OpenChannel, queue: str) -> QueueStatus | None:
@@ -45,7 +46,7 @@ async def status_of(over: OpenChannel, queue: str) -> QueueStatus | None:
         return answer
     if _code(answer) == NOT_FOUND:
         return None
-    raise _refused_or_unavailable(answer, queue)
+    raise channel_error(answer, f"inspect queue {queue}")
 
 
 async def delete(over: OpenChannel, queue: str) -> None:
@@ -61,7 +62,7 @@ async def delete(over: OpenChannel, queue: str) -> None:
     except AMQPError as error:
         raise gone(error) from None
     if not await _answered(deleted, over):
-        raise _refused_or_unavailable(over.closed.result(), queue)
+        raise channel_error(over.closed.result(), f"delete queue {queue}")
 
 
 async def _declare(over: OpenChannel, queue: str, **how: Any) -> QueueStatus | BaseException:
@@ -89,9 +90,3 @@ async def _answered(answer: "asyncio.Future[Any]", over: OpenChannel) -> bool:
 def _code(reason: BaseException) -> int | None:
     """The code with which RabbitMQ closed a channel; None if something else closed it."""
     return reason.reply_code if isinstance(reason, ChannelClosedByBroker) else None
-
-
-def _refused_or_unavailable(reason: BaseException, queue: str) -> Refused | Unavailable:
-    if isinstance(reason, ChannelClosedByBroker) and reason.reply_code == ACCESS_REFUSED:
-        return Refused(f"RabbitMQ refuses queue {queue} to this user: {reason.reply_text}")
-    return Unavailable(f"RabbitMQ closed the channel: {reason!r}")
