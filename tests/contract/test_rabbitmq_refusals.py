@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
 import pytest
@@ -33,13 +33,15 @@ def user_in_a_vhost(server: RabbitServer) -> Iterator[Settings]:
 
 
 @contextmanager
-def size_limit(server: RabbitServer, most_bytes: int) -> Iterator[None]:
-    """RabbitMQ's `max_message_size`, which holds for channels that are opened from then on."""
-    before = server.ctl("eval", "application:get_env(rabbit, max_message_size).").strip()
-    server.ctl("eval", f"application:set_env(rabbit, max_message_size, {most_bytes}).")
+def server_settings(server: RabbitServer, values: Mapping[str, int]) -> Iterator[None]:
+    """Settings of RabbitMQ. They hold for channels that are opened from then on."""
+    before = {name: server.ctl("eval", f"application:get_env(rabbit, {name}).") for name in values}
+    for name, value in values.items():
+        server.ctl("eval", f"application:set_env(rabbit, {name}, {value}).")
     yield
-    default = before.removeprefix("{ok,").removesuffix("}")
-    server.ctl("eval", f"application:set_env(rabbit, max_message_size, {default}).")
+    for name, answer in before.items():
+        default = answer.strip().removeprefix("{ok,").removesuffix("}")
+        server.ctl("eval", f"application:set_env(rabbit, {name}, {default}).")
 
 
 async def ctl(server: RabbitServer, *arguments: str) -> None:
@@ -128,7 +130,10 @@ async def test_a_refusal_that_lasts_is_told_and_still_tried_again(rabbit_server:
 
 async def test_a_body_over_the_size_limit_is_refused_and_no_other(rabbit_server: RabbitServer) -> None:
     """It closes the channel for all that is under way. Repeated, it alone is refused, with RabbitMQ's words."""
-    with user_in_a_vhost(rabbit_server) as settings, size_limit(rabbit_server, 50_000):
+    with (
+        user_in_a_vhost(rabbit_server) as settings,
+        server_settings(rabbit_server, {"max_message_size": 50_000}),
+    ):
         async with started(settings, Timing()) as broker:
 
             async def published(batch: Batch) -> None:
@@ -157,10 +162,35 @@ async def test_no_permission_is_refused_in_rabbitmqs_words(rabbit_server: Rabbit
         async with started(classic, Timing()) as broker:
             with pytest.raises(Refused, match="refuses to publish: ACCESS_REFUSED"):
                 await broker.publish(BATCH, Lane.BULK)
+        await ctl(rabbit_server, "set_permissions", "-p", vhost, user, ".*", ".*", "^$")
+        async with started(classic, Timing()) as broker:
+            subscription = await broker.subscribe(Lane.BULK, 10)
+            async with asyncio.timeout(60):
+                with pytest.raises(Refused, match="refuses to consume queue sms_queue: ACCESS_REFUSED"):
+                    await subscription.take()
         await ctl(rabbit_server, "set_permissions", "-p", vhost, user, "^$", ".*", ".*")
         other = settings.model_copy(update={"queue_name": "another"})
         with pytest.raises(Refused, match=r"refuses to declare queue another\.\S+: ACCESS_REFUSED"):
             await connect_broker(other, "test", 3600)
+
+
+async def test_a_consumer_that_rabbitmq_takes_away_has_a_reason(
+    rabbit_server: RabbitServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A deleted queue, and a delivery that was not acked in time: the log says why messages come again."""
+    timing = {"consumer_timeout": 1_000, "channel_tick_interval": 200}
+
+    def reasons() -> str:
+        lost = [record for record in caplog.records if record.message == "broker_lost"]
+        return " ".join(str(vars(record)["reason"]) for record in lost)
+
+    with user_in_a_vhost(rabbit_server) as settings, server_settings(rabbit_server, timing):
+        async with started(settings, Timing()) as broker:
+            await broker.subscribe(Lane.BULK, 10)
+            await ctl(rabbit_server, "delete_queue", "-p", settings.rabbitmq_vhost, "sms_queue")
+            await eventually(lambda: "canceled the consumer of sms_queue: the queue was deleted" in reasons())
+            await eventually(lambda: publishes(broker))
+            await eventually(lambda: "timed out" in reasons() or "consumer_timeout" in reasons()[200:])
 
 
 async def test_what_is_no_rabbitmq_is_named(rabbit_server: RabbitServer, unused_tcp_port: int) -> None:

@@ -14,8 +14,9 @@ from common.broker.rabbitmq.deliveries import Acks, Consumer, RabbitDelivery, Re
 from common.broker.rabbitmq.link import TIMING, Timing
 from common.broker.rabbitmq.opening import close_with_its_channel, open_channel
 from common.broker.rabbitmq.queues import declare
+from common.broker.rabbitmq.refusals import channel_error, words_of
 from common.broker.topology import Queue
-from common.errors import Refused
+from common.errors import Refused, RefusedForNow
 from common.messages import Lane
 
 # The most that AMQP allows one consumer. A larger prefetch takes several consumers.
@@ -67,7 +68,7 @@ class RabbitSubscription:
         self._refused: Refused | None = None
 
     async def attach(self, connection: AsyncioConnection) -> None:
-        """Consumes over a new connection. Raises Unavailable."""
+        """Consumes over a new connection. Raises Unavailable or Refused."""
         if self._closed:
             return
         over = await open_channel(connection)
@@ -132,8 +133,12 @@ class RabbitSubscription:
             return
         acks, before = Acks(channel), self._acks
         channel.add_on_close_callback(lambda _, reason: self._on_channel_closed(acks, reason))
-        # RabbitMQ cancels a consumer whose queue was deleted or whose node is gone: connect again.
-        channel.add_on_cancel_callback(lambda _: close_with_its_channel(channel))
+        # RabbitMQ gives no reason for a cancel. Connect again.
+        why = (
+            f"RabbitMQ canceled the consumer of {self._queue.name}: the queue was deleted, its node is gone,"
+            " or a delivery was not acked within consumer_timeout"
+        )
+        channel.add_on_cancel_callback(lambda _: close_with_its_channel(channel, why))
         self._acks = acks
         if before is not None:
             self._retired.add(before)
@@ -236,5 +241,9 @@ class RabbitSubscription:
         if acks is self._acks:
             self._acks = None
         self._arrived = [delivery for delivery in self._arrived if not delivery.stale]
-        if channel is not None and not isinstance(reason, ChannelClosedByClient):
-            close_with_its_channel(channel)
+        if channel is None or isinstance(reason, ChannelClosedByClient):
+            return
+        error = channel_error(reason, f"consume queue {self._queue.name}")
+        if isinstance(error, Refused) and not isinstance(error, RefusedForNow):
+            self.fail(error)
+        close_with_its_channel(channel, f"the channel of {self._queue.name}: {words_of(reason)}")

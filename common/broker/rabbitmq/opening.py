@@ -95,7 +95,7 @@ async def open_channel(connection: AsyncioConnection) -> OpenChannel:
     return OpenChannel(await opened, closed)
 
 
-def close_with_its_channel(channel: Channel, why: str = "Normal shutdown") -> None:
+def close_with_its_channel(channel: Channel, why: str) -> None:
     """Closes the connection of a channel that RabbitMQ closed. Its link logs why, and opens both again."""
     connection = channel.connection
     if connection is not None and connection.is_open:
