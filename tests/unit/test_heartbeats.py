@@ -8,7 +8,6 @@ from common.broker.memory import MemoryBroker
 from common.errors import Refused, SmsimError, Unavailable
 from common.ledger.heartbeat import producer_heartbeat
 from common.ledger.memory import MemoryLedger
-from common.ledger.values import Snapshot
 from gateway import cli
 from tests.waiting import eventually
 
@@ -27,9 +26,8 @@ class Moody(MemoryLedger):
         if self.asked % 2:
             raise self.error
 
-    async def snapshot(self, run: str | None = None) -> Snapshot:
+    async def ready(self) -> None:
         self._mood()
-        return await super().snapshot(run)
 
     async def confirm(self, run: str, beyond: int) -> None:
         self._mood()
