@@ -8,8 +8,10 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn
+from concurrent.futures import Future
+from typing import Any, NoReturn, TypeVar
 
 import uvloop
 
@@ -18,6 +20,8 @@ from common.messages import is_run_id
 from common.settings import Settings, near_misses
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -48,8 +52,38 @@ def run_command(prog: str, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
         known = _known(error)
         if known is None:
             raise
-        print(f"{prog}: {known}", file=sys.stderr)
+        say(f"{prog}: {known}")
         return EXIT_USAGE if isinstance(known, UsageError) else EXIT_FAILED
+
+
+def say(line: str) -> None:
+    """Prints a line on stderr, which may hold something from a file: what is not printable is escaped."""
+    print(printable(line), file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """The text with backslash escapes for control characters and for characters that are invisible."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+async def in_background(work: Callable[[], T]) -> T:
+    """The result of `work`, which may block: it runs in a thread, so that signals are heeded meanwhile.
+
+    If this is canceled, nobody waits for the thread, which ends with the process.
+    """
+    outcome: Future[T] = Future()
+    outcome.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - the caller gets it
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await asyncio.wrap_future(outcome)
 
 
 async def _ended_by_signals(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
@@ -147,7 +181,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog, None, description, allow_abbrev=False, formatter_class=_Help, **options)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: {message} (--help shows the usage)\n")
+        self.exit(EXIT_USAGE, printable(f"{self.prog}: {message} (--help shows the usage)") + "\n")
 
 
 def add_connect_timeout(

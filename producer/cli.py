@@ -10,7 +10,6 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,25 +20,24 @@ from common.cli import (
     LAST_WORDS_S,
     Parser,
     add_connect_timeout,
+    in_background,
     number,
     run_command,
-    run_id,
     warn_of_near_misses,
-    whole,
 )
-from common.contacts.files import ContactsSource
 from common.errors import UsageError
 from common.ledger.port import Publications, Reports
 from common.logs import configure_logs
-from common.messages import MAX_BATCH_MESSAGES, Lane, new_run_id
+from common.messages import Lane, new_run_id
 from common.progress import ProgressBar
 from common.publishing.pace import Pace
-from common.publishing.random import RandomSource
 from common.publishing.recipes import Recipe, Source, recipe_of, recipe_text
 from common.publishing.run import Job, RunPublisher
 from common.publishing.sources import source_of
 from common.settings import Settings, load_settings
 from common.stores import connect_stores
+from producer.arguments import add_source_arguments, check_source_arguments, dropped, open_source
+from producer.dry_run import dry_run
 
 RATES_PER_S = (0.001, 1e9)
 
@@ -69,7 +67,10 @@ def main(argv: list[str] | None = None, prog: str = "producer.py") -> int:
         settings = load_settings(batch_size=args.batch_size)
         configure_logs("producer", settings.log_level, settings.log_file, stream=sys.stderr)
         warn_of_near_misses()
-        source = None if args.resume else open_source(args, settings)
+        source = None if args.resume else await in_background(lambda: open_source(args, settings))
+        if source is not None and args.dry_run:
+            print(json.dumps(await in_background(lambda: dry_run(source))), flush=True)
+            return 0
         return await _produce(args, settings, source)
 
     return run_command(prog, run)
@@ -77,49 +78,11 @@ def main(argv: list[str] | None = None, prog: str = "producer.py") -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Raises UsageError for arguments that exclude one another."""
-    if args.text is not None and args.contacts is None:
-        raise UsageError("--text goes with --contacts")
-    if args.strict and args.contacts is None:
-        raise UsageError("--strict goes with --contacts")
+    check_source_arguments(args)
     if args.resume and (args.run or args.urgent):
         raise UsageError("--resume takes its name and lane from the run: leave --run and --urgent out")
-
-
-def add_source_arguments(
-    parser: argparse.ArgumentParser, resume: bool, batch_size: str = "(BATCH_SIZE)"
-) -> None:
-    """The arguments that select the messages; `batch_size` is the help text for the default batch size."""
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--num-messages", type=whole(1), metavar="N", help="publish N random messages")
-    source.add_argument(
-        "--contacts", type=Path, metavar="FILE.csv", help="publish to the contacts of a CSV file"
-    )
-    if resume:
-        source.add_argument("--resume", metavar="RUN", type=run_id, help="continue a run that broke off")
-    parser.add_argument("--text", metavar="TEMPLATE", help='text for contacts, such as "Hi {name}"')
-    parser.add_argument(
-        "--strict", action="store_true", help="a bad row in the CSV file stops before publishing"
-    )
-    parser.add_argument(
-        "--batch-size", type=whole(1, MAX_BATCH_MESSAGES), metavar="B", help=f"messages a batch {batch_size}"
-    )
-    parser.add_argument("--run", metavar="NAME", type=run_id, help="the run's name; generated unless given")
-    parser.add_argument(
-        "--urgent", action="store_true", help="publish to the urgent lane, which is sent before the bulk lane"
-    )
-
-
-def open_source(args: argparse.Namespace, settings: Settings) -> Source:
-    """The source that the arguments select. Reports bad rows of a CSV file on stderr. Raises UsageError."""
-    if args.contacts is None:
-        seed = secrets.randbits(63) if settings.seed is None else settings.seed
-        return RandomSource(args.num_messages, seed)
-    source, bad = ContactsSource.open(args.contacts, args.text)
-    for row in bad:
-        print(f"{args.contacts}: line {row.line}: {row.reason}: skipped", file=sys.stderr)
-    if bad and args.strict:
-        raise UsageError(f"{args.contacts}: {len(bad)} bad rows and --strict: nothing was published")
-    return source
+    if args.resume and args.dry_run:
+        raise UsageError("--dry-run does not go with --resume: it tells what a new run would publish")
 
 
 def _parser(prog: str) -> Parser:
@@ -133,6 +96,11 @@ def _parser(prog: str) -> Parser:
     )
     parser.add_argument(
         "--wait", action="store_true", help="follow the run until every message is sent or failed"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="publish nothing and need no server: print what would be sent, in segments, as JSON",
     )
     add_connect_timeout(parser)
     return parser
@@ -161,7 +129,7 @@ async def _produce(args: argparse.Namespace, settings: Settings, source: Source 
             await broker.close()
         if args.wait:
             await _follow(job, stores.ledger)
-        print(json.dumps(report), flush=True)
+        print(json.dumps(report | dropped(job.source)), flush=True)
         return 0
 
 
@@ -195,7 +163,7 @@ class Producer:
             raise UsageError(f"run {run} was given up after {found.total} messages, so it can't be resumed")
         return Job(
             run=run,
-            source=source_of(recipe),
+            source=await in_background(lambda: source_of(recipe)),
             batch_size=batch_size or recipe.batch_size,
             lane=recipe.lane,
             first=found.confirmed,

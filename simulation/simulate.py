@@ -6,14 +6,22 @@ import sys
 
 from msgspec.structs import replace
 
-from common.cli import EXIT_FAILED, Parser, number, run_command, stop_on_signals, warn_of_near_misses, whole
-from common.errors import UsageError
+from common.cli import (
+    EXIT_FAILED,
+    Parser,
+    in_background,
+    number,
+    run_command,
+    stop_on_signals,
+    warn_of_near_misses,
+    whole,
+)
 from common.ledger.values import Snapshot
 from common.logs import configure_logs
 from common.messages import Lane, new_run_id
 from common.settings import Settings, load_settings
 from common.statistics import Statistics, statistics
-from producer.cli import add_source_arguments, open_source
+from producer.arguments import add_source_arguments, check_source_arguments, dropped, open_source
 from sender.providers.profiles import refuse_beside_profile
 from simulation.pipeline import Simulation, fitting_batch_size, simulate
 
@@ -25,17 +33,17 @@ def main(argv: list[str] | None = None, prog: str = "smsim simulate") -> int:
 
 
 async def _run(args: argparse.Namespace) -> int:
-    _require_contacts(args)
+    check_source_arguments(args)
     settings = _settings(args)
     configure_logs("simulation", "WARNING", settings.log_file, sys.stderr)
     warn_of_near_misses()
-    simulation = _simulation(args, settings)
+    simulation = await in_background(lambda: _simulation(args, settings))
     live = not args.json and sys.stdout.isatty()
     snapshot = await simulate(simulation, stop_on_signals(), live)
     # The pipeline's one sender has ended; `--senders` counts its slots.
     stats = replace(statistics(snapshot), senders=simulation.in_flight)
     if args.json:
-        result = {"run": simulation.run, **stats.as_json()}
+        result = {"run": simulation.run, **stats.as_json(), **dropped(simulation.source)}
         print(json.dumps(result), flush=True)
     else:
         print(summary(simulation, stats), flush=True)
@@ -75,13 +83,6 @@ def _add_behaviour_arguments(parser: argparse.ArgumentParser) -> None:
         "--profile",
         help="a built-in profile's name, or a YAML file; replaces those three (PROVIDER_PROFILE)",
     )
-
-
-def _require_contacts(args: argparse.Namespace) -> None:
-    """Raises UsageError for flags that only contacts have a use for."""
-    for flag in ("text", "strict"):
-        if getattr(args, flag) not in (None, False) and args.contacts is None:
-            raise UsageError(f"--{flag} goes with --contacts")
 
 
 def _settings(args: argparse.Namespace) -> Settings:

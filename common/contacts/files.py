@@ -1,186 +1,150 @@
-"""Messages to the contacts of a CSV file. One pass checks every row before anything is published."""
+"""A contacts file as text. Files of other kinds are refused by name; a pipe, which can be read once, is copied."""
 
-import csv
 import hashlib
+import io
+import os
 import re
+import stat
+import tempfile
+import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
-from common.contacts.templates import Template
 from common.errors import UsageError
-from common.messages import MAX_TEXT_CHARS, Lane, Message, is_e164
-from common.publishing.recipes import Recipe
 
-NUMBER_COLUMNS = ("number", "phone")
-TEXT_COLUMNS = ("text", "message")
-DEFAULT_TEXT = "This is a test of the SMS alert system. No action is needed."
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
-_PUNCTUATION = re.compile(r"[\s().\-/]")
+_BUFFER_BYTES = 1 << 18
+_HEAD_BYTES = 4096
+_SAVE_AS = "save it as CSV UTF-8"
+
+# The first bytes of files that are given the name of a CSV file by mistake.
+_OTHER_KINDS = {
+    b"PK\x03\x04": f"an Excel workbook or another zip archive: open it in the spreadsheet and {_SAVE_AS}",
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": f"an old Excel workbook: open it in the spreadsheet and {_SAVE_AS}",
+    b"\x1f\x8b": "compressed by gzip: decompress it first",
+    b"BZh91AY&SY": "compressed by bzip2: decompress it first",
+    b"\xfd7zXZ\0": "compressed by xz: decompress it first",
+    b"(\xb5/\xfd": "compressed by zstd: decompress it first",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it first",
+    b"%PDF-": f"a PDF document: {_SAVE_AS} from the program that made it",
+    b"{\\rtf": f"a text document (RTF): {_SAVE_AS} from a spreadsheet",
+    b"SQLite format 3\0": f"an SQLite database: export the table and {_SAVE_AS}",
+}
+_MARKUP = re.compile(rb"\s*<(?:!doctype|html|\?xml|table)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row that makes a message: a number in E.164 form, and its text."""
+class ContactsFile:
+    """The text of a file, which can be read from its beginning any number of times, by several readers at once.
 
-    number: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that makes no message.
+    It is opened once, so a file that is replaced meanwhile does not mix with it. Raises UsageError if it can't be read
+    or is no text.
 
     Attributes:
-        line: The line on which it ends.
+        name: The name of the file in messages.
+        path: The path from which it can be read again; None for a pipe.
+        encoding: Its encoding: UTF-8, or UTF-16 where a byte order mark says so.
+        sha256: The checksum of its content, once a reader has come to the end.
     """
 
-    line: int
-    reason: str
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self.sha256: str | None = None
+        with self._reading_errors():
+            file, self.path = _opened(path)
+            self._descriptor = os.dup(file.fileno())
+            file.close()
+            weakref.finalize(self, os.close, self._descriptor)
+            self.encoding = self._encoding(os.pread(self._descriptor, _HEAD_BYTES, 0))
 
+    @contextmanager
+    def text(self) -> Iterator[io.TextIOWrapper]:
+        """The text from its beginning. Raises UsageError where it has a wrong encoding."""
+        raw = _FromTheBeginning(self._descriptor)
+        with (
+            self._reading_errors(),
+            io.TextIOWrapper(io.BufferedReader(raw, _BUFFER_BYTES), self.encoding, newline="") as text,
+        ):
+            yield text
+            if not text.read(1):
+                self.sha256 = raw.sha256.hexdigest()
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How the rows of a file become messages."""
-
-    number_column: str
-    template: Template
-
-
-class ContactsSource:
-    """The good rows of a CSV file with a header. Bad rows have no seq."""
-
-    NAME = "csv"
-
-    def __init__(self, path: Path, form: Form, sha256: str, count: int) -> None:
-        self.count = count
-        self.sha256 = sha256
-        self._path = path
-        self._form = form
-
-    @classmethod
-    def open(cls, path: Path, text: str | None) -> tuple["ContactsSource", list[BadRow]]:
-        """Checks the whole file. Raises UsageError if it can't be read or has no good row."""
+    @contextmanager
+    def _reading_errors(self) -> Iterator[None]:
         try:
-            with path.open("rb") as binary:
-                sha256 = hashlib.file_digest(binary, "sha256").hexdigest()
-            columns = _header(path)
+            yield
         except OSError as error:
-            raise UsageError(f"{path}: can't be read: {error.strerror}") from None
-        form = _form(path, columns, text)
-        count, bad = 0, []
-        for row in _rows(path, form):
-            if isinstance(row, BadRow):
-                bad.append(row)
-            else:
-                count += 1
-        if count == 0:
-            first = f": line {bad[0].line}: {bad[0].reason}" if bad else ": it has no rows"
-            raise UsageError(f"{path}: no contact to send to{first}")
-        return cls(path, form, sha256, count), bad
-
-    def recipe(self, batch_size: int, lane: Lane) -> Recipe:
-        return Recipe(
-            source=self.NAME,
-            count=self.count,
-            batch_size=batch_size,
-            lane=lane,
-            path=str(self._path.resolve()),
-            sha256=self.sha256,
-            text=self._form.template.text,
-        )
-
-    def messages(self, first: int) -> Iterator[Message]:
-        good = (row for row in _rows(self._path, self._form) if isinstance(row, Row))
-        seq = -1
-        for seq, row in enumerate(islice(good, self.count)):
-            if seq >= first:
-                yield Message(seq=seq, to=row.number, text=row.text)
-        if seq + 1 == self.count:
-            return
-        raise UsageError(f"{self._path} was changed while it was being published: restore it, then resume")
-
-
-def _form(path: Path, columns: list[str], text: str | None) -> Form:
-    """How to read the rows: with the text given, that of a text column, or the default text."""
-    number_column = next((c for c in columns if c.lower() in NUMBER_COLUMNS), None)
-    if number_column is None:
-        raise UsageError(f"{path}: no column named number or phone; it has {', '.join(columns)}")
-    if text is None:
-        text = next((f"{{{c}}}" for c in columns if c.lower() in TEXT_COLUMNS), DEFAULT_TEXT)
-    return Form(number_column, Template(text, columns))
-
-
-def _header(path: Path) -> list[str]:
-    for _, row in _lines(path):
-        columns = [cell.strip() for cell in row]
-        twice = {c for c in columns if c and columns.count(c) > 1}
-        if twice:
-            raise UsageError(f"{path}: column {', '.join(sorted(twice))} is twice in the header")
-        return columns
-    raise UsageError(f"{path}: the file is empty: it needs a header with a column named number or phone")
-
-
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not blank, each with the line on which it ends. Skips a byte order mark, as Excel writes."""
-    try:
-        file = path.open(encoding="utf-8-sig", newline="")
-    except OSError as error:
-        raise UsageError(f"{path}: can't be read: {error.strerror}") from None
-    with file:
-        reader = csv.reader(file, strict=True)
-        try:
-            for row in reader:
-                if any(cell.strip() for cell in row):
-                    yield reader.line_num, row
+            raise UsageError(f"{self.name}: can't be read: {error.strerror}") from None
         except UnicodeDecodeError:
-            raise UsageError(f"{path}: line {_not_utf8(path)}: not UTF-8: save the file as UTF-8") from None
-        except csv.Error as error:
-            raise UsageError(f"{path}: line {reader.line_num}: {error}") from None
+            raise UsageError(f"{self.name}: {self._wrong_encoding()}") from None
+
+    def _encoding(self, head: bytes) -> str:
+        for begins, kind in _OTHER_KINDS.items():
+            if head.startswith(begins):
+                raise UsageError(f"{self.name}: no CSV file, but {kind}")
+        if _MARKUP.match(head):
+            raise UsageError(
+                f"{self.name}: no CSV file, but a web page or XML: {_SAVE_AS} from a spreadsheet"
+            )
+        if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+            return "utf-16"
+        if _is_utf16(head):
+            raise UsageError(f"{self.name}: UTF-16 without a byte order mark: {_SAVE_AS}")
+        return "utf-8-sig"
+
+    def _wrong_encoding(self) -> str:
+        if self.encoding == "utf-16":
+            return f"not UTF-16, as its byte order mark says: {_SAVE_AS}"
+        # The decoder does not know the line, since it decodes many lines at a time.
+        with io.BufferedReader(_FromTheBeginning(self._descriptor), _BUFFER_BYTES) as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    line.decode()
+                except UnicodeDecodeError:
+                    return f"line {number}: not UTF-8: save the file as UTF-8"
+        return "not UTF-8: save the file as UTF-8"  # it was changed meanwhile
 
 
-def _not_utf8(path: Path) -> int:
-    """The first line that is not UTF-8. The reader does not know it, since it decodes many lines at a time."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return number
-    raise AssertionError("each line is UTF-8 where the file is not")
+class _FromTheBeginning(io.RawIOBase):
+    """One reading of an open file, with a position of its own, and the checksum of what was read."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.sha256 = hashlib.sha256()
+        self._descriptor = descriptor
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        view = memoryview(buffer)
+        count = os.preadv(self._descriptor, [view], self._at)
+        self._at += count
+        self.sha256.update(view[:count])
+        return count
 
 
-def _rows(path: Path, form: Form) -> Iterator[Row | BadRow]:
-    lines = _lines(path)
-    columns = [cell.strip() for cell in next(lines)[1]]
-    for line, cells in lines:
-        reason = ""
-        if any(cell.strip() for cell in cells[len(columns) :]):
-            reason = "more cells than the header: quote what holds a comma"
-        row = _row(columns, cells, form)
-        if reason := reason or _flaw(row):
-            yield BadRow(line, reason)
-        else:
-            yield row
+def _opened(path: Path) -> tuple[BinaryIO, Path | None]:
+    """The file, or a copy of a pipe's content; and the path at which it can be opened again."""
+    file = path.open("rb")
+    mode = os.fstat(file.fileno()).st_mode
+    if stat.S_ISREG(mode):
+        return file, path.resolve()
+    if not stat.S_ISFIFO(mode) and not file.isatty():
+        file.close()
+        raise UsageError(f"{path}: neither a file nor a pipe")
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    with file:
+        while block := file.read(_BUFFER_BYTES):
+            copy.write(block)
+    copy.flush()
+    return copy, None
 
 
-def _row(columns: list[str], cells: list[str], form: Form) -> Row:
-    """The row as it is; cells that are missing are empty."""
-    values = [cell.strip() for cell in cells] + [""] * (len(columns) - len(cells))
-    contact = dict(zip(columns, values, strict=False))
-    number = _PUNCTUATION.sub("", contact[form.number_column])
-    return Row(number, form.template.fill(contact))
-
-
-def _flaw(row: Row) -> str:
-    """What is wrong with a row; empty if nothing is."""
-    if not row.number:
-        return "no number"
-    if not is_e164(row.number):
-        return "the number is not E.164 (+ and 7 to 15 digits, country code first)"
-    if not row.text:
-        return "the text is empty"
-    if len(row.text) > MAX_TEXT_CHARS:
-        return f"the text has {len(row.text)} characters, over the limit of {MAX_TEXT_CHARS}"
-    return ""
+def _is_utf16(head: bytes) -> bool:
+    """Whether it looks like UTF-16 without a byte order mark: every other byte of Latin letters is NUL."""
+    fewer, more = sorted((head[::2].count(0), head[1::2].count(0)))
+    return more > 0.8 * (len(head) // 2) and fewer < more / 2

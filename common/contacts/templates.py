@@ -1,12 +1,24 @@
 """Templates: the text of a message, with columns of a contact in braces."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from common.contacts.columns import listed, plain
 from common.errors import UsageError
+from common.sms.characters import is_blank
 
 _TOKEN = re.compile(r"\{(?P<column>[^{}]*)\}|(?P<double>\{\{|\}\})|(?P<stray>[{}])")
+
+# How other programs write a placeholder. `${name}` is not among them: it may be an amount of money.
+_FOREIGN = re.compile(
+    r"(?<!\{)\{\{([^{}]+)\}\}(?!\})|\(\(([^()]+)\)\)|\[\[?([^\[\]]+)\]\]?|<<?([^<>]+)>>?"
+    r"|%([^%]+)%|\*\|([^|]+)\|\*|«([^«»]+)»"
+)
+_OURS = re.compile(r"\{([^{}]+)\}")
+_MARK = re.compile(r"[{(\[<%*«]")
+# What a spreadsheet exports for a formula that failed, and for a column that is too narrow.
+_FAILED_FORMULA = re.compile(r"#(?:N/A|REF!|VALUE!|NAME\?|DIV/0!|NULL!|NUM!|SPILL!|CALC!|#+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +36,69 @@ class _Piece:
 class Template:
     """A text such as `Hi {name}`: each `{column}` becomes the value of that column; `{{` and `}}` are braces.
 
-    Raises UsageError for a stray brace, or a column that is not in `columns`.
+    Raises UsageError for a stray brace, for a column that is not in `columns`, and for a column in another program's
+    kind of placeholder, such as `{{name}}` or `((name))`.
     """
 
     def __init__(self, text: str, columns: list[str]) -> None:
         self.text = text
-        self._pieces = list(_pieces(text, columns))
+        if foreign := _named(_FOREIGN, text, columns):
+            raise UsageError(
+                f"--text: {foreign.written} would be sent as it stands: write {{{foreign.column}}} for the value"
+            )
+        pieces = list(_pieces(text, columns))
+        self._columns = columns
+        self._used = [columns.index(piece.column) for piece in pieces if piece.column is not None]
+        self._format = "%s".join(piece.literal.replace("%", "%%") for piece in pieces)
 
-    def fill(self, contact: dict[str, str]) -> str:
-        """The text for one contact."""
-        return "".join(
-            piece.literal if piece.column is None else piece.literal + contact[piece.column]
-            for piece in self._pieces
-        )
+    def fill(self, cells: Sequence[str]) -> str:
+        """The text for one contact, whose cells are in the order of the columns.
+
+        Raises ValueError if a column that is used has no value.
+        """
+        values = tuple([cells[i].strip() for i in self._used])
+        for value in values:
+            if not value or value[0] == "#" or not value.isascii():
+                self._check(values)
+                break
+        return self._format % values
+
+    def _check(self, values: Sequence[str]) -> None:
+        for i, value in zip(self._used, values, strict=True):
+            if is_blank(value):
+                raise ValueError(f"column {listed([self._columns[i]])} is empty")
+            if _FAILED_FORMULA.fullmatch(value):
+                raise ValueError(
+                    f"column {listed([self._columns[i]])} holds {value[:8]}, an error of the spreadsheet"
+                )
+
+
+def has_placeholder(text: str, columns: list[str]) -> bool:
+    """Whether a text that is sent as it is holds a placeholder for a column, in our form or in another program's."""
+    if not _MARK.search(text):
+        return False
+    return any(_named(pattern, text, columns) for pattern in (_OURS, _FOREIGN))
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A column that a text names in a placeholder.
+
+    Attributes:
+        written: The placeholder as it stands in the text.
+        column: The column that it means.
+    """
+
+    written: str
+    column: str
+
+
+def _named(pattern: re.Pattern[str], text: str, columns: list[str]) -> _Named | None:
+    by_name = {plain(column): column for column in columns if column}
+    for found in pattern.finditer(text):
+        if found.lastindex and (column := by_name.get(plain(found[found.lastindex]))):
+            return _Named(found[0], column)
+    return None
 
 
 def _pieces(text: str, columns: list[str]) -> Iterator[_Piece]:
@@ -51,7 +113,7 @@ def _pieces(text: str, columns: list[str]) -> Iterator[_Piece]:
             continue
         column = token["column"]
         if column not in columns:
-            raise UsageError(f"--text: no column {{{column}}}: the file has {', '.join(columns)}")
+            raise UsageError(f"--text: no column {{{column}}}: the file has {listed(columns)}")
         yield _Piece(literal, column)
         literal = ""
     yield _Piece(literal + text[end:])

@@ -32,6 +32,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     path: str | None = None
     sha256: str | None = None
     text: str | None = None
+    number_column: str | None = None
+    delimiter: str | None = None
+    country: str | None = None
+    reserved_numbers: bool = True
+    once: bool = False
     owner: str | None = None
     simulated: bool = False
 

@@ -13,7 +13,7 @@ async def test_contacts_at_a_rate(pipeline: Pipeline) -> None:
     pipeline.use(MEAN_PROCESSING_TIME=0)
     sender = pipeline.sender()
     report = await pipeline.published(
-        "--contacts", contacts, "--rate", 200, "--batch-size", 7, "--run", "paced", "--wait"
+        "--contacts", contacts, "--text", "Hi", "--rate", 200, "--batch-size", 7, "--run", "paced", "--wait"
     )
     assert report["published"] == 100
     assert report["elapsed_s"] >= 99 / 200

@@ -75,7 +75,7 @@ async def test_a_csv_run_is_resumed_from_the_same_file_only(pipeline: Pipeline) 
     """A contacts file that changed since is refused; the old one put back, the run goes on."""
     contacts = pipeline.folder / "contacts.csv"
     contacts.write_text("number\n+358401234567\n")
-    await pipeline.published("--contacts", contacts, "--run", "from-csv")
+    await pipeline.published("--contacts", contacts, "--text", "Hi", "--run", "from-csv")
 
     contacts.write_text("number\n+358401234568\n")
     assert "is not the file that the run began with" in await refused(

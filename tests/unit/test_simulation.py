@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from common.contacts.files import ContactsSource
+from common.contacts.rows import Options
+from common.contacts.source import ContactsSource
 from common.ledger.values import Snapshot
 from common.messages import Lane, Message
 from common.publishing.random import RandomSource
@@ -133,9 +134,9 @@ async def test_contacts_go_the_same_way(bare_environment: Path) -> None:
     """A CSV file is a source like any other."""
     path = bare_environment / "contacts.csv"
     path.write_text("number\n" + "".join(f"+35840{k:07}\n" for k in range(300)) + "bad\n")
-    source, bad = ContactsSource.open(path, None)
+    source = ContactsSource.open(path, Options(text="Hi"))
     end = await simulated(source, failure_rate=0.0)
-    assert (end.published, end.sent, len(bad)) == (300, 300, 1)
+    assert (end.published, end.sent, source.findings.skipped) == (300, 300, 1)
 
 
 @pytest.mark.parametrize(
@@ -241,15 +242,18 @@ def test_a_bad_setting_is_one_line_and_exit_code_2(smsim: Smsim, monkeypatch: py
 def test_bad_rows_are_reported_and_skipped(smsim: Smsim, bare_environment: Path) -> None:
     """Each with its line on stderr; the others are sent."""
     (bare_environment / "c.csv").write_text("number\n+358401234567\n12\n")
-    code, out, err = smsim("simulate", "--contacts", "c.csv", "--mean-processing-time", "0", "--json")
-    assert (code, json.loads(out)["published"]) == (0, 1)
-    assert err.startswith("c.csv: line 3: the number is not E.164")
+    code, out, err = smsim(
+        "simulate", "--contacts", "c.csv", "--text", "Hi", "--mean-processing-time", "0", "--json"
+    )
+    said = json.loads(out)
+    assert (code, said["published"], said["skipped"]) == (0, 1, 1)
+    assert err.startswith("c.csv: line 3: number: not in international form")
 
 
 def test_strict_stops_before_anything_is_published(smsim: Smsim, bare_environment: Path) -> None:
     """--strict: the same report, then exit code 2."""
     (bare_environment / "c.csv").write_text("number\n+358401234567\n12\n")
-    code, out, err = smsim("simulate", "--contacts", "c.csv", "--strict")
+    code, out, err = smsim("simulate", "--contacts", "c.csv", "--text", "Hi", "--strict")
     assert (code, out) == (2, "")
     assert "c.csv: line 3: " in err
     assert err.splitlines()[-1] == "smsim simulate: c.csv: 1 bad rows and --strict: nothing was published"
