@@ -5,12 +5,13 @@ import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from common import strict_json
 from common.errors import BadBody
 
 MAX_BATCH_MESSAGES = 10_000
@@ -99,6 +100,13 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Batch)
+# How `encode_batch` begins a body. It has no name twice, so that such bodies need no second look.
+_OURS = re.compile(
+    rb'\{"run":"[a-z0-9-]+","attempt":\d+,"track":(?:true|false),(?:"again":\w+,)?'
+    rb'(?:"simulated":\w+,)?"messages":\[\['
+)
+_UNREADABLE = "a field that is not known holds a number that is too large, or is nested too deep"
+_OPTIONAL = frozenset(Batch.__struct_fields__) - {"run", "messages"}
 
 
 def encode_batch(batch: Batch) -> bytes:
@@ -110,14 +118,45 @@ def decode_batch(body: bytes) -> tuple[Batch, Seqs]:
     """The batch in a body, and its seqs. Raises BadBody if the body can't be decoded or exceeds a limit."""
     if len(body) > MAX_BODY_BYTES:
         raise BadBody(f"{len(body)} bytes, over the limit of {MAX_BODY_BYTES}")
+    reason = None
     try:
         batch = _decoder.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise BadBody(_reason(error)) from None
+        reason = _reason(error)
+    if reason is not None:
+        batch = _decoded_again(body, reason)
+    elif not (_OURS.match(body) and body.endswith(b'"]]}')):
+        _members(body, otherwise=_UNREADABLE)
     seqs = batch.seqs()
     if seqs.size > 1:
         _check_seqs(seqs)
     return batch, seqs
+
+
+def _decoded_again(body: bytes, reason: str) -> Batch:
+    """A batch in which optional fields that are not given are null, as some languages write them. Raises BadBody."""
+    members = _members(body, otherwise=reason)
+    if strict_json.holds_half_a_pair(members):
+        raise BadBody(
+            "a text holds half of a surrogate pair: it was cut within a character, such as an emoji"
+        )
+    if not isinstance(members, dict) or all(members.get(name, "") is not None for name in _OPTIONAL):
+        raise BadBody(reason)
+    given = {name: value for name, value in members.items() if value is not None or name not in _OPTIONAL}
+    try:
+        return msgspec.convert(given, Batch)
+    except msgspec.ValidationError as error:
+        raise BadBody(_reason(error)) from None
+
+
+def _members(body: bytes, otherwise: str) -> Any:
+    """The JSON in a body. Raises BadBody for a name that is twice, else with the reason `otherwise`."""
+    try:
+        return strict_json.read(body)
+    except strict_json.NameTwice as twice:
+        raise BadBody(str(twice)) from None
+    except (ValueError, RecursionError):
+        raise BadBody(otherwise) from None
 
 
 def _check_seqs(seqs: Seqs) -> None:

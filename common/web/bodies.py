@@ -3,14 +3,16 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
+from common import strict_json
+from common.strict_json import has_names_once
 from common.web.operations import JSON
 from common.web.problems import FieldError, Problem
-from common.web.validation import Check, field_errors, invalid
+from common.web.validation import Check, field_errors, invalid, named_error, repeated
 
 T = TypeVar("T")
 
@@ -23,6 +25,7 @@ READ_WITHIN_S = 10.0
 # Takes this many bytes of a budget, or raises Problem 429.
 Take = Callable[[int], None]
 
+_UNREADABLE = "can't be read: a text was cut within a character, such as an emoji (half of a surrogate pair)"
 _anything: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 
@@ -59,10 +62,12 @@ class Budget:
 
 
 def media_type(request: Request, *allowed: str) -> str:
-    """The body's media type. Raises Problem 415 for another one, and for compressed bodies.
+    """The body's media type. Raises Problem 415 for another one and for compressed bodies, 400 for two.
 
     A browser does not send these types to another origin without asking first, which CORS then refuses.
     """
+    if len(request.headers.getlist("content-type")) > 1:
+        raise repeated("header.Content-Type")
     kind, *parameters = (part.strip().lower() for part in request.headers.get("content-type", "").split(";"))
     if kind not in allowed:
         raise Problem(415, f"the body must be {' or '.join(allowed)}: say so in Content-Type")
@@ -117,50 +122,58 @@ def decoded(
     decoder: "msgspec.json.Decoder[T]",
     where: str = "body",
     checks: Mapping[str, Check] | None = None,
+    strings: Callable[[T], int] | None = None,
 ) -> T:
     """The value of a body. Raises Problem 400 if it is not JSON, and Problem 422 with all errors in its JSON."""
-    value = decoded_or_errors(body, decoder, where, checks)
+    value = decoded_or_errors(body, decoder, where, checks, strings=strings)
     if isinstance(value, list):
         raise invalid(value)
     return value
 
 
 def decoded_or_errors(
-    body: bytes, decoder: "msgspec.json.Decoder[T]", where: str, checks: Mapping[str, Check] | None = None
+    body: bytes,
+    decoder: "msgspec.json.Decoder[T]",
+    where: str,
+    checks: Mapping[str, Check] | None = None,
+    *,
+    strings: Callable[[T], int] | None = None,
 ) -> T | list[FieldError]:
-    """The value of some JSON, or the errors in it; `checks` are those of `field_errors`. Raises Problem 400."""
-    value = decoded_or_none(body, decoder, where)
+    """The value of some JSON, or the errors in it; `checks` are those of `field_errors`. Raises Problem 400.
+
+    `strings` gives how many strings JSON for a value has at least: where there are no more, no name is twice.
+    """
+    value: T | None = None
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        value = decoder.decode(body)
+        if strings is not None and has_names_once(body, strings(value)):
+            return value
+    try:
+        anything = strict_json.read(body)
+    except strict_json.NameTwice as twice:
+        return [named_error(where, twice.name, "is there twice: give it once")]
+    except (ValueError, RecursionError):
+        return _unread(body, where)
     if value is not None:
         return value
+    return field_errors(anything, decoder.type, where, checks) or [FieldError(where, _UNREADABLE)]
+
+
+def _unread(body: bytes, where: str) -> list[FieldError]:
+    """Why some JSON can't be read, in words of msgspec where it is none. Raises Problem 400."""
     try:
-        anything = _decoded(body, _anything, where)
+        _anything.decode(body)
     except msgspec.ValidationError:  # any other value is accepted here
-        return [FieldError(where, "a number in it is too large")]
-    errors = field_errors(anything, cast("type[Any]", decoder.type), where, checks)
-    return errors or [FieldError(where, "can't be read: some name stands in it twice")]
-
-
-def decoded_or_none(body: bytes, decoder: "msgspec.json.Decoder[T]", where: str = "body") -> T | None:
-    """The value of some JSON; None if there are errors in it. Raises Problem 400."""
-    try:
-        return _decoded(body, decoder, where)
-    except msgspec.ValidationError:
-        return None
+        pass
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise not_json(error, body, where) from None
+    return [FieldError(where, "a number in it is too large")]
 
 
 def not_json(error: Exception, body: bytes, where: str = "body") -> Problem:
     """Problem 400 for a body that is not JSON."""
     what = f"is no JSON: {_reason(error, body)}"
     return Problem(400, f"{where} {what}", [FieldError(where, what)])
-
-
-def _decoded(body: bytes, decoder: "msgspec.json.Decoder[T]", where: str) -> T:
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError:
-        raise
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise not_json(error, body, where) from None
 
 
 def _reason(error: Exception, body: bytes) -> str:

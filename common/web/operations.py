@@ -35,6 +35,7 @@ class Parameter:
         kind: A type that msgspec can make a JSON schema of.
         example: For the document.
         required: Whether it must be given.
+        many: Whether it may be given more than once.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Parameter:
     kind: Any = str
     example: Any = None
     required: bool = False
+    many: bool = False
 
 
 @dataclass(frozen=True)

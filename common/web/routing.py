@@ -16,7 +16,7 @@ from common.web.keys.authenticator import Authenticator
 from common.web.operations import RETRY_AFTER_S, Operation, Scope
 from common.web.problems import Problem
 from common.web.server import connection_of
-from common.web.validation import invalid, unknown_names
+from common.web.validation import invalid, repeated, unknown_names
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,9 @@ class Endpoint:
         self._operation = operation
         self._authenticator = authenticator
         self._observe = observe
-        self._query = [parameter.name for parameter in operation.parameters if parameter.where == "query"]
+        query = [parameter for parameter in operation.parameters if parameter.where == "query"]
+        self._query = [parameter.name for parameter in query]
+        self._once = [parameter.name for parameter in query if not parameter.many]
 
     async def answer(self, request: Request) -> Response:
         """The answer to a request; an exception becomes a problem."""
@@ -80,6 +82,9 @@ class Endpoint:
             errors = unknown_names(request.query_params, self._query, "query")
             if errors:
                 raise invalid(errors)
+            for name in self._once:
+                if len(request.query_params.getlist(name)) > 1:
+                    raise repeated(f"query.{name}")
         return await self._operation.handler(request)
 
 

@@ -19,7 +19,7 @@ MOST_ERRORS = 100
 # Checks a value of the right type: gives the error, or None.
 Check = Callable[[Any], str | None]
 
-# Unknown names are repeated only if they look like one: a number or a text may stand in their place.
+# A number or a text may stand in the place of a name.
 _NAME = re.compile(r"[A-Za-z_-]{1,30}")
 
 
@@ -53,12 +53,14 @@ def unknown_names(names: Iterable[str], known: Collection[str], where: str) -> l
     """An error for each unknown name, which lists the known ones."""
     what = f"is not known here, only {', '.join(known)}" if known else "is not known here: leave it out"
     found = (name for name in dict.fromkeys(names) if name not in known)
-    return [
-        FieldError(f"{where}.{name}", what)
-        if _NAME.fullmatch(name)
-        else FieldError(where, f"a name that {what}")
-        for name in islice(found, MOST_ERRORS)
-    ]
+    return [named_error(where, name, what) for name in islice(found, MOST_ERRORS)]
+
+
+def named_error(where: str, name: str, what: str) -> FieldError:
+    """An error of a name that the client chose: it is repeated only if it looks like a name."""
+    if _NAME.fullmatch(name):
+        return FieldError(f"{where}.{name}", what)
+    return FieldError(where, f"a name that {what}")
 
 
 def invalid(errors: list[FieldError], effect: str = "") -> Problem:
@@ -68,6 +70,12 @@ def invalid(errors: list[FieldError], effect: str = "") -> Problem:
     if effect:
         detail += f"; {effect}"
     return Problem(422, detail, errors[:MOST_ERRORS])
+
+
+def repeated(where: str) -> Problem:
+    """Problem 400 for a header field or a query parameter that is there more than once."""
+    what = "is there more than once: give it once"
+    return Problem(400, f"{where}: {what}", [FieldError(where, what)])
 
 
 def must_be(kind: Any) -> str:

@@ -3,6 +3,7 @@ where something is wrong with it.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,13 +16,13 @@ from common.messages import Message
 from common.sms.numbers import NumberRules, normalise, number_error
 from common.sms.segments import segments
 from common.sms.texts import normal_text, text_error
+from common.strict_json import has_names_once
 from common.web.bodies import (
     LARGE_BYTES,
     NDJSON,
     SMALL_BYTES,
     Take,
     decoded_or_errors,
-    decoded_or_none,
     media_type,
     not_json,
     pieces,
@@ -70,13 +71,12 @@ class Rules:
 @dataclass(frozen=True, slots=True)
 class BatchBody:
     """A body with nothing wrong: messages with numbers in E.164 form, how many segments they take, and the callback
-    URLs of those that have one, by seq. `raw` is the body as it came.
+    URLs of those that have one, by seq.
     """
 
     messages: list[Message]
     segments: int
     callback_urls: dict[int, str]
-    raw: bytes
 
 
 async def read_batch(request: Request, rules: Rules, take: Take) -> BatchBody:
@@ -87,7 +87,7 @@ async def read_batch(request: Request, rules: Rules, take: Take) -> BatchBody:
     checks = rules.checks()
     try:
         async with asyncio.timeout(READ_WITHIN_S):
-            items, raw = await _read(request, take, checks)
+            items = await _read(request, take, checks)
     except TimeoutError:
         what = f"the body did not come within {READ_WITHIN_S:g} s: send it faster, or less at a time"
         raise Problem(408, what) from None
@@ -115,7 +115,7 @@ async def read_batch(request: Request, rules: Rules, take: Take) -> BatchBody:
         await asyncio.sleep(0)
     if errors:
         raise invalid(errors, NOTHING_ACCEPTED)
-    return BatchBody(messages, parts, callback_urls, raw)
+    return BatchBody(messages, parts, callback_urls)
 
 
 def _message(item: BatchItem, seq: int, rules: Rules) -> Message | None:
@@ -136,21 +136,33 @@ def slices(items: Sequence[T]) -> Iterator[Sequence[T]]:
         yield items[i : i + SLICE]
 
 
-async def _read(request: Request, take: Take, checks: Mapping[str, Check]) -> tuple[Sequence[_Read], bytes]:
-    """The items of the body, and the body itself for the fingerprint."""
-    items: Sequence[_Read] | None
+async def _read(request: Request, take: Take, checks: Mapping[str, Check]) -> Sequence[_Read]:
+    """The items of the body."""
+    items: Sequence[_Read]
     if media_type(request, JSON, NDJSON) == JSON:
-        body = b"".join([piece async for piece in pieces(request, LARGE_BYTES, take)])
-        items = decoded_or_none(body, _items)
-        if items is None:
-            items = await _one_by_one(body, checks)
+        items = await _read_array(
+            b"".join([piece async for piece in pieces(request, LARGE_BYTES, take)]), checks
+        )
     else:
-        items, body = await _read_lines(request, take, checks)
+        items = await _read_lines(request, take, checks)
     if not items:
         raise invalid([FieldError("body", "has no messages")], NOTHING_ACCEPTED)
     if len(items) > MAX_BATCH_ITEMS:
         raise _too_many()
-    return items, body
+    return items
+
+
+async def _read_array(body: bytes, checks: Mapping[str, Check]) -> Sequence[_Read]:
+    """The items of an array: read as a whole, or one by one where that finds something wrong with it."""
+    whole: list[BatchItem] | None = None
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        whole = _items.decode(body)
+    if whole is not None and has_names_once(body, sum(map(BatchItem.strings, whole))):
+        return whole
+    reading = await _one_by_one(body, checks)
+    if whole is None or len(reading.items) < len(whole):
+        reading.refuse_unread(body)
+    return reading.items
 
 
 @dataclass(slots=True)
@@ -169,14 +181,20 @@ class _Reading:
         """One more. Problem 400 where it is no JSON, 413 where it is one too many."""
         if len(self.items) >= MAX_BATCH_ITEMS:
             raise _too_many()
-        item = decoded_or_errors(said, _item, f"body[{len(self.items)}]", self.checks)
+        where = f"body[{len(self.items)}]"
+        item = decoded_or_errors(said, _item, where, self.checks, strings=BatchItem.strings)
         if isinstance(item, list):
             self.errors += len(item)
         self.items.append(item)
 
+    def refuse_unread(self, body: bytes) -> None:
+        """Raises Problem 400 or 422 for an array of which no more items can be read, unless some have errors."""
+        if not self.errors:
+            raise _unread(body, len(self.items))
 
-async def _one_by_one(body: bytes, checks: Mapping[str, Check]) -> list[_Read]:
-    """The items of an array that could not be read as a whole, until so much is wrong, or it is no JSON any more."""
+
+async def _one_by_one(body: bytes, checks: Mapping[str, Check]) -> _Reading:
+    """The items of an array, until so much is wrong, or it is no JSON any more."""
     reading = _Reading(checks)
     for piece in items_of(body):
         reading.add(piece)
@@ -184,25 +202,21 @@ async def _one_by_one(body: bytes, checks: Mapping[str, Check]) -> list[_Read]:
             break
         if len(reading.items) % SLICE == 0:
             await asyncio.sleep(0)
-    if not reading.errors:
-        raise _unread(body, len(reading.items))
-    return reading.items
+    return reading
 
 
-async def _read_lines(request: Request, take: Take, checks: Mapping[str, Check]) -> tuple[list[_Read], bytes]:
-    """The items, and the body: none of it where so much is wrong that the rest is not looked at."""
+async def _read_lines(request: Request, take: Take, checks: Mapping[str, Check]) -> list[_Read]:
+    """The items, one a line, until so much is wrong."""
     reading = _Reading(checks)
-    read: list[bytes] = []
     rest = b""
     async for piece in pieces(request, LARGE_BYTES, take):
-        read.append(piece)
         *lines, rest = (rest + piece).split(b"\n")
         for few in slices(lines):
             for line in few:
                 if line.strip():
                     reading.add(line)
                     if reading.is_over:
-                        return reading.items, b""
+                        return reading.items
             await asyncio.sleep(0)
         if len(rest) > SMALL_BYTES:
             at = f"body[{len(reading.items)}]"
@@ -210,7 +224,7 @@ async def _read_lines(request: Request, take: Take, checks: Mapping[str, Check])
             raise Problem(413, f"{at}: {what}", [FieldError(at, what)])
     if rest.strip():
         reading.add(rest)
-    return reading.items, b"".join(read)
+    return reading.items
 
 
 def _unread(body: bytes, at: int) -> Problem:

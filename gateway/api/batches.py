@@ -142,14 +142,16 @@ class Batches:
             caller: Caller = request.state.caller
             _check_numbers(body, caller)
             with self._one_more():
+                track = _tracked(asked, body) or self._track_all
+                said = (lane, track, body.messages, body.callback_urls)
                 batch = NewRun(
                     run=new_run_id(UNIQUE_BYTES),
                     messages=body.messages,
                     lane=lane,
-                    track=_tracked(asked, body) or self._track_all,
+                    track=track,
                     accepted_us=time.time_ns() // 1000,
                     callback_urls=body.callback_urls,
-                    key=key_of_request(request, body.raw),
+                    key=key_of_request(request, said),
                     owner=owner_of(caller),
                 )
                 receipt = await self._accept(batch, caller)
@@ -209,8 +211,6 @@ def _choice(request: Request, name: str, choices: dict[str, T], default: D) -> T
     values = request.query_params.getlist(name)
     if not values:
         return default
-    if len(values) > 1:
-        raise invalid([FieldError(f"query.{name}", "given more than once: give one value")])
     if values[0] not in choices:
         what = f"must be {' or '.join(choices)}"
         raise invalid([FieldError(f"query.{name}", what)])

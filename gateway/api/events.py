@@ -88,6 +88,7 @@ class Events:
             description="only messages that come to one of these, separated by commas",
             kind=StatusFilter,
             example="sent,failed",
+            many=True,
         )
         return [
             Operation(

@@ -83,7 +83,7 @@ class FastLane:
             return None
         try:
             sms = self._messages.checked(body)
-            receipt = self._messages.submit(sms, caller, _key_of(head, caller, body))
+            receipt = self._messages.submit(sms, caller, _key_of(head, caller, sms))
         except Problem:
             return None
         answer = partial(self._answer, sms=sms, caller=caller, respond=respond, began_s=began_s)
@@ -119,12 +119,12 @@ class FastLane:
         return status
 
 
-def _key_of(head: Head, caller: Caller, body: bytes) -> IdempotencyKey | None:
+def _key_of(head: Head, caller: Caller, sms: SmsIn) -> IdempotencyKey | None:
     """Raises Problem 422."""
     key = head.fields.get(_KEY_FIELD)
     if key is None:
         return None
-    return key_of([key.decode("latin-1")], caller=caller.id, target=TARGET, body=body)
+    return key_of([key.decode("latin-1")], caller=caller.id, target=TARGET, said=sms)
 
 
 def _accepted_fields(receipt: Receipt, length: int) -> bytes:

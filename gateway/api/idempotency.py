@@ -4,11 +4,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 from starlette.requests import Request
 
 from common.web.operations import Parameter
 from common.web.problems import FieldError
-from common.web.validation import invalid
+from common.web.validation import invalid, repeated
 from gateway.acceptance.port import IdempotencyKey
 from gateway.acceptance.receipts import KEY_HEADER
 
@@ -19,8 +20,8 @@ PARAMETER = Parameter(
     name=KEY_HEADER,
     where="header",
     description="Makes it safe to send the request again: the same key gives the same message, which is sent once."
-    f" Kept for a day. A response to a repeated request has the header {REPLAYED}. The same key with another request is"
-    " refused with 422.",
+    f" Kept for a day. A response to a repeated request has the header {REPLAYED}. The same key with a request that"
+    " says something else is refused with 422.",
     example="8e03978e-40d5-43dd-bc93-6894a57f9324",
 )
 
@@ -32,38 +33,35 @@ class Target:
     Attributes:
         method: The HTTP method.
         path: The path of the URL.
-        query: The query of the URL.
     """
 
     method: str
     path: str
-    query: str = ""
 
 
-def key_of(values: Sequence[str], *, caller: str, target: Target, body: bytes) -> IdempotencyKey | None:
-    """The key of a request whose header has these values; None if it has none. Raises Problem 422.
+def key_of(values: Sequence[str], *, caller: str, target: Target, said: object) -> IdempotencyKey | None:
+    """The key of a request whose header has these values; None if it has none. Raises Problem 400 or 422.
 
-    `caller` is the id of its API key.
+    `caller` is the id of its API key. `said` is what the request says, as something that JSON can hold: the same thing
+    written otherwise is the same request.
     """
     if not values:
         return None
     if len(values) > 1:
-        raise invalid([FieldError(f"header.{KEY_HEADER}", "stands there twice: send one")])
+        raise repeated(f"header.{KEY_HEADER}")
     key = values[0]
     if not key or len(key) > LONGEST_KEY:
         raise invalid([FieldError(f"header.{KEY_HEADER}", f"must have 1 to {LONGEST_KEY} characters")])
-    request = hashlib.sha256(f"{target.method}\n{target.path}\n{target.query}\n".encode())
-    request.update(body)
+    request = hashlib.sha256(f"{target.method}\n{target.path}\n".encode())
+    request.update(msgspec.json.encode(said))
     return IdempotencyKey(caller, hashlib.sha256(key.encode()).hexdigest(), request.hexdigest())
 
 
-def key_of_request(request: Request, body: bytes) -> IdempotencyKey | None:
+def key_of_request(request: Request, said: object) -> IdempotencyKey | None:
     """The same, of a request of the framework."""
     values = request.headers.getlist(KEY_HEADER)
-    if not values:
-        return None
-    target = Target(request.method, request.url.path, request.url.query)
-    return key_of(values, caller=request.state.caller.id, target=target, body=body)
+    target = Target(request.method, request.url.path)
+    return key_of(values, caller=request.state.caller.id, target=target, said=said)
 
 
 def replayed_headers(is_replayed: bool) -> dict[str, str]:

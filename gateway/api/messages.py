@@ -163,12 +163,12 @@ class Messages:
         body = await read_body(request, SMALL_BYTES)
         sms = self.checked(body)
         caller: Caller = request.state.caller
-        receipt = await self.submit(sms, caller, key_of_request(request, body))
+        receipt = await self.submit(sms, caller, key_of_request(request, sms))
         return json_response(self.accepted(receipt, sms, caller), 202, headers_of(receipt))
 
     def checked(self, body: bytes) -> SmsIn:
         """The message in a body, its number and text in normal form. Raises Problem 400 or 422."""
-        sms = decoded(body, _decoder, checks=self._checks)
+        sms = decoded(body, _decoder, checks=self._checks, strings=SmsIn.strings)
         try:
             number = normalise(sms.number, self._numbers)
         except ValueError:

@@ -83,6 +83,10 @@ class SmsIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     priority: Priority = Priority.NORMAL
     callback_url: CallbackUrl | None = None
 
+    def strings(self) -> int:
+        """How many strings its JSON has at least, names among them."""
+        return 4 + 2 * (self.priority is not Priority.NORMAL) + 2 * (self.callback_url is not None)
+
     def item(self, key: IdempotencyKey | None = None) -> Item:
         """The message to be accepted."""
         return Item(number=self.number, text=self.text, callback_url=self.callback_url, key=key)
@@ -94,6 +98,10 @@ class BatchItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fals
     number: NumberIn
     text: Text
     callback_url: CallbackUrl | None = None
+
+    def strings(self) -> int:
+        """How many strings its JSON has at least, names among them."""
+        return 4 + 2 * (self.callback_url is not None)
 
     def message(self, seq: int, number: str, text: str) -> Message:
         """The message as it will be published, with its number and text in normal form."""

@@ -78,7 +78,7 @@ async def test_a_bad_body_is_refused_with_what_and_where(body: Any, status: int,
     [
         (b"{", "application/json", 400),
         (b"\xff\xfe", "application/json", 400),
-        (b'{"number": "+541166587382", "text": "\\ud800"}', "application/json", 400),
+        (b'{"number": "+541166587382", "text": "\\ud800"}', "application/json", 422),
         (b"[" * 60_000, "application/json", 400),
         (b'{"number": "+541166587382", "text": "hello"}', "text/plain", 415),
         (b'{"number": "+541166587382", "text": "hello"}', "application/json; charset=latin-1", 415),
@@ -206,6 +206,39 @@ async def test_the_same_key_gives_the_same_message_once() -> None:
         status, problem = await gateway.post("/sms", {**body, "text": "other"}, headers=headers)
         assert (status, problem["errors"][0]["where"]) == (422, "header.Idempotency-Key")
         await gateway.ends(first)
+        assert (await gateway.ledger.snapshot()).published == 1
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        '{"text": "hello", "number": "+541166587382"}',
+        ' {"number" :"+541166587382",\n"text":"h\\u0065llo"} ',
+        '{"number": "+54 11 6658-7382", "text": "hello", "priority": "normal", "callback_url": null}',
+    ],
+)
+@pytest.mark.parametrize("fast", [True, False])
+async def test_the_same_request_written_otherwise_is_the_same(same: str, fast: bool) -> None:
+    """What it says counts, not its bytes: a client that sends it again with a new key would send the message twice."""
+    headers = {
+        "Idempotency-Key": "one",
+        "Content-Type": "application/json" if fast else "application/json;charset=utf-8",
+    }
+    async with running() as gateway:
+        _, first = await gateway.post(
+            "/sms", data=b'{"number":"+541166587382","text":"hello"}', headers=headers
+        )
+        status, again = await gateway.post("/sms", data=same.encode(), headers=headers)
+        assert (status, again) == (202, first)
+        for other in (
+            '{"number": "+541166587382", "text": "hello "}',
+            '{"number": "+541166587383", "text": "hello"}',
+        ):
+            assert (await gateway.post("/sms", data=other.encode(), headers=headers))[0] == 422
+        urgent = same.replace('"text"', '"priority": "urgent", "text"', 1).replace(
+            ', "priority": "normal"', ""
+        )
+        assert (await gateway.post("/sms", data=urgent.encode(), headers=headers))[0] == 422
         assert (await gateway.ledger.snapshot()).published == 1
 
 

@@ -104,9 +104,9 @@ async def test_after_so_many_errors_no_more_is_read(monkeypatch: pytest.MonkeyPa
     """Neither of an array nor of lines; a line may have many errors, too."""
     looked_at: list[str] = []
 
-    def noting(said: bytes, decoder: Any, where: str, checks: Any) -> Any:
+    def noting(said: bytes, decoder: Any, where: str, checks: Any, **more: Any) -> Any:
         looked_at.append(where)
-        return decoded_or_errors(said, decoder, where, checks)
+        return decoded_or_errors(said, decoder, where, checks, **more)
 
     monkeypatch.setattr(batch_body, "decoded_or_errors", noting)
     many_names = json.dumps(dict.fromkeys((f"a{'b' * k}" for k in range(20)), 1))
@@ -351,3 +351,104 @@ async def test_files_and_requests_read_numbers_alike() -> None:
     async with running(sends=False) as gateway:
         for number in written:
             assert (await gateway.send(number))["number"] == NUMBER == normalise(number)
+
+
+@pytest.mark.parametrize("half", ["\\ud83d", "\\ude00", "\\ude00\\ud83d", "\\ud83d\\u0041", "a\\\\\\ud83d"])
+async def test_half_a_character_is_named_at_its_place(half: str) -> None:
+    """A client that cuts a text by UTF-16 units cuts emoji in two: the JSON does not end too early."""
+    item = f'{{"number": "{NUMBER}", "text": "{half}"}}'
+    async with running(sends=False) as gateway:
+        for path, body, headers, where in (
+            ("/sms", item, JSON, "body.text"),
+            ("/sms/batch", f"[{json.dumps(GOOD)}, {item}]", JSON, "body[1].text"),
+            ("/sms/batch", f"{json.dumps(GOOD)}\n{item}\n", NDJSON, "body[1].text"),
+        ):
+            status, problem = await gateway.post(path, data=body.encode(), headers=headers)
+            ((at, what),) = told(problem)
+            assert (status, at) == (422, where)
+            assert "half of a surrogate pair" in what
+
+
+async def test_half_a_character_beside_other_errors() -> None:
+    """All of them are named, in a URL and in a name as well."""
+    item = '{"number": "12", "text": "a\\ud83d", "callback_url": "https://a.example/\\ud83d", "\\ud83d": 1}'
+    async with running(sends=False) as gateway:
+        status, problem = await gateway.post("/sms", data=item.encode(), headers=JSON)
+        assert status == 422
+        assert {"body.number", "body.text", "body"} <= {at for at, _ in told(problem)}
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        ('{"number": "+541166587382", "text": "a", "text": "b"}', "body.text"),
+        ('{"number": "+541166587382", "text": "a", "text": "a"}', "body.text"),
+        ('{"number": "+541166587382", "text": "a\\"", "t\\u0065xt": "b\\\\"}', "body.text"),
+        ('{"number": 5, "text": "a", "number": "+541166587382"}', "body.number"),
+        (
+            '{"number": "+541166587382", "text": "a", "callback_url": null, "callback_url": null}',
+            "body.callback_url",
+        ),
+    ],
+)
+async def test_a_name_that_is_twice_is_refused(body: str, where: str) -> None:
+    """Alone, in a batch and on a line: which of the two counts would depend on who reads it."""
+    async with running(sends=False) as gateway:
+        for path, whole, headers, at in (
+            ("/sms", body, JSON, where),
+            ("/sms/batch", f"[{json.dumps(GOOD)}, {body}]", JSON, where.replace("body", "body[1]")),
+            ("/sms/batch", f"{json.dumps(GOOD)}\n{body}", NDJSON, where.replace("body", "body[1]")),
+        ):
+            status, problem = await gateway.post(path, data=whole.encode(), headers=headers)
+            assert (status, told(problem)) == (422, [(at, "is there twice: give it once")])
+        twice = b'{"num_messages": 1, "num_messages": 2}'
+        status, problem = await gateway.post("/runs", data=twice, headers=JSON)
+        assert (status, told(problem)[0][0]) == (422, "body.num_messages")
+        assert (await gateway.ledger.snapshot()).published == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {**GOOD, "callback_url": None},
+        {**GOOD, "text": 'a "quoted\\" text, with \\ and \\\\"'},
+        {"text": "\\", "number": NUMBER},
+    ],
+)
+async def test_what_only_looks_like_a_name_twice_is_taken(body: Any) -> None:
+    """Null for what is not given, and quotes and backslashes in texts."""
+    async with running(sends=False) as gateway:
+        assert (await gateway.post("/sms", {**body, "priority": "normal"}))[0] == 202
+        assert (await gateway.post("/sms", {**body, "priority": "urgent"}))[0] == 202
+        assert (await gateway.post("/sms/batch", [body] * 1_200))[0] == 202
+        lines = "\n".join([json.dumps(body)] * 3).encode()
+        assert (await gateway.post("/sms/batch", data=lines, headers=NDJSON))[0] == 202
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "where"),
+    [
+        ("GET", "/inbox?to=541166587382&to=541166587382", "query.to"),
+        ("GET", "/inbox/wait?to=541166587382&timeout=1&timeout=2", "query.timeout"),
+        ("DELETE", "/inbox?to=541166587382&to=12025550150", "query.to"),
+        ("GET", "/runs?limit=1&limit=2", "query.limit"),
+        ("GET", "/events?run=a&run=b", "query.run"),
+        ("POST", "/sms/batch?track=true&track=false", "query.track"),
+    ],
+)
+async def test_a_query_parameter_that_is_there_twice_is_refused(method: str, path: str, where: str) -> None:
+    """Everywhere, whatever its values."""
+    async with running(stand_in=True, sends=False) as gateway:
+        async with gateway.http.request(method, path, json=[GOOD] if method == "POST" else None) as answer:
+            problem = await answer.json(content_type=None)
+        assert (answer.status, [at for at, _ in told(problem)]) == (400, [where])
+
+
+@pytest.mark.parametrize("name", ["Idempotency-Key", "Content-Type", "X-API-Key", "Authorization"])
+async def test_a_header_field_that_is_there_twice_is_refused(name: str) -> None:
+    """Those that the gateway goes by."""
+    fields = [("Content-Type", "application/json"), (name, "application/json"), (name, "application/json")]
+    fields = fields[name == "Content-Type" :]
+    async with running(sends=False) as gateway:
+        status, problem = await gateway.post("/sms", data=json.dumps(GOOD).encode(), headers=fields)
+        assert (status, [at for at, _ in told(problem)]) == (400, [f"header.{name}"])

@@ -5,11 +5,13 @@ import re
 import string
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common import strict_json
 from common.errors import BadBody
 from common.messages import (
     MAX_BATCH_MESSAGES,
@@ -159,6 +161,12 @@ BAD_BODIES = {
     "Latin-1": json.dumps(fields(run="café"), ensure_ascii=False).encode("latin-1"),
     "UTF-16": body().decode().encode("utf-16"),
     "a lone surrogate": body(messages=[[0, NUMBER, "\ud800"]]),
+    "half of a surrogate pair behind": body(messages=[[0, NUMBER, "a\udc00"]]),
+    "a run twice": body()[:-1] + b', "run": "r"}',
+    "messages twice": b'{"messages": [[1, "+1234567", "x"]], ' + body()[1:],
+    "attempt twice, once in escapes": b'{"\\u0061ttempt": 2, ' + body(attempt=1)[1:],
+    "a name twice in an unknown field": body()[:-1] + b', "z": {"a": 1, "a": 2}}',
+    "attempt null, run a number": body(attempt=None, run=5),
     "deep nesting": b'{"run": "r", "messages": ' + b"[" * 200_000,
 }
 
@@ -182,6 +190,39 @@ def test_a_body_in_another_encoding_is_told_so(bad: str) -> None:
     """Who published it learns what to change."""
     with pytest.raises(BadBody, match=r"^not UTF-8$"):
         decode_batch(BAD_BODIES[bad])
+
+
+@pytest.mark.parametrize("bad", [name for name in BAD_BODIES if "twice" in name and "seq" not in name])
+def test_a_name_that_is_twice_is_the_reason(bad: str) -> None:
+    """Which of the two counts depends on the reader: no one knows what the publisher meant."""
+    with pytest.raises(BadBody, match=r"^a name is twice in an object$"):
+        decode_batch(BAD_BODIES[bad])
+
+
+@pytest.mark.parametrize("bad", ["a lone surrogate", "half of a surrogate pair behind"])
+def test_half_a_character_is_the_reason(bad: str) -> None:
+    """JavaScript cuts a text within an emoji."""
+    with pytest.raises(BadBody, match="half of a surrogate pair"):
+        decode_batch(BAD_BODIES[bad])
+
+
+@pytest.mark.parametrize("names", [("attempt",), ("track",), ("again",), ("simulated",), ("attempt", "track", "again")])
+def test_null_is_not_given(names: tuple[str, ...]) -> None:
+    """As Java, Go and PHP write what has no value."""
+    plain, _ = decode_batch(body())
+    fields = {name: value for name, value in json.loads(body()).items() if name not in names}
+    expected = decode_batch(json.dumps(fields).encode())[0]
+    assert decode_batch(json.dumps({**fields, **dict.fromkeys(names)}).encode())[0] == expected
+    assert expected.messages == plain.messages
+
+
+def test_our_own_bodies_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's reader takes twice as long as all else that a sender does with a body."""
+    monkeypatch.setattr(strict_json, "read", lambda _: pytest.fail("read again"))
+    messages = [Message(0, NUMBER, 'a"]\\😀')]
+    for given in ({}, {"again": True}, {"simulated": True}, {"again": False, "simulated": True}):
+        batch = Batch(run="r-1", attempt=2, track=True, messages=messages, **given)
+        assert decode_batch(encode_batch(batch))[0] == batch
 
 
 def decodes_or_is_bad(anything: bytes) -> None:

@@ -15,6 +15,7 @@ from common.web.keys.port import ALL_SCOPES, ApiKey, ApiKeys, Caller, digest_of,
 from common.web.keys.strength import check_secret
 from common.web.operations import Scope
 from common.web.problems import Problem
+from common.web.validation import repeated
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class Authenticator:
         self._noting: set[asyncio.Task[None]] = set()
 
     async def authenticate(self, connection: HTTPConnection) -> Caller:
-        """The caller of a request or a WebSocket. Raises Problem 401."""
+        """The caller of a request or a WebSocket. Raises Problem 401, or 400 for a header field that is there twice."""
         sent = _key_of(connection)
         if sent is None:
             if self._required:
@@ -101,7 +102,7 @@ class Authenticator:
         self._check_end(caller)
         self._note_use(caller)
         if connection.scope["type"] == "http":  # a WebSocket's key may be elsewhere
-            self._remember(dict(reversed(connection.headers.raw)), caller)  # of repeated fields, the first
+            self._remember(dict(connection.headers.raw), caller)
         return caller
 
     def recognise(self, fields: Mapping[bytes, bytes]) -> Caller | None:
@@ -190,7 +191,10 @@ class Authenticator:
 
 
 def _key_of(connection: HTTPConnection) -> str | None:
-    """The key that was sent. A browser can send it with a WebSocket only as a subprotocol."""
+    """The key that was sent. A browser can send it with a WebSocket only as a subprotocol. Raises Problem 400."""
+    for name in ("Authorization", "X-API-Key"):
+        if len(connection.headers.getlist(name)) > 1:
+            raise repeated(f"header.{name}")
     scheme, _, credentials = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return credentials.strip()
