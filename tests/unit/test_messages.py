@@ -206,7 +206,9 @@ def test_half_a_character_is_the_reason(bad: str) -> None:
         decode_batch(BAD_BODIES[bad])
 
 
-@pytest.mark.parametrize("names", [("attempt",), ("track",), ("again",), ("simulated",), ("attempt", "track", "again")])
+@pytest.mark.parametrize(
+    "names", [("attempt",), ("track",), ("again",), ("simulated",), ("attempt", "track", "again")]
+)
 def test_null_is_not_given(names: tuple[str, ...]) -> None:
     """As Java, Go and PHP write what has no value."""
     plain, _ = decode_batch(body())
