@@ -5,7 +5,6 @@ import re
 import string
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -222,8 +221,8 @@ def test_our_own_bodies_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python's reader takes twice as long as all else that a sender does with a body."""
     monkeypatch.setattr(strict_json, "read", lambda _: pytest.fail("read again"))
     messages = [Message(0, NUMBER, 'a"]\\😀')]
-    for given in ({}, {"again": True}, {"simulated": True}, {"again": False, "simulated": True}):
-        batch = Batch(run="r-1", attempt=2, track=True, messages=messages, **given)
+    for optional in ({}, {"again": True}, {"simulated": True}, {"again": False, "simulated": True}):
+        batch = Batch(run="r-1", attempt=2, track=True, messages=messages, **optional)
         assert decode_batch(encode_batch(batch))[0] == batch
 
 
