@@ -68,7 +68,10 @@ def texts(name: str) -> str:
     return f"sms:texts:{name}"
 
 
-OUTBOX = "sms:outbox"  # hash: messages and bytes in the outboxes of all runs
+OUTBOX = (
+    "sms:outbox"  # hash: messages and bytes in the outboxes of all runs, and bytes of what is kept for show
+)
+KEPT = "sms:kept"  # list: the groups of messages that are kept for show, the oldest first
 
 
 def outbox(name: str) -> str:

@@ -227,6 +227,10 @@ class Settings(EnvironmentSettings):
     gateway_cors_origins: str | None = Field(None, description="origins, separated by commas")
     gateway_hosts: str | None = Field(None, description="host names it answers to, separated by commas")
     message_ttl: Annotated[float, Field(gt=0, le=8760, description="hours")] = 24
+    message_bytes: (
+        Annotated[int, Field(ge=0, le=2**50, description="bytes that sent messages may take meanwhile")]
+        | None
+    ) = None
     callback_secret: SecretStr | None = None
     callback_allow_private: bool = False
     metrics_host: Host = "127.0.0.1"

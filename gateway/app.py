@@ -88,6 +88,7 @@ class Gateway:
         self.inbox = Inbox(stores.tracker) if stand_in else None
         self.metrics.watch_pending(lambda: self.acceptance.pending)
         self.metrics.watch_backlog(lambda: self.acceptance.backlog)
+        self.metrics.watch_kept(lambda: self.acceptance.kept)
         self.metrics.watch_events(lambda: self._broadcaster.subscribers, self._broadcaster.dropped)
         operations = self._operations(Health(broker, stores.ledger, is_locked_out=stores.is_locked_out))
         self._app = _guarded(self._routed(operations), settings)

@@ -55,6 +55,7 @@ def redis_gateway_stores(shared: RedisStores, settings: Settings) -> GatewayStor
         message_ttl_s=message_ttl_s,
         run_ttl_s=settings.run_ttl * DAY_S,
         bounds=Bounds(messages=settings.gateway_backlog),
+        kept_bytes=settings.message_bytes,
         memory_share=settings.gateway_backlog_memory,
     )
     return GatewayStores(

@@ -8,8 +8,8 @@ import msgspec
 
 from common.messages import Message
 
-# Larger chunks compress little better, and reading one text unpacks a whole chunk.
-CHUNK_MESSAGES = 1_000
+# Reading one text unpacks a whole chunk.
+CHUNK_MESSAGES = 100
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[Message]).decode

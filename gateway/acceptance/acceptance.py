@@ -8,7 +8,7 @@ from common.messages import Lane
 from common.web.problems import Problem
 from gateway.acceptance.groups import Groups, Load
 from gateway.acceptance.limits import AcceptanceLimits
-from gateway.acceptance.port import NOBODY, Acceptances, Exceptional, Item, NewRun, Owner
+from gateway.acceptance.port import NOBODY, Acceptances, Exceptional, Item, Kept, NewRun, Owner
 from gateway.acceptance.receipts import Announcer, Receipt, full, receipt_of, stopping, unanswered
 from gateway.acceptance.relays import Relays
 
@@ -41,6 +41,11 @@ class Acceptance:
     def backlog(self) -> int:
         """Messages in the outboxes of all gateways, as of the last look, about a second ago."""
         return self._relays.backlog
+
+    @property
+    def kept(self) -> Kept:
+        """What is kept for show, as of the last look."""
+        return self._relays.kept
 
     async def open(self) -> None:
         """Begins the work. A run begins with its first message."""

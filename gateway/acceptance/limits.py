@@ -48,6 +48,8 @@ class RelayLimits:
             leases of gateways that live have ended as well, until they renew them.
         prompt_s: An answer that takes longer counts as an outage.
         finish_s: How long the relays may take when the gateway stops; another gateway relays the rest.
+        memory_high: The share of the store's memory in use from which a warning is logged.
+        memory_well: The share below which the next warning may come.
     """
 
     runs: int = 2_000
@@ -63,3 +65,5 @@ class RelayLimits:
     settled_s: float = 5.0
     prompt_s: float = 2.0
     finish_s: float = 2.0
+    memory_high: float = 0.8
+    memory_well: float = 0.7

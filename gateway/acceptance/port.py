@@ -9,6 +9,8 @@ The outbox of a run holds the messages that are accepted and not yet confirmed b
 - A run is relayed by the holder of its lease. A lease ends by the store's clock, and another gateway may take it over
   then. Each holder has a higher fencing token: calls with a lower one change nothing and raise LeaseLost.
 - The messages and bytes of all outboxes together stay within `Bounds`.
+- What the broker has is kept for show only: its records, texts, keys and callbacks. When they take more than
+  `Bounds.kept_bytes`, the oldest are removed. Nothing of an outbox ever is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,15 +33,33 @@ class LeaseLost(SmsimError):
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much may be in all outboxes together.
+    """How much may be in all outboxes together, and how much is kept for show.
 
     Attributes:
-        messages: The most messages.
-        bytes: The most bytes of their records and texts.
+        messages: The most messages in outboxes.
+        bytes: The most bytes of their records, texts, keys and callbacks.
+        kept_bytes: The most bytes of the records, texts, keys and callbacks that are kept for show.
     """
 
     messages: int = 1_000_000
     bytes: int = 2**62
+    kept_bytes: int = 2**62
+
+
+class Kept(msgspec.Struct, frozen=True, gc=False):
+    """How much is kept for show, and how full the store is. A bound is 0 if there is none.
+
+    Attributes:
+        bytes: The bytes that are kept for show.
+        most_bytes: The most bytes.
+        used_bytes: The memory that the store has in use for everything.
+        memory_bytes: The memory that it may use.
+    """
+
+    bytes: int = 0
+    most_bytes: int = 0
+    used_bytes: int = 0
+    memory_bytes: int = 0
 
 
 class Owner(msgspec.Struct, frozen=True, gc=False):
@@ -249,3 +269,9 @@ class Acceptances(Protocol):
 
     async def backlog(self) -> tuple[int, int]:
         """How many messages and bytes are in all outboxes."""
+
+    async def trim(self) -> Kept:
+        """Removes what is kept for show beyond its bound, oldest first; accepting and confirming do some of it.
+
+        When the store is nearly full for another reason, what is kept for show gives way.
+        """

@@ -1,8 +1,9 @@
 """Accepted messages in Redis. One Lua call accepts a group of messages."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files
 from itertools import chain, islice
@@ -27,6 +28,7 @@ from gateway.acceptance.port import (
     GroupAnswer,
     IdempotencyKey,
     Item,
+    Kept,
     Lease,
     LeaseLost,
     NewRun,
@@ -37,7 +39,9 @@ from gateway.acceptance.port import (
 from gateway.acceptance.recipes import recipe_of_batch, recipe_of_singles
 from gateway.callbacks.limits import Retention
 
-_SCRIPTS = ("open", "accept", "accept_run", "confirm", "release", "take_over")
+_SCRIPTS = ("open", "accept", "accept_run", "confirm", "release", "take_over", "trim")
+_KEY_S = int(KEY_KEPT_S)
+_NO_BOUND = Bounds().kept_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +55,13 @@ class Keeping:
         closed_s: How long the last answer of a run that was relayed is kept.
         staged_s: How long texts are kept that were staged and not accepted.
         staged_from: Messages of a run beyond which its texts are staged, so that no call holds Redis for long.
-        staged_chunks: Chunks of texts that are staged in one call; each takes about a millisecond to be packed.
+        staged_chunks: Chunks of texts that are staged in one call; each takes about 0.1 ms to be packed.
         bounds: The most messages in all outboxes.
         memory_share: The share of Redis's `maxmemory` that all outboxes may take.
-        bounds_for_s: How often `maxmemory` is read.
+        kept_bytes: The most bytes that are kept for show.
+        kept_share: The share of `maxmemory` that they may take, if `kept_bytes` is None.
+        full_share: The share of it beyond which what is kept for show gives way.
+        bounds_for_s: How often `maxmemory` is read, at least.
     """
 
     lease_s: float = 10.0
@@ -63,15 +70,31 @@ class Keeping:
     closed_s: float = 3_600.0
     staged_s: float = 600.0
     staged_from: int = 5_000
-    staged_chunks: int = 8
+    staged_chunks: int = 80
     bounds: Bounds = field(default_factory=Bounds)
     memory_share: float = 0.25
+    kept_bytes: int | None = None
+    kept_share: float = 0.4
+    full_share: float = 0.85
     bounds_for_s: float = 60.0
 
     @property
     def callbacks(self) -> Retention:
         """How long callbacks are kept."""
         return Retention(message_s=self.message_ttl_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """The memory of Redis.
+
+    Attributes:
+        used: The bytes that count towards the limit.
+        limit: `maxmemory`; 0 if there is none.
+    """
+
+    used: int
+    limit: int
 
 
 class RedisAcceptances:
@@ -101,7 +124,7 @@ class RedisAcceptances:
             encode_record(item.record(lease.run, 0, accepted_us=group.accepted_us, lane=outbox.lane))
             for item in group.items
         ]
-        about = [lease.run, lease.fence, group.number, group.relayed, self._message_ttl_s, len(records)]
+        about = [lease.run, lease.fence, group.number, group.relayed, len(records)]
         args = [*await self._policy(), *about, *records, *_extras(group.items)]
         answer = await self._call("accept", self._keys(lease.run), args)
         if not answer:
@@ -117,8 +140,8 @@ class RedisAcceptances:
             self._holder,
             batch.lane.value,
         ]
-        about += [int(batch.track), messages, key.fingerprint if key else "", -(-messages // CHUNK_MESSAGES)]
-        args = [*await self._policy(), *about, len(content), *content, *_callbacks(batch)]
+        about += [int(batch.track), messages, key.fingerprint if key else "", len(content)]
+        args = [*await self._policy(), *about, *content, *_callbacks(batch)]
         run_keys = [*self._keys(run), keys.texts(run), _name(key)]
         match await self._call("accept_run", run_keys, args):
             case [b"accepted"]:
@@ -140,7 +163,7 @@ class RedisAcceptances:
     async def confirm(self, lease: Lease, relayed: int, close: bool = False) -> int:
         run_ttl_s, closed_s = self._keeping.run_ttl_s, self._keeping.closed_s
         args = [lease.run, lease.fence, relayed, self._lease_us, self._message_ttl_s]
-        args += [int(close), max(1, int(run_ttl_s)), max(1, int(closed_s))]
+        args += [int(close), max(1, int(run_ttl_s)), max(1, int(closed_s)), self._bounds.kept_bytes, _KEY_S]
         accepted: int = await self._call("confirm", self._keys(lease.run), args)
         if accepted < 0:
             raise LeaseLost(f"another gateway relays run {lease.run}")
@@ -173,6 +196,19 @@ class RedisAcceptances:
         )
         return int(messages or 0), int(size or 0)
 
+    async def trim(self) -> Kept:
+        memory = await self._read_bounds()
+        most = self._bounds.kept_bytes
+        kept = await self._kept_bytes()
+        if memory.limit and (over := memory.used - int(self._keeping.full_share * memory.limit)) > 0:
+            most = max(0, min(most, kept - over))
+            self._bounds = replace(self._bounds, kept_bytes=most)
+        before = kept + 1
+        while most < kept < before:
+            before, kept = kept, await self._call("trim", self._keys(""), [most])
+        bound = self._bounds_of(memory).kept_bytes
+        return Kept(kept, 0 if bound == _NO_BOUND else bound, memory.used, memory.limit)
+
     @property
     def _lease_us(self) -> int:
         return _us(self._keeping.lease_s)
@@ -183,15 +219,16 @@ class RedisAcceptances:
 
     def _keys(self, run: str) -> list[str]:
         """The keys of every script of a run."""
-        names = [keys.STATS, keys.run(run), keys.RUNS, keys.outbox(run), keys.OUTBOX]
+        names = [keys.STATS, keys.run(run), keys.RUNS, keys.outbox(run), keys.OUTBOX, keys.KEPT]
         return [*names, keys.leases(self._queue), keys.CALLBACKS]
 
     async def _policy(self) -> list[Any]:
         """The first arguments of the scripts that accept: bounds and times."""
         bounds = await self._current_bounds()
         callbacks = self._keeping.callbacks
-        kept_for = [int(KEY_KEPT_S), _us(callbacks.first_check_s), int(callbacks.total_s * 1000)]
-        return [bounds.messages, bounds.bytes, *kept_for, PIECE_MESSAGES, self._lease_us]
+        kept_for = [self._message_ttl_s, _KEY_S, _us(callbacks.first_check_s), int(callbacks.total_s * 1000)]
+        most = [bounds.messages, bounds.bytes, bounds.kept_bytes]
+        return [*most, *kept_for, PIECE_MESSAGES, self._lease_us]
 
     async def _content(self, batch: NewRun) -> list[Any]:
         """The records of a tracked run; else its texts, chunk by chunk, or nothing of a large run: it is staged."""
@@ -218,15 +255,30 @@ class RedisAcceptances:
     async def _current_bounds(self) -> Bounds:
         """The bounds, with a share of the memory that Redis may use now."""
         if time.monotonic() >= self._bounds_until_s:
-            try:
-                memory = await self._redis.until_answered(lambda: self._redis.info("memory"))
-            except Refused:  # INFO may be forbidden
-                memory = {}
-            maxmemory = int(memory.get("maxmemory", 0))
-            most = int(self._keeping.memory_share * maxmemory) if maxmemory else self._keeping.bounds.bytes
-            self._bounds = Bounds(self._keeping.bounds.messages, min(most, self._keeping.bounds.bytes))
-            self._bounds_until_s = time.monotonic() + self._keeping.bounds_for_s
+            await self._read_bounds()
         return self._bounds
+
+    async def _read_bounds(self) -> _Memory:
+        try:
+            info = await self._redis.until_answered(lambda: self._redis.info("memory"))
+        except Refused:  # INFO may be forbidden
+            info = {}
+        used = int(info.get("used_memory", 0)) - int(info.get("mem_not_counted_for_evict", 0))
+        memory = _Memory(used=used, limit=int(info.get("maxmemory", 0)))
+        self._bounds = self._bounds_of(memory)
+        self._bounds_until_s = time.monotonic() + self._keeping.bounds_for_s
+        return memory
+
+    def _bounds_of(self, memory: _Memory) -> Bounds:
+        keeping, limit = self._keeping, memory.limit or math.inf
+        kept_bytes = keeping.kept_bytes
+        if kept_bytes is None:
+            kept_bytes = int(min(_NO_BOUND, keeping.kept_share * limit))
+        most_bytes = int(min(keeping.bounds.bytes, keeping.memory_share * limit))
+        return Bounds(keeping.bounds.messages, most_bytes, kept_bytes)
+
+    async def _kept_bytes(self) -> int:
+        return int(await self._redis.until_answered(partial(self._redis.hget, keys.OUTBOX, "kept_bytes")) or 0)
 
     async def _call(self, script: str, script_keys: list[str], args: list[Any]) -> Any:
         return await self._redis.until_answered(lambda: self._scripts[script](keys=script_keys, args=args))
@@ -241,7 +293,8 @@ def script_texts() -> dict[str, str]:
         "CALLBACK_KEY": keys.callback(""),
         "OUTBOX_KEY": keys.outbox(""),
     }
-    names = "".join(f"local {name} = '{prefix}'\n" for name, prefix in prefixes.items())
+    names = f"local CHUNK_MESSAGES = {CHUNK_MESSAGES}\n"
+    names += "".join(f"local {name} = '{prefix}'\n" for name, prefix in prefixes.items())
     prelude = names + (lua / "prelude.lua").read_text()
     return {name: with_prelude(prelude + (lua / f"{name}.lua").read_text()) for name in _SCRIPTS}
 

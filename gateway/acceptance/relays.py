@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+import math
 
 from common.background import end
 from common.broker.port import Broker
 from common.errors import SmsimError
 from common.ledger.port import Ledger
 from gateway.acceptance.limits import RelayLimits
-from gateway.acceptance.port import Acceptances, LeaseLost, Outbox
+from gateway.acceptance.port import Acceptances, Kept, LeaseLost, Outbox
 from gateway.acceptance.relay import Relay, Room
 
 log = logging.getLogger(__name__)
@@ -26,8 +27,10 @@ class Relays:
         self._limits = limits or RelayLimits()
         self._room = Room(self._limits.buffered)
         self._relays: dict[Relay, asyncio.Task[None]] = {}
-        # Messages in all outboxes, as of the last look.
+        # Messages in all outboxes, and what is kept for show, as of the last look.
         self.backlog = 0
+        self.kept = Kept()
+        self._memory_is_high = False
 
     @property
     def are_full(self) -> bool:
@@ -48,7 +51,7 @@ class Relays:
         return relay
 
     async def run(self) -> None:
-        """Takes over runs whose lease has ended, until cancelled."""
+        """Takes over runs whose lease has ended, and trims what is kept for show, until cancelled."""
         clock = asyncio.get_running_loop().time
         answers_since_s = clock()
         while True:
@@ -56,6 +59,8 @@ class Relays:
             try:
                 async with asyncio.timeout(self._limits.prompt_s):
                     self.backlog, _ = await self._store.backlog()
+                    self.kept = await self._store.trim()
+                    self._watch_memory()
                     if clock() - answers_since_s >= self._limits.settled_s:
                         await self._take_over()
             except (SmsimError, TimeoutError):
@@ -88,6 +93,16 @@ class Relays:
                 extra={"run": outbox.lease.run, "messages": outbox.accepted - outbox.relayed},
             )
             self.start(outbox).close()
+
+    def _watch_memory(self) -> None:
+        """Warns once when the store is nearly full, and again after it was not."""
+        share = self.kept.used_bytes / (self.kept.memory_bytes or math.inf)
+        if share >= self._limits.memory_high and not self._memory_is_high:
+            about = {"used_bytes": self.kept.used_bytes, "maxmemory": self.kept.memory_bytes}
+            advice = "texts give way; beyond maxmemory Redis refuses messages: raise it, or lower RUN_TTL"
+            log.warning("redis_memory_high", extra={**about, "kept_bytes": self.kept.bytes, "advice": advice})
+        if not self._limits.memory_well <= share < self._limits.memory_high:
+            self._memory_is_high = share >= self._limits.memory_high
 
     async def _keep(self, relay: Relay) -> None:
         """Runs a relay; one that fails is begun again from where the store has it."""

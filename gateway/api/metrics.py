@@ -15,6 +15,7 @@ from common.errors import SmsimError
 from common.messages import Lane
 from common.metrics import CONTENT_TYPE, new_registry
 from common.web.operations import Answer, Operation, Scope
+from gateway.acceptance.port import Kept
 
 PREFIX = "smsim_gateway"
 # Buckets for the duration of a request: a write takes some milliseconds, a long poll up to a minute.
@@ -64,6 +65,13 @@ class GatewayMetrics:
     def watch_backlog(self, backlog: Callable[[], int]) -> None:
         """`backlog` gives the number of messages in the outboxes of all gateways, at each scrape."""
         self._gauge("backlog_messages", "Messages of all gateways that wait for RabbitMQ.", backlog)
+
+    def watch_kept(self, kept: Callable[[], Kept]) -> None:
+        """`kept` gives, at each scrape, what is kept for show, and how full Redis is. A bound is 0 if there is none."""
+        self._gauge("kept_bytes", "Bytes of messages that are kept for show.", lambda: kept().bytes)
+        self._gauge("kept_limit_bytes", "Their bound; 0 for none.", lambda: kept().most_bytes)
+        self._gauge("redis_used_bytes", "Memory that Redis has in use.", lambda: kept().used_bytes)
+        self._gauge("redis_limit_bytes", "Redis's maxmemory; 0 for none.", lambda: kept().memory_bytes)
 
     def watch_events(self, clients: Callable[[], int], dropped: Mapping[int, int]) -> None:
         """`clients` and `dropped` give, at each scrape, the clients of the events and those dropped by close code."""

@@ -1,8 +1,9 @@
 """A model of acceptance, outboxes and leases beside the real thing: whatever happens in whatever order, they agree.
 
 Two gateways call a store. Each may crash between any two calls, sleep past its lease, lose an answer and repeat the
-call, relay with an old lease, or take over the other's runs. At the end all outboxes are relayed, and each message that
-was accepted is in the broker.
+call, relay with an old lease, or take over the other's runs. What is kept for show may have a bound, beyond which the
+store removes the oldest; never what waits. At the end all outboxes are relayed, and each message that was accepted is
+in the broker.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from common import keys as redis_keys
 from common.messages import Lane, Message
 from common.redis import connect_redis
 from common.settings import load_settings
@@ -109,8 +111,9 @@ class AcceptanceMachine(RuleBasedStateMachine):
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(coroutine)
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(kept_bytes=st.sampled_from([None, 0, 2_000]))
+    def begin(self, kept_bytes: int | None) -> None:
+        self.kept_bytes = kept_bytes
         bounds = Bounds(messages=MOST)
         if self.redis_server is None:
             self.bench = memory_acceptances(bounds)
@@ -120,7 +123,7 @@ class AcceptanceMachine(RuleBasedStateMachine):
         self.client = self.call(
             connect_redis(load_settings(redis_host=server.host, redis_port=server.port), 10)
         )
-        self.bench = self.call(redis_acceptances(self.client, bounds))
+        self.bench = self.call(redis_acceptances(self.client, bounds, kept_bytes=kept_bytes))
 
     # What a gateway does.
 
@@ -140,6 +143,7 @@ class AcceptanceMachine(RuleBasedStateMachine):
         here = self.gateways[gateway]
         if here.outbox is None:
             return
+        self.trim()
         lease = here.outbox.lease
         items = [self.item(k, key) for k, key in enumerate(asked)]
         relayed = self.published_by(here, lease)
@@ -179,6 +183,7 @@ class AcceptanceMachine(RuleBasedStateMachine):
         self, gateway: str, messages: int, track: bool, key: tuple[int, bool] | None, tries: int, hears: bool
     ) -> None:
         """If it does not hear the answer, the run is there, and nobody relays it before its lease ends."""
+        self.trim()
         here, name = self.gateways[gateway], self.new_name()
         texts = [self.item(k, None).text for k in range(messages)]
         batch = NewRun(
@@ -278,6 +283,13 @@ class AcceptanceMachine(RuleBasedStateMachine):
         assert (outbox.relayed, outbox.accepted) == (run.relayed, len(run.texts))
         self.hold(self.gateways[gateway], outbox)
 
+    @rule()
+    def trim(self) -> None:
+        kept = self.call(self.bench.acceptances.trim())
+        if self.is_bounded:
+            assert kept.bytes <= (self.kept_bytes or 0)
+            assert int(self.call(self.client.hget(redis_keys.OUTBOX, "kept_bytes")) or 0) == kept.bytes
+
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         """Somebody takes back messages that are accepted, relayed or not."""
@@ -335,7 +347,10 @@ class AcceptanceMachine(RuleBasedStateMachine):
             assert (now.announced, now.confirmed, now.total) == (len(run.texts),) * 3
             if run.texts:
                 track = self.call(self.bench.tracker.messages(name, range(len(run.texts))))
-                assert [message and message.text for message in track] == run.texts
+                found = [message and message.text for message in track]
+                if self.is_bounded:
+                    found = [text or given for text, given in zip(found, run.texts, strict=True)]
+                assert found == run.texts
         if self.client is not None:
             self.call(self.client.aclose())
 
@@ -382,7 +397,20 @@ class AcceptanceMachine(RuleBasedStateMachine):
         if key is None or key[0] not in self.keys:
             return None
         other, id = self.keys[key[0]]
+        if self.is_bounded and not self.is_kept(key[0]):
+            run, _, seq = id.rpartition(".")  # of a key of a run, the id is the run's
+            assert self.runs[run or id].relayed > (int(seq) if run else 0)
+            del self.keys[key[0]]
+            return None
         return Exceptional(Verdict.REPLAYED, id) if other == key[1] else Exceptional(Verdict.CONFLICT)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether what is kept for show has a bound."""
+        return self.client is not None and self.kept_bytes is not None
+
+    def is_kept(self, key: int) -> bool:
+        return bool(self.call(self.client.exists(redis_keys.idempotency_key("me", str(key)))))
 
     def backlog(self) -> int:
         return sum(len(run.texts) - run.relayed for run in self.runs.values())

@@ -98,19 +98,19 @@ async def test_a_run_is_accepted_whole(bench: AcceptanceBench, messages: int) ->
     assert await bench.acceptances.take_over(0) is None
 
 
-@pytest.mark.parametrize("bounds", [Bounds(messages=2), Bounds(bytes=2_900)], ids=["messages", "bytes"])
+@pytest.mark.parametrize("bounds", [Bounds(messages=2), Bounds(bytes=5_500)], ids=["messages", "bytes"])
 async def test_the_bounds_count_messages_and_bytes(make: Make, bounds: Bounds) -> None:
     """What would be over one of them is refused, and leaves nothing behind; a confirm makes room."""
     bench = await make(bounds)
     outbox = await bench.acceptances.open("a-run", Lane.BULK)
-    item = Item(NUMBER, "x" * 1_000)
+    item = Item(NUMBER, "x" * 2_000)
     full = {k: Exceptional(Verdict.FULL) for k in range(2)}
     for number, expected in ((1, {}), (2, full)):
         group = Group(number, [item, item], accepted_us=7)
         assert (await bench.acceptances.accept(outbox, group)).exceptions == expected
     large = NewRun(
         run="large",
-        messages=[Message(seq, NUMBER, "x" * 1_000) for seq in range(2)],
+        messages=[Message(seq, NUMBER, "x" * 2_000) for seq in range(2)],
         lane=Lane.BULK,
         track=True,
         accepted_us=7,

@@ -20,6 +20,7 @@ from gateway.acceptance.port import (
     Exceptional,
     Group,
     GroupAnswer,
+    Kept,
     Lease,
     NewRun,
     Outbox,
@@ -128,6 +129,9 @@ class GatedStore:
 
     async def backlog(self) -> tuple[int, int]:
         return await self._store.backlog()
+
+    async def trim(self) -> Kept:
+        return await self._store.trim()
 
 
 class Shared:
