@@ -278,7 +278,9 @@ class RedisAcceptances:
         return Bounds(keeping.bounds.messages, most_bytes, kept_bytes)
 
     async def _kept_bytes(self) -> int:
-        return int(await self._redis.until_answered(partial(self._redis.hget, keys.OUTBOX, "kept_bytes")) or 0)
+        return int(
+            await self._redis.until_answered(partial(self._redis.hget, keys.OUTBOX, "kept_bytes")) or 0
+        )
 
     async def _call(self, script: str, script_keys: list[str], args: list[Any]) -> Any:
         return await self._redis.until_answered(lambda: self._scripts[script](keys=script_keys, args=args))

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from redis.asyncio import Redis
 
 from common import keys
 from common.ledger.redis import RedisLedger
 from common.ledger.values import Outcomes
 from common.messages import Lane, Message, Outcome
-from common.redis import connect_redis
+from common.redis import Client, connect_redis
 from common.settings import load_settings
 from common.tracking.port import Status, Step
 from common.tracking.redis import RedisTracker
@@ -38,7 +37,7 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-async def client(redis_server: RedisServer) -> AsyncIterator[Redis]:
+async def client(redis_server: RedisServer) -> AsyncIterator[Client]:
     redis_server.flush()
     client = await connect_redis(
         load_settings(redis_host=redis_server.host, redis_port=redis_server.port), 10
@@ -81,11 +80,11 @@ def keyed(key: str) -> Item:
     return Item(NUMBER, "text", key=IdempotencyKey("me", key, "request"))
 
 
-async def counted(client: Redis) -> int:
+async def counted(client: Client) -> int:
     return int(await client.hget(keys.OUTBOX, "kept_bytes") or 0)
 
 
-async def test_the_oldest_messages_make_room_and_what_waits_never_does(client: Redis) -> None:
+async def test_the_oldest_messages_make_room_and_what_waits_never_does(client: Client) -> None:
     """Only what RabbitMQ has is removed, the oldest first, with its callback; the ledger still knows its status."""
     gateway = await Gateway.on(await redis_acceptances(client, Bounds(), kept_bytes=2_000))
     for _ in range(6):
@@ -102,7 +101,7 @@ async def test_the_oldest_messages_make_room_and_what_waits_never_does(client: R
     assert (await gateway.bench.ledger.snapshot("singles")).published == 6
 
 
-async def test_texts_of_a_run_make_room_group_by_group(client: Redis) -> None:
+async def test_texts_of_a_run_make_room_group_by_group(client: Client) -> None:
     """Those that are relayed, although the others of the same run still wait; nothing is left in the end."""
     bench = await redis_acceptances(client, Bounds(), kept_bytes=0)
     outbox = await bench.acceptances.accept_run(texts_of("texts", 1_234, track=False))
@@ -119,7 +118,7 @@ async def test_texts_of_a_run_make_room_group_by_group(client: Redis) -> None:
 
 
 @pytest.mark.parametrize("callback", [{}, {"callback_urls": {700: URL}}], ids=["plain", "callback"])
-async def test_records_of_a_run_make_room_group_by_group(client: Redis, callback: dict[str, Any]) -> None:
+async def test_records_of_a_run_make_room_group_by_group(client: Client, callback: dict[str, Any]) -> None:
     """Some in each call, so that no call takes long."""
     bench = await redis_acceptances(client, Bounds(), kept_bytes=0)
     key = IdempotencyKey("me", "key", "request")
@@ -135,7 +134,7 @@ async def test_records_of_a_run_make_room_group_by_group(client: Redis, callback
     assert await counted(client) == 0
 
 
-async def test_idempotency_keys_are_kept_without_number_and_text_and_make_room_too(client: Redis) -> None:
+async def test_idempotency_keys_are_kept_without_number_and_text_and_make_room_too(client: Client) -> None:
     """They hold a fingerprint and an id. When they are gone, the same request is a new one."""
     gateway = await Gateway.on(await redis_acceptances(client, Bounds(), kept_bytes=1_000))
     for key in ("a", "b", "c"):
@@ -148,7 +147,7 @@ async def test_idempotency_keys_are_kept_without_number_and_text_and_make_room_t
     assert (await gateway.accept(keyed("a"), keyed("c"))).exceptions == {1: replayed}
 
 
-async def test_what_has_expired_is_counted_no_longer(client: Redis) -> None:
+async def test_what_has_expired_is_counted_no_longer(client: Client) -> None:
     """Messages after MESSAGE_TTL; those with an idempotency key when the key expires."""
     gateway = await Gateway.on(await redis_acceptances(client, Bounds()))
     await gateway.accept(Item(NUMBER, "text"))
@@ -164,7 +163,7 @@ async def test_what_has_expired_is_counted_no_longer(client: Redis) -> None:
     assert not await client.exists(keys.KEPT)
 
 
-async def test_it_gives_way_when_redis_is_nearly_full_for_another_reason(client: Redis) -> None:
+async def test_it_gives_way_when_redis_is_nearly_full_for_another_reason(client: Client) -> None:
     """Beyond 85 % of maxmemory, the oldest are removed although they are within their own bound."""
     gateway = await Gateway.on(await redis_acceptances(client, Bounds()))
     for _ in range(100):
@@ -198,7 +197,7 @@ async def walk(ledger: RedisLedger, tracker: RedisTracker, run: str, messages: S
     ids=["plain", "callback", "long"],
 )
 async def test_redis_full_of_texts_stops_neither_the_ledger_nor_an_urgent_message(
-    client: Redis, kind: dict[str, str]
+    client: Client, kind: dict[str, str]
 ) -> None:
     """A day's messages at several times what Redis holds, scaled down: it never refuses a call, and never fills up."""
     base = (await client.info("memory"))["used_memory"]
@@ -240,7 +239,7 @@ async def test_redis_full_of_texts_stops_neither_the_ledger_nor_an_urgent_messag
     await tracker.close()
 
 
-async def test_what_filled_redis_before_there_was_a_bound_gives_way_within_a_look(client: Redis) -> None:
+async def test_what_filled_redis_before_there_was_a_bound_gives_way_within_a_look(client: Client) -> None:
     """At its limit, Redis refuses every write; what is kept for show is removed nevertheless."""
     gateway = await Gateway.on(await redis_acceptances(client, Bounds()))
     for _ in range(40):
