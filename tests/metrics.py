@@ -13,6 +13,7 @@ from common.ledger.values import SenderStatus, Snapshot
 from common.messages import Lane
 from common.metrics import new_registry
 from common.settings import Settings
+from gateway.acceptance.port import Kept
 from gateway.api.metrics import GatewayMetrics
 from monitor.metrics import PipelineMetrics
 from sender.metrics import SenderMetrics
@@ -88,6 +89,7 @@ async def everything() -> dict[str, Samples]:
         gateway.accepted(lane)
     gateway.watch_pending(lambda: 4)
     gateway.watch_backlog(lambda: 9)
+    gateway.watch_kept(Kept)
     gateway.watch_events(lambda: 3, {1013: 2})
     await gateway.refresh()
     return {
