@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Runs N local senders, each with its own log in sender_logs/. Starts missing senders, restarts dead ones, and stops
 # surplus ones gracefully. It ends only processes that it started itself.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"   # `sh scale_sender.sh` works, too
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
 
 readonly LOGS=sender_logs MAX_SENDERS=999
+readonly START_S=15   # how long a sender may take to connect before it counts as running
 HOST=$(uname -n)
 
 main() {
@@ -55,7 +57,7 @@ is_our_sender() {
     else
         arguments=$(ps -p "$1" -o args= 2>/dev/null) || return 1
     fi
-    [[ " $arguments " == *" sender.py --name $HOST-$2 "* ]]
+    [[ " $arguments " =~ " sender.py --name "[^\ ]+"-$2 " ]]   # the host may have had another name
 }
 
 stop_above() {
@@ -105,24 +107,35 @@ grace_s() {
 start_up_to() {
     local python=python3 i pid
     [ ! -x .venv/bin/python ] || python=.venv/bin/python
-    local -a started=() failed=()
+    local -a started=() failed=() log_starts=()
     for ((i = 1; i <= $1; i++)); do
         running "$i" >/dev/null && continue
         start "$i" "$python" "${@:2}"
         started+=("$i")
     done
 
-    local deadline=$((SECONDS + 2))   # whole seconds: one to two
-    while ((${#started[@]} && SECONDS < deadline)); do sleep 0.1; done
+    local -a starting=(${started[@]+"${started[@]}"})
+    local deadline=$((SECONDS + START_S))
+    while drop_started && ((${#starting[@]} && SECONDS < deadline)); do sleep 0.1; done
     for i in ${started[@]+"${started[@]}"}; do
         running "$i" >/dev/null && continue
         rm -f "$(pid_file "$i")"
         failed+=("$i")
-        echo "sender $i ended at once: $(tail -n 1 "$(log_file "$i")")" >&2
+        echo "sender $i ended: $(tail -n 1 "$(log_file "$i")")" >&2
     done
     echo "$(($1 - ${#failed[@]})) running, ${#started[@]} of them started now; logs in $LOGS/"
     ((${#failed[@]} == 0))
 }
+
+# Removes senders from `starting` (of start_up_to) that have connected or ended.
+drop_started() {
+    local i
+    for i in "${!starting[@]}"; do
+        if ! running "${starting[i]}" >/dev/null || has_started "${starting[i]}"; then unset "starting[$i]"; fi
+    done
+}
+
+has_started() { grep -q '"event": "sender_started"' < <(tail -c "+${log_starts[$1]}" "$(log_file "$1")"); }
 
 start() {
     local i=$1 python=$2
@@ -130,6 +143,8 @@ start() {
     # A new session, so that closing this terminal, or Ctrl-C in it, does not end the senders.
     local -a detach=(nohup)
     ! command -v setsid >/dev/null || detach=(setsid)
+    touch "$(log_file "$i")"
+    log_starts[i]=$(($(wc -c <"$(log_file "$i")") + 1))
     "${detach[@]}" "$python" sender.py --name "$HOST-$i" "$@" >>"$(log_file "$i")" 2>&1 </dev/null 9>&- &
     echo $! >"$(pid_file "$i")"
 }

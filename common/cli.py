@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -34,12 +35,18 @@ DEFAULT_CONNECT_TIMEOUT_S = 30.0
 BRIEF_CONNECT_TIMEOUT_S = 5.0
 LAST_WORDS_S = 1.5
 
+# The errors of a full disk: the rest of a command's output is lost.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
 
 def run_command(prog: str, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
     """Runs a command's coroutine on uvloop; answers its exit code, or that of its error, which it prints."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    _open_closed_streams()
     try:
-        return uvloop.run(_ended_by_signals(main))
+        code = uvloop.run(_ended_by_signals(main))
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except asyncio.CancelledError:
@@ -47,6 +54,13 @@ def run_command(prog: str, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
     except BrokenPipeError:
         # The rest of the buffer would fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except OSError as error:
+        if error.filename is not None or error.errno not in NO_ROOM:
+            raise
+        # What is left in the buffer would fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"{prog}: can't write to stdout: {error.strerror}", file=sys.stderr)
         return EXIT_FAILED
     except (SmsimError, BaseExceptionGroup) as error:
         known = _known(error)
@@ -84,6 +98,16 @@ async def in_background(work: Callable[[], T]) -> T:
 
     threading.Thread(target=run, daemon=True).start()
     return await asyncio.wrap_future(outcome)
+
+
+def _open_closed_streams() -> None:
+    """Opens /dev/null as stdin, stdout or stderr where it is closed (`<&-`): a socket would get its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            setattr(sys, name, open(opened, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
 
 
 async def _ended_by_signals(main: Callable[[], Coroutine[Any, Any, int]]) -> int:

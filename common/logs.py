@@ -1,5 +1,7 @@
 """Logs: one JSON line an event; phone numbers and texts of messages are masked."""
 
+import contextlib
+import fcntl
 import logging
 import os
 import re
@@ -100,14 +102,55 @@ class _Event:
 
 
 class _Stream(logging.StreamHandler[TextIO]):
-    """Writes to a stream. When its reader is gone (`| head -1`), ends the process as SIGTERM does."""
+    """Writes to a stream. When its reader is gone (`| head -1`), ends the process as SIGTERM does.
+
+    A full disk ends nothing. The first line that cannot be written is reported on stderr.
+    """
+
+    _reported = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name for it
-        if isinstance(sys.exc_info()[1], BrokenPipeError):
+        error = sys.exc_info()[1]
+        if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
             signal.raise_signal(signal.SIGTERM)
-        else:
+        elif not isinstance(error, OSError):
             super().handleError(record)
+        elif not self._reported:
+            self._reported = True
+            with contextlib.suppress(OSError):
+                sys.stderr.write(f"logs can't be written to {self.stream.name}: {error.strerror}\n")
+
+
+class _SharedFile(RotatingFileHandler):
+    """A rotating file that several processes write. One of them rotates it, and the others follow."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILE_BACKUPS, encoding="utf-8")
+        self._folder = os.open(path.parent, os.O_RDONLY)  # its lock needs no file of its own
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fcntl.flock(self._folder, fcntl.LOCK_EX)
+        try:
+            self._follow()
+            super().emit(record)
+        finally:
+            fcntl.flock(self._folder, fcntl.LOCK_UN)
+
+    def _follow(self) -> None:
+        """Opens the file anew if another process has rotated it."""
+        with contextlib.suppress(FileNotFoundError):
+            if self.stream and os.path.samestat(os.stat(self.baseFilename), os.fstat(self.stream.fileno())):
+                return
+        if self.stream:
+            self.stream.close()
+        self.stream = self._open()
+
+    def close(self) -> None:
+        super().close()
+        if self._folder >= 0:
+            os.close(self._folder)
+            self._folder = -1
 
 
 def configure_logs(
@@ -115,16 +158,13 @@ def configure_logs(
 ) -> None:
     """Sends all logs as JSON lines to a stream (stdout unless given) and, if asked, to a rotating file too.
 
-    The file rotates at 10 MiB; five older files are kept. Raises UsageError if it can't be opened.
+    The file rotates at 10 MiB; five older files are kept. Several processes may share it. Raises UsageError if it can't
+    be opened.
     """
     handlers: list[logging.Handler] = [_Stream(stream or sys.stdout)]
     if log_file is not None:
         try:
-            handlers.append(
-                RotatingFileHandler(
-                    log_file, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILE_BACKUPS, encoding="utf-8"
-                )
-            )
+            handlers.append(_SharedFile(log_file))
         except OSError as error:
             raise UsageError(f"LOG_FILE={log_file}: can't be opened: {error.strerror}") from None
     formatter = MaskedJsonFormatter(

@@ -255,3 +255,44 @@ def test_subparsers_take_what_any_python_hands_to_them(capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         made.parse_args(["--coun", "1"])
     assert capsys.readouterr().err == "prog job: unrecognized arguments: --coun 1 (--help shows the usage)\n"
+
+
+PRINTS = """
+import socket, sys
+from common.cli import run_command
+
+async def main():
+    one = socket.socket()
+    assert one.fileno() > 2, one
+    print("done", flush=True)
+    return 0
+
+sys.exit(run_command("a-command", main))
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_error(closed: str) -> None:
+    """As cron lines and daemons start programs. A socket with the number of a standard stream would end libuv."""
+    ended = subprocess.run(
+        ["bash", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, PRINTS],
+        capture_output=True,
+        cwd=ROOT,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_a_full_disk_is_one_line() -> None:
+    """The result is lost, so the command fails."""
+    ended = subprocess.run(
+        ["bash", "-c", 'exec "$0" -c "$1" >/dev/full', sys.executable, PRINTS],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == "a-command: can't write to stdout: No space left on device\n"

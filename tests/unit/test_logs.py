@@ -1,8 +1,12 @@
 """common/logs.py: one JSON line an event, numbers and texts masked, a rotating file."""
 
+import contextlib
 import io
 import json
 import logging
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -16,6 +20,7 @@ from common.messages import Message
 
 pytestmark = pytest.mark.usefixtures("process_as_before")
 
+ROOT = Path(__file__).parents[2]
 NUMBER = "+358401234567"
 log = logging.getLogger("tests.unit")
 
@@ -158,6 +163,36 @@ def test_a_log_file_turns_over(tmp_path: Path) -> None:
     assert files == ["sms.log", *(f"sms.log.{k}" for k in range(1, 6))]
     kept = [json.loads(line)["k"] for file in reversed(files) for line in (tmp_path / file).open()]
     assert kept == list(range(100 - len(kept), 100))
+
+
+WRITER = """
+import logging, sys
+from pathlib import Path
+import common.logs
+common.logs.LOG_FILE_BYTES = 40_000
+common.logs.configure_logs("a", "INFO", Path(sys.argv[1]), open("/dev/null", "w"))
+for k in range(200):
+    logging.getLogger("w").info("line", extra={"writer": sys.argv[2], "k": k})
+"""
+
+
+def test_processes_share_a_log_file(tmp_path: Path) -> None:
+    """LOG_FILE stands in .env, which all services read. No line is lost when one of them rotates the file."""
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "sms.log")]
+    writers = [subprocess.Popen([*command, str(writer)], cwd=ROOT) for writer in range(4)]
+    assert [writer.wait(60) for writer in writers] == [0] * 4
+    lines = [json.loads(line) for file in tmp_path.iterdir() for line in file.open()]
+    assert len(list(tmp_path.iterdir())) >= 3
+    assert Counter(line["writer"] for line in lines) == {str(writer): 200 for writer in range(4)}
+
+
+def test_a_full_disk_is_reported_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """The process goes on, without a traceback for each line."""
+    with contextlib.suppress(OSError), Path("/dev/full").open("w") as full:  # closing it fails too
+        configure_logs("a-service", "INFO", stream=full)
+        log.info("one")
+        log.info("two")
+    assert capsys.readouterr().err == "logs can't be written to /dev/full: No space left on device\n"
 
 
 @pytest.mark.parametrize("where", ["no/such/folder/sms.log", "."])
