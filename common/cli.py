@@ -35,6 +35,8 @@ DEFAULT_CONNECT_TIMEOUT_S = 30.0
 BRIEF_CONNECT_TIMEOUT_S = 5.0
 LAST_WORDS_S = 1.5
 
+LONGEST_NAME = 100
+
 # The errors of a full disk: the rest of a command's output is lost.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
@@ -70,9 +72,9 @@ def run_command(prog: str, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
         return EXIT_USAGE if isinstance(known, UsageError) else EXIT_FAILED
 
 
-def say(line: str) -> None:
-    """Prints a line on stderr, which may hold something from a file: what is not printable is escaped."""
-    print(printable(line), file=sys.stderr)
+def say(text: str) -> None:
+    """Prints on stderr what may hold something from a file or a server: what is not printable is escaped."""
+    print("\n".join(printable(line) for line in text.split("\n")), file=sys.stderr)
 
 
 def printable(text: str) -> str:
@@ -235,6 +237,13 @@ def whole(low: int, high: int | None = None) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def sender_name(text: str) -> str:
+    """The type of an argument that names a sender."""
+    if not (1 <= len(text) <= LONGEST_NAME and text.isprintable()):
+        raise argparse.ArgumentTypeError(f"a name is 1 to {LONGEST_NAME} printable characters")
+    return text
 
 
 def run_id(text: str) -> str:

@@ -5,7 +5,9 @@ from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
+from common.cli import printable
 from common.counters import COUNTERS
 from common.ledger.values import Snapshot
 from common.statistics import Statistics, statistics
@@ -56,7 +58,11 @@ def _senders(now: Snapshot) -> Table:
         table.add_column(justify="right")
     shares = sorted(now.senders.items(), key=lambda item: -item[1].sent - item[1].failed)
     for name, status in shares[:SENDERS_SHOWN]:
-        table.add_row(name, f"{status.sent + status.failed:,} settled", f"{status.in_flight:,} in flight")
+        table.add_row(
+            Text(printable(name)),
+            f"{status.sent + status.failed:,} settled",
+            f"{status.in_flight:,} in flight",
+        )
     if len(shares) > SENDERS_SHOWN:
         table.add_row(f"and {len(shares) - SENDERS_SHOWN} more", "", "")
     return table

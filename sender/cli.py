@@ -11,6 +11,7 @@ from common.cli import (
     add_connect_timeout,
     number,
     run_command,
+    sender_name,
     settle_down,
     stop_on_signals,
     warn_of_near_misses,
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None, prog: str = "sender.py") -> int:
 def _parser(prog: str) -> Parser:
     parser = Parser(prog, "Consumes messages, sends them through the provider and records the outcomes.")
     name = f"{socket.gethostname()}-{os.getpid()}"
-    parser.add_argument("--name", default=name, help="its name in the statistics")
+    parser.add_argument("--name", type=sender_name, default=name, help="its name in the statistics")
     parser.add_argument("--concurrency", type=whole(1), help="sends in flight at most (SENDER_CONCURRENCY)")
     parser.add_argument("--mean-processing-time", type=number(0), help="seconds (MEAN_PROCESSING_TIME)")
     parser.add_argument("--failure-rate", type=number(0, 1), help="share of sends that fail (FAILURE_RATE)")

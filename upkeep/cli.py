@@ -21,8 +21,10 @@ from common.cli import (
     EXIT_FAILED,
     Parser,
     add_connect_timeout,
+    printable,
     run_command,
     run_id,
+    say,
     warn_of_near_misses,
     whole,
 )
@@ -113,7 +115,7 @@ def audit_main(argv: list[str] | None = None, prog: str = "smsim audit") -> int:
         if args.json:
             _print(result.as_json())
         else:
-            print("\n".join(report(result)), flush=True)
+            print("\n".join(map(printable, report(result))), flush=True)
         return EXIT_DONE if result.right else EXIT_FAILED
 
     return run_command(prog, run)
@@ -210,6 +212,6 @@ def _print_what_stays(found: Found, queue: str) -> None:
     }
     for why, messages in reasons.items():
         if messages:
-            print(f"{queue}: {messages:,} messages {why}", file=sys.stderr)
+            say(f"{queue}: {messages:,} messages {why}")
     for why, bodies in found.unusable.items():
-        print(f"{queue}: {bodies:,} bodies can't be replayed and stay: {why}", file=sys.stderr)
+        say(f"{queue}: {bodies:,} bodies can't be replayed and stay: {why}")
