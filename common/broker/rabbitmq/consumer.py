@@ -72,7 +72,7 @@ class RabbitSubscription:
         if self._closed:
             return
         over = await open_channel(connection)
-        await declare(over, self._queue)
+        over = await declare(over, self._queue)
         self._move_to(over.channel)
         self._look_later()
 

@@ -126,7 +126,7 @@ class Publisher:
                 return
             try:
                 async with self._other_channel() as over:
-                    await declare(over, queue)
+                    (await declare(over, queue)).close()
             except Unavailable as error:
                 raise PublishFailed(str(error)) from None
             self._declared.add(queue.name)
@@ -157,7 +157,7 @@ class Publisher:
     async def _on_up(self, connection: AsyncioConnection) -> None:
         over = await open_channel(connection)
         for queue in self._standing:
-            await declare(over, queue)
+            over = await declare(over, queue)
         self._confirms.fail_all("the connection to RabbitMQ was lost before the confirm")
         self._declared.clear()
         self._templates.clear()

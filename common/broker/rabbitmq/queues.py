@@ -6,12 +6,12 @@ from typing import Any
 
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 from pika.frame import Method
-from pika.spec import NOT_FOUND, PRECONDITION_FAILED
+from pika.spec import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED
 
-from common.broker.rabbitmq.opening import OpenChannel
+from common.broker.rabbitmq.opening import OpenChannel, open_channel
 from common.broker.rabbitmq.refusals import channel_error, gone, words_of
 from common.broker.topology import Queue
-from common.errors import Refused
+from common.errors import Refused, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,23 @@ class QueueStatus:
     consumers: int
 
 
-async def declare(over: OpenChannel, queue: Queue) -> None:
-    """Declares a durable queue. Raises Refused, as where it exists with other arguments, or Unavailable."""
+async def declare(over: OpenChannel, queue: Queue) -> OpenChannel:
+    """Declares a durable queue, or finds it there if the user has no permission to declare it.
+
+    Returns an open channel: `over`, or a new one, because RabbitMQ closes the channel of a refused declare.
+
+    Raises:
+        Refused: The queue exists with other arguments, for one.
+        Unavailable: RabbitMQ is away, or the queue is not there yet and the user may not declare it.
+    """
     answer = await _declare(over, queue.name, durable=True, arguments=queue.arguments)
     if isinstance(answer, QueueStatus):
-        return
+        return over
+    if _code(answer) == ACCESS_REFUSED:
+        over = await open_channel(over.channel.connection)
+        if await status_of(over, queue.name) is None:
+            raise Unavailable(f"there is no queue {queue.name} yet: a sender declares it ({words_of(answer)})")
+        return over
     if _code(answer) == PRECONDITION_FAILED and "inequivalent arg" in words_of(answer):
         raise Refused(
             f"queue {queue.name} exists with other arguments than it gets with QUEUE_TYPE="
