@@ -153,7 +153,7 @@ async def test_a_body_over_the_size_limit_is_refused_and_no_other(rabbit_server:
 
 
 async def test_no_permission_is_refused_in_rabbitmqs_words(rabbit_server: RabbitServer) -> None:
-    """A publish is not repeated for ever, nor a queue declared."""
+    """A publish is not repeated for ever, nor a consumer started."""
     with user_in_a_vhost(rabbit_server) as settings:
         vhost, user = settings.rabbitmq_vhost, settings.rabbitmq_user
         # Without a dead letter exchange, to which RabbitMQ would want the same permission.
@@ -168,10 +168,27 @@ async def test_no_permission_is_refused_in_rabbitmqs_words(rabbit_server: Rabbit
             async with asyncio.timeout(60):
                 with pytest.raises(Refused, match="refuses to consume queue sms_queue: ACCESS_REFUSED"):
                     await subscription.take()
+
+
+async def test_a_queue_that_may_not_be_declared_is_used_once_it_is_there(rabbit_server: RabbitServer) -> None:
+    """A user without `configure` waits for a sender's declaration, and says so."""
+    with user_in_a_vhost(rabbit_server) as settings:
+        vhost, user = settings.rabbitmq_vhost, settings.rabbitmq_user
+        await (await connect_broker(settings, "test", 60)).close()
         await ctl(rabbit_server, "set_permissions", "-p", vhost, user, "^$", ".*", ".*")
+        async with started(settings, Timing()) as broker:
+            await broker.publish(BATCH, Lane.BULK)
+            subscription = await broker.subscribe(Lane.BULK, 10)
+            async with asyncio.timeout(60):
+                (delivery,) = await subscription.take()
+            delivery.ack()
+            with pytest.raises(PublishFailed, match=r"no queue sms_queue\.failed yet: .*ACCESS_REFUSED"):
+                await broker.park(BATCH, Lane.BULK)
         other = settings.model_copy(update={"queue_name": "another"})
-        with pytest.raises(Refused, match=r"refuses to declare queue another\.\S+: ACCESS_REFUSED"):
-            await connect_broker(other, "test", 3600)
+        with pytest.raises(
+            Unavailable, match=r"no queue another\.\S+ yet: a sender declares it .*ACCESS_REFUSED"
+        ):
+            await connect_broker(other, "test", 1)
 
 
 async def test_a_consumer_that_rabbitmq_takes_away_has_a_reason(

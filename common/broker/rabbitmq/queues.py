@@ -40,7 +40,9 @@ async def declare(over: OpenChannel, queue: Queue) -> OpenChannel:
     if _code(answer) == ACCESS_REFUSED:
         over = await open_channel(over.channel.connection)
         if await status_of(over, queue.name) is None:
-            raise Unavailable(f"there is no queue {queue.name} yet: a sender declares it ({words_of(answer)})")
+            raise Unavailable(
+                f"there is no queue {queue.name} yet: a sender declares it ({words_of(answer)})"
+            )
         return over
     if _code(answer) == PRECONDITION_FAILED and "inequivalent arg" in words_of(answer):
         raise Refused(
