@@ -25,7 +25,7 @@ _NAME = re.compile(r"[A-Za-z_-]{1,30}")
 
 def field_errors(
     value: Any,
-    kind: type[Any],
+    kind: Any,
     where: str,
     checks: Mapping[str, Check] | None = None,
     strict: bool = True,
