@@ -30,6 +30,7 @@ def number_column(columns: list[str], named: str | None) -> int | None:
     else:
         found = [i for i, column in enumerate(columns) if _NUMBER_NAME.fullmatch(plain(column))]
     if len(found) > 1:
+        refuse_repeated([columns[i] for i in found])
         names = listed((columns[i] for i in found), last=" and ")
         raise UsageError(f"columns {names} may all hold phone numbers: choose one with --number-column")
     return found[0] if found else None

@@ -32,9 +32,15 @@ _OTHER_KINDS = {
     b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it first",
     b"%PDF-": f"a PDF document: {_SAVE_AS} from the program that made it",
     b"{\\rtf": f"a text document (RTF): {_SAVE_AS} from a spreadsheet",
+    b"PAR1": f"a Parquet file: {_SAVE_AS}",
+    b"BEGIN:VCARD": "vCard: export the contacts as CSV",
+    b"\xff\xfe\0\0": f"UTF-32: {_SAVE_AS}",
+    b"\0\0\xfe\xff": f"UTF-32: {_SAVE_AS}",
     b"SQLite format 3\0": f"an SQLite database: export the table and {_SAVE_AS}",
 }
-_MARKUP = re.compile(rb"\s*<(?:!doctype|html|\?xml|table)", re.IGNORECASE)
+_MARKUP = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:<(?:!doctype|html|\?xml|table)|\[\s*[{\[]|\{\s*\")", re.IGNORECASE
+)
 
 
 class ContactsFile:
@@ -86,9 +92,7 @@ class ContactsFile:
             if head.startswith(begins):
                 raise UsageError(f"{self.name}: no CSV file, but {kind}")
         if _MARKUP.match(head):
-            raise UsageError(
-                f"{self.name}: no CSV file, but a web page or XML: {_SAVE_AS} from a spreadsheet"
-            )
+            raise UsageError(f"{self.name}: no CSV file, but a web page, XML or JSON: {_SAVE_AS}")
         if head.startswith((b"\xff\xfe", b"\xfe\xff")):
             return "utf-16"
         if _is_utf16(head):

@@ -75,6 +75,7 @@ class ContactsReader:
         with _about(file):
             self._table, self._number = _chosen(tables, options)
             self._text_column = text_column(self._table.columns) if options.text is None else None
+        self._width = len(self._table.columns)
         self._template = Template(options.text or "", self._table.columns)
 
     def rows(self, but: Iterable[int] = ()) -> Iterator[Row | BadRow]:
@@ -98,26 +99,27 @@ class ContactsReader:
 
     def _row(self, line: int, cells: list[str]) -> Row | None:
         """The message of a row; None if the row is blank. Raises ValueError with the reason if it is bad."""
-        columns = self._table.columns
-        if len(cells) != len(columns):
-            if any(cell.strip() for cell in cells[len(columns) :]):
-                raise ValueError(
-                    f"more cells than the header: quote what holds a {self._table.delimiter_name}"
-                )
-            cells += [""] * (len(columns) - len(cells))
+        if len(cells) != self._width:
+            self._fit(cells)
         written = cells[self._number]
-        if not written or is_blank(written):
-            if all(map(is_blank, cells)):
-                return None
-            raise ValueError("no number")
         try:
             number = normalise(written, self._numbers)
         except ValueError as error:
-            raise ValueError(f"number: {error}") from None
+            if not is_blank(written):
+                raise ValueError(f"number: {error}") from None
+            if all(map(is_blank, cells)):
+                return None
+            raise ValueError("no number") from None
         if self._text_column is None:
             return Row(line, number, _text(self._template.fill(cells)))
         text = _text(cells[self._text_column].strip())
-        return Row(line, number, text, has_placeholder(text, columns))
+        return Row(line, number, text, has_placeholder(text, self._table.columns))
+
+    def _fit(self, cells: list[str]) -> None:
+        """Adds the cells that a row lacks. Raises ValueError if it has more than the header has columns."""
+        if not all(map(is_blank, cells[self._width :])):
+            raise ValueError(f"more cells than the header: quote what holds a {self._table.delimiter_name}")
+        cells += [""] * (self._width - len(cells))
 
 
 def _chosen(tables: list[Table], options: Options) -> tuple[Table, int]:

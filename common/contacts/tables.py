@@ -8,7 +8,7 @@ from io import TextIOBase
 
 from common.contacts.files import ContactsFile
 from common.errors import UsageError
-from common.sms.characters import cleaned, named
+from common.sms.characters import cleaned, is_blank, named
 
 # In the order in which they are tried, with their names.
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
@@ -94,7 +94,7 @@ class Table:
         for _, cells in self._all_rows(None):
             if _has_content(cells):
                 columns = [cleaned(cell) for cell in cells]
-                while not columns[-1]:
+                while columns and not columns[-1]:
                     del columns[-1]
                 return columns
         raise UsageError(
@@ -151,4 +151,4 @@ def _is_like_a_number(cell: str) -> bool:
 
 
 def _has_content(cells: list[str]) -> bool:
-    return any(cell.strip() for cell in cells)
+    return not all(map(is_blank, cells))

@@ -10,13 +10,14 @@ from common.sms.characters import is_blank
 
 _TOKEN = re.compile(r"\{(?P<column>[^{}]*)\}|(?P<double>\{\{|\}\})|(?P<stray>[{}])")
 
-# How other programs write a placeholder. `${name}` is not among them: it may be an amount of money.
+# How other programs write a placeholder: all of it in the first group, the column in another. They may overlap, as in
+# "50% off, %name%". `${price}` is ours: an amount in dollars.
 _FOREIGN = re.compile(
-    r"(?<!\{)\{\{([^{}]+)\}\}(?!\})|\(\(([^()]+)\)\)|\[\[?([^\[\]]+)\]\]?|<<?([^<>]+)>>?"
-    r"|%([^%]+)%|\*\|([^|]+)\|\*|«([^«»]+)»"
+    r"(?=((?<!\{)\{\{([^{}]+)\}\}(?!\})|\(\(([^()]+)\)\)|\[\[?([^\[\]]+)\]\]?|<<?([^<>]+)>>?"
+    r"|%([^%]+)%|#([^#]+)#|\*\|([^|]+)\|\*|«([^«»]+)»|\$([^\W\d]\w*)))"
 )
-_OURS = re.compile(r"\{([^{}]+)\}")
-_MARK = re.compile(r"[{(\[<%*«]")
+_OURS = re.compile(r"(?=(\{([^{}]+)\}))")
+_MARK = re.compile(r"[{(\[<%#*«$]")
 # What a spreadsheet exports for a formula that failed, and for a column that is too narrow.
 _FAILED_FORMULA = re.compile(r"#(?:N/A|REF!|VALUE!|NAME\?|DIV/0!|NULL!|NUM!|SPILL!|CALC!|#+)")
 
@@ -94,10 +95,11 @@ class _Named:
 
 
 def _named(pattern: re.Pattern[str], text: str, columns: list[str]) -> _Named | None:
-    by_name = {plain(column): column for column in columns if column}
-    for found in pattern.finditer(text):
-        if found.lastindex and (column := by_name.get(plain(found[found.lastindex]))):
-            return _Named(found[0], column)
+    by_name = {plain(column): column for column in columns if plain(column)}
+    for written, *names in pattern.findall(text):
+        name = next(filter(None, names)).rpartition(".")[2]  # {{contact.name}}
+        if column := by_name.get(plain(name)):
+            return _Named(written, column)
     return None
 
 
@@ -112,7 +114,7 @@ def _pieces(text: str, columns: list[str]) -> Iterator[_Piece]:
             literal += token["double"][0]
             continue
         column = token["column"]
-        if column not in columns:
+        if not column or column not in columns:
             raise UsageError(f"--text: no column {{{column}}}: the file has {listed(columns)}")
         yield _Piece(literal, column)
         literal = ""

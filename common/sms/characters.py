@@ -31,7 +31,7 @@ def cleaned(pasted: str) -> str:
 
 def is_blank(text: str) -> bool:
     """Whether there is nothing to see in a text."""
-    return not text or _BLANK.fullmatch(text) is not None
+    return not "!" <= text[:1] <= "~" and _BLANK.fullmatch(text) is not None
 
 
 def named(character: str) -> str:

@@ -190,6 +190,9 @@ def test_a_header_with_several_delimiters_has_the_one_that_gives_a_number_column
         (b"(\xb5/\xfd", "zstd"),
         (b"%PDF-1.7", "PDF"),
         (b"\n<!DOCTYPE html><table>", "web page"),
+        (b'\xef\xbb\xbf[\n {"number": ', "JSON"),
+        (b"BEGIN:VCARD\r\n", "vCard"),
+        ("number".encode("utf-32"), "UTF-32"),
         ("number,name\n+358401234567,Ann\n".encode("utf-16-le"), "UTF-16 without a byte order mark"),
     ],
 )
@@ -254,11 +257,13 @@ def test_a_pipe_is_read_once_and_its_messages_many_times(tmp_path: Path) -> None
         (" \n\n", "the file is empty: it needs a header with a column named number or phone"),
         ("\ufeff", "the file is empty: it needs a header with a column named number or phone"),
         ("sep=;\n", "the file is empty: it needs a header with a column named number or phone"),
+        ("\u200b,'\nx\n", NO_COLUMN),
         ("number,name\n", "no contact to send to: it has no rows"),
         ("number\n\n\n", "no contact to send to: it has no rows"),
         ("number\n\n12\n", f"no contact to send to: line 3: {NO_PLUS}"),
         (f"name,numbers\nAnn,{A}\n", NO_COLUMN),
         (f"number,name,name\n{A},Ann,Bob\n", "column name is twice in the header"),
+        (f"number,number\n{A},{B}\n", "column number is twice in the header"),
         (f'number,name\n{A},"Ann\n', "line 2: the quote that opens a cell is never closed"),
         (
             f'number,name\n{A},"Ann\n{B},"Bob"\n',
