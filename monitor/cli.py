@@ -21,7 +21,8 @@ from common.settings import Settings, load_settings
 from common.statistics import statistics
 from common.stores import connect_stores
 from monitor.metrics import PipelineMetrics
-from monitor.service import log_statistics, show_live
+from monitor.rejected import RejectedQueue
+from monitor.service import Complete, as_it_is, log_statistics, show_live
 
 
 def main(argv: list[str] | None = None, prog: str = "monitor.py") -> int:
@@ -49,23 +50,31 @@ def main(argv: list[str] | None = None, prog: str = "monitor.py") -> int:
 
 
 async def _watch(args: argparse.Namespace, settings: Settings) -> int:
-    async with await connect_stores(settings, args.connect_timeout) as stores:
+    async with (
+        await connect_stores(settings, args.connect_timeout) as stores,
+        RejectedQueue(settings) as rejected,
+    ):
         ledger = stores.ledger
+        complete = as_it_is if args.run else rejected.complete
         if args.once:
-            print(json.dumps(statistics(await ledger.snapshot(args.run)).as_json()), flush=True)
+            now = await complete(await ledger.snapshot(args.run))
+            print(json.dumps(statistics(now).as_json()), flush=True)
         elif args.live:
             stop = stop_on_signals()
-            await end_soon_after(stop, show_live(ledger, args.run, stop))
+            await end_soon_after(stop, show_live(ledger, args.run, stop, complete=complete))
         else:
-            await _log(ledger, args.run, settings)
+            await _log(ledger, args.run, settings, complete)
     return 0
 
 
-async def _log(ledger: Reports, run: str | None, settings: Settings) -> None:
+async def _log(ledger: Reports, run: str | None, settings: Settings, complete: Complete) -> None:
     """Logs the statistics and serves them as metrics. Metrics are of all runs, so a monitor of one run has none."""
     metrics, stop = PipelineMetrics(), stop_on_signals()
     if run is not None:
         settings = settings.model_copy(update={"metrics_port": None})
     async with metrics_served(settings, new_registry("monitor", metrics)):
-        job = log_statistics(ledger, run, settings.monitor_update_interval, stop, metrics.update)
+        interval_s = settings.monitor_update_interval
+        job = log_statistics(
+            ledger, run, interval_s, stop=stop, on_snapshot=metrics.update, complete=complete
+        )
         await end_soon_after(stop, job)

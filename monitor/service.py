@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -36,12 +36,23 @@ class Timing:
 TIMING = Timing()
 
 
+Complete = Callable[[Snapshot], Awaitable[Snapshot]]
+"""Adds to a snapshot what the ledger does not know."""
+
+
+async def as_it_is(now: Snapshot) -> Snapshot:
+    """Adds nothing."""
+    return now
+
+
 async def log_statistics(
     ledger: Reports,
     run: str | None,
     interval_s: float,
     stop: asyncio.Event,
+    *,
     on_snapshot: Callable[[Snapshot], None] = lambda _: None,
+    complete: Complete = as_it_is,
 ) -> None:
     """Logs one JSON line each interval until `stop` is set, then a last one. `on_snapshot` gets each snapshot."""
     before: Snapshot | None = None
@@ -52,6 +63,7 @@ async def log_statistics(
             lost = {"published_before": before.published, "settled_before": before.settled}
             log.warning("ledger_lost_writes", extra={**lost, "advice": "run smsim audit"})
         on_snapshot(now)
+        now = await complete(now)
         beat(interval_s)
         of_run = {"run": run} if run else {}
         log.info("statistics", extra={**of_run, **statistics(now, before).as_json()})
@@ -64,8 +76,10 @@ async def show_live(
     ledger: Reports,
     run: str | None,
     stop: asyncio.Event,
+    *,
     console: Console | None = None,
     timing: Timing = TIMING,
+    complete: Complete = as_it_is,
 ) -> None:
     """Redraws the view until `stop` is set, then a last time."""
     title = f"run {run}" if run else "all runs"
@@ -76,7 +90,7 @@ async def show_live(
             stopping = await _stopped_within(stop, timing.redraw_s if recent.begun else 0)
             recent.begun = True
             with contextlib.suppress(UnknownRun):
-                now = await ledger.snapshot(run)
+                now = await complete(await ledger.snapshot(run))
                 before = None if stopping else recent.before(now)
                 live.update(picture(now, before, title), refresh=True)
 

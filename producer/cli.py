@@ -92,7 +92,8 @@ def _parser(prog: str) -> Parser:
         "--rate",
         type=number(*RATES_PER_S),
         metavar="R",
-        help="publish R messages a second, however full the queue is; unless given, as fast as possible",
+        help="publish R messages a second, however full the queue is; unless given, as fast as possible,"
+        " and with --resume at the rate of the run",
     )
     parser.add_argument(
         "--wait", action="store_true", help="follow the run until every message is sent or failed"
@@ -114,14 +115,20 @@ async def _produce(args: argparse.Namespace, settings: Settings, source: Source 
         run = args.resume or args.run or new_run_id()
         try:
             if source is None:
-                job = await producer.resume(run, args.batch_size)
+                job = await producer.resume(run, args.batch_size, args.rate)
             else:
                 lane = Lane.URGENT if args.urgent else Lane.BULK
                 job = await producer.begin(
-                    Job(run=run, source=source, batch_size=settings.batch_size, lane=lane),
+                    Job(
+                        run=run,
+                        source=source,
+                        batch_size=settings.batch_size,
+                        lane=lane,
+                        rate_per_s=args.rate,
+                    ),
                     source.recipe(settings.batch_size, lane),
                 )
-            report = await producer.publish(job, Pace(args.rate) if args.rate else None)
+            report = await producer.publish(job, Pace(job.rate_per_s) if job.rate_per_s else None)
         except BaseException:
             await producer.leave(run)
             raise
@@ -148,12 +155,12 @@ class Producer:
 
     async def begin(self, job: Job, recipe: Recipe) -> Job:
         """Opens the run in the ledger. Raises RunExists."""
-        text = recipe_text(msgspec.structs.replace(recipe, queue=self._queue))
+        text = recipe_text(msgspec.structs.replace(recipe, queue=self._queue, rate_per_s=job.rate_per_s))
         await self._ledger.begin(job.run, text, job.source.count, self._name)
         return job
 
-    async def resume(self, run: str, batch_size: int | None = None) -> Job:
-        """Takes over a run; the job is what is left of it, in its batch size unless another is given.
+    async def resume(self, run: str, batch_size: int | None = None, rate_per_s: float | None = None) -> Job:
+        """Takes over a run; the job is what is left of it, in its batch size and at its rate unless others are given.
 
         Raises UnknownRun, RunBusy, UsageError.
         """
@@ -168,6 +175,7 @@ class Producer:
             lane=recipe.lane,
             first=found.confirmed,
             simulated=recipe.simulated,
+            rate_per_s=rate_per_s or recipe.rate_per_s,
         )
 
     async def leave(self, run: str) -> None:

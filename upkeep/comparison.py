@@ -1,4 +1,8 @@
-"""Compares the open messages of some runs with the bodies in the queues, and repairs what is in no queue."""
+"""Compares the open messages of some runs with the bodies in the queues, and repairs what is in no queue.
+
+RabbitMQ itself moves a body to the rejected queue where a policy of its operator says so (message-ttl, max-length,
+delivery-limit). Its messages are not lost: `smsim replay --rejected` sends them.
+"""
 
 import asyncio
 import json
@@ -8,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.broker.port import Broker
+from common.broker.topology import Topology
 from common.errors import BadBody, UnknownRun
 from common.ledger.port import Ledger
 from common.ledger.values import Publication
@@ -83,6 +88,7 @@ class Comparison:
         self._by_name = by_name
         self._timing = timing
         self._queues = InQueues()
+        self._rejected = InQueues()
         self._publications: dict[str, Publication] = {}
 
     async def compare(self, before_repair: bool) -> None:
@@ -90,6 +96,7 @@ class Comparison:
         await self._look()
         self._result.bodies_in_queues = self._queues.bodies
         self._result.unusable_bodies = self._queues.unusable
+        self._result.rejected_bodies = self._rejected.bodies
         for found in self._result.runs:
             await self._unless_gone(found, self._begin(found))
         if any(found.missing for found in self._result.runs):
@@ -105,8 +112,9 @@ class Comparison:
             await self._unless_gone(found, self._repair(found))
 
     async def _look(self) -> None:
-        async for _, body in self._broker.peek():
-            self._queues.add(body)
+        rejected = Topology(self._queue).rejected.name
+        async for queue, body in self._broker.peek():
+            (self._rejected if queue == rejected else self._queues).add(body)
 
     async def _look_again(self, after_s: float) -> None:
         await asyncio.sleep(after_s)
@@ -134,16 +142,20 @@ class Comparison:
         await self._count(found)
 
     async def _count(self, found: RunAudit) -> None:
-        found.missing = 0
-        async for seqs in self._missing(found):
-            found.missing += seqs.size
+        found.missing = found.rejected = 0
+        async for seqs in self._unqueued(found):
+            rejected = int(self._rejected.seen.has(found.run, seqs).sum())
+            found.rejected += rejected
+            found.missing += seqs.size - rejected
 
     async def _repair(self, found: RunAudit) -> None:
         if found.queue != self._queue and not (self._by_name and found.queue is None):
             return
-        async for seqs in self._missing(found):
-            await self._ledger.settle(found.run, failed(seqs))
-            found.repaired += seqs.size
+        async for seqs in self._unqueued(found):
+            missing = seqs[~self._rejected.seen.has(found.run, seqs)]
+            if missing.size:
+                await self._ledger.settle(found.run, failed(missing))
+                found.repaired += missing.size
         publication = self._publications[found.run]
         # A run that can be resumed, or whose total is not known, is given up only by name.
         give_up = self._by_name if found.unfinished else publication.confirmed < publication.total
@@ -151,9 +163,10 @@ class Comparison:
             await self._ledger.close_run(found.run)
             found.unfinished = False
 
-    async def _missing(self, found: RunAudit) -> AsyncIterator[Seqs]:
-        """The open messages that are in no queue. Of a run that can be resumed, those that were confirmed, unless the
-        user has named the run.
+    async def _unqueued(self, found: RunAudit) -> AsyncIterator[Seqs]:
+        """The open messages that are in no lane and no retry queue.
+
+        Of a run that can be resumed, those that were confirmed, unless the user has named the run.
         """
         if found.queue not in (None, self._queue):
             return
@@ -161,9 +174,9 @@ class Comparison:
         confirmed = self._publications[found.run].confirmed
         async for seqs in self._ledger.unsettled(found.run):
             candidates = seqs[seqs < confirmed] if only_confirmed else seqs
-            missing = candidates[~self._queues.seen.has(found.run, candidates)]
-            if missing.size:
-                yield missing
+            unqueued = candidates[~self._queues.seen.has(found.run, candidates)]
+            if unqueued.size:
+                yield unqueued
 
 
 def _recipe(publication: Publication) -> dict[str, Any]:

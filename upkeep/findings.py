@@ -24,6 +24,7 @@ class RunAudit:
         differences: The counters that differ from the states of the messages.
         moving: Whether the counters changed during the count, so that nothing could be compared.
         missing: Messages that are neither sent nor failed, and in no queue.
+        rejected: Messages that are neither sent nor failed, and in the rejected queue only.
         repaired: Messages that were missing and are now settled as failed.
         unfinished: Whether its producer ended before all was published, and another can resume it.
         by_gateway: Whether only a gateway can resume it.
@@ -40,6 +41,7 @@ class RunAudit:
     moving: bool = False
     retried: int = 0
     missing: int = 0
+    rejected: int = 0
     repaired: int = 0
     unfinished: bool = False
     by_gateway: bool = False
@@ -59,6 +61,7 @@ class Audit:
         not_at_rest: Why the queues were not compared; empty if they were.
         bodies_in_queues: Bodies in the lanes and the retry queues.
         unusable_bodies: Those of them that are no batch.
+        rejected_bodies: Bodies in the rejected queue.
         totals: The counters of all runs that are not the sum of the runs'.
     """
 
@@ -66,6 +69,7 @@ class Audit:
     not_at_rest: str
     bodies_in_queues: int = 0
     unusable_bodies: int = 0
+    rejected_bodies: int = 0
     totals: dict[str, Difference] = field(default_factory=dict)
 
     @property
@@ -89,7 +93,10 @@ def report(result: Audit) -> list[str]:
         lines.append(f"the queues were not compared: {result.not_at_rest}")
     else:
         bodies, unusable = result.bodies_in_queues, result.unusable_bodies
-        lines.append(f"{bodies:,} bodies in the queues, {unusable:,} of them no batch")
+        lines.append(
+            f"{bodies:,} bodies in the queues, {unusable:,} of them no batch;"
+            f" {result.rejected_bodies:,} in the rejected queue"
+        )
     lines.append("the record is right" if result.right else "THE RECORD IS NOT RIGHT")
     return lines
 
@@ -111,6 +118,12 @@ def of_run(run: RunAudit) -> str:
     elif run.missing:
         how = "--repair" if run.queue else f"--repair --run {run.run}"
         parts.append(f"{run.missing:,} ARE IN NO QUEUE ({how} settles them as failed)")
+    if run.rejected:
+        where = f"{run.queue}.rejected" if run.queue else "the rejected queue"
+        parts.append(
+            f"{run.rejected:,} are in {where}, where a policy of RabbitMQ has put them"
+            " (smsim replay --rejected sends them as a new run)"
+        )
     if run.unfinished:
         parts.append(f"{_how_to_finish(run)}, or give it up with smsim audit --repair --run {run.run}")
     return "; ".join(parts)

@@ -196,7 +196,9 @@ class MemoryBroker:
     async def peek(self) -> AsyncGenerator[tuple[str, bytes], None]:
         retries = list(self._retries.values())
         waiting = [
-            (self._topology.lane(lane).name, body) for lane in Lane for body in self.queues[lane].bodies
+            (self._topology.of(queue).name, body)
+            for queue in (*Lane, ParkedQueue.REJECTED)
+            for body in self.queues[queue].bodies
         ]
         for _, body in waiting:
             body.redelivered = True

@@ -110,7 +110,7 @@ class Broker(Protocol):
         """Starts the deliveries of a lane or of a parked queue."""
 
     def peek(self) -> AsyncGenerator[tuple[str, bytes], None]:
-        """Every body in the lanes and the retry queues, with the name of its queue.
+        """Every body in the retry queues, the lanes and the rejected queue, with the name of its queue.
 
         For use at rest: bodies that move meanwhile may be missed. The bodies stay in the broker. During the iteration
         nobody else gets them; shortly after its end they are all back in their queues, flagged as redelivered.

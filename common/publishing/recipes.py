@@ -21,6 +21,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         queue: The queue whose lanes the run goes through.
         owner: The id of the API key that posted the messages; None: they came from no key.
         simulated: Whether only the simulated provider may send the messages.
+        rate_per_s: How many messages a second are published; as fast as possible unless given.
     """
 
     source: str
@@ -39,6 +40,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     once: bool = False
     owner: str | None = None
     simulated: bool = False
+    rate_per_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
 class Origin(msgspec.Struct, frozen=True):

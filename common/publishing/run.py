@@ -69,6 +69,7 @@ class Job:
         first: The seq to begin with: all before it are confirmed.
         track: Whether the steps of each message are tracked (common/tracking).
         simulated: Whether only the simulated provider may send the messages.
+        rate_per_s: At what rate it is to be published; as fast as possible unless given.
     """
 
     run: str
@@ -78,6 +79,7 @@ class Job:
     first: int = 0
     track: bool = False
     simulated: bool = False
+    rate_per_s: float | None = None
 
     def batches(self) -> Iterator[Batch]:
         """The messages in batches that fit a body."""

@@ -344,6 +344,14 @@ async def test_peek_shows_more_than_a_consumer_may_hold(bench: BrokerBench) -> N
     assert Counter(first_seq(d) for d in await take(subscription, count)) == Counter(range(count))
 
 
+async def test_a_peek_shows_what_was_rejected(bench: BrokerBench) -> None:
+    """A batch may be there, too: RabbitMQ moves it there by a policy of its operator."""
+    await bench.broker.publish(batch(1), Lane.BULK)
+    (delivery,) = await take(await bench.broker.subscribe(Lane.BULK, 10), 1)
+    await delivery.reject("a test")
+    assert await peeked(bench) == Counter({(bench.topology.rejected.name, 1): 1})
+
+
 async def test_a_peek_that_is_broken_off_gives_everything_back(bench: BrokerBench) -> None:
     """Whoever has seen enough closes it; publishing goes on beside it."""
     await asyncio.gather(*(bench.broker.publish(batch(seq), Lane.BULK) for seq in range(50)))

@@ -21,12 +21,19 @@ async def test_contacts_at_a_rate(pipeline: Pipeline) -> None:
     await pipeline.assert_exact("paced", 100, [sender])
 
 
-async def test_a_slow_run_is_resumed_at_another_rate(pipeline: Pipeline) -> None:
-    """Stopped between two messages it is gone on with after the last one confirmed, as fast as was asked for."""
+async def test_a_slow_run_is_resumed_at_its_rate_or_another(pipeline: Pipeline) -> None:
+    """Stopped between two messages it goes on after the last confirmed one, at its own rate or at the one given."""
     total = 2_000
     pipeline.use(MEAN_PROCESSING_TIME=0)
     producer = pipeline.producer("--num-messages", total, "--rate", 100, "--run", "slow")
     await eventually(lambda: pipeline.hash("sms:run:slow").get("confirmed", 0) > 10)
+    producer.signal(SIGINT)
+    assert await producer.ended() == 130
+    confirmed = pipeline.hash("sms:run:slow")["confirmed"]
+    assert confirmed < total
+
+    producer = pipeline.producer("--resume", "slow")
+    await eventually(lambda: pipeline.hash("sms:run:slow").get("confirmed", 0) > confirmed)
     producer.signal(SIGINT)
     assert await producer.ended() == 130
     confirmed = pipeline.hash("sms:run:slow")["confirmed"]

@@ -27,6 +27,31 @@ async def stop(*senders: Launched) -> None:
         assert await sender.ended() == 0, sender.stderr
 
 
+async def test_messages_that_a_policy_dead_letters_are_found_and_sent(pipeline: Pipeline) -> None:
+    """An operator's message-ttl puts them into the rejected queue: the monitor counts them, the audit names the place
+    and the remedy, and the remedy works.
+    """
+    pipeline.use(MEAN_PROCESSING_TIME=0, FAILURE_RATE=0)
+    policy = pipeline.queue
+    pattern = f"^{pipeline.queue}$"
+    pipeline.rabbit.ctl("set_policy", policy, pattern, '{"message-ttl": 100}', "--apply-to", "queues")
+    await pipeline.published("--num-messages", 20, "--run", "old")
+    rejected = f"{pipeline.queue}.rejected"
+    await eventually(lambda: pipeline.depths()[rejected] == 20)
+    pipeline.rabbit.ctl("clear_policy", policy)
+
+    monitor = pipeline.monitor("--once")
+    assert await monitor.ended() == 0, monitor.stderr
+    assert json.loads(monitor.stdout)["rejected"] == 20
+
+    lines, _ = await smsim(pipeline, "audit", "--repair")
+    assert f"20 are in {rejected}" in lines[0]
+    assert "IN NO QUEUE" not in lines[0]
+    (new,), _ = await smsim(pipeline, "replay", "--rejected")
+    assert (new["of"], new["published"]) == ("old", 20)
+    await pipeline.assert_exact(new["run"], 20, [pipeline.sender()])
+
+
 async def test_replay_audit_and_forget(pipeline: Pipeline) -> None:
     """Failed messages are kept, replayed as a new run, sent; the audit agrees each time; the old run is forgotten."""
     pipeline.use(KEEP_FAILED="true", MEAN_PROCESSING_TIME=0.05)

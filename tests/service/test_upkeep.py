@@ -291,6 +291,29 @@ async def eventually_audited(bench: Bench, **more: Any) -> Any:
     return await audit(bench.broker, bench.ledger, "sms_queue", timing=timing, **more)
 
 
+async def test_what_a_policy_has_dead_lettered_is_not_lost(bench: Bench) -> None:
+    """RabbitMQ itself moves bodies to the rejected queue: the audit says where they are, and no repair fails them."""
+    await bench.publish("moved", 20)
+    lane = bench.broker.queues[Lane.BULK]
+    for _ in range(3):
+        bench.broker.put(ParkedQueue.REJECTED, lane.pop())
+    lane.pop()  # and one body is really lost
+    for repair in (False, True):
+        result = await eventually_audited(bench, repair=repair)
+        (moved,) = result.runs
+        assert (moved.rejected, moved.missing, moved.repaired) == (15, 5, 5 * repair)
+        assert result.rejected_bodies == 3
+        assert "15 are in sms_queue.rejected" in of_run(moved)
+        assert "smsim replay --rejected" in of_run(moved)
+    assert (await bench.ledger.snapshot("moved")).failed == 5
+    replay, found = await bench.look(ParkedQueue.REJECTED)
+    (new,) = await replay.carry_out(found)
+    assert (new.of, new.messages) == ("moved", 15)
+    result = await eventually_audited(bench)
+    assert result.right
+    assert {run.run: run.rejected for run in result.runs} == {"moved": 0, new.run: 0}
+
+
 async def test_an_audit_of_a_good_record(bench: Bench) -> None:
     """Settled and waiting messages alike are where the record says."""
     await bench.publish("done", 40)

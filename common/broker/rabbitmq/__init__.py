@@ -114,9 +114,15 @@ class RabbitBroker:
         await self._publisher.publish(self._topology.rejected.name, body, properties)
 
     def peek(self) -> AsyncGenerator[tuple[str, bytes], None]:
-        # Retry queues first: a body that leaves one is then found in its lane.
-        retries = [queue.name for queue in self._topology.retries()]
-        return peek_at(self._peek_nodes, if_there=retries, needed=list(self._lanes.values()))
+        # A body that leaves a retry queue is then found in its lane, and one that leaves that, in the rejected queue.
+        lanes, retries = self._lanes.values(), [queue.name for queue in self._topology.retries()]
+        queues = [*retries, *lanes, self._topology.rejected.name]
+        return peek_at(self._peek_nodes, queues=queues, needed=lanes)
+
+    async def rejected(self) -> int | None:
+        """How many bodies wait in the rejected queue; None if there is no such queue. Raises Unavailable."""
+        found = await self._publisher.statuses([self._topology.rejected])
+        return next((status.waiting for status in found.values()), None)
 
     async def consumers(self) -> int:
         found = await self._publisher.statuses([self._topology.lane(lane) for lane in Lane])

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Container, Iterable
 from dataclasses import dataclass
 
 import pika
@@ -42,11 +42,11 @@ LIMITS = Limits()
 async def peek_at(
     nodes: list[pika.ConnectionParameters],
     *,
-    if_there: list[str],
-    needed: list[str],
+    queues: list[str],
+    needed: Container[str],
     limits: Limits = LIMITS,
 ) -> AsyncGenerator[tuple[str, bytes], None]:
-    """The bodies of the queues, each with the name of its queue, over a connection of its own.
+    """The bodies of the queues in their order, each with the name of its queue, over a connection of its own.
 
     Raises Refused; and Unavailable, also if a needed queue is missing: RabbitMQ reports a classic queue whose node is
     down as missing, and its bodies must not be taken for lost.
@@ -54,7 +54,7 @@ async def peek_at(
     link = Link(nodes, _no_set_up)
     try:
         await link.start()
-        for queue in (*if_there, *needed):
+        for queue in queues:
             async for body in _bodies(link.connection, queue, needed=queue in needed, limits=limits):
                 yield queue, body
     except AMQPError as error:
