@@ -4,13 +4,15 @@ import re
 import unicodedata
 
 # Unicode's Default_Ignorable_Code_Point (DerivedCoreProperties.txt), and the annotation marks. Contacts, web pages and
-# office programs put them around what is copied.
-_INVISIBLE = (
-    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
-    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+# office programs put them around what is copied. For patterns of Python and, without those beyond 16 bits, of ECMA 262.
+INVISIBLE = (
+    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    r"\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
 )
-_UNSEEN = re.compile(f"[{_INVISIBLE}]+")
-_BLANK = re.compile(rf"[\s{_INVISIBLE}\u2800]*")
+_ALL_INVISIBLE = INVISIBLE + r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+BLANK = rf"\s\u2800{INVISIBLE}"  # the braille pattern without dots
+_UNSEEN = re.compile(f"[{_ALL_INVISIBLE}]+")
+_BLANK = re.compile(rf"[{BLANK}{_ALL_INVISIBLE}]*")
 # How spreadsheets keep a number from being calculated with: an apostrophe, or a formula that gives a text.
 _SPREADSHEET = re.compile(r"""=?['’"]+(.*?)['’"]*""", re.DOTALL)  # noqa: RUF001 - both apostrophes
 

@@ -3,13 +3,16 @@
 import re
 import unicodedata
 
-from common.sms.characters import is_blank, named
+from common.sms.characters import BLANK, is_blank, named
 from common.sms.segments import segments
 
 # Control characters, except tabs and line ends. Halves of surrogate pairs. Characters that change the direction of the
 # text around them, so that it reads as something else; the marks U+200E, U+200F and U+061C are usual in Hebrew and
 # Arabic, and stay.
-_REFUSED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROLS = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069"
+_REFUSED = re.compile(rf"[{_CONTROLS}\ud800-\udfff]")
+# What `text_error` takes, as JSON Schema has it.
+TEXT_PATTERN = f"^[^{_CONTROLS}]*[^{_CONTROLS}{BLANK}][^{_CONTROLS}]*$"
 _LINE_END = re.compile("\r\n?")
 # No language has more marks on one letter (UAX 15, Stream-Safe Text Format). Sorting takes the square of their number:
 # 8 ms for 1,600.

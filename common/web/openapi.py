@@ -33,6 +33,7 @@ Answers = Mapping[int, Answer]
 
 _RETRY_AFTER = {"Retry-After": "how many seconds to wait before trying again"}
 _ANY_OPERATION = {
+    400: Answer("The body is no JSON, or a query parameter or a header field is there twice"),
     421: Answer("This host name is not served"),
     422: Answer("The request has invalid values, or unknown names: `errors` lists them and where they are"),
     500: Answer("A fault of the gateway, which is in its log"),
@@ -43,7 +44,6 @@ _ANY_OPERATION = {
     ),
 }
 _WITH_BODY = {
-    400: Answer("The body is no JSON"),
     408: Answer("The body did not arrive in time"),
     413: Answer("The body is too large"),
     415: Answer("The body is of another media type, compressed, or not UTF-8"),

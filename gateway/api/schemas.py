@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from common.messages import MAX_TEXT_CHARS, RUN_PATTERN, Lane, Message
 from common.sms.segments import Segments
+from common.sms.texts import TEXT_PATTERN
 from common.tracking.port import Status
 from gateway.acceptance.port import IdempotencyKey, Item
 from gateway.callbacks.address import MAX_URL_LENGTH
@@ -47,6 +48,7 @@ Text = Annotated[
         max_length=MAX_TEXT_CHARS,
         description="not blank, and without control characters, but for tabs and line ends",
         examples=["hello"],
+        extra_json_schema={"pattern": TEXT_PATTERN},
     ),
 ]
 CallbackUrl = Annotated[

@@ -1,5 +1,6 @@
 """Texts: what is refused, with the character named, and what is sent."""
 
+import re
 import unicodedata
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.sms.characters import cleaned, is_blank, named
 from common.sms.segments import segments
-from common.sms.texts import normal_text, text_error
+from common.sms.texts import TEXT_PATTERN, normal_text, text_error
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,12 @@ def test_nothing_that_is_taken_has_control_characters(text: str) -> None:
     if text_error(text) is None:
         assert not any(unicodedata.category(c) in ("Cc", "Cs") for c in text if c not in "\t\n\r")
         assert not is_blank(text)
+
+
+@given(st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"]), min_size=1, max_size=20))
+def test_the_pattern_of_the_document_says_the_same(text: str) -> None:
+    """A client that checks by the document is refused nothing, and refuses nothing that would be taken."""
+    assert (re.search(TEXT_PATTERN, text) is not None) == (text_error(text) is None)
 
 
 def test_line_ends_are_one_lf() -> None:
