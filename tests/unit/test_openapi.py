@@ -189,7 +189,7 @@ async def test_the_gateway_serves_what_the_issue_names(ours: Json) -> None:
 def test_answers_that_many_come_to_are_added_where_they_can_come() -> None:
     """An operation without body has none of a body's errors, one that is open to everybody none of a key's."""
     said = described(operation(scope=None), POST)
-    assert set(said["paths"]["/trees"]["get"]["responses"]) == {"200", "421", "422", "500", "503"}
+    assert set(said["paths"]["/trees"]["get"]["responses"]) == {"200", "400", "421", "422", "500", "503"}
     assert set(said["paths"]["/trees/{name}"]["post"]["responses"]) == {
         *("202", "400", "401", "403", "408", "409", "413", "415", "421", "422", "429", "500", "503"),
     }
