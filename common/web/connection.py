@@ -316,12 +316,13 @@ class Connection(asyncio.Protocol):
         self.whole = True
         self._enter(Phase.ANSWER)
 
-    def _respond(self, first_line: bytes, rest: bytes) -> None:
-        """Writes the answer of the fast lane."""
+    def _respond(self, first_line: bytes, rest: bytes) -> bool:
+        """Writes the answer of the fast lane; False if the client has gone."""
         if self._transport.is_closing():
-            return
+            return False
         self.write(b"%b%b%b" % (first_line, self._door.date_line, rest))
         self.answered()
+        return True
 
     def _pass_request(self) -> None:
         """Passes the request to uvicorn: the head, and what has come of its body."""

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from common.web.requests import Head
 
-# Writes an answer: its status line, and what follows the date.
-Respond = Callable[[bytes, bytes], None]
+# Writes an answer: its status line, and what follows the date. False if the client has gone.
+Respond = Callable[[bytes, bytes], bool]
 
 
 class FastLane(Protocol):

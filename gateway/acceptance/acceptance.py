@@ -75,7 +75,7 @@ class Acceptance:
         return groups.submit(item)
 
     async def accept_run(self, batch: NewRun) -> Receipt:
-        """Accepts a run, all of it or nothing. Raises Problem 422 or 503."""
+        """Accepts a run, all of it or nothing. Raises Problem 413, 422 or 503."""
         if self._relays.are_full:
             raise full()
         try:

@@ -136,6 +136,8 @@ class MemoryAcceptances:
         if (bound := self._keys.bound(batch.key)) is not None:
             return bound
         count, size = len(batch.messages), sum(len(m.to) + len(m.text) for m in batch.messages)
+        if count > self._bounds.messages or size > self._bounds.bytes:
+            return Exceptional(Verdict.TOO_LARGE)
         if self._is_full(count, size):
             return Exceptional(Verdict.FULL)
         recipe = recipe_of_batch(count, batch.lane, self._queue, owner=batch.owner)

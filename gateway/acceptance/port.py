@@ -159,6 +159,7 @@ class Verdict(StrEnum):
     REPLAYED = "replayed"  # its key is bound to a message that was accepted before
     CONFLICT = "conflict"  # its key came with another request before
     FULL = "full"  # the outboxes are full
+    TOO_LARGE = "too large"  # a run that is larger than all outboxes may be together
 
 
 class Exceptional(msgspec.Struct, frozen=True, gc=False):

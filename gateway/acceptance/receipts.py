@@ -40,6 +40,9 @@ def receipt_of(exceptional: Exceptional) -> Receipt:
             )
         case Verdict.FULL:
             raise full()
+        case Verdict.TOO_LARGE:
+            what = "more than GATEWAY_BACKLOG or GATEWAY_BACKLOG_MEMORY allows to wait: send it as several batches"
+            raise Problem(413, what)
 
 
 def full() -> Problem:

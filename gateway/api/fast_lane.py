@@ -99,24 +99,31 @@ class FastLane:
         respond: Respond,
         began_s: float,
     ) -> None:
-        """Answers once the message is accepted, or is not. If the client has gone, the answer is dropped."""
+        """Answers once the message is accepted, or is not.
+
+        A cancelled receipt was too late, or its client has gone: that is no answer, and is not counted as one.
+        """
         status = 202
         try:
             self._accept(receipt.result(), sms, caller, respond)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the client gets an answer
+        except asyncio.CancelledError:
+            status = self._fail(TimeoutError(), respond)
+        except Exception as error:  # noqa: BLE001  # the client gets an answer
             status = self._fail(error, respond)
+        if status == 0:
+            return
         self._observe(TARGET.path, TARGET.method, status, time.perf_counter() - began_s)
 
     def _accept(self, receipt: Receipt, sms: SmsIn, caller: Caller, respond: Respond) -> None:
         body = self._messages.accepted(receipt, sms, caller)
         respond(self._accepted_line, _accepted_fields(receipt, len(body) + 1) + self._fields + body + b"\n")
 
-    def _fail(self, error: BaseException, respond: Respond) -> int:
-        """Answers with the problem of an error. A cancelled receipt was too late."""
-        problem = problem_of(TimeoutError() if isinstance(error, asyncio.CancelledError) else error)
+    def _fail(self, error: Exception, respond: Respond) -> int:
+        """Answers with the problem of an error; 0 if the client has gone."""
+        problem = problem_of(error)
         status = problem.status.value
-        respond(status_line(status), encoded(problem.response(), self._guard.added_fields()))
-        return status
+        got = respond(status_line(status), encoded(problem.response(), self._guard.added_fields()))
+        return status if got else 0
 
 
 def _key_of(head: Head, caller: Caller, sms: SmsIn) -> IdempotencyKey | None:

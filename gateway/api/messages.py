@@ -183,7 +183,11 @@ class Messages:
         if not caller.may_send_to(sms.number):
             raise not_listed([FieldError("body.number", NOT_LISTED)])
         self._limits.take(caller, 1)
-        return self._acceptance.submit(sms.priority.lane, sms.item(key), owner_of(caller))
+        try:
+            return self._acceptance.submit(sms.priority.lane, sms.item(key), owner_of(caller))
+        except Problem:
+            self._limits.give_back(caller, 1)
+            raise
 
     def accepted(self, receipt: Receipt, sms: SmsIn, caller: Caller) -> bytes:
         """Counts a message that was accepted, and gives the body of its answer."""

@@ -1,5 +1,6 @@
 """The store of accepted messages, in memory and in Redis: what is kept, for how long, and within which bounds."""
 
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -122,6 +123,23 @@ async def test_the_bounds_count_messages_and_bytes(make: Make, bounds: Bounds) -
     assert isinstance(await bench.acceptances.accept_run(large), Outbox)
 
 
+@pytest.mark.parametrize("track", [True, False])
+@pytest.mark.parametrize("bounds", [Bounds(messages=2), Bounds(bytes=5_500)], ids=["messages", "bytes"])
+async def test_a_run_that_no_outbox_can_hold_is_too_large(make: Make, bounds: Bounds, track: bool) -> None:
+    """It would never be accepted, however often it comes again; it leaves nothing behind."""
+    bench = await make(bounds)
+    run = NewRun(
+        run="large",
+        messages=[Message(seq, NUMBER, secrets.token_hex(2_000)) for seq in range(3)],
+        lane=Lane.BULK,
+        track=track,
+        accepted_us=7,
+    )
+    assert await bench.acceptances.accept_run(run) == Exceptional(Verdict.TOO_LARGE)
+    assert await bench.acceptances.backlog() == (0, 0)
+    assert await bench.ledger.runs() == []
+
+
 async def test_a_group_is_accepted_up_to_the_bound(make: Make) -> None:
     """A burst that is larger than the room takes what there is; a repeated key takes none, and needs none."""
     bench = await make(Bounds(messages=3))
@@ -188,7 +206,7 @@ async def test_what_waits_does_not_expire(redis_server: RedisServer) -> None:
     assert isinstance(bench.acceptances, RedisAcceptances)
     await bench.acceptances._stage(batch("staged", 20))
     assert 0 < await client.ttl(keys.texts("staged")) <= 600
-    assert await bench.acceptances.accept_run(batch("staged", 20)) == Exceptional(Verdict.FULL)
+    assert await bench.acceptances.accept_run(batch("staged", 20)) == Exceptional(Verdict.TOO_LARGE)
     assert not await client.exists(keys.texts("staged"))
     await client.aclose()
 

@@ -134,6 +134,15 @@ async def test_a_batch_is_sent_when_the_broker_is_back() -> None:
         assert (snapshot.sent, snapshot.ambiguous) == (1_200, 0)
 
 
+async def test_a_batch_larger_than_the_backlog_is_refused_for_good() -> None:
+    """413, which a client does not send again as it is; one that just fits is accepted."""
+    async with running(gateway_backlog=10) as gateway:
+        status, problem = await gateway.post("/sms/batch", items(11))
+        assert status == 413
+        assert "GATEWAY_BACKLOG" in problem["detail"]
+        assert (await gateway.post("/sms/batch", items(10)))[0] == 202
+
+
 async def test_the_same_key_gives_the_same_run_once() -> None:
     """The second answer is the first one, ids and all, and no second run begins: whatever way it is written."""
     headers = {"Idempotency-Key": "batch one"}

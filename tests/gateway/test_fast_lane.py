@@ -218,7 +218,7 @@ async def test_requests_on_one_connection_go_either_way(served: Served) -> None:
 
 
 async def test_a_client_that_goes_gives_its_message_up(served: Served) -> None:
-    """Its future is cancelled."""
+    """Its future is cancelled, and nothing counts as answered: 503 is for what the gateway could not do."""
     served.messages.silent = True
     served.messages.futures.clear()
     _, writer = await asyncio.open_connection("127.0.0.1", served.fast_port)
@@ -229,6 +229,9 @@ async def test_a_client_that_goes_gives_its_message_up(served: Served) -> None:
     its_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
     await eventually(lambda: served.messages.futures[0].cancelled())
+    served.messages.silent = False
+    await served.ask(served.fast_port, request())
+    assert [status for _, _, status in served.observed] == [202]
 
 
 async def test_a_message_that_takes_too_long_is_answered_503() -> None:

@@ -252,6 +252,15 @@ async def test_a_key_of_a_refused_request_is_free_again() -> None:
         assert status == 202
 
 
+async def test_a_message_that_is_not_taken_in_costs_no_rate() -> None:
+    """Neither on the fast lane nor on the ordinary way, which is tried after it: the next one is within the rate."""
+    async with running(acceptance_limits=AcceptanceLimits(waiting=0), gateway_rate=0.001) as gateway:
+        for _ in range(3):
+            status, problem = await gateway.post("/sms", {"number": NUMBER, "text": "hello"})
+            assert status == 429
+            assert "wait to be accepted" in problem["detail"]
+
+
 async def test_a_long_run_makes_way_for_another() -> None:
     """After so many messages the next one belongs to a new run; the former ends, with all that it had."""
     limits = AcceptanceLimits(rotate_messages=3)

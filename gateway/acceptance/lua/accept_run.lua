@@ -38,7 +38,10 @@ end
 trim(ARGV[3])
 if fingerprint ~= '' and redis.call('EXISTS', KEY) == 1 then return refused(bind(KEY, fingerprint, run, ARGV[5])) end
 local groups, bytes = sizes()
-if is_full(messages, bytes, ARGV[1], ARGV[2]) then return refused('full', '') end
+if is_full(messages, bytes, ARGV[1], ARGV[2]) then
+  local is_too_large = messages > tonumber(ARGV[1]) or bytes > tonumber(ARGV[2])
+  return refused(is_too_large and 'too large' or 'full', '')
+end
 
 if tracked then
   for k = 0, n - 1 do redis.call('RPUSH', string.format('%s%s.%d', MESSAGE_KEY, run, k), ARGV[18 + k]) end
