@@ -238,6 +238,7 @@ class Settings(EnvironmentSettings):
 
     log_level: LogLevel = LogLevel.INFO
     log_file: Path | None = None
+    audit_log: Path | None = Field(None, description="a file, or - for stdout")
 
     @model_validator(mode="before")
     @classmethod

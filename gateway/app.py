@@ -8,6 +8,7 @@ from typing import Protocol
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
+from common.audit import AuditLog
 from common.background import Worker, end, supervise
 from common.broker.port import Broker
 from common.settings import Settings
@@ -52,8 +53,8 @@ class _Part(Protocol):
 class Gateway:
     """Works and can be reached while it is `serving`.
 
-    A `stand_in` (`smsim serve`) tracks every message and has an inbox. Raises UsageError for settings that can't be
-    combined.
+    A `stand_in` (`smsim serve`) tracks every message and has an inbox. It writes to `audit`, if given, and closes it.
+    Raises UsageError for settings that can't be combined.
 
     Attributes:
         metrics: What it counts.
@@ -69,7 +70,9 @@ class Gateway:
         *,
         stand_in: bool = False,
         limits: GatewayLimits | None = None,
+        audit: AuditLog | None = None,
     ) -> None:
+        self._audit = audit
         self._limits = limits or limits_of(settings)
         self._stand_in = stand_in
         self._stores = stores
@@ -80,7 +83,7 @@ class Gateway:
         self._dispatcher = _dispatcher(settings, stores, self._limits.callbacks)
         self.acceptance = self._build_acceptance(broker, stores)
         self._broadcaster = Broadcaster(stores.ledger, broker, stores.tracker, self._limits.live)
-        self._events = Events(self._broadcaster, self._authenticator)
+        self._events = Events(self._broadcaster, self._authenticator, audit)
         self._simulated = SimulatedRuns(
             broker, stores.ledger, gateway_name(), queue=settings.queue_name, rates=self._rates
         )
@@ -91,13 +94,14 @@ class Gateway:
         self.metrics.watch_kept(lambda: self.acceptance.kept)
         self.metrics.watch_events(lambda: self._broadcaster.subscribers, self._broadcaster.dropped)
         operations = self._operations(Health(broker, stores.ledger, is_locked_out=stores.is_locked_out))
-        self._app = _guarded(self._routed(operations), settings)
+        self._app = _guarded(self._routed(operations), settings, audit)
 
     @contextlib.asynccontextmanager
     async def serving(self, host: str, port: int) -> AsyncIterator[int]:
         """Serves until left, then finishes what is under way; gives the port. Raises Unavailable."""
-        lane = FastLane(self._messages, self._authenticator, self._app, self.metrics.observe)
+        lane = FastLane(self._messages, self._authenticator, self._app, self.metrics.observe, self._audit)
         async with (
+            self._auditing(),
             self._working(),
             serving(self._app, host, port, self._limits.web, fast_lane=lane) as bound,
         ):
@@ -105,6 +109,14 @@ class Gateway:
                 yield bound
             finally:
                 await self._end_streams()
+
+    @contextlib.asynccontextmanager
+    async def _auditing(self) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            if self._audit is not None:
+                self._audit.close()
 
     def _build_acceptance(self, broker: Broker, stores: GatewayStores) -> Acceptance:
         relays = Relays(broker, stores.acceptances, stores.ledger, self._limits.relay)
@@ -154,7 +166,7 @@ class Gateway:
 
     def _routed(self, operations: Sequence[Operation]) -> Starlette:
         routes = [
-            *routes_of(operations, self._authenticator, self.metrics.observe),
+            *routes_of(operations, self._authenticator, self.metrics.observe, self._audit),
             *self._events.websockets(),
             *Dashboard().routes(),
         ]
@@ -202,10 +214,10 @@ def _dispatcher(settings: Settings, stores: GatewayStores, limits: CallbackLimit
     )
 
 
-def _guarded(app: Starlette, settings: Settings) -> Guard:
+def _guarded(app: Starlette, settings: Settings, audit: AuditLog | None) -> Guard:
     hosts = _listed(settings.gateway_hosts) or (None if settings.gateway_auth else LOOPBACK)
     origins = _listed(settings.gateway_cors_origins)
-    return Guard(app, hosts, origins, takes_proxies=settings.gateway_auth)
+    return Guard(app, hosts, origins, takes_proxies=settings.gateway_auth, audit=audit)
 
 
 def _listed(text: str | None) -> frozenset[str]:

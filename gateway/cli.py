@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import logging
 
+from common.audit import AuditLog, open_audit_log
 from common.broker.port import Broker
 from common.broker.rabbitmq import connect_broker
 from common.cli import (
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None, prog: str = "smsim gateway") -> int:
         configure_logs("gateway", settings.log_level, settings.log_file)
         warn_of_near_misses()
         refuse_open_doors(settings)
-        return await _serve(settings, args.connect_timeout)
+        return await _serve(settings, args.connect_timeout, open_audit_log(settings, "gateway"))
 
     return run_command(prog, run)
 
@@ -74,12 +75,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-async def _serve(settings: Settings, connect_timeout_s: float) -> int:
+async def _serve(settings: Settings, connect_timeout_s: float, audit: AuditLog | None) -> int:
     """Builds the gateway on RabbitMQ and Redis and runs it."""
     shared = await connect_stores(settings, connect_timeout_s)
     broker = await connect_broker(settings, "gateway", connect_timeout_s)
     try:
-        gateway = Gateway(settings, broker, redis_gateway_stores(shared, settings))
+        gateway = Gateway(settings, broker, redis_gateway_stores(shared, settings), audit=audit)
         stop = stop_on_signals()
         async with (
             metrics_served(settings, gateway.metrics.registry, gateway.metrics.refresh),

@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from common.audit import open_audit_log
 from common.broker.memory import MemoryBroker
 from common.cli import Parser, number, run_command, stop_on_signals, warn_of_near_misses, whole
 from common.errors import RunOpen, UsageError
@@ -90,7 +91,8 @@ class StandIn:
         tracker = MemoryTracker(ttl_s, limits.records, buffered_steps=limits.steps_waiting)
         stores = memory_stores(settings, ledger, tracker)
         own = memory_gateway_stores(settings, ledger=ledger, tracker=tracker)
-        gateway = Gateway(settings, broker, own, stand_in=True)
+        audit = open_audit_log(settings, "stand-in", sys.stderr)
+        gateway = Gateway(settings, broker, own, stand_in=True, audit=audit)
         provider = MagicNumbers(simulated.create(settings))
         # Failed messages are not kept: everything is gone when it ends.
         of_sender = settings.model_copy(update={"keep_failed": False})

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
+from common.audit import open_command_audit
 from common.broker.port import Broker, ParkedQueue
 from common.broker.rabbitmq import RabbitBroker, connect_broker
 from common.broker.topology import Topology
@@ -48,6 +49,7 @@ def replay_main(argv: list[str] | None = None, prog: str = "smsim replay") -> in
 
 async def _replay(args: argparse.Namespace) -> int:
     settings = _prepare()
+    record = open_command_audit(settings)
     parked = ParkedQueue.REJECTED if args.rejected else ParkedQueue.FAILED
     queue = Topology(settings.queue_name, settings.queue_type).parked(parked).name
     selection = Selection(parked, args.run, args.limit)
@@ -70,6 +72,7 @@ async def _replay(args: argparse.Namespace) -> int:
         with ProgressBar("replaying", found.messages) as bar:
             replayed = await replay(broker, ledger).carry_out(found, bar.update)
     for new in replayed:
+        record("run_replayed", of=new.of, run=new.run, messages=new.messages)
         _print({"run": new.run, "of": new.of, "published": new.messages})
     return EXIT_DONE
 
@@ -109,9 +112,12 @@ def audit_main(argv: list[str] | None = None, prog: str = "smsim audit") -> int:
 
     async def run() -> int:
         settings = _prepare()
+        record = open_command_audit(settings)
         # Missing queues are not declared: with a wrong address, the new queues would look like empty ones.
         async with _servers(settings, args.connect_timeout, declares=False) as (broker, ledger):
             result = await audit(broker, ledger, settings.queue_name, args.run, args.repair)
+        if args.repair:
+            record("runs_repaired", run=args.run)
         if args.json:
             _print(result.as_json())
         else:
@@ -130,9 +136,11 @@ def forget_main(argv: list[str] | None = None, prog: str = "smsim forget") -> in
 
     async def run() -> int:
         settings = _prepare()
+        record = open_command_audit(settings)
         async with await connect_stores(settings, args.connect_timeout) as stores:
             for name in args.runs:
                 await stores.ledger.forget(name)
+                record("run_forgotten", run=name)
                 _print({"forgotten": name})
         return EXIT_DONE
 
@@ -152,10 +160,12 @@ def cancel_main(argv: list[str] | None = None, prog: str = "smsim cancel") -> in
 
     async def run() -> int:
         settings = _prepare()
+        record = open_command_audit(settings)
         async with await connect_stores(settings, args.connect_timeout) as stores:
             cancellation = Cancellation(stores.ledger, stores.tracker)
             for name in args.runs:
                 canceled = await cancellation.cancel_run(name)
+                record("run_canceled", run=name, canceled=canceled.canceled)
                 if args.json:
                     _print({"run": name, **msgspec.structs.asdict(canceled)})
                 else:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from common.audit import AuditLog, Refusal
 from common.web.problems import Problem
 
 # The dashboard has its scripts and styles in files. uPlot sets styles through the CSSOM, which needs no
@@ -71,7 +72,9 @@ class Guard:
         cors_origins: frozenset[str],
         *,
         takes_proxies: bool = True,
+        audit: AuditLog | None = None,
     ) -> None:
+        self._audit = audit
         self.takes_proxies = takes_proxies
         self._app = app
         self._hosts = None if hosts is None else {name_of(host) for host in hosts}
@@ -88,6 +91,9 @@ class Guard:
         guarded = self._guarded(send, allowed)
         problem = self._problem(scope, origin)
         if problem is not None:
+            if self._audit is not None:
+                client = scope.get("client")
+                self._audit.refused(Refusal("*", problem.status.value), client and client[0])
             await _refuse(problem, scope, receive, guarded)
         elif allowed and _is_preflight(scope):
             await Response(status_code=204, headers=_PREFLIGHT)(scope, receive, guarded)

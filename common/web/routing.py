@@ -7,12 +7,14 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from common.audit import AuditLog, Refusal
 from common.errors import Refused, Unavailable, UnknownRun
-from common.web.keys.authenticator import Authenticator
+from common.web.keys.authenticator import Authenticator, claimed_id
+from common.web.keys.port import Caller
 from common.web.operations import RETRY_AFTER_S, Operation, Scope
 from common.web.problems import Problem
 from common.web.server import connection_of
@@ -31,12 +33,15 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 def routes_of(
-    operations: Sequence[Operation], authenticator: Authenticator, observe: Observe
+    operations: Sequence[Operation],
+    authenticator: Authenticator,
+    observe: Observe,
+    audit: AuditLog | None = None,
 ) -> list[BaseRoute]:
     """A route for each path. Those with parameters come last, so that /sms/{uuid} does not match /sms/batch."""
     by_path: dict[str, dict[str, Handler]] = {}
     for operation in operations:
-        endpoint = Endpoint(operation, authenticator, observe)
+        endpoint = Endpoint(operation, authenticator, observe, audit)
         by_path.setdefault(operation.path, {})[operation.method] = endpoint.answer
     return [
         Route(path, _by_method(by_path[path]), methods=list(by_path[path]))
@@ -47,8 +52,16 @@ def routes_of(
 class Endpoint:
     """Answers the requests of one operation."""
 
-    def __init__(self, operation: Operation, authenticator: Authenticator, observe: Observe) -> None:
+    def __init__(
+        self,
+        operation: Operation,
+        authenticator: Authenticator,
+        observe: Observe,
+        audit: AuditLog | None = None,
+    ) -> None:
         self._operation = operation
+        self._name = f"{operation.method} {operation.path}"
+        self._audit = audit
         self._authenticator = authenticator
         self._observe = observe
         query = [parameter for parameter in operation.parameters if parameter.where == "query"]
@@ -69,6 +82,8 @@ class Endpoint:
             response = Problem(503, _STOPPING, retry_after_s=RETRY_AFTER_S).response()
         time_s = time.perf_counter() - began_s
         self._observe(self._operation.path, self._operation.method, response.status_code, time_s)
+        if self._audit is not None:
+            audit_request(self._audit, self._name, request, response.status_code)
         return response
 
     async def _handle(self, request: Request) -> Response:
@@ -86,6 +101,23 @@ class Endpoint:
                 if len(request.query_params.getlist(name)) > 1:
                     raise repeated(f"query.{name}")
         return await self._operation.handler(request)
+
+
+def audit_done(request: HTTPConnection, **about: Any) -> None:
+    """Notes what a request has done, for the audit log."""
+    request.state.done = about
+
+
+def audit_request(audit: AuditLog, operation: str, request: HTTPConnection, status: int) -> None:
+    """Writes a request to the audit log if it was refused, or may have changed something."""
+    caller: Caller | None = getattr(request.state, "caller", None)
+    if status in (401, 403):
+        key = caller.id if caller is not None else claimed_id(request)
+        address = request.client.host if request.client is not None else None
+        audit.refused(Refusal(operation, status, key), address)
+    elif caller is not None and not operation.startswith("GET ") and not 400 <= status < 500:
+        done = getattr(request.state, "done", {})
+        audit.record("request", key=caller.id, operation=operation, status=status, **done)
 
 
 async def not_served(request: Request, error: Exception) -> Response:

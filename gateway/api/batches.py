@@ -18,6 +18,7 @@ from common.web.operations import JSON, Answer, Body, Operation, Parameter, Scop
 from common.web.problems import FieldError, Problem
 from common.web.rate import RateLimiter
 from common.web.responses import json_response
+from common.web.routing import audit_done
 from common.web.validation import MOST_ERRORS, invalid
 from gateway.acceptance.acceptance import Acceptance
 from gateway.acceptance.groups import UNIQUE_BYTES
@@ -155,6 +156,7 @@ class Batches:
                     owner=owner_of(caller),
                 )
                 receipt = await self._accept(batch, caller)
+        audit_done(request, messages=0 if receipt.is_replayed else len(body.messages), id=receipt.id)
         ids = [f"{receipt.id}.{message.seq}" for message in body.messages]
         answer = BatchAccepted(receipt.id, len(ids), body.segments, ids)
         headers = {"Location": f"/runs/{receipt.id}", **replayed_headers(receipt.is_replayed)}

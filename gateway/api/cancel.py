@@ -17,6 +17,7 @@ from common.tracking.statuses import statuses_of
 from common.web.operations import Answer, Operation, Parameter, Scope
 from common.web.problems import Problem
 from common.web.responses import json_response
+from common.web.routing import audit_done
 from gateway.api.message_ids import parts_of
 from gateway.api.schemas import RunName, UuidText
 from gateway.owners import Owners
@@ -113,6 +114,7 @@ class Cancels:
             (status,) = await statuses_of(self._ledger, run, [seq])
         except (ValueError, UnknownRun):
             raise Problem(404, "there is no message with this id") from None
+        audit_done(request, canceled=counts.canceled, id=uuid)
         return json_response(MessageCanceled(uuid=uuid, status=status, **_counts(counts)))
 
     async def _run(self, request: Request) -> Response:
@@ -124,6 +126,7 @@ class Cancels:
             counts = await self._cancellation.cancel_run(run)
         except UnknownRun:
             raise Problem(404, "there is no such run, or it was forgotten: GET /runs lists them") from None
+        audit_done(request, canceled=counts.canceled, id=run)
         return json_response(RunCanceled(run=run, **_counts(counts)))
 
 

@@ -14,12 +14,14 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from common.audit import AuditLog
 from common.errors import SmsimError
 from common.tracking.port import Status
 from common.web.keys.authenticator import Authenticator
 from common.web.keys.port import Caller
 from common.web.operations import DEADLINE_S, Answer, Operation, Parameter, Scope
 from common.web.problems import Problem
+from common.web.routing import audit_request
 from common.web.server import connection_of
 from gateway.api.views import Event
 from gateway.live.broadcaster import Broadcaster
@@ -62,7 +64,10 @@ _DESCRIPTION = (
 class Events:
     """The two ways to listen. `Guard` keeps pages of other origins out."""
 
-    def __init__(self, broadcaster: Broadcaster, authenticator: Authenticator) -> None:
+    def __init__(
+        self, broadcaster: Broadcaster, authenticator: Authenticator, audit: AuditLog | None = None
+    ) -> None:
+        self._audit = audit
         self._broadcaster = broadcaster
         self._authenticator = authenticator
 
@@ -123,6 +128,8 @@ class Events:
         try:
             websocket.state.caller = await self._check_key(websocket)
         except Problem as problem:
+            if self._audit is not None:
+                audit_request(self._audit, f"WS {PATH}", websocket, problem.status)
             await websocket.send_denial_response(problem.response())
             return
         await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None)

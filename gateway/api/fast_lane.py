@@ -9,6 +9,7 @@ import time
 from functools import partial
 from typing import Protocol
 
+from common.audit import AuditLog
 from common.web.fast_lane import Respond
 from common.web.guard import Guard
 from common.web.keys.authenticator import Authenticator
@@ -24,6 +25,7 @@ from gateway.api.idempotency import REPLAYED, Target, key_of
 from gateway.api.schemas import SmsIn
 
 TARGET = Target("POST", "/sms")
+OPERATION = f"{TARGET.method} {TARGET.path}"
 LARGEST_BODY_BYTES = 32 * 1024
 
 _CONTENT_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8"})
@@ -53,8 +55,14 @@ class FastLane:
     """
 
     def __init__(
-        self, messages: Messages, authenticator: Authenticator, guard: Guard, observe: Observe
+        self,
+        messages: Messages,
+        authenticator: Authenticator,
+        guard: Guard,
+        observe: Observe,
+        audit: AuditLog | None = None,
     ) -> None:
+        self._audit = audit
         self.deadline_s = DEADLINE_S
         self._messages = messages
         self._authenticator = authenticator
@@ -103,13 +111,18 @@ class FastLane:
 
         A cancelled receipt was too late, or its client has gone: that is no answer, and is not counted as one.
         """
-        status = 202
+        status, done = 202, {}
         try:
-            self._accept(receipt.result(), sms, caller, respond)
+            accepted = receipt.result()
+            self._accept(accepted, sms, caller, respond)
+            done = {"messages": 0 if accepted.is_replayed else 1, "id": accepted.id}
         except asyncio.CancelledError:
             status = self._fail(TimeoutError(), respond)
         except Exception as error:  # noqa: BLE001  # the client gets an answer
             status = self._fail(error, respond)
+        if self._audit is not None and not 400 <= status < 500:
+            about = {"key": caller.id, "operation": OPERATION, "status": status or None}
+            self._audit.record("request", **about, **done)
         if status == 0:
             return
         self._observe(TARGET.path, TARGET.method, status, time.perf_counter() - began_s)

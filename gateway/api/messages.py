@@ -23,6 +23,7 @@ from common.web.operations import JSON, Answer, Body, Operation, Parameter, Scop
 from common.web.problems import FieldError, Problem
 from common.web.rate import RateLimiter
 from common.web.responses import json_response
+from common.web.routing import audit_done
 from common.web.validation import Check, failed_checks, invalid
 from gateway.acceptance.acceptance import Acceptance
 from gateway.acceptance.port import IdempotencyKey
@@ -164,6 +165,7 @@ class Messages:
         sms = self.checked(body)
         caller: Caller = request.state.caller
         receipt = await self.submit(sms, caller, key_of_request(request, sms))
+        audit_done(request, messages=0 if receipt.is_replayed else 1, id=receipt.id)
         return json_response(self.accepted(receipt, sms, caller), 202, headers_of(receipt))
 
     def checked(self, body: bytes) -> SmsIn:

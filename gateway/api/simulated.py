@@ -28,6 +28,7 @@ from common.web.operations import JSON, Answer, Body, Operation, Scope
 from common.web.problems import FieldError, Problem
 from common.web.rate import RateLimiter
 from common.web.responses import json_response
+from common.web.routing import audit_done
 from common.web.validation import invalid
 from gateway.api.schemas import MAX_BATCH_ITEMS, Priority, RunName
 
@@ -134,6 +135,7 @@ class SimulatedRuns:
         except RunExists:
             self._rates.give_back(caller, asked.num_messages)
             raise Problem(409, f"run {run} exists already: choose another name") from None
+        audit_done(request, messages=asked.num_messages, id=run)
         return json_response(RunStarted(run, asked.num_messages), 202, {"Location": f"/runs/{run}"})
 
     async def _begin_and_publish(

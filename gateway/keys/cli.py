@@ -4,10 +4,12 @@ import argparse
 import re
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from common.audit import open_command_audit
 from common.cli import (
     BRIEF_CONNECT_TIMEOUT_S,
     EXIT_DONE,
@@ -26,6 +28,8 @@ from common.web.operations import Scope
 
 LONGEST_NAME = 64
 
+Record = Callable[..., None]
+
 
 def main(argv: list[str] | None = None, prog: str = "smsim keys") -> int:
     """Does what its subcommand says."""
@@ -35,8 +39,9 @@ def main(argv: list[str] | None = None, prog: str = "smsim keys") -> int:
         settings = load_settings()
         configure_logs("gateway", settings.log_level, settings.log_file, stream=sys.stderr)
         warn_of_near_misses()
+        record = open_command_audit(settings)
         async with await connect_stores(settings, args.connect_timeout) as stores:
-            await args.job(stores.api_keys, args)
+            await args.job(stores.api_keys, args, record)
         return EXIT_DONE
 
     return run_command(prog, run)
@@ -91,7 +96,7 @@ def _parser(prog: str) -> Parser:
     return parser
 
 
-async def _create(keys: ApiKeys, args: argparse.Namespace) -> None:
+async def _create(keys: ApiKeys, args: argparse.Namespace, record: Record) -> None:
     scopes = [Scope(scope) for scope in args.scope] if args.scope else OWN_SCOPES
     kind = Kind(args.kind)
     if (kind is Kind.TEAM) != bool(args.to):
@@ -107,6 +112,13 @@ async def _create(keys: ApiKeys, args: argparse.Namespace) -> None:
         )
         if await keys.add(key):
             break
+    record(
+        "key_created",
+        key=key.id,
+        kind=key.kind,
+        scopes=sorted(key.scopes),
+        expires_us=key.expires_us,
+    )
     sys.stdout.write(f"{whole}\n")
     sys.stderr.write(
         f"{key.kind} key {key.id} of {key.name} with the scopes {_words(key)}{_until(key)}: keep it now, it can't be"
@@ -114,7 +126,7 @@ async def _create(keys: ApiKeys, args: argparse.Namespace) -> None:
     )
 
 
-async def _list(keys: ApiKeys, args: argparse.Namespace) -> None:
+async def _list(keys: ApiKeys, args: argparse.Namespace, _: Record) -> None:
     uses = await keys.last_uses()
     found = sorted((await keys.all()).values(), key=lambda key: (key.created_us, key.id))
     shown = [_shown(key, uses.get(key.id)) for key in found]
@@ -129,12 +141,13 @@ async def _list(keys: ApiKeys, args: argparse.Namespace) -> None:
         sys.stdout.write(line.rstrip() + "\n")
 
 
-async def _revoke(keys: ApiKeys, args: argparse.Namespace) -> None:
+async def _revoke(keys: ApiKeys, args: argparse.Namespace, record: Record) -> None:
     if args.id not in await keys.all():
         # Somebody may have given the whole key: it is not said again.
         which = f"no key {args.id}" if re.fullmatch(r"[a-z2-7]{1,8}", args.id) else "no key of this id"
         raise UsageError(f"{which}: smsim keys list shows the ids")
     await keys.revoke(args.id)
+    record("key_revoked", key=args.id)
     sys.stderr.write(f"key {args.id} is revoked: gateways refuse it within 5 s\n")
 
 

@@ -1,6 +1,7 @@
 """`smsim keys` as an operator would type it, on a real Redis."""
 
 import json
+import os
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -66,6 +67,21 @@ async def test_create_list_and_revoke(bench: Bench) -> None:
     out, said = await bench.smsim_keys("revoke", both_id)
     assert (out, said) == ("", f"key {both_id} is revoked: gateways refuse it within 5 s\n")
     assert list(await bench.keys.all()) == [read_id]
+
+
+async def test_the_audit_log_has_what_was_done(bench: Bench, tmp_path: Path) -> None:
+    """A key that was made and one that was revoked, by its id; a log that can't be opened stops it before that."""
+    path = tmp_path / "audit.log"
+    out, _ = await bench.smsim_keys("create", "--name", "shop", AUDIT_LOG=path)
+    _, key_id, secret = out.strip().split("_")
+    await bench.smsim_keys("revoke", key_id, AUDIT_LOG=path)
+    created, revoked = [json.loads(line) for line in path.read_text().splitlines()]
+    assert (created["event"], created["key"], created["scopes"]) == ("key_created", key_id, ["read", "send"])
+    assert (revoked["event"], revoked["key"], revoked["by"]) == ("key_revoked", key_id, f"uid {os.getuid()}")
+    assert secret not in path.read_text()
+    _, said = await bench.smsim_keys("create", "--name", "shop", AUDIT_LOG=tmp_path, code=2)
+    assert said.startswith("smsim keys: AUDIT_LOG=")
+    assert await bench.keys.all() == {}
 
 
 async def test_kinds_ends_and_last_uses_are_listed(bench: Bench) -> None:

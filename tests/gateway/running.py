@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 
+from common.audit import AuditLog
 from common.broker.memory import MemoryBroker
 from common.broker.port import Broker
 from common.ledger.memory import MemoryLedger
@@ -97,6 +98,7 @@ async def running(
     callback_limits: CallbackLimits | None = None,
     provider: BulkProvider | None = None,
     sends: bool = True,
+    audit: AuditLog | None = None,
     **settings: object,
 ) -> AsyncIterator[Running]:
     """Serves until left. `settings` are those of the environment; `sends` False: there is no sender."""
@@ -113,7 +115,7 @@ async def running(
         relay=relay_limits or RelayLimits(),
         callbacks=callback_limits or CallbackLimits(),
     )
-    gateway = Gateway(given, broker, stores, stand_in=stand_in, limits=limits)
+    gateway = Gateway(given, broker, stores, stand_in=stand_in, limits=limits, audit=audit)
     stop = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
         port = await stack.enter_async_context(gateway.serving("127.0.0.1", 0))

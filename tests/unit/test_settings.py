@@ -79,6 +79,7 @@ DEFAULTS = {
     "METRICS_PORT": None,
     "LOG_LEVEL": "INFO",
     "LOG_FILE": None,
+    "AUDIT_LOG": None,
 }
 
 

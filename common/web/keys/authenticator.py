@@ -190,6 +190,12 @@ class Authenticator:
         self._held_at = asked_at
 
 
+def claimed_id(connection: HTTPConnection) -> str | None:
+    """The id in the key that was sent, whether the key is right or not."""
+    parts = parts_of(_key_of(connection) or "")
+    return parts and parts[0]
+
+
 def _key_of(connection: HTTPConnection) -> str | None:
     """The key that was sent. A browser can send it with a WebSocket only as a subprotocol. Raises Problem 400."""
     for name in ("Authorization", "X-API-Key"):
