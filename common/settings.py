@@ -225,6 +225,8 @@ class Settings(EnvironmentSettings):
         float, Field(gt=0, le=1, description="the share of Redis's maxmemory that they may take")
     ] = 0.25
     gateway_cors_origins: str | None = Field(None, description="origins, separated by commas")
+    gateway_tls_cert: Path | None = None
+    gateway_tls_key: Path | None = None
     gateway_hosts: str | None = Field(None, description="host names it answers to, separated by commas")
     message_ttl: Annotated[float, Field(gt=0, le=8760, description="hours")] = 24
     message_bytes: (

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from common.background import Worker, end, supervise
 from common.broker.port import Broker
 from common.settings import Settings
 from common.sms.numbers import NumberRules
-from common.web.guard import Guard
+from common.web.guard import LOOPBACK, Guard
 from common.web.keys.authenticator import Authenticator
 from common.web.keys.port import ApiKeys
 from common.web.keys.strength import check_secret
@@ -42,8 +43,6 @@ from gateway.limits import GatewayLimits, limits_of
 from gateway.live.broadcaster import Broadcaster
 from gateway.live.inbox import Inbox
 from gateway.stores import GatewayStores, gateway_name
-
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
 
 class _Part(Protocol):
@@ -97,13 +96,13 @@ class Gateway:
         self._app = _guarded(self._routed(operations), settings, audit)
 
     @contextlib.asynccontextmanager
-    async def serving(self, host: str, port: int) -> AsyncIterator[int]:
+    async def serving(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
         """Serves until left, then finishes what is under way; gives the port. Raises Unavailable."""
         lane = FastLane(self._messages, self._authenticator, self._app, self.metrics.observe, self._audit)
         async with (
             self._auditing(),
             self._working(),
-            serving(self._app, host, port, self._limits.web, fast_lane=lane) as bound,
+            serving(self._app, host, port, self._limits.web, fast_lane=lane, tls=tls) as bound,
         ):
             try:
                 yield bound
@@ -217,7 +216,8 @@ def _dispatcher(settings: Settings, stores: GatewayStores, limits: CallbackLimit
 def _guarded(app: Starlette, settings: Settings, audit: AuditLog | None) -> Guard:
     hosts = _listed(settings.gateway_hosts) or (None if settings.gateway_auth else LOOPBACK)
     origins = _listed(settings.gateway_cors_origins)
-    return Guard(app, hosts, origins, takes_proxies=settings.gateway_auth, audit=audit)
+    tls = settings.gateway_tls_cert is not None
+    return Guard(app, hosts, origins, takes_proxies=settings.gateway_auth, audit=audit, tls=tls)
 
 
 def _listed(text: str | None) -> frozenset[str]:

@@ -1,8 +1,8 @@
 """`smsim gateway`: REST, live events and the dashboard, over RabbitMQ and Redis."""
 
 import asyncio
-import ipaddress
 import logging
+import ssl
 
 from common.audit import AuditLog, open_audit_log
 from common.broker.port import Broker
@@ -16,15 +16,15 @@ from common.cli import (
     warn_of_near_misses,
     whole,
 )
-from common.errors import Refused, SmsimError, UsageError
+from common.errors import Refused, SmsimError
 from common.health import beat
 from common.ledger.port import Ledger
 from common.logs import configure_logs
 from common.metrics import metrics_served
 from common.settings import Settings, load_settings
 from common.stores import connect_stores
-from common.web.guard import name_of
 from gateway.app import Gateway
+from gateway.doors import gateway_tls, refuse_open_doors
 from gateway.stores import redis_gateway_stores
 
 log = logging.getLogger(__name__)
@@ -45,37 +45,15 @@ def main(argv: list[str] | None = None, prog: str = "smsim gateway") -> int:
         configure_logs("gateway", settings.log_level, settings.log_file)
         warn_of_near_misses()
         refuse_open_doors(settings)
-        return await _serve(settings, args.connect_timeout, open_audit_log(settings, "gateway"))
+        tls, audit = gateway_tls(settings), open_audit_log(settings, "gateway")
+        return await _serve(settings, tls, audit, connect_timeout_s=args.connect_timeout)
 
     return run_command(prog, run)
 
 
-def refuse_open_doors(settings: Settings) -> None:
-    """Raises UsageError where others than this machine could come in with no key."""
-    if not settings.gateway_auth and not is_loopback(settings.gateway_host):
-        raise UsageError(
-            f"GATEWAY_AUTH=false is for loopback only, and GATEWAY_HOST={settings.gateway_host} is not:"
-            " leave authentication on, or listen on 127.0.0.1"
-        )
-    names = [name.strip() for name in (settings.gateway_hosts or "").split(",") if name.strip()]
-    if not settings.gateway_auth and (others := [name for name in names if not is_loopback(name_of(name))]):
-        raise UsageError(
-            f"GATEWAY_AUTH=false is for loopback only, and GATEWAY_HOSTS names others ({', '.join(others)}): leave"
-            " authentication on, or name localhost, 127.0.0.1 or [::1]"
-        )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-async def _serve(settings: Settings, connect_timeout_s: float, audit: AuditLog | None) -> int:
+async def _serve(
+    settings: Settings, tls: ssl.SSLContext | None, audit: AuditLog | None, *, connect_timeout_s: float
+) -> int:
     """Builds the gateway on RabbitMQ and Redis and runs it."""
     shared = await connect_stores(settings, connect_timeout_s)
     broker = await connect_broker(settings, "gateway", connect_timeout_s)
@@ -84,10 +62,11 @@ async def _serve(settings: Settings, connect_timeout_s: float, audit: AuditLog |
         stop = stop_on_signals()
         async with (
             metrics_served(settings, gateway.metrics.registry, gateway.metrics.refresh),
-            gateway.serving(settings.gateway_host, settings.gateway_port) as port,
+            gateway.serving(settings.gateway_host, settings.gateway_port, tls) as port,
         ):
             settle_down()
-            log.info("gateway_listening", extra={"host": settings.gateway_host, "port": port})
+            address = {"host": settings.gateway_host, "port": port, "tls": tls is not None}
+            log.info("gateway_listening", extra=address)
             beating = asyncio.create_task(_beat(shared.ledger, broker))
             await stop.wait()
             beating.cancel()

@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import ssl
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +22,9 @@ from common.logs import configure_logs
 from common.settings import LogLevel, Settings, load_settings
 from common.stores import HOUR_S, Stores, memory_stores
 from common.tracking.memory import MemoryTracker
+from common.web.guard import is_loopback
 from gateway.app import Gateway
-from gateway.cli import is_loopback, refuse_open_doors
+from gateway.doors import gateway_tls, refuse_open_doors
 from gateway.stores import memory_gateway_stores
 from monitor.metrics import PipelineMetrics
 from sender.metrics import SenderMetrics
@@ -113,7 +115,8 @@ async def _run(args: argparse.Namespace, prog: str) -> int:
     settings = _settings(args)
     configure_logs("stand-in", settings.log_level, settings.log_file, sys.stderr)
     warn_of_near_misses()
-    await _serve(StandIn.build(settings), settings, prog)
+    tls = gateway_tls(settings)
+    await _serve(StandIn.build(settings), settings, tls, prog=prog)
     return 0
 
 
@@ -194,14 +197,15 @@ def _is_set(settings: Settings, name: str) -> bool:
     return name in in_environment or getattr(settings, name) != Settings.model_fields[name].default
 
 
-async def _serve(stand_in: StandIn, settings: Settings, prog: str) -> None:
+async def _serve(stand_in: StandIn, settings: Settings, tls: ssl.SSLContext | None, *, prog: str) -> None:
     """Runs the stand-in until a signal stops it."""
     stop, sender_stop = stop_on_signals(), asyncio.Event()
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(stand_in.sender.run(sender_stop))
             upkeep = tasks.create_task(_keep_up(stand_in.stores.ledger, stand_in.pipeline))
-            async with stand_in.gateway.serving(settings.gateway_host, settings.gateway_port) as port:
+            host, port = settings.gateway_host, settings.gateway_port
+            async with stand_in.gateway.serving(host, port, tls) as port:
                 sys.stderr.write(f"{prog}: {_ready(settings, port)}\n")
                 sys.stderr.flush()
                 await stop.wait()
@@ -220,7 +224,8 @@ def _ready(settings: Settings, port: int) -> str:
         behaviour = f"a send takes {mean_s:g} s, {failed:.3g} % of them fail"
     else:
         behaviour = f"profile {settings.provider_profile}"
-    return f"ready on http://{host}:{port}/ ({behaviour}; Ctrl-C ends it)"
+    scheme = "https" if settings.gateway_tls_cert else "http"
+    return f"ready on {scheme}://{host}:{port}/ ({behaviour}; Ctrl-C ends it)"
 
 
 async def _keep_up(ledger: Ledger, pipeline: PipelineMetrics, every_s: float = 1.0) -> None:

@@ -221,6 +221,7 @@ class Connection(asyncio.Protocol):
         """Makes the TLS handshake; what the client sends with it waits until it is over."""
         limit_s = self._door.limits.handshake_s
         loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, self._pass_early_bytes)  # then TLS's protocol is in place
         try:
             secured = await loop.start_tls(
                 self._transport, self, context, server_side=True, ssl_handshake_timeout=limit_s
@@ -234,6 +235,17 @@ class Connection(asyncio.Protocol):
         self._use(secured)
         self._enter(Phase.NEW)
         self._proceed()
+
+    def _pass_early_bytes(self) -> None:
+        """Passes what came before TLS could begin: uvloop begins to read also where `connection_made` paused it."""
+        early, self._unread = self._unread, b""
+        tls = cast(asyncio.BufferedProtocol, self._transport.get_protocol())
+        while early and not self._transport.is_closing():
+            buffer = memoryview(tls.get_buffer(len(early)))
+            size = min(len(buffer), len(early))
+            buffer[:size] = early[:size]
+            tls.buffer_updated(size)
+            early = early[size:]
 
     # Requests
 

@@ -9,6 +9,7 @@ Where no API keys are needed, requests that came through a proxy are refused as 
 everybody in who reaches it.
 """
 
+import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 
@@ -33,6 +34,8 @@ _SECURITY = [
     (b"content-security-policy", _POLICY.encode()),
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
 ]
+# Browsers then use TLS only, for a year after the last answer (RFC 6797).
+_HSTS = (b"strict-transport-security", b"max-age=31536000")
 _NO_STORE = (b"cache-control", b"no-store")
 _VARY = (b"vary", b"Origin")
 _EXPOSED = (b"access-control-expose-headers", b"Location, Retry-After, Idempotent-Replayed")
@@ -52,14 +55,25 @@ PROXY_PREFIX = b"x-forwarded"
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?")
 MOST_HOSTS = 100
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _STARTS = frozenset({"http.response.start", "websocket.http.response.start"})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class Guard:
     """ASGI middleware.
 
     `hosts` are the names that it answers to, None for any. Pages of `cors_origins`, like `https://alerts.example.org`,
-    may use the API. They send an API key, so that no credentials are allowed.
+    may use the API. They send an API key, so that no credentials are allowed. `tls`: all connections are secured.
 
     Attributes:
         takes_proxies: Whether requests may come through a proxy.
@@ -69,16 +83,18 @@ class Guard:
         self,
         app: ASGIApp,
         hosts: frozenset[str] | None,
-        cors_origins: frozenset[str],
+        cors_origins: frozenset[str] = frozenset(),
         *,
         takes_proxies: bool = True,
         audit: AuditLog | None = None,
+        tls: bool = False,
     ) -> None:
         self._audit = audit
         self.takes_proxies = takes_proxies
         self._app = app
         self._hosts = None if hosts is None else {name_of(host) for host in hosts}
         self._served_hosts: set[bytes] = set()  # as clients sent them
+        self._security = [*_SECURITY, _HSTS] if tls else _SECURITY
         self._origins = {origin.lower().rstrip("/") for origin in cors_origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,7 +120,8 @@ class Guard:
         """Why a request is refused; None if it is not."""
         host = _value(scope, b"host")
         if self._hosts is not None and name_of(host) not in self._hosts:
-            return Problem(421, "this host name is not served here: GATEWAY_HOSTS names those that are")
+            what = "this host name is not served here: a gateway's GATEWAY_HOSTS names those that are"
+            return Problem(421, what)
         if not self.takes_proxies and _came_through_a_proxy(name for name, _ in scope["headers"]):
             what = (
                 "authentication is off (GATEWAY_AUTH=false), so requests through a proxy are refused: turn it on, or"
@@ -132,11 +149,11 @@ class Guard:
     def added_fields(self) -> bytes:
         """The header fields that are added to an answer to a request of no origin."""
         vary = [_VARY] if self._origins else []
-        return b"".join([b"%b: %b\r\n" % field for field in (*_SECURITY, *vary, _NO_STORE)])
+        return b"".join([b"%b: %b\r\n" % field for field in (*self._security, *vary, _NO_STORE)])
 
     def _guarded(self, send: Send, allowed: str) -> Send:
         """`send`, with headers added to each answer. Pages of the origin `allowed` may read it."""
-        added = _SECURITY
+        added = self._security
         if self._origins:
             added = [*added, _VARY]
         if allowed:

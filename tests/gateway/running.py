@@ -21,6 +21,7 @@ from gateway.acceptance.limits import AcceptanceLimits, RelayLimits
 from gateway.app import Gateway
 from gateway.callbacks.limits import CallbackLimits
 from gateway.callbacks.memory import MemoryCallbacks
+from gateway.doors import gateway_tls
 from gateway.limits import GatewayLimits
 from gateway.stores import GatewayStores, memory_gateway_stores
 from sender.providers.bulk import BulkProvider
@@ -118,7 +119,7 @@ async def running(
     gateway = Gateway(given, broker, stores, stand_in=stand_in, limits=limits, audit=audit)
     stop = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
-        port = await stack.enter_async_context(gateway.serving("127.0.0.1", 0))
+        port = await stack.enter_async_context(gateway.serving("127.0.0.1", 0, gateway_tls(given)))
         http = await stack.enter_async_context(aiohttp.ClientSession(f"http://127.0.0.1:{port}"))
         sending = None
         if sends:

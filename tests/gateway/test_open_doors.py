@@ -8,7 +8,7 @@ from common.broker.memory import MemoryBroker
 from common.errors import UsageError
 from common.settings import load_settings
 from gateway.app import Gateway
-from gateway.cli import refuse_open_doors
+from gateway.doors import refuse_open_doors
 from gateway.stores import memory_gateway_stores
 from tests.gateway.running import running
 
