@@ -16,14 +16,16 @@ import secrets
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pika
 import pika.exceptions
 import redis
+import redis.asyncio
+import redis.asyncio.retry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -104,14 +106,19 @@ class Server(ABC):
 class RedisServer(Server):
     """Redis that writes to disk before it answers (AOF, fsync always).
 
-    With `folder` for its data, or `env` for its environment, it is a private process, never a container.
+    With `folder` for its data, or `env` for its environment, it is a private process, never a container. `more` are
+    further options of its command line.
     """
 
     def __init__(
-        self, password: str | None = None, folder: Path | None = None, env: Mapping[str, str] | None = None
+        self,
+        password: str | None = None,
+        folder: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        more: Sequence[str] = (),
     ) -> None:
         self.password = password
-        options = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
+        options = ["--appendonly", "yes", "--appendfsync", "always", "--save", "", *more]
         if password:
             options += ["--requirepass", password]
         if folder or env:
@@ -120,9 +127,24 @@ class RedisServer(Server):
             super().__init__(choose(lambda: _redis_container(options), lambda: _redis_process(options)))
 
     @property
+    def environment(self) -> dict[str, object]:
+        """The variables with which the product connects; its password is not among them."""
+        return {"REDIS_HOST": self.host, "REDIS_PORT": self.port}
+
+    @property
     def settings(self) -> Settings:
         """Settings with which the product connects."""
-        return Settings(redis_host=self.host, redis_port=self.port, redis_password=self.password)
+        given: dict[str, Any] = {name.lower(): value for name, value in self.environment.items()}
+        return Settings(redis_password=self.password, **given)
+
+    def observer(self, db: int) -> "redis.Redis":
+        """A client without product code, which decodes what it reads."""
+        return redis.Redis(self.host, self.port, db=db, decode_responses=True)
+
+    def async_observer(self, db: int) -> "redis.asyncio.Redis":
+        """A client without product code, which fails at once when Redis does not answer."""
+        once = redis.asyncio.retry.Retry(NoBackoff(), 0)
+        return redis.asyncio.Redis(host=self.host, port=self.port, db=db, socket_timeout=5, retry=once)
 
     def flush(self) -> None:
         """Deletes all keys."""

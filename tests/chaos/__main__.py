@@ -26,7 +26,7 @@ from tests.servers import RabbitServer, RedisServer
 LATEST = Path(__file__).parent / "results" / "latest.json"
 MESSAGES, RUNS = 200_000, 1
 # The part that `make test` has time for: about a dozen seconds each.
-SHORT_FAULTS = ("senders-killed", "connections-cut", "redis-killed")
+SHORT_FAULTS = ("senders-killed", "connections-cut", "redis-killed", "redis-failover")
 SHORT_MESSAGES = 2_000
 
 

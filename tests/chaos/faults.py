@@ -1,6 +1,7 @@
 """The faults: what each does to a running pipeline, and how its recovery is detected."""
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from abc import ABC, abstractmethod
@@ -9,11 +10,13 @@ from random import Random
 from signal import SIGCONT, SIGINT, SIGKILL, SIGSTOP, Signals
 from typing import ClassVar
 
+from redis.exceptions import RedisError
+
 from common.ledger.redis.scripts import script_texts
 from common.messages import Lane
 from tests.chaos.plan import FLAKY, OUTAGES, STEADY, Wishes
 from tests.chaos.proxy import LostAnswers, Proxy
-from tests.chaos.servers import ClockedRedis, RabbitCluster, SmallDiskRedis
+from tests.chaos.servers import ClockedRedis, RabbitCluster, SentinelRedis, SmallDiskRedis
 from tests.chaos.stage import LOOK_S, Stage
 from tests.servers import RabbitServer, RedisServer, Server
 from tests.waiting import eventually
@@ -324,6 +327,44 @@ class FullDisk(Fault):
         return self.stage.redis_server
 
 
+class FailedOver(Fault):
+    name = "redis-failover"
+    description = (
+        "SIGKILL of Redis's primary: the Sentinels promote its replica, and it is started again as the replica"
+        " (`min-replicas-to-write 1`, `REDIS_WAIT_REPLICAS=1`)"
+    )
+    touches = frozenset({"redis"})
+    wishes = Wishes(strikes=3, settings={"REDIS_WAIT_REPLICAS": 1})
+    redis = SentinelRedis
+
+    async def begin(self) -> None:
+        self._killed = self._servers.primary
+        self.stage.may_go_back = True
+        await asyncio.to_thread(self._killed.kill)
+
+    async def hold(self, seconds: float) -> None:
+        await eventually(self._is_promoted, 60, "the replica is promoted")
+
+    async def end(self) -> None:
+        await asyncio.to_thread(self._servers.start)
+
+    async def recover(self) -> float | None:
+        recovery_s = await super().recover()
+        await self.stage.look()
+        self.stage.may_go_back = False
+        return recovery_s
+
+    def _is_promoted(self) -> bool:
+        with contextlib.suppress(RedisError):
+            return self._servers.primary is not self._killed
+        return False
+
+    @property
+    def _servers(self) -> SentinelRedis:
+        assert isinstance(self.stage.redis_server, SentinelRedis)
+        return self.stage.redis_server
+
+
 class KilledLeader(Fault):
     name = "cluster-leader-killed"
     description = "three RabbitMQ nodes: SIGKILL of that which leads the bulk queue; it is started again"
@@ -534,6 +575,7 @@ FAULTS: dict[str, type[Fault]] = {
         *(
             FullRedis,
             FullDisk,
+            FailedOver,
             KilledLeader,
             LostLedgerAnswers,
             Poison,

@@ -1,4 +1,4 @@
-"""Servers that some faults need: with a disk that fills up, a clock that jumps, or two more nodes."""
+"""Servers that some faults need: with a disk that fills up, a clock that jumps, or more nodes."""
 
 import contextlib
 import json
@@ -6,10 +6,20 @@ import resource
 import secrets
 import shutil
 import subprocess
+import time
 from pathlib import Path
+from typing import Any
+
+import redis
+import redis.asyncio
+import redis.asyncio.retry
+import redis.asyncio.sentinel
+import redis.retry
+import redis.sentinel
+from redis.backoff import NoBackoff
 
 from tests.chaos.clock import Clock
-from tests.runners import free_port, temporary_folder
+from tests.runners import Process, find_program, free_port, temporary_folder
 from tests.servers import RabbitServer, RedisServer, rabbit_process
 
 _DISK_BYTES = 256 * 1024 * 1024
@@ -72,6 +82,104 @@ class ClockedRedis(RedisServer):
     def close(self) -> None:
         super().close()
         shutil.rmtree(self._place, ignore_errors=True)
+
+
+class SentinelRedis(RedisServer):
+    """A primary, its replica, and three Sentinels. As a server, it is the first primary.
+
+    A primary takes writes only while a replica follows it.
+    """
+
+    _NAME = "mymaster"
+    _OPTIONS = ("--min-replicas-to-write", "1", "--repl-diskless-sync-delay", "0")
+
+    def __init__(self) -> None:
+        self._place = temporary_folder("sentinels")
+        folders = {name: self._place / name for name in ("one", "two", "a", "b", "c")}
+        for folder in folders.values():
+            folder.mkdir()
+        super().__init__(folder=folders["one"], more=self._OPTIONS)
+        self._servers = (self, RedisServer(folder=folders["two"], more=self._OPTIONS))
+        self._sentinels = [self._sentinel(folders[name]) for name in ("a", "b", "c")]
+        self._addresses = [("127.0.0.1", process.port) for process in self._sentinels]
+        options = {"socket_timeout": 1, "retry": redis.retry.Retry(NoBackoff(), 0)}
+        self._watch: Any = redis.sentinel.Sentinel(self._addresses, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+
+    @property
+    def environment(self) -> dict[str, object]:
+        sentinels = ",".join(f"{host}:{port}" for host, port in self._addresses)
+        return {"REDIS_SENTINELS": sentinels, "REDIS_SENTINEL_MASTER": self._NAME}
+
+    def observer(self, db: int) -> redis.Redis:
+        found: redis.Redis = self._watch.master_for(self._NAME, db=db, decode_responses=True)
+        return found
+
+    def async_observer(self, db: int) -> redis.asyncio.Redis:
+        once = redis.asyncio.retry.Retry(NoBackoff(), 0)
+        options = {"socket_timeout": 1, "retry": once}
+        watch = redis.asyncio.sentinel.Sentinel(self._addresses, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+        found: redis.asyncio.Redis = watch.master_for(self._NAME, db=db, socket_timeout=5, retry=once)
+        return found
+
+    @property
+    def primary(self) -> RedisServer:
+        """What the Sentinels name as the primary. Raises redis.ConnectionError during a failover."""
+        _, port = self._watch.discover_master(self._NAME)
+        return next(server for server in self._servers if server.port == port)
+
+    @property
+    def replica(self) -> RedisServer:
+        """The other server."""
+        return next(server for server in self._servers if server is not self.primary)
+
+    def start(self) -> None:
+        """Starts what does not run. Returns once the replica follows the primary and the Sentinels know both."""
+        is_new = all(process.pid is None for process in self._sentinels)
+        primary = self if is_new else self.primary
+        for server in self._servers:
+            if server.pid is None:
+                RedisServer.start(server)
+                if server is not primary:
+                    with server._client() as operator:
+                        operator.replicaof(primary.host, primary.port)
+        for process in self._sentinels:
+            process.start()
+        ends_s = time.monotonic() + 60
+        while not self._is_whole():
+            if time.monotonic() > ends_s:
+                raise RuntimeError("the replica does not follow the primary")
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        for process in self._sentinels:
+            process.close()
+        self._servers[1].close()
+        super().close()
+        shutil.rmtree(self._place, ignore_errors=True)
+
+    def _is_whole(self) -> bool:
+        with contextlib.suppress(redis.RedisError):
+            with self.primary._client() as operator:
+                replication: Any = operator.info("replication")
+            states = [one.sentinel_masters()[self._NAME] for one in self._watch.sentinels]
+            known = all((s["num-slaves"], s["num-other-sentinels"]) == (1, 2) for s in states)
+            return known and bool(replication.get("slave0", {}).get("state") == "online")
+        return False
+
+    def _sentinel(self, folder: Path) -> Process:
+        port = free_port()
+        lines = [
+            f"port {port}",
+            "bind 127.0.0.1",
+            f"dir {folder}",
+            f"sentinel monitor {self._NAME} {self.host} {self.port} 2",
+            f"sentinel down-after-milliseconds {self._NAME} 1000",
+            f"sentinel failover-timeout {self._NAME} 10000",
+        ]
+        (folder / "sentinel.conf").write_text("\n".join(lines) + "\n")
+        return Process(
+            folder, port, [find_program("redis-server"), str(folder / "sentinel.conf"), "--sentinel"]
+        )
 
 
 class RabbitCluster(RabbitServer):

@@ -11,9 +11,6 @@ from signal import SIGINT, SIGKILL, SIGTERM, Signals
 from typing import Any
 
 import pika
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from common.broker.topology import Queue
@@ -49,7 +46,11 @@ POISONS: tuple[Callable[[str], bytes], ...] = (
 
 
 class Stage(Pipeline):
-    """A running pipeline for faults to strike. `troubles` collects every violation."""
+    """A running pipeline for faults to strike. `troubles` collects every violation.
+
+    Attributes:
+        may_go_back: Whether the books may show less than before: what a primary that died had told nobody.
+    """
 
     def __init__(
         self, folder: Path, rabbit: RabbitServer, redis: RedisServer, plan: Plan, queue: str
@@ -65,16 +66,14 @@ class Stage(Pipeline):
         self.producing: dict[str, Launched] = {}
         self.poison: set[bytes] = set()
         self.polls = 0
+        self.may_go_back = False
         self.last: Books | None = None
         self._provider: Launched | None = None
         self._provider_port = free_port()
         self.http = Proxy("127.0.0.1", self._provider_port)
         self._announced: set[str] = set()
         self._told_to_end: set[int] = set()
-        # Fails at once when Redis does not answer; the ledger's own client would wait.
-        self._books = Redis(
-            host=redis.host, port=redis.port, db=REDIS_DB, socket_timeout=5, retry=Retry(NoBackoff(), 0)
-        )
+        self._books = redis.async_observer(REDIS_DB)
         self.use(
             MAX_ATTEMPTS=plan.max_attempts,
             RETRY_BACKOFF=RETRY_BACKOFF_S,
@@ -271,7 +270,7 @@ class Stage(Pipeline):
             return None
         self.polls += 1
         self.troubles += contradictions(books)
-        if self.last is not None:
+        if self.last is not None and not self.may_go_back:
             self.troubles += shrunk(self.last, books)
         self.last = books
         return books

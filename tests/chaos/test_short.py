@@ -10,7 +10,7 @@ from tests.chaos.__main__ import SHORT_FAULTS, SHORT_MESSAGES, chaos
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("rabbit_server", "redis_server")  # they skip the test if there are no servers
 def test_the_short_form() -> None:
-    """Killed senders, cut connections, a killed Redis: nothing lost, nothing counted twice."""
+    """Killed senders, cut connections, a killed Redis, one that fails over: nothing lost, nothing counted twice."""
     results = asyncio.run(chaos(list(SHORT_FAULTS), SHORT_MESSAGES, runs=1, seed=1))
 
     assert not results["broken"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from common import keys
-from common.errors import Refused
+from common.errors import Refused, Unavailable
 from common.ledger.redis import RedisLedger
 from common.messages import Lane, Message
 from common.rate.redis import RedisRateLimit
@@ -22,6 +22,7 @@ from common.web.keys.redis import RedisApiKeys
 from gateway.acceptance.redis import Keeping, RedisAcceptances
 from gateway.callbacks.redis import RedisCallbacks
 from tests.chaos.proxy import Proxy
+from tests.chaos.servers import SentinelRedis
 from tests.servers import RedisServer
 from tests.waiting import eventually
 
@@ -140,6 +141,31 @@ async def test_a_listener_leaves_the_old_primary(pair: tuple[RedisServer, RedisS
         await tracker.close()
         await client.aclose()
         await endpoint.close()
+
+
+async def test_sentinels_name_the_primary() -> None:
+    """Of two servers, they name the one that takes writes; when it dies, every call goes on at the other one."""
+    with SentinelRedis() as servers:
+        first = servers.primary
+        client = await connect_redis(servers.settings, 30)
+        try:
+            await every_call(client)
+            with servers.replica._client() as operator:  # which nobody will follow
+                operator.config_set("min-replicas-to-write", 0)
+            first.kill()
+            async with asyncio.timeout(60):
+                await every_call(client)
+            assert servers.primary is not first
+        finally:
+            await client.aclose()
+
+
+async def test_a_primary_that_no_sentinel_knows_is_said() -> None:
+    """The line names the settings."""
+    with SentinelRedis() as servers:
+        settings = servers.settings.model_copy(update={"redis_sentinel_master": "another"})
+        with pytest.raises(Unavailable, match=r"'another' .* \(REDIS_SENTINELS, REDIS_SENTINEL_MASTER\)"):
+            await connect_redis(settings, 0.5)
 
 
 TIMING = RedisTiming(first_backoff_s=0.01, longest_backoff_s=0.02, login_s=3600)

@@ -7,13 +7,11 @@ from typing import Any
 
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
-from redis import Redis
 
 from common.broker.topology import RETRY_RUNGS_S, Topology
 from common.ledger.port import Ledger
 from common.ledger.values import Snapshot
 from common.messages import Lane
-from common.settings import Settings
 from common.stores import connect_stores
 from tests.e2e.processes import Launched, Launcher
 from tests.servers import RabbitServer, RedisServer
@@ -30,8 +28,7 @@ class Pipeline(Launcher):
         env = {
             "RABBITMQ_HOST": rabbit.host,
             "RABBITMQ_PORT": rabbit.port,
-            "REDIS_HOST": redis.host,
-            "REDIS_PORT": redis.port,
+            **redis.environment,
             "REDIS_DB": REDIS_DB,
             "QUEUE_NAME": queue,
         }
@@ -41,7 +38,7 @@ class Pipeline(Launcher):
         self.queue = queue
         self.topology = Topology(queue)
         self.ledger: Ledger
-        self.redis = Redis(redis.host, redis.port, db=REDIS_DB, decode_responses=True)
+        self.redis = redis.observer(REDIS_DB)
 
     def use(self, **env: object) -> None:
         """Sets variables for all launchers that start from now on."""
@@ -51,9 +48,7 @@ class Pipeline(Launcher):
     async def open(self) -> None:
         """Empties the database and connects to it."""
         self.redis.flushdb()
-        settings = Settings(
-            redis_host=self.redis_server.host, redis_port=self.redis_server.port, redis_db=REDIS_DB
-        )
+        settings = self.redis_server.settings.model_copy(update={"redis_db": REDIS_DB})
         self.ledger = (await connect_stores(settings, 10)).ledger
 
     async def shut(self) -> None:
