@@ -42,7 +42,8 @@ class RelayLimits:
         confirm_s: The interval between two confirms to the store while there is progress.
         confirm_messages: The most messages in one confirm.
         heartbeat_s: How often a lease is renewed.
-        pause_s: The pause after a publish, or a call of the store, that failed.
+        pause_s: The pause after a publish, or a call of the store, that failed; the next pauses double.
+        longest_pause_s: The longest of these pauses.
         look_s: How often runs are looked for whose lease has ended.
         settled_s: How long the store must have answered promptly before a run is taken over: after an outage the
             leases of gateways that live have ended as well, until they renew them.
@@ -61,6 +62,7 @@ class RelayLimits:
     confirm_messages: int = 10_000
     heartbeat_s: float = 2.5
     pause_s: float = 0.2
+    longest_pause_s: float = 5.0
     look_s: float = 1.0
     settled_s: float = 5.0
     prompt_s: float = 2.0

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from common.background import end
+from common.backoff import Backoff
 from common.broker.confirm import publish_in_parts, publish_until_confirmed
 from common.broker.port import Broker
 from common.errors import SmsimError
@@ -96,6 +97,8 @@ class Relay:
         self._noted_s = float("-inf")
         # No more is accepted; and the store knows.
         self._is_closing = self._is_closed = False
+        self._publish_backoff = Backoff(limits.pause_s, limits.longest_pause_s)
+        self._tell_backoff = Backoff(limits.pause_s, limits.longest_pause_s)
         self._work = asyncio.Event()
         self._progress = asyncio.Event()
 
@@ -184,7 +187,9 @@ class Relay:
         try:
             await publish_until_confirmed(self._broker, *again, pause_s=self._limits.pause_s)
         except SmsimError as error:
-            await self._pause(error)
+            await self._pause(error, self._publish_backoff)
+        else:
+            self._publish_backoff.reset()
 
     async def _once_more(self, published: _Published) -> None:
         published.confirmed = asyncio.ensure_future(self._in_parts(published.batch))
@@ -260,14 +265,16 @@ class Relay:
         except LeaseLost:
             raise
         except SmsimError as error:
-            await self._pause(error)
+            await self._pause(error, self._tell_backoff)
             return
+        self._tell_backoff.reset()
         self.note(upto)
         self._is_closed |= closes
         if accepted > self._accepted:  # by a call whose answer was lost
             self._accepted = accepted
             self._work.set()
 
-    async def _pause(self, error: BaseException | None) -> None:
-        log.warning("relay_delayed", extra={"run": self.outbox.lease.run, "reason": str(error)})
-        await asyncio.sleep(self._limits.pause_s)
+    async def _pause(self, error: SmsimError, backoff: Backoff) -> None:
+        if not backoff.begun:
+            log.warning("relay_delayed", extra={"run": self.outbox.lease.run, "reason": str(error)})
+        await backoff.pause()

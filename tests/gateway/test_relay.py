@@ -145,13 +145,18 @@ async def test_a_batch_over_the_brokers_size_limit_is_published_in_smaller_ones(
         assert [seq for seq, state in enumerate(states) if state == State.FAILED] == [3]
 
 
-async def test_a_relay_goes_on_once_the_broker_no_longer_refuses() -> None:
-    """A refusal that passes: a password that was changed and changed back, a limit that was raised."""
+async def test_a_relay_goes_on_once_the_broker_no_longer_refuses(caplog: pytest.LogCaptureFixture) -> None:
+    """A refusal that passes: a password that was changed and changed back, a limit that was raised.
+
+    It is tried again with growing pauses, and logged once.
+    """
 
     class Refusing(Manual):
         refuses = True
+        asked = 0
 
         async def ready(self) -> None:
+            self.asked += 1
             if self.refuses:
                 raise Refused("not now")
 
@@ -160,8 +165,9 @@ async def test_a_relay_goes_on_once_the_broker_no_longer_refuses() -> None:
         await bench.accept(2)
         await eventually(lambda: len(broker.published) == 1)
         broker.confirms[0].set_exception(PublishFailed("the connection is lost"))
-        await asyncio.sleep(5 * QUICK_RELAYS.pause_s)
+        await eventually(lambda: broker.asked > 3)
         assert len(broker.published) == 1
+        assert caplog.messages.count("relay_delayed") == 1
         broker.refuses = False
         await eventually(lambda: len(broker.published) == 2)
         broker.confirms[1].set_result(None)
