@@ -41,7 +41,7 @@ class RabbitBroker:
         standing = self._topology.standing if declares else []
         self._publisher = Publisher(parameters(settings, f"{service} publish"), standing, timing)
         consume_nodes = parameters(settings, f"{service} consume")
-        self._consumer = Link(consume_nodes, self._on_consumer_up, self._on_refused, timing)
+        self._consumer = Link(consume_nodes, self._on_consumer_up, self._on_refused, timing=timing)
         self._consuming = False
         self._subscriptions: list[RabbitSubscription] = []
         # The queues that existed when the depths were last asked for.

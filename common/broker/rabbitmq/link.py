@@ -15,6 +15,7 @@ from common.backoff import Backoff
 from common.broker.rabbitmq.opening import Closed, open_connection
 from common.broker.rabbitmq.refusals import gone
 from common.errors import Refused, RefusedForNow, Unavailable
+from common.hosts import Address
 from common.settings import Settings
 from common.tls import tls_context
 
@@ -164,7 +165,7 @@ class Link:
         self._connection = opened.connection
         await self._set_up(opened.connection)
         if opened.closed.done():
-            raise Unavailable(f"RabbitMQ at {params.host}:{params.port} closed the connection")
+            raise Unavailable(f"RabbitMQ at {Address(params.host, params.port)} closed the connection")
         self._refused = None
         self._up.set()
         return opened.closed

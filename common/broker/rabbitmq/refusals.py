@@ -2,6 +2,7 @@
 
 import re
 import ssl
+from typing import NamedTuple
 
 import pika
 from pika.exceptions import (
@@ -16,6 +17,7 @@ from pika.exceptions import (
 from pika.spec import ACCESS_REFUSED, NOT_ALLOWED, PRECONDITION_FAILED
 
 from common.errors import Refused, RefusedForNow, TooLarge, Unavailable
+from common.hosts import Address
 
 # pika raises the Probable* errors for any loss of the connection during the handshake. RabbitMQ's code and words are in
 # the text, if it gave any.
@@ -30,7 +32,7 @@ def gone(error: AMQPError) -> Unavailable:
 
 def connection_error(error: BaseException, params: pika.ConnectionParameters) -> Unavailable | Refused:
     """Why a connection could not be opened. What RabbitMQ refuses to a connection, its operator may soon allow."""
-    where = f"RabbitMQ at {params.host}:{params.port}"
+    where = f"RabbitMQ at {Address(params.host, params.port)}"
     causes = _causes(error)
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -72,25 +74,38 @@ def words_of(reason: BaseException) -> str:
 def _refused_connection(
     cause: BaseException, where: str, params: pika.ConnectionParameters
 ) -> RefusedForNow | None:
-    code, words = _refusal(cause)
-    if code == ACCESS_REFUSED:
-        return RefusedForNow(f"{where} refuses the login: {words}: check RABBITMQ_USER and RABBITMQ_PASSWORD")
-    if code == NOT_ALLOWED:
-        advice = "" if "limit" in words else f": check RABBITMQ_VHOST={params.virtual_host}"
-        return RefusedForNow(f"{where} refuses the connection: {words}{advice}")
+    close = _close(cause)
+    if close.code == ACCESS_REFUSED:
+        return RefusedForNow(
+            f"{where} refuses the login: {close.words}: check RABBITMQ_USER and RABBITMQ_PASSWORD"
+        )
+    if close.code == NOT_ALLOWED:
+        advice = "" if "limit" in close.words else f": check RABBITMQ_VHOST={params.virtual_host}"
+        return RefusedForNow(f"{where} refuses the connection: {close.words}{advice}")
     return None
 
 
-def _refusal(cause: BaseException) -> tuple[int | None, str]:
-    """The code and the words with which RabbitMQ refused a connection; None if it did not."""
+class _Close(NamedTuple):
+    """How RabbitMQ closed a connection.
+
+    Attributes:
+        code: Its code; None if something else closed the connection.
+        words: Its words.
+    """
+
+    code: int | None = None
+    words: str = ""
+
+
+def _close(cause: BaseException) -> _Close:
     if isinstance(cause, ProbableAuthenticationError | ProbableAccessDeniedError):
         found = _CLOSED_IN_HANDSHAKE.search(str(cause.args[0])) if cause.args else None
-        return (int(found[1]), found[2].replace("\\'", "'")) if found else (None, "")
+        return _Close(int(found[1]), found[2].replace("\\'", "'")) if found else _Close()
     if isinstance(cause, AuthenticationError):
-        return int(ACCESS_REFUSED), repr(cause)
+        return _Close(int(ACCESS_REFUSED), repr(cause))
     if isinstance(cause, ConnectionClosedByBroker):
-        return cause.reply_code, words_of(cause)
-    return None, ""
+        return _Close(cause.reply_code, words_of(cause))
+    return _Close()
 
 
 def _causes(error: BaseException) -> list[BaseException]:
