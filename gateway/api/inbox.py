@@ -7,7 +7,7 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from common.sms.numbers import NumberRules, normalise
+from common.sms.numbers import LONGEST_CHARS, NumberRules, normalise
 from common.web.operations import Answer, Operation, Parameter, Scope
 from common.web.problems import FieldError, Problem
 from common.web.responses import json_response
@@ -28,7 +28,7 @@ _EXAMPLE = {
     "sent_at": "2026-11-21T07:26:13.123456Z",
 }
 
-To = Annotated[str, Meta(min_length=1, max_length=40, examples=[_EXAMPLE_TO])]
+To = Annotated[str, Meta(min_length=1, max_length=LONGEST_CHARS, examples=[_EXAMPLE_TO])]
 Limit = Annotated[int, Meta(ge=1, le=_LIMITS.messages)]
 Timeout = Annotated[float, Meta(ge=0, le=LONGEST_WAIT_S, description="seconds")]
 After = Annotated[str, Meta(max_length=60)]

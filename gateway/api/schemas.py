@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from common.messages import MAX_TEXT_CHARS, RUN_PATTERN, Lane, Message
+from common.sms.numbers import LONGEST_CHARS
 from common.sms.segments import Segments
 from common.sms.texts import TEXT_PATTERN
 from common.tracking.port import Status
@@ -15,7 +16,6 @@ from gateway.callbacks.address import MAX_URL_LENGTH
 
 MAX_BATCH_ITEMS = 100_000
 MAX_TRACKED_ITEMS = 1_000
-LONGEST_NUMBER = 40
 
 UuidText = Annotated[
     str, Meta(description="`<run>.<seq>`, the message id", examples=["20261121-072613-24a5b446cc10.0"])
@@ -35,7 +35,7 @@ NumberIn = Annotated[
     str,
     Meta(
         min_length=1,
-        max_length=LONGEST_NUMBER,
+        max_length=LONGEST_CHARS,
         description="a phone number in international form, with + and country code",
         examples=["+541166587382"],
     ),

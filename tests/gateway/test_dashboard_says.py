@@ -4,7 +4,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from common.messages import MAX_BATCH_MESSAGES, MAX_TEXT_CHARS
-from gateway.api.schemas import LONGEST_NUMBER
+from common.sms.numbers import LONGEST_CHARS
 from gateway.api.simulated import MAX_RUN_MESSAGES
 from gateway.callbacks.address import MAX_URL_LENGTH
 from tests.gateway.browser import PHONE, Cut, visiting
@@ -89,7 +89,7 @@ async def test_forms_know_their_limits(browser: Browser) -> None:
             ("#simulate-num_messages", "max", MAX_RUN_MESSAGES),
             ("#simulate-batch_size", "max", MAX_BATCH_MESSAGES),
             ("#send-text", "data-longest", MAX_TEXT_CHARS),
-            ("#send-number", "data-longest", LONGEST_NUMBER),
+            ("#send-number", "data-longest", LONGEST_CHARS),
             ("#send-callback_url", "data-longest", MAX_URL_LENGTH),
         ]
         for field, attribute, limit in limits:
@@ -104,7 +104,7 @@ async def test_forms_know_their_limits(browser: Browser) -> None:
             ("simulate", "batch_size", ("0", str(MAX_BATCH_MESSAGES + 1)), "whole number from 1 to 10,000"),
             ("simulate", "run", ("No", "a b", "a" * 41), "Small letters"),
             ("send", "text", ("a" * (MAX_TEXT_CHARS + 1),), "At most 1,600 characters"),
-            ("send", "number", ("+" + "1" * LONGEST_NUMBER,), "At most 40 characters"),
+            ("send", "number", ("+" + "1" * LONGEST_CHARS,), "At most 100 characters"),
         ]
         for form, name, values, words in wrong:
             for value in values:

@@ -21,10 +21,10 @@ CODES = sorted(COUNTRY_CODE_TO_REGION_CODE)
 TYPES = [number_type for number_type in PhoneNumberType.values() if number_type >= 0]
 
 
-def by_the_library(number: str) -> str | None:
-    """What phonenumbers makes of digits after a plus sign: E.164 as the wire format has it, or None."""
+def by_the_library(number: str, region: str | None = None) -> str | None:
+    """What phonenumbers makes of a number, in a region or with a plus sign: E.164 of 7 to 15 digits, or None."""
     try:
-        parsed = phonenumbers.parse(number, None)
+        parsed = phonenumbers.parse(number, region)
     except phonenumbers.NumberParseException:
         return None
     normal = phonenumbers.format_number(parsed, PhoneNumberFormat.E164)
@@ -299,6 +299,31 @@ def test_a_refusal_says_what_is_wrong(number: str, reason: str) -> None:
 def test_a_country_reads_national_numbers(written: str, number: str) -> None:
     """Its own as they are dialled there; international ones mean the same as without a country."""
     assert normalise(written, BRITISH) == number
+
+
+def test_national_numbers_are_those_of_the_library() -> None:
+    """As each country's people write them, and close to that: the quick way says what the library says."""
+    rng = random.Random(11)
+    seen = 0
+    for region in sorted(phonenumbers.SUPPORTED_REGIONS):
+        example = phonenumbers.example_number_for_type(region, PhoneNumberType.MOBILE)
+        if example is None:
+            continue
+        written = phonenumbers.format_number(example, PhoneNumberFormat.NATIONAL)
+        digits = re.sub(r"\D", "", written)
+        for near in (digits, str(example.national_number), *edited(rng, digits), *edited(rng, digits)):
+            if near.startswith("00"):
+                continue
+            expected = by_the_library(near, region)
+            found = number_error(near, NumberRules(region, reserved=True)) or normalise(
+                near, NumberRules(region, reserved=True)
+            )
+            if expected is None:
+                assert not found.startswith("+") or is_reserved(found), (region, near)
+            else:
+                assert found == expected, (region, near)
+            seen += expected is not None
+    assert seen > 500
 
 
 def test_each_country_has_its_own_prefix_for_abroad() -> None:

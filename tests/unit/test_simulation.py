@@ -189,6 +189,31 @@ def test_simulate_prints_one_json_object(smsim: Smsim) -> None:
     } <= result.keys()
 
 
+def test_simulate_takes_numbers_that_belong_to_nobody(
+    smsim: Smsim, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever provider the environment names: nothing is sent. RESERVED_NUMBERS=false refuses them here as well."""
+    monkeypatch.setenv("PROVIDER", "http")
+    contacts = tmp_path / "contacts.csv"
+    contacts.write_text("number\n+447700900123\n+999768835601\n")
+    command = (
+        "simulate",
+        "--contacts",
+        str(contacts),
+        "--text",
+        "Hi",
+        "--mean-processing-time",
+        "0",
+        "--json",
+    )
+    code, out, _ = smsim(*command)
+    assert (code, json.loads(out)["published"]) == (0, 2)
+    monkeypatch.setenv("RESERVED_NUMBERS", "false")
+    code, _, err = smsim(*command)
+    assert code == 2
+    assert "reserved for fiction" in err
+
+
 def test_simulate_ends_with_a_summary(smsim: Smsim) -> None:
     """For people: the number of messages, the rate, and that none was lost."""
     code, out, _ = smsim("simulate", "--num-messages", "500", "--mean-processing-time", "0", "--urgent")
