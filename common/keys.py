@@ -24,12 +24,15 @@ def pieces(name: str) -> str:
 
 
 def states(name: str) -> str:
-    """Prefix of the strings that hold two bits a message, one string for each piece of 131,072 messages."""
+    """Prefix of the strings that hold two bits a message, one string for each piece of 131,072 messages.
+
+    A piece of which nobody has announced a message is a hash of blocks of 256 messages.
+    """
     return f"sms:run:{name}:states:"
 
 
 def unannounced(name: str) -> str:
-    """Prefix of the strings that hold one bit a message: counted as published with no announcement."""
+    """Prefix of the hashes of blocks that mark a message that was counted as published with no announcement."""
     return f"sms:run:{name}:unannounced:"
 
 

@@ -777,3 +777,26 @@ async def test_marks_of_what_was_replayed(ledger: Ledger) -> None:
     await ledger.mark_replayed(RUN, marked)
     assert (await ledger.replayed(RUN, seqs)).tolist() == [False, True, False, True, False, True]
     assert (await ledger.recount(RUN)) == {"published": 500_000, "sending": 0, "sent": 0, "failed": 0}
+
+
+async def test_seqs_far_apart_of_a_run_that_nobody_announced_are_counted_once_each(ledger: Ledger) -> None:
+    """Whatever is done with them, in any part of a piece; an announcement that comes later counts the others only."""
+    far = seqs(0, 15, 16, 1_023, 1_024, 70_000, 131_071, 131_072, 5 * 131_072 - 1)
+    assert (await ledger.claim(RUN, far, False)).standing.tolist() == [NEW] * far.size
+    assert (await ledger.claim(RUN, far, True)).standing.tolist() == [AMBIGUOUS] * far.size
+    await ledger.release(RUN, far[2:4])
+    await ledger.settle(RUN, outcomes({int(seq): SENT for seq in far[:2]}))
+    await ledger.settle(RUN, outcomes({int(far[4]): FAILED, int(far[5]): RETRY}))
+    assert (await ledger.cancel(RUN, seqs(16, 1_023, 2_000))).tolist() == [True] * 3
+    assert (await ledger.canceled(RUN, seqs(15, 16, 2_000))).tolist() == [False, True, True]
+    states = [State.SENT, State.SENT, State.FAILED, State.FAILED, State.FAILED, State.QUEUED]
+    assert (await ledger.states(RUN, far)).tolist() == [*states, *[State.SENDING] * 3]
+    now = await ledger.snapshot(RUN)
+    assert (now.published, now.sending, now.sent, now.failed) == (10, 3, 2, 4)
+    assert await ledger.recount(RUN) == {"published": 10, "sending": 3, "sent": 2, "failed": 4}
+    assert await unsettled(ledger) == [[70_000, 131_071], [131_072], [5 * 131_072 - 1]]
+    await ledger.announce(RUN, 0, 1_500)
+    await ledger.announce(RUN, 1_500, 131_072 - 1_500)
+    now = await ledger.snapshot(RUN)
+    assert now.published == 131_072 + 2
+    assert (await ledger.recount(RUN))["published"] == 131_072 + 2

@@ -452,3 +452,20 @@ async def test_names_of_expired_runs_go_by_and_by(redis_server: RedisServer, sur
         await ledger.runs(1)
     assert await ledger._redis.zcard(keys.RUNS) == survivors
     await ledger.close()
+
+
+@pytest.mark.parametrize("runs", [1, 50], ids=["one run", "a run each"])
+async def test_seqs_far_apart_of_runs_that_nobody_announced_take_little_room(
+    ledger: RedisLedger, runs: int
+) -> None:
+    """One body of 70 bytes took 48 KiB, for a week. Now the run itself takes most."""
+    size, bodies = PIECE_MESSAGES, 100
+    before = (await ledger._redis.info("memory"))["used_memory"]
+    for k in range(bodies):
+        seq = np.array([(k // runs) * size + size - 1])
+        await ledger.claim(f"foreign-{k % runs}", seq, False)
+        await ledger.settle(
+            f"foreign-{k % runs}", Outcomes(seq, np.full(1, Outcome.SENT, np.uint8), np.full(1, 5))
+        )
+    taken = (await ledger._redis.info("memory"))["used_memory"] - before
+    assert taken / bodies < 2_000

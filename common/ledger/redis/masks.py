@@ -2,7 +2,8 @@
 
 The state of a message takes two bits, low bit first. Message k of a piece has bits 2k and 2k+1 of the string of the
 piece, read as little-endian words of 32 bits, 16 messages a word. The string of a piece is at most 32 KiB long, so no
-call blocks Redis for long, and a stray seq takes little memory.
+call blocks Redis for long. Where no message is announced, the piece is a hash of blocks of 256 messages instead, so
+that a stray seq takes little memory.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from common.messages import Seqs
 
 WORD_MESSAGES = 16
+WORD_BYTES = 4
 # A segment ends at this many untouched words in a row: sending more of them costs more than another segment.
 GAP_WORDS = 16
 

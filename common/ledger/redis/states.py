@@ -1,18 +1,32 @@
 """The ledger in Redis: reading the states of messages."""
 
-from collections.abc import AsyncIterator
-from functools import partial
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from redis.asyncio.client import Pipeline
 
 from common import keys
 from common.ledger import refusals
 from common.ledger.pieces import PIECE_MESSAGES, by_piece
-from common.ledger.redis.masks import unpack
+from common.ledger.redis.masks import WORD_BYTES, WORD_MESSAGES, unpack
 from common.ledger.redis.scripts import RedisScripts
 from common.messages import Seqs, State
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Words of a piece.
+
+    Attributes:
+        key: The key that has them.
+        first: The number of the first one.
+        count: How many.
+    """
+
+    key: str
+    first: int
+    count: int
 
 
 class RedisStates(RedisScripts):
@@ -26,24 +40,27 @@ class RedisStates(RedisScripts):
         return await self._pairs(run, keys.states(run), seqs)
 
     async def _pairs(self, run: str, prefix: str, seqs: Seqs) -> NDArray[np.uint8]:
-        """The two bits of each message, from the strings of the pieces. Raises UnknownRun."""
-        # A byte has four messages. Of each piece, only the bytes from the first to the last message are read.
+        """The two bits of each message, from the words of the pieces. Raises UnknownRun."""
         parts = [(piece, at, seqs[at] - piece * PIECE_MESSAGES) for piece, at in by_piece(seqs)]
+        asked = []
+        for piece, _, offsets in parts:
+            first_word, last_word = (int(at) // WORD_MESSAGES for at in (offsets.min(), offsets.max()))
+            asked.append(Words(f"{prefix}{piece}", first_word, last_word - first_word + 1))
+        pairs = np.zeros(seqs.size, np.uint8)
+        found = await self._words(run, asked)
+        for (_, at, offsets), words, packed in zip(parts, asked, found, strict=True):
+            pairs[at] = unpack(packed)[offsets - words.first * WORD_MESSAGES]
+        return pairs
 
-        def read(pipe: Pipeline) -> None:
-            pipe.exists(keys.run(run))
-            for piece, _, offsets in parts:
-                pipe.getrange(f"{prefix}{piece}", int(offsets.min()) >> 2, int(offsets.max()) >> 2)
-
-        known, *found = await self._read(read)
+    async def _words(self, run: str, asked: Sequence[Words]) -> list[bytes]:
+        """Some words of a run. Raises UnknownRun."""
+        names = [keys.run(run), *(words.key for words in asked)]
+        args = [number for words in asked for number in (words.first, words.count * WORD_BYTES)]
+        known, *answers = await self._call("words", names, args)
         if not known:
             raise refusals.unknown_run(run)
-        pairs = np.zeros(seqs.size, np.uint8)
-        for (_, at, offsets), quads in zip(parts, found, strict=True):
-            first = int(offsets.min()) >> 2
-            read_pairs = unpack(quads.ljust((int(offsets.max()) >> 2) - first + 1, b"\0"))
-            pairs[at] = read_pairs[offsets - (first << 2)]
-        return pairs
+        found: list[bytes] = answers
+        return found
 
     async def unsettled(self, run: str) -> AsyncIterator[Seqs]:
         announced = await self._announced(run)
@@ -59,8 +76,8 @@ class RedisStates(RedisScripts):
         published = announced = await self._announced(run)
         counts = np.zeros(4, np.int64)
         for piece in await self._pieces(run):
-            words = await self._redis.until_answered(partial(self._redis.get, f"{keys.states(run)}{piece}"))
-            counts += np.bincount(unpack(words or b""), minlength=4)
+            (words,) = await self._words(run, [_all_words(keys.states(run), piece)])
+            counts += np.bincount(unpack(words), minlength=4)
             published += (await self._unannounced(run, piece, announced)).size
         by_state = {s.name.lower(): int(counts[s]) for s in (State.SENDING, State.SENT, State.FAILED)}
         return {"published": published, **by_state}
@@ -84,6 +101,10 @@ class RedisStates(RedisScripts):
         base = piece * PIECE_MESSAGES
         if base + PIECE_MESSAGES <= announced:
             return np.zeros(0, np.int64)
-        bits = await self._redis.until_answered(lambda: self._redis.get(f"{keys.unannounced(run)}{piece}"))
-        counted = base + np.flatnonzero(np.unpackbits(np.frombuffer(bits or b"", np.uint8)))
+        (words,) = await self._words(run, [_all_words(keys.unannounced(run), piece)])
+        counted = base + np.flatnonzero(unpack(words))
         return counted[counted >= announced]
+
+
+def _all_words(prefix: str, piece: int) -> Words:
+    return Words(f"{prefix}{piece}", first=0, count=PIECE_MESSAGES // WORD_MESSAGES)

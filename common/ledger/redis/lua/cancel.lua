@@ -9,10 +9,11 @@ if not open_run(KEYS[1], KEYS[2], KEYS[3], ARGV[1]) then return none_of(7) end
 local announced, wanted = room_to_come(KEYS[2], ARGV[3], ARGV[6])
 local count_unannounced = tonumber(ARGV[4]) >= announced
 local canceled, published, answer = 0, 0, {}
+local sparse, sparse_marks = is_sparse(KEYS[4], wanted), is_sparse(KEYS[7], wanted)
 for a = 7, #ARGV, 3 do
   local first_word, packed = tonumber(ARGV[a]), ARGV[a + 2]
-  local words, mask = words_of(read_words(KEYS[4], first_word, #packed)), words_of(packed)
-  local marks, fresh = words_of(read_words(KEYS[7], first_word, #packed)), 0
+  local words, mask = words_of(read_words(KEYS[4], first_word, #packed, sparse)), words_of(packed)
+  local marks, fresh = words_of(read_words(KEYS[7], first_word, #packed, sparse_marks)), 0
   for i = 1, #mask do
     local free = band(bnot(bor(words[i], rshift(words[i], 1))), mask[i])
     fresh = fresh + popcount(free)
@@ -20,8 +21,8 @@ for a = 7, #ARGV, 3 do
     marks[i] = bor(marks[i], free)
   end
   if fresh > 0 then
-    write_words(KEYS[4], first_word, words, wanted)
-    write_words(KEYS[7], first_word, marks, wanted)
+    write_words(KEYS[4], first_word, words, wanted, sparse)
+    write_words(KEYS[7], first_word, marks, wanted, sparse_marks)
     canceled = canceled + fresh
     if count_unannounced then
       published = published + publish_unannounced(KEYS[6], tonumber(ARGV[3]), announced, first_word, mask)

@@ -5,16 +5,16 @@
 -- Returns the microseconds since the run began, then for each segment '' if all its messages were queued, else the words
 -- of states as they were; of a forgotten run 0, then all of them sent.
 if not open_run(KEYS[1], KEYS[2], KEYS[3], ARGV[1]) then return {0, unpack(all_sent_of(7))} end
-if redis.call('EXISTS', KEYS[4]) == 0 then redis.call('SADD', KEYS[5], ARGV[2]) end
-
 local announced, wanted = room_to_come(KEYS[2], ARGV[3], ARGV[6])
+local sparse, new_piece = is_sparse(KEYS[4], wanted)
+if new_piece then redis.call('SADD', KEYS[5], ARGV[2]) end
 local count_unannounced = tonumber(ARGV[4]) >= announced
 local new, ambiguous, published = 0, 0, 0
 local answer = {math.max(0, now_us() - redis.call('HGET', KEYS[2], 'started_us'))}
 
 for a = 7, #ARGV, 3 do
   local first_word, messages, packed = tonumber(ARGV[a]), tonumber(ARGV[a + 1]), ARGV[a + 2]
-  local was = read_words(KEYS[4], first_word, #packed)
+  local was = read_words(KEYS[4], first_word, #packed, sparse)
   local old, mask, overlap = words_of(was), words_of(packed), false
   for i = 1, #mask do
     local o, m = old[i], mask[i]
@@ -28,7 +28,7 @@ for a = 7, #ARGV, 3 do
       old[i] = bor(o, free)
     end
   end
-  if messages > 0 then write_words(KEYS[4], first_word, old, wanted) end
+  if messages > 0 then write_words(KEYS[4], first_word, old, wanted, sparse) end
   if count_unannounced then
     published = published + publish_unannounced(KEYS[6], tonumber(ARGV[3]), announced, first_word, mask)
   end

@@ -2,7 +2,8 @@
 -- RUN_KEY, the prefix of the keys of runs' hashes; OPEN_RUNS, the sorted set of the runs that are not over; and COUNTERS,
 -- the fields of the counters (common/counters.py).
 -- A state is two bits: 0 queued, 1 sending, 2 sent, 3 failed. LOW has the lower bit of each pair of a word.
-local band, bor, bnot, bxor, rshift = bit.band, bit.bor, bit.bnot, bit.bxor, bit.rshift
+local band, bor, bnot, bxor = bit.band, bit.bor, bit.bnot, bit.bxor
+local lshift, rshift = bit.lshift, bit.rshift
 local LOW = 0x55555555
 
 local function now_us()
@@ -39,20 +40,61 @@ local function string_of(words)
   return table.concat(parts)
 end
 
-local function read_words(key, first_word, bytes)
+-- The words of a piece are a string, or a hash of blocks if they are sparse: where nobody has announced a message, one
+-- far seq would take 32 KiB. A block has the words of 256 messages: 64
+-- bytes, the most that Redis keeps in a compact hash by default.
+local BLOCK_WORDS = 16
+
+-- Whether words are sparse. Those that do not exist will be, if no bytes are expected of them.
+local function is_sparse(key, wanted)
+  local kind = redis.call('TYPE', key).ok
+  return kind == 'hash' or kind == 'none' and wanted <= 0, kind == 'none'
+end
+
+local function blocks_of(key, first_block, last_block)
+  local blocks = {}
+  for block = first_block, last_block do
+    blocks[#blocks + 1] = redis.call('HGET', key, string.format('%d', block)) or string.rep('\0', BLOCK_WORDS * 4)
+  end
+  return table.concat(blocks)
+end
+
+local function read_words(key, first_word, bytes, sparse)
+  if sparse then
+    local first_block = math.floor(first_word / BLOCK_WORDS)
+    local blocks = blocks_of(key, first_block, math.floor((first_word + bytes / 4 - 1) / BLOCK_WORDS))
+    local at = (first_word - first_block * BLOCK_WORDS) * 4
+    return string.sub(blocks, at + 1, at + bytes)
+  end
   local s = redis.call('GETRANGE', key, first_word * 4, first_word * 4 + bytes - 1)
   if #s < bytes then s = s .. string.rep('\0', bytes - #s) end
   return s
 end
 
+-- Writes the string of some words.
+local function put_words(key, first_word, packed, sparse)
+  if not sparse then
+    redis.call('SETRANGE', key, first_word * 4, packed)
+    return
+  end
+  local first_block = math.floor(first_word / BLOCK_WORDS)
+  local last_block = math.floor((first_word + #packed / 4 - 1) / BLOCK_WORDS)
+  local blocks, at = blocks_of(key, first_block, last_block), (first_word - first_block * BLOCK_WORDS) * 4
+  blocks = string.sub(blocks, 1, at) .. packed .. string.sub(blocks, at + #packed + 1)
+  for block = first_block, last_block do
+    local begins = (block - first_block) * BLOCK_WORDS * 4
+    redis.call('HSET', key, string.format('%d', block), string.sub(blocks, begins + 1, begins + BLOCK_WORDS * 4))
+  end
+end
+
 -- Redis doubles the room of a string that grows, so the room for all expected messages is made at once.
-local function write_words(key, first_word, words, wanted)
-  local room = redis.call('STRLEN', key)
+local function write_words(key, first_word, words, wanted, sparse)
+  local room = sparse and wanted or redis.call('STRLEN', key)
   if room < (first_word + #words) * 4 and room < wanted then
     local now = redis.call('GET', key) or ''
     redis.call('SET', key, now .. string.rep('\0', wanted - room), 'KEEPTTL')
   end
-  redis.call('SETRANGE', key, first_word * 4, string_of(words))
+  put_words(key, first_word, string_of(words), sparse)
 end
 
 -- How far a run is announced, and how many bytes a piece of it is expected to take.
@@ -63,17 +105,22 @@ local function room_to_come(run_key, base, piece_messages)
   return announced, math.ceil(expected / 16) * 4
 end
 
+-- The part of a mask whose messages have seqs from `from` on. `base` is the first seq of its word.
+local function from_seq(mask, base, from)
+  if from <= base then return mask end
+  if from >= base + 16 then return 0 end
+  return band(mask, lshift(bnot(0), 2 * (from - base)))
+end
+
 -- How many seqs of a mask count as published now: each one that was not announced counts once.
 local function publish_unannounced(key, base, announced, first_word, mask)
-  local published = 0
+  local counted, published = words_of(read_words(key, first_word, #mask * 4, true)), 0
   for i, m in ipairs(mask) do
-    for k = 0, 15 do
-      local offset = (first_word + i - 1) * 16 + k
-      if band(m, 2 ^ (2 * k)) ~= 0 and base + offset >= announced then
-        published = published + 1 - redis.call('SETBIT', key, offset, 1)
-      end
-    end
+    local fresh = band(from_seq(m, base + (first_word + i - 1) * 16, announced), bnot(counted[i]))
+    published = published + popcount(fresh)
+    counted[i] = bor(counted[i], fresh)
   end
+  if published > 0 then put_words(key, first_word, string_of(counted), true) end
   return published
 end
 
@@ -81,10 +128,14 @@ end
 local function counted_before(run_key, first, upto, size)
   local counted = 0
   for piece = math.floor(first / size), math.floor((upto - 1) / size) do
-    local key = run_key .. ':unannounced:' .. string.format('%d', piece)
+    local key, base = run_key .. ':unannounced:' .. string.format('%d', piece), piece * size
     if redis.call('EXISTS', key) == 1 then
-      for seq = math.max(first, piece * size), math.min(upto, (piece + 1) * size) - 1 do
-        counted = counted + redis.call('GETBIT', key, seq % size)
+      local first_word = math.floor((math.max(first, base) - base) / 16)
+      local beyond_word = math.ceil((math.min(upto, base + size) - base) / 16)
+      local words = words_of(read_words(key, first_word, (beyond_word - first_word) * 4, true))
+      for i, word in ipairs(words) do
+        local seq = base + (first_word + i - 1) * 16
+        counted = counted + popcount(from_seq(word, seq, first)) - popcount(from_seq(word, seq, upto))
       end
     end
   end

@@ -8,8 +8,9 @@
 -- words of each segment: the caller selects what can be settled and repeats. Of a forgotten run, all are sent.
 local first_segment = 9 + 2 * ARGV[8]
 local result, all_sending, was = {}, true, {}
+local sparse = is_sparse(KEYS[3], 1)
 for a = first_segment, #ARGV, 3 do
-  local now = read_words(KEYS[3], tonumber(ARGV[a]), #ARGV[a + 1])
+  local now = read_words(KEYS[3], tonumber(ARGV[a]), #ARGV[a + 1], sparse)
   local old, mask, change = words_of(now), words_of(ARGV[a + 1]), words_of(ARGV[a + 2])
   for i = 1, #mask do
     local o, m = old[i], mask[i]
@@ -27,7 +28,7 @@ if not all_sending then
 end
 
 for i, words in ipairs(result) do
-  redis.call('SETRANGE', KEYS[3], ARGV[first_segment + 3 * (i - 1)] * 4, string_of(words))
+  put_words(KEYS[3], tonumber(ARGV[first_segment + 3 * (i - 1)]), string_of(words), sparse)
 end
 local now = now_us()
 local function count(key)
