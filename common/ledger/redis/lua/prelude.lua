@@ -41,8 +41,7 @@ local function string_of(words)
 end
 
 -- The words of a piece are a string, or a hash of blocks if they are sparse: where nobody has announced a message, one
--- far seq would take 32 KiB. A block has the words of 256 messages: 64
--- bytes, the most that Redis keeps in a compact hash by default.
+-- far seq would take 32 KiB. A block has the words of 256 messages, 64 bytes: the longest values of a compact hash.
 local BLOCK_WORDS = 16
 
 -- Whether words are sparse. Those that do not exist will be, if no bytes are expected of them.
