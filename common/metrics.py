@@ -5,12 +5,10 @@ server ends with the service, and a service whose loop hangs is a target that is
 """
 
 import logging
-import os
 import platform
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
-from aiohttp import web
 from prometheus_client import (
     CollectorRegistry,
     GCCollector,
@@ -20,10 +18,17 @@ from prometheus_client import (
 )
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
-from common.errors import Refused
+from common.errors import Refused, Unavailable
 from common.settings import Settings
 from common.version import project_version
+from common.web.guard import Guard, hosts_at
+from common.web.limits import Limits
+from common.web.server import serving
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +36,8 @@ log = logging.getLogger(__name__)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Histograms of send times have a bucket up to each of these, in microseconds: 256 µs to 67 s, doubling.
 OCTAVES = range(8, 27)
+# Few clients scrape, and none may delay the end of a service.
+LIMITS = Limits(connections=100, connections_per_address=100, grace_s=0.1)
 
 
 class _BuildInfo:
@@ -97,26 +104,18 @@ async def metrics_served(
         yield
         return
 
-    async def show(_: web.Request) -> web.Response:
+    async def show(_: Request) -> Response:
         await refresh()
-        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE})
+        return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE})
 
-    app = web.Application()
-    app.router.add_get("/metrics", show)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
-    await runner.setup()
-    try:
+    host, port = settings.metrics_host, settings.metrics_port
+    app = Guard(Starlette(routes=[Route("/metrics", show)]), hosts_at(host))
+    async with AsyncExitStack() as stack:
         try:
-            await web.TCPSite(runner, settings.metrics_host, settings.metrics_port).start()
-        except OSError as error:
-            raise Refused(_cannot_listen(settings, error)) from None
-        log.info("metrics_served", extra={"port": runner.addresses[0][1]})
+            bound = await stack.enter_async_context(serving(app, host, port, LIMITS))
+        except Unavailable as error:
+            raise Refused(
+                f"METRICS_HOST={host}, METRICS_PORT={port}: {error}; set another port, 0 for any that is free, or none"
+            ) from None
+        log.info("metrics_served", extra={"port": bound})
         yield
-    finally:
-        await runner.cleanup()
-
-
-def _cannot_listen(settings: Settings, error: OSError) -> str:
-    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-    where = f"METRICS_HOST={settings.metrics_host}, METRICS_PORT={settings.metrics_port}"
-    return f"{where}: can't listen there: {reason}; set another port, 0 for any that is free, or none"

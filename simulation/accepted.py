@@ -7,17 +7,22 @@ from common.errors import UsageError
 
 
 class AcceptedMessages:
-    """A set of messages: one bit each, in pieces."""
+    """A set of messages: one bit each, in pieces. Beyond `most_pieces`, 64 MiB, the oldest piece is forgotten."""
 
     PIECE = 1 << 17
 
-    def __init__(self) -> None:
+    def __init__(self, most_pieces: int = 4096) -> None:
+        self._most_pieces = most_pieces
         self._pieces: dict[tuple[str, int], bytearray] = {}
 
     def add(self, run: str, seq: int) -> bool:
         """Adds a message; whether it was not there before."""
         piece, place = divmod(seq, self.PIECE)
-        bits = self._pieces.setdefault((run, piece), bytearray(self.PIECE // 8))
+        bits = self._pieces.get((run, piece))
+        if bits is None:
+            if len(self._pieces) == self._most_pieces:
+                del self._pieces[next(iter(self._pieces))]
+            bits = self._pieces[run, piece] = bytearray(self.PIECE // 8)
         byte, bit = place >> 3, 1 << (place & 7)
         is_new = not bits[byte] & bit
         bits[byte] |= bit

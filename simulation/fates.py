@@ -31,7 +31,8 @@ class Fate:
 class Fates:
     """Draws the fates of messages, the neighbours of a message with it.
 
-    A run's age, for the windows of the profile, counts from its first message.
+    A run's age, for the windows of the profile, counts from its first message. Beyond `runs_kept`, the run that began
+    first is forgotten.
     """
 
     BLOCK = 256
@@ -42,7 +43,9 @@ class Fates:
         seed: int,
         clock: Clock = time.monotonic,
         blocks_kept: int = 1024,
+        runs_kept: int = 100_000,
     ) -> None:
+        self._runs_kept = runs_kept
         self._profile = profile
         self._seed = seed
         self._clock = clock
@@ -53,6 +56,8 @@ class Fates:
         """The fate of an attempt that begins now."""
         now_s = self._clock()
         age_s = now_s - self._began_s.setdefault(run, now_s)
+        if len(self._began_s) > self._runs_kept:
+            del self._began_s[next(iter(self._began_s))]
         block, place = divmod(seq, self.BLOCK)
         return self._block(self._profile.at(age_s), block, attempt)[place]
 

@@ -8,9 +8,15 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 import msgspec
-from aiohttp import web
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from common.messages import E164_PATTERN, MAX_SEQ, MAX_TEXT_CHARS, Outcome
+from common.web.bodies import SMALL_BYTES, media_type, read_body
+from common.web.operations import JSON
+from common.web.problems import Problem
 from simulation.accepted import AcceptedMessages, Record
 from simulation.fates import Fate, Fates
 
@@ -84,14 +90,16 @@ class MockProvider:
         self._accepted = AcceptedMessages()
         self._decode = msgspec.json.Decoder(Sms).decode
 
-    def app(self) -> web.Application:
+    def app(self) -> Starlette:
         """Its HTTP API."""
-        app = web.Application()
-        app.router.add_post("/sms", self._post_sms)
-        app.router.add_get("/stats", self._get_stats)
-        app.router.add_delete("/stats", self._delete_stats)
-        app.router.add_get("/health", self._get_health)
-        return app
+        return Starlette(
+            routes=[
+                Route("/sms", self._post_sms, methods=["POST"]),
+                Route("/stats", self._get_stats),
+                Route("/stats", self._delete_stats, methods=["DELETE"]),
+                Route("/health", self._get_health),
+            ]
+        )
 
     def close(self) -> None:
         """Closes the record."""
@@ -99,8 +107,12 @@ class MockProvider:
             self._record.close()
             self._record = None
 
-    async def _post_sms(self, request: web.Request) -> web.Response:
-        body = await request.read()
+    async def _post_sms(self, request: Request) -> Response:
+        try:
+            media_type(request, JSON)
+            body = await read_body(request, SMALL_BYTES)
+        except Problem as problem:
+            return problem.response()
         self.stats.requests += 1
         try:
             sms = self._decode(body)
@@ -115,7 +127,7 @@ class MockProvider:
             return self._accept(sms)
         return self._refuse_by(fate, sms)
 
-    def _accept(self, sms: Sms) -> web.Response:
+    def _accept(self, sms: Sms) -> Response:
         try:
             if self._record is not None:
                 self._record.append(sms.id, sms.attempt)
@@ -129,7 +141,7 @@ class MockProvider:
         self.stats.repeated += repeated
         return _json(HTTPStatus.OK, {"id": sms.id, "repeated": repeated})
 
-    def _refuse_by(self, fate: Fate, sms: Sms) -> web.Response:
+    def _refuse_by(self, fate: Fate, sms: Sms) -> Response:
         """The response to a message that is not accepted."""
         if fate.outcome is Outcome.FAILED:
             return self._refuse(HTTPStatus.UNPROCESSABLE_ENTITY, id=sms.id, error="failed finally")
@@ -140,23 +152,23 @@ class MockProvider:
         response.headers["Retry-After"] = str(wait_s)
         return response
 
-    def _refuse(self, status: HTTPStatus, **body: str) -> web.Response:
+    def _refuse(self, status: HTTPStatus, **body: str) -> Response:
         self.stats.refused += 1
         return _json(status, body)
 
-    async def _get_stats(self, _: web.Request) -> web.Response:
+    async def _get_stats(self, _: Request) -> Response:
         return _json(HTTPStatus.OK, self.stats)
 
-    async def _delete_stats(self, _: web.Request) -> web.Response:
+    async def _delete_stats(self, _: Request) -> Response:
         self.stats = Stats()
         self._accepted.clear()
         self._fates.restart_runs()
-        return web.Response(status=HTTPStatus.NO_CONTENT)
+        return Response(status_code=HTTPStatus.NO_CONTENT)
 
-    async def _get_health(self, _: web.Request) -> web.Response:
+    async def _get_health(self, _: Request) -> Response:
         return _json(HTTPStatus.OK, {"healthy": True})
 
 
-def _json(status: HTTPStatus, body: Any) -> web.Response:
+def _json(status: HTTPStatus, body: Any) -> Response:
     encoded = msgspec.json.encode(body)
-    return web.Response(status=status, body=encoded, content_type="application/json")
+    return Response(encoded, status, media_type=JSON)

@@ -9,13 +9,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
-from aiohttp import web
 
 from common.cli import Parser, run_command, stop_on_signals, warn_of_near_misses, whole
-from common.errors import Unavailable
 from common.logs import configure_logs
 from common.open_files import raise_file_limit
 from common.settings import load_settings
+from common.web import server
+from common.web.guard import Guard, hosts_at
+from common.web.limits import Limits
 from sender.providers.profiles import configured_profile
 from simulation.accepted import Record
 from simulation.fates import Fates
@@ -28,30 +29,23 @@ DEFAULT_PORT = 8025
 
 @asynccontextmanager
 async def serving(
-    provider: MockProvider,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    grace_s: float = 8.0,
-    backlog: int = 4096,
+    provider: MockProvider, host: str = "127.0.0.1", port: int = 0, grace_s: float = 8.0
 ) -> AsyncIterator[int]:
     """Serves a mock provider; yields the port (0 asks for any free one). At the end, closes the provider.
 
-    Requests in progress are completed within `grace_s` seconds: Docker kills 10 s after SIGTERM. `backlog` is the
-    number of connections that may wait to be accepted: a sender opens one for each of its slots, all at once.
+    Requests in progress are completed within `grace_s` seconds: Docker kills 10 s after SIGTERM. It has as many
+    connections as the system allows: a sender opens one for each of its slots, all at once.
 
     Raises:
         Unavailable: It can't listen at this address.
     """
-    runner = web.AppRunner(provider.app(), access_log=None, shutdown_timeout=grace_s)
-    await runner.setup()
+    app = Guard(provider.app(), hosts_at(host))
+    most = max(1, raise_file_limit() - server.SPARE_FILES)
+    limits = Limits(connections=most, connections_per_address=most, grace_s=grace_s)
     try:
-        try:
-            await web.TCPSite(runner, host, port, backlog=backlog).start()
-        except OSError as error:
-            raise Unavailable(f"can't listen on {host}:{port}: {error.strerror}") from None
-        yield runner.addresses[0][1]
+        async with server.serving(app, host, port, limits) as bound:
+            yield bound
     finally:
-        await runner.cleanup()
         provider.close()
 
 
@@ -68,7 +62,6 @@ async def _run(args: argparse.Namespace) -> int:
     seed = secrets.randbits(63) if settings.seed is None else settings.seed
     fates = Fates(configured_profile(settings), seed)
     provider = MockProvider(fates, args.record and Record(args.record))
-    raise_file_limit()
     await _serve(provider, args.host, args.port, seed)
     return 0
 

@@ -69,6 +69,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def hosts_at(address: str) -> frozenset[str] | None:
+    """The host names of a server that listens on this address; None: any name."""
+    return LOOPBACK if is_loopback(address) else None
+
+
 class Guard:
     """ASGI middleware.
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
@@ -166,9 +167,9 @@ def _listener(host: str, port: int, limits: Limits) -> socket.socket:
         )[0]
         listener = socket.create_server(address[:2], family=family, backlog=limits.backlog)
     except OSError as error:
-        raise Unavailable(
-            f"can't listen on {host}:{port}: {error.strerror} (GATEWAY_HOST, GATEWAY_PORT)"
-        ) from None
+        # That of a name that is not found is negative.
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise Unavailable(f"can't listen on {host}:{port}: {reason}") from None
     # asyncio's own loop sets it on no socket that it did not make, and then an answer's body waits for the ACK of its
     # head: 40 ms (seen; uvloop sets it always).
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -94,7 +94,7 @@ def ledger_of(snapshot: Snapshot) -> dict[str, float]:
 async def test_a_port_that_is_taken(pipeline: Pipeline) -> None:
     """One clear line, exit 1, for sender and monitor alike."""
     port = await metrics_port(pipeline.monitor(METRICS_PORT=0))
-    said = f"METRICS_HOST=127.0.0.1, METRICS_PORT={port}: can't listen there: Address already in use;"
+    said = f"METRICS_HOST=127.0.0.1, METRICS_PORT={port}: can't listen on 127.0.0.1:{port}: Address already in use;"
     for start in (pipeline.sender, pipeline.monitor):
         service = start(METRICS_PORT=port)
         assert await service.ended() == 1

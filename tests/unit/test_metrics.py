@@ -5,6 +5,7 @@ import re
 import socket
 from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
 from starlette.requests import Request
@@ -245,6 +246,19 @@ async def test_a_port_that_is_taken_is_one_clear_line() -> None:
             async with metrics_served(settings(metrics_port=port), new_registry("monitor")):
                 pass
     assert str(refused.value) == (
-        f"METRICS_HOST=127.0.0.1, METRICS_PORT={port}: can't listen there: Address already in use;"
+        f"METRICS_HOST=127.0.0.1, METRICS_PORT={port}: can't listen on 127.0.0.1:{port}: Address already in use;"
         " set another port, 0 for any that is free, or none"
     )
+
+
+async def test_metrics_are_for_no_foreign_page() -> None:
+    """On loopback they answer to loopback names only (DNS rebinding), in few connections, and with nothing to embed."""
+    port = free_port()
+    async with (
+        metrics_served(settings(metrics_port=port), new_registry("monitor")),
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http,
+    ):
+        async with http.get("/metrics", headers={"Host": "rebound.example"}) as answer:
+            assert answer.status == 421
+        async with http.get("/metrics") as answer:
+            assert (answer.status, answer.headers["X-Frame-Options"]) == (200, "DENY")

@@ -51,7 +51,8 @@ class Client:
             return answer.status, await answer.json(), answer.headers
 
     async def post(self, body: bytes) -> tuple[int, str]:
-        async with self._session.post("/sms", data=body) as answer:
+        json = {"Content-Type": "application/json"}
+        async with self._session.post("/sms", data=body, headers=json) as answer:
             return answer.status, await answer.text()
 
     async def stats(self) -> dict[str, int]:
@@ -257,6 +258,39 @@ async def test_the_message_of_a_client_that_disconnects_is_accepted(tmp_path: Pa
         sleeps.over.set()
         await eventually(lambda: record.read_text() == "r.0 1\n")
         assert (await client.stats())["accepted"] == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"Content-Type": "application/json"}, 200),
+        ({"Content-Type": "application/json", "Host": "rebound.example"}, 421),
+        ({"Content-Type": "application/json", "Origin": "https://evil.example"}, 403),
+        ({"Content-Type": "text/plain"}, 415),
+    ],
+)
+async def test_foreign_pages_can_send_it_nothing(headers: dict[str, str], expected: int) -> None:
+    """Neither as another type, which browsers send without asking, nor by a name that leads here."""
+    async with (
+        serving(MockProvider(Fates(AT_ONCE, 1))) as port,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+    ):
+        body = b'{"id": "r.0", "to": "%b", "text": "hello"}' % NUMBER.encode()
+        async with session.post("/sms", data=body, headers=headers) as answer:
+            assert answer.status == expected
+        async with session.get("/stats") as answer:
+            assert (await answer.json())["requests"] == (expected == 200)
+
+
+def test_messages_and_runs_are_remembered_up_to_a_bound() -> None:
+    """Whatever names are sent: the oldest are forgotten."""
+    messages = AcceptedMessages(most_pieces=2)
+    assert [messages.add(run, 1) for run in ("a", "b", "a", "c", "a")] == [True, True, False, True, True]
+    assert len(messages._pieces) == 2
+    fates = Fates(AT_ONCE, 1, lambda: 0.0, runs_kept=2)
+    for run in ("a", "b", "c"):
+        fates.of(run, 0, 1)
+    assert list(fates._began_s) == ["b", "c"]
 
 
 async def test_it_has_a_health_check() -> None:
