@@ -13,7 +13,7 @@ import pytest
 from common.broker.memory import MemoryBroker
 from common.ledger.memory import MemoryLedger
 from common.ledger.values import Snapshot
-from common.messages import Batch, Lane, Message
+from common.messages import MAX_BODY_BYTES, Batch, Lane, Message, decode_batch
 from sender.copies import RetryPolicy
 from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
@@ -30,8 +30,8 @@ POLICY = RetryPolicy(max_attempts=2, backoff_s=0.125)
 class NotingBroker(MemoryBroker):
     """Notes the copies: how many messages each has, and how many deliveries are unacked at that moment."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, most_bytes: int = MAX_BODY_BYTES) -> None:
+        super().__init__(most_bytes=most_bytes)
         self.copies: list[int] = []
         self.unacked_then: list[int] = []
 
@@ -47,8 +47,9 @@ class NotingBroker(MemoryBroker):
 
 
 class Pipeline:
-    def __init__(self, loop: VirtualLoop) -> None:
-        self.broker = NotingBroker()
+    def __init__(self, loop: VirtualLoop, policy: RetryPolicy = POLICY, **broker: int) -> None:
+        self.broker = NotingBroker(**broker)
+        self._policy = policy
         self.ledger = MemoryLedger(clock=loop.time)
 
     async def publish(self, batches: int, run: str = RUN) -> None:
@@ -66,7 +67,7 @@ class Pipeline:
                 self.ledger,
                 SimulatedProvider(PROFILE, seed=1),
                 slots=1_000,
-                policy=POLICY,
+                policy=self._policy,
                 **more,
             )
         )
@@ -91,6 +92,24 @@ def loop() -> Iterator[VirtualLoop]:
     loop = VirtualLoop()
     yield loop
     loop.close()
+
+
+def test_copies_over_the_brokers_size_limit_are_published_in_smaller_ones(loop: VirtualLoop) -> None:
+    """Its operator has lowered the limit: a shared copy, and one for the failed queue, would be tried for ever."""
+    kept = RetryPolicy(max_attempts=2, backoff_s=0.125, keep_failed=True)
+    pipeline = Pipeline(loop, kept, most_bytes=300)
+
+    async def run() -> None:
+        await pipeline.publish(100)
+        async with pipeline.sender(timing=Timing(merge_s=1.0)):
+            now = await pipeline.settled(100)
+        assert (now.retried, now.failed, now.ambiguous) == (100, 100, 0)
+
+    loop.run(run())
+    assert pipeline.broker.copies[0] == 100
+    parked = [decode_batch(body)[0] for body, _ in pipeline.broker.failed]
+    assert sorted(message.seq for batch in parked for message in batch.messages) == list(range(100))
+    assert pipeline.broker.unacked == 0
 
 
 def test_retries_of_many_batches_share_a_copy(loop: VirtualLoop) -> None:

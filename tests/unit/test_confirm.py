@@ -4,9 +4,12 @@ import asyncio
 from functools import partial
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from common.broker.confirm import publish_until_confirmed
-from common.errors import PublishFailed, Refused
+from common.broker.confirm import publish_in_parts, publish_until_confirmed
+from common.errors import PublishFailed, Refused, TooLarge
+from common.messages import Batch, Message, encode_batch
 
 
 class FakeBroker:
@@ -86,3 +89,22 @@ async def test_no_publishes_are_confirmed_at_once() -> None:
     broker = FakeBroker()
     await publish_until_confirmed(broker)
     assert broker.ready_calls == 0
+
+
+@given(st.lists(st.integers(0, 400), min_size=1, max_size=40), st.integers(100, 2_000))
+async def test_whatever_the_size_limit_each_message_is_published_once_or_refused(
+    lengths: list[int], most_bytes: int
+) -> None:
+    """In bodies within the limit; only what is over it by itself is refused."""
+    messages = [Message(seq, "+999123456789", "x" * length) for seq, length in enumerate(lengths)]
+    published: list[Message] = []
+
+    async def publish(batch: Batch) -> None:
+        if len(encode_batch(batch)) > most_bytes:
+            raise TooLarge("too large", most_bytes)
+        published.extend(batch.messages)
+
+    refused = await publish_in_parts(publish, Batch(run="r", messages=messages))
+    assert sorted(published + refused, key=lambda message: message.seq) == messages
+    for message in refused:
+        assert len(encode_batch(Batch(run="r", messages=[message]))) > most_bytes

@@ -206,7 +206,7 @@ class Link:
                     log.warning("broker_refuses", extra={"reason": str(refused)})
                 self._heed(refused, since_s)
             except Unavailable:
-                continue
+                since_s = None
 
     def _heed(self, refused: Refused, since_s: float) -> None:
         """Makes a refusal known, unless it may soon pass."""
