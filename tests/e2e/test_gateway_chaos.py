@@ -178,5 +178,5 @@ async def _are_settled(pipeline: Pipeline, ids: list[str]) -> bool:
 
 
 async def _outboxes_are_empty(pipeline: Pipeline) -> bool:
-    counts: dict[str, str] = pipeline.redis.hgetall("sms:outbox")  # type: ignore[assignment]  # a sync client's answer
-    return not any(int(count) for count in counts.values())
+    counts = pipeline.hash("sms:outbox")
+    return counts["messages"] == counts["bytes"] == 0
