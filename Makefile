@@ -96,7 +96,7 @@ volumes: $(DEV) servers ## record CPU and memory of every service with 5, 5,000 
 memory: $(DEV) servers ## measure the memory of sender, producer and ledger
 	$(BIN)/python -m studies.capacity.memory
 
-env: ## write .env with random passwords, for docker-compose (never overwrites)
+env: ## write .env, and random passwords into secrets/, for docker-compose (never overwrites)
 	@scripts/make-env.sh
 
 servers: ## install redis-server and rabbitmq-server where they are missing (Debian and Ubuntu)

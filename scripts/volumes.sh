@@ -1,6 +1,6 @@
 # shellcheck shell=sh
 # Sourced by backup.sh and restore.sh: the stack's volumes, as docker-compose names them.
-from_env() { sed -n "s/^$1=//p" .env 2>/dev/null | tail -n 1; }
+. scripts/from-env.sh
 
 project=${COMPOSE_PROJECT_NAME:-$(from_env COMPOSE_PROJECT_NAME)}
 project=${project:-$(basename "$PWD" | tr '[:upper:]' '[:lower:]' | tr -cd 'a-z0-9_-')}

@@ -1,5 +1,6 @@
 """The image, built once, and a stack of which each test leaves the servers running."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +12,7 @@ from tests.docker.stack import Stack
 def image() -> str:
     """The image that all stacks use, built by compose as a user's would be."""
     Stack().compose("build", "sender")
-    return "sms-simulator:local"
+    return os.environ.get("SMSIM_IMAGE") or "sms-simulator:local"
 
 
 @pytest.fixture(scope="module")
@@ -21,4 +22,4 @@ def stack(image: str) -> Iterator[Stack]:
         stack.up(5)
         yield stack
     finally:
-        stack.down("--volumes", "--timeout", "10")
+        stack.close()

@@ -1,4 +1,4 @@
-"""A compose stack for a test: a project of its own, with random passwords and free host ports."""
+"""A compose stack for a test: a project of its own, with a random password and free host ports."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ from tests.runners import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 COMMAND_TIMEOUT_S = 600
+SERVICES = ("producer", "sender", "monitor", "gateway")
+SECRETS = [
+    *("rabbitmq_password", "rabbitmq_erlang_cookie", "redis_password"),
+    *(f"{service}_password" for service in SERVICES),
+    *("gateway_api_key", "callback_secret", "grafana_password"),
+]
 
 
 def run(
@@ -47,13 +54,13 @@ class Stack:
         self.rabbit_port, self.redis_port = free_port(), free_port()
         self.gateway_port = free_port()
         self.password = secrets.token_hex(8)
+        self.secrets = Path(tempfile.mkdtemp(prefix="smsim-secrets-"))
+        for name in SECRETS:
+            (self.secrets / name).write_text(self.password + "\n")
         mine: dict[str, object] = {
             "RABBITMQ_USER": "smsim",
-            "RABBITMQ_PASSWORD": self.password,
-            "REDIS_PASSWORD": self.password,
-            "GATEWAY_API_KEY": self.password,
+            "SECRETS_FOLDER": self.secrets,
             "GATEWAY_HOST_PORT": self.gateway_port,
-            "RABBITMQ_ERLANG_COOKIE": secrets.token_hex(8),
             "RABBITMQ_HOST_PORT": self.rabbit_port,
             "REDIS_HOST_PORT": self.redis_port,
             "RABBITMQ_UI_HOST_PORT": free_port(),
@@ -79,6 +86,11 @@ class Stack:
     def down(self, *more: str) -> None:
         self.compose("down", *more)
 
+    def close(self) -> None:
+        """Removes all of it."""
+        self.down("--volumes", "--timeout", "10")
+        shutil.rmtree(self.secrets)
+
     def containers(self, service: str) -> list[dict[str, Any]]:
         """What the engine knows of a service's containers."""
         ids = self.compose("ps", "-q", service).split()
@@ -94,6 +106,8 @@ class Stack:
         """What a program on the host is given to reach the stack."""
         mine = {
             "RABBITMQ_HOST": "127.0.0.1",
+            "RABBITMQ_PASSWORD": self.password,
+            "REDIS_PASSWORD": self.password,
             "RABBITMQ_PORT": self.rabbit_port,
             "REDIS_HOST": "127.0.0.1",
             "REDIS_PORT": self.redis_port,

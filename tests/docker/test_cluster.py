@@ -22,7 +22,7 @@ def cluster(image: str) -> Iterator[Stack]:
         stack.up(3)
         yield stack
     finally:
-        stack.down("--volumes")
+        stack.close()
 
 
 async def test_the_queue_has_a_copy_on_each_node(cluster: Stack) -> None:

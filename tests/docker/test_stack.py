@@ -128,6 +128,17 @@ async def test_every_container_is_healthy(stack: Stack) -> None:
     await eventually(all_are, 90)
 
 
+async def test_redis_has_refused_nothing_to_a_service(stack: Stack) -> None:
+    """Each had all permissions that it needed for what was done here."""
+    assert stack.redis().acl_log() == []
+
+
+async def test_no_secret_is_in_a_containers_description(stack: Stack) -> None:
+    """Neither in its environment nor in its command: `docker inspect` shows both."""
+    for service in ("rabbitmq", "redis", "sender", "monitor", "gateway"):
+        assert stack.password not in json.dumps(stack.containers(service))
+
+
 async def test_nobody_looks_each_second_for_queues_that_are_not_there(stack: Stack) -> None:
     """Each look in vain leaves two lines in RabbitMQ's log, among which its real errors would not be found."""
     logged = stack.compose("logs", "--no-color", "rabbitmq")

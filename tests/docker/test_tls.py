@@ -21,7 +21,7 @@ def tls_stack(image: str) -> Iterator[Stack]:
         stack.up(2)
         yield stack
     finally:
-        stack.down("--volumes")
+        stack.close()
 
 
 def tls_environment(stack: Stack, ca_file: Path) -> dict[str, object]:
