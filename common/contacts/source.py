@@ -102,14 +102,14 @@ class ContactsSource:
         )
 
     def messages(self, first: int) -> Iterator[Message]:
-        for seq, row in enumerate(self.rows()):
-            if first <= seq < self.count:
+        for seq, row in enumerate(self.rows(first), first):
+            if seq < self.count:
                 yield Message(seq=seq, to=row.number, text=row.text)
 
-    def rows(self) -> Iterator[Row]:
-        """The rows that make messages. Raises UsageError at the end if the file was changed meanwhile."""
-        count = 0
-        for row in self._reader.rows(self._dropped):
+    def rows(self, first: int = 0) -> Iterator[Row]:
+        """The rows that make messages, but the first ones. Raises UsageError at the end if the file was changed."""
+        count = min(first, self.count)
+        for row in self._reader.rows(self._dropped, skip=first):
             if isinstance(row, Row):
                 yield row
                 count += 1
