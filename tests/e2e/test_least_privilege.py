@@ -88,8 +88,8 @@ async def test_each_service_may_do_all_that_it_does(pipeline: Pipeline, users: A
         async with http.get("/ready") as ready:
             assert ready.status == 200
     monitor = pipeline.monitor("--once", **login("monitor"))
-    assert await monitor.ended() == 0, monitor.stderr
-    assert (users.acl_log(), sender.stderr) == ([], "")
+    assert await monitor.ended() == 0
+    assert (users.acl_log(), sender.stderr, monitor.stderr) == ([], "", "")
     assert not [event for event in gateway.process.events if event["level"] in ("WARNING", "ERROR")]
 
 
