@@ -43,6 +43,7 @@ class Subscriptions:
         self._by_message: dict[str, dict[_Group, None]] = {}
         self._by_run: dict[str, dict[_Group, None]] = {}
         self._size = 0
+        self._owned = 0
 
     def __len__(self) -> int:
         return self._size
@@ -53,7 +54,7 @@ class Subscriptions:
     @property
     def need_owners(self) -> bool:
         """Whether some subscriber sees only what belongs to it."""
-        return any(group.filters.owner is not None for group in self._groups.values())
+        return self._owned > 0
 
     def add(self, subscriber: Subscriber) -> None:
         """From now on the subscriber gets the events that its filters let through."""
@@ -65,6 +66,7 @@ class Subscriptions:
             self._by_run.setdefault(group.filters.run or "", {})[group] = None
         group.members[subscriber] = None
         self._size += 1
+        self._owned += subscriber.filters.owner is not None
 
     def remove(self, subscriber: Subscriber) -> None:
         """The subscriber gets no more events. Removing it twice changes nothing."""
@@ -74,6 +76,7 @@ class Subscriptions:
             return
         del group.members[subscriber]
         self._size -= 1
+        self._owned -= subscriber.filters.owner is not None
         if not group.members:
             del self._groups[key]
             _take_off(self._by_message, _narrowest(group.filters), group)
