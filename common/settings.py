@@ -174,7 +174,10 @@ class Settings(EnvironmentSettings):
     ] = 0
     redis_wait_aof: bool = Field(False, description="whether they must have it on disk (Redis 7.2)")
 
-    queue_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "sms_queue"
+    stack: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,40}$")] = "sms"
+    queue_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = Field(
+        default_factory=lambda data: f"{data.get('stack', 'sms')}_queue", description="STACK_queue unless set"
+    )
     queue_type: QueueType = QueueType.QUORUM
     batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH_MESSAGES)] = 1
     run_ttl: Annotated[float, Field(gt=0, le=3650, description="days")] = 7

@@ -3,10 +3,10 @@
 Every command, test and study that needs a store as production has it gets it from here.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Self
 
-from common import keys
 from common.ledger.memory import MemoryLedger
 from common.ledger.port import Ledger
 from common.ledger.redis import RedisLedger
@@ -21,6 +21,8 @@ from common.tracking.redis import RedisTracker
 from common.web.keys.memory import MemoryApiKeys
 from common.web.keys.port import ApiKeys
 from common.web.keys.redis import RedisApiKeys
+
+log = logging.getLogger(__name__)
 
 DAY_S = 86_400
 HOUR_S = 3_600
@@ -71,7 +73,7 @@ async def connect_stores(settings: Settings, connect_timeout_s: float) -> RedisS
     client = await connect_redis(settings, connect_timeout_s)
     limit = None
     if settings.provider_rate is not None:
-        limit = RedisRateLimit(client, keys.rate(settings.queue_name), settings.provider_rate)
+        limit = RedisRateLimit(client, client.names.rate(settings.queue_name), settings.provider_rate)
     return RedisStores(
         ledger=RedisLedger(client, settings.run_ttl * DAY_S),
         tracker=RedisTracker(client, settings.message_ttl * HOUR_S),
@@ -79,6 +81,22 @@ async def connect_stores(settings: Settings, connect_timeout_s: float) -> RedisS
         api_keys=RedisApiKeys(client),
         client=client,
     )
+
+
+async def warn_of_another_queue(client: Client, settings: Settings) -> None:
+    """Warns if the messages of another queue count under the same prefix."""
+    ttl_s = max(1, int(settings.run_ttl * DAY_S))
+    name, queue = client.names.queue, settings.queue_name.encode()
+    found = await client.until_answered(lambda: client.set(name, queue, nx=True, get=True, ex=ttl_s))
+    if found is not None and found != queue:
+        log.warning(
+            "another_queue_in_this_stack",
+            extra={
+                "queue": settings.queue_name,
+                "other": found.decode(),
+                "hint": f"STACK={settings.stack} counts both: give each queue a STACK of its own",
+            },
+        )
 
 
 def memory_stores(

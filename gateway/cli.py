@@ -22,7 +22,7 @@ from common.ledger.port import Ledger
 from common.logs import configure_logs
 from common.metrics import metrics_served
 from common.settings import Settings, load_settings
-from common.stores import connect_stores
+from common.stores import connect_stores, warn_of_another_queue
 from gateway.app import Gateway
 from gateway.doors import gateway_tls, refuse_open_doors
 from gateway.stores import redis_gateway_stores
@@ -56,6 +56,7 @@ async def _serve(
 ) -> int:
     """Builds the gateway on RabbitMQ and Redis and runs it."""
     shared = await connect_stores(settings, connect_timeout_s)
+    await warn_of_another_queue(shared.client, settings)
     broker = await connect_broker(settings, "gateway", connect_timeout_s)
     try:
         gateway = Gateway(settings, broker, redis_gateway_stores(shared, settings), audit=audit)

@@ -35,7 +35,7 @@ from common.publishing.recipes import Recipe, Source, recipe_of, recipe_text
 from common.publishing.run import Job, RunPublisher
 from common.publishing.sources import source_of
 from common.settings import Settings, load_settings
-from common.stores import connect_stores
+from common.stores import connect_stores, warn_of_another_queue
 from producer.arguments import add_source_arguments, check_source_arguments, dropped, open_source
 from producer.dry_run import dry_run
 
@@ -110,6 +110,7 @@ def _parser(prog: str) -> Parser:
 async def _produce(args: argparse.Namespace, settings: Settings, source: Source | None) -> int:
     """Builds the producer on RabbitMQ and Redis, publishes, and reports."""
     async with await connect_stores(settings, args.connect_timeout) as stores:
+        await warn_of_another_queue(stores.client, settings)
         broker = await connect_broker(settings, "producer", args.connect_timeout)
         producer = Producer(broker, stores.ledger, settings.queue_name)
         run = args.resume or args.run or new_run_id()

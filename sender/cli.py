@@ -20,7 +20,7 @@ from common.cli import (
 from common.logs import configure_logs
 from common.metrics import metrics_served, new_registry
 from common.settings import Settings, load_settings
-from common.stores import connect_stores
+from common.stores import connect_stores, warn_of_another_queue
 from sender.copies import RetryPolicy
 from sender.metrics import SenderMetrics
 from sender.providers.bulk import BulkProvider
@@ -77,6 +77,7 @@ async def _run(settings: Settings, name: str, provider: BulkProvider, connect_ti
     """Runs a sender on RabbitMQ and Redis."""
     policy = RetryPolicy(settings.max_attempts, settings.retry_backoff, settings.keep_failed)
     stores = await connect_stores(settings, connect_timeout_s)
+    await warn_of_another_queue(stores.client, settings)
     broker = await connect_broker(settings, "sender", connect_timeout_s)
     await _declare(broker, policy)
     sender = build_sender(name, settings, broker, stores, provider)

@@ -8,7 +8,7 @@ from common.redis import Client
 
 
 class RedisRateLimit:
-    """`rate` in messages per second, over all that use this key (`common.keys.rate`)."""
+    """`rate` in messages per second, over all that use this key (`Keys.rate`)."""
 
     def __init__(self, client: Client, key_name: str, rate: float) -> None:
         self.rate = rate

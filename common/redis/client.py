@@ -11,6 +11,7 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError, NoScriptError, RedisError
 
 from common.errors import Refused, Unavailable
+from common.keys import Keys
 from common.redis.connections import Endpoint, connection_pool
 from common.redis.failures import Failure, failure_of, words_of
 from common.redis.timing import TIMING, RedisTiming
@@ -26,10 +27,12 @@ class Client(Redis):
 
     Attributes:
         endpoint: Where Redis is.
+        names: The names of keys and channels.
     """
 
     def __init__(self, settings: Settings, timing: RedisTiming = TIMING) -> None:
         self.endpoint = Endpoint(settings, timing)
+        self.names = Keys(settings.stack, settings.redis_db)
         super().__init__(connection_pool=connection_pool(settings, self.endpoint, timing))
         self.auto_close_connection_pool = True
         self._timing = timing

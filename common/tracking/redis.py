@@ -15,7 +15,6 @@ from redis.asyncio.client import PubSub
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from common import keys
 from common.errors import SmsimError
 from common.messages import Message
 from common.redis import TIMING, Client, RedisTiming, cancellable
@@ -74,6 +73,8 @@ class RedisTracker:
         timing: RedisTiming = TIMING,
     ) -> None:
         self._redis = client
+        self._names = client.names
+        self._channels = {channel: client.names.channel(channel) for channel in Channel}
         self._ttl_s = max(1, int(message_ttl_s))
         self._limits = limits
         self._timing = timing
@@ -90,14 +91,14 @@ class RedisTracker:
 
     async def open(self, records: Sequence[Record]) -> None:
         for part in _parts(records, self._limits.records_a_call):
-            lists = [keys.message(record.uuid) for record in part]
+            lists = [self._names.message(record.uuid) for record in part]
             args: list[int | bytes] = [self._ttl_s, *(encode_record(record) for record in part)]
             await self._redis.until_answered(partial(self._open, keys=lists, args=args))
 
     async def keep(self, run: str, messages: Sequence[Message]) -> None:
         for part in _parts(packed(messages), self._limits.chunks_a_call):
             args = [self._ttl_s, *(one for piece in part for one in piece)]
-            await self._redis.until_answered(partial(self._keep, keys=[keys.texts(run)], args=args))
+            await self._redis.until_answered(partial(self._keep, keys=[self._names.texts(run)], args=args))
 
     def publish(self, steps: Sequence[Step]) -> None:
         self._publisher.publish(steps)
@@ -107,12 +108,16 @@ class RedisTracker:
         args = [
             arg
             for step in steps
-            for arg in (step.channel, b"" if step.is_acceptance else encode_brief(step), encode_step(step))
+            for arg in (
+                self._channels[step.channel],
+                b"" if step.is_acceptance else encode_brief(step),
+                encode_step(step),
+            )
         ]
         try:
             await self._redis.until_answered(self._redis.ping)
             # Not repeated: that could publish steps twice.
-            lists = [keys.message(step.uuid) for step in steps]
+            lists = [self._names.message(step.uuid) for step in steps]
             await self._redis.once(partial(self._publish, keys=lists, args=args))
         except (SmsimError, OSError) as error:
             log.warning("steps_lost", extra={"steps": len(steps), "reason": str(error)})
@@ -120,7 +125,7 @@ class RedisTracker:
 
     async def track(self, run: str, seq: int) -> Track | None:
         found = await self._redis.until_answered(
-            lambda: self._redis.lrange(keys.message(f"{run}.{seq}"), 0, -1)
+            lambda: self._redis.lrange(self._names.message(f"{run}.{seq}"), 0, -1)
         )
         if not found:
             return None
@@ -142,7 +147,7 @@ class RedisTracker:
         wanted, found = set(seqs), dict[int, Message]()
         for chunks in _parts(sorted({chunk_of(seq) for seq in wanted}), self._limits.chunks_a_call):
             for pieces in await self._redis.until_answered(
-                partial(self._redis.hmget, keys.texts(run), chunks)
+                partial(self._redis.hmget, self._names.texts(run), chunks)
             ):
                 found.update((m.seq, m) for m in unpacked(pieces or b"") if m.seq in wanted)
         for record in await self.records(run, sorted(wanted - found.keys())):
@@ -156,7 +161,7 @@ class RedisTracker:
         async def read() -> list[bytes | None]:
             pipe = self._redis.pipeline(transaction=False)
             for seq in seqs:
-                pipe.lindex(keys.message(f"{run}.{seq}"), 0)
+                pipe.lindex(self._names.message(f"{run}.{seq}"), 0)
             return await pipe.execute()
 
         found: list[bytes | None] = await self._redis.until_answered(read)
@@ -192,7 +197,7 @@ class RedisTracker:
             self._limits.silence_s,
             self._redis.endpoint.epoch,
         )
-        await cancellable(partial(pubsub.subscribe, *Channel))
+        await cancellable(partial(pubsub.subscribe, *self._channels.values()))
         assert pubsub.connection is not None
         # Straight from the connection: `pubsub.listen` takes twice as long for a message.
         read = partial(pubsub.connection.read_response, timeout=math.inf, push_request=True)

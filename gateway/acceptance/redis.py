@@ -9,8 +9,8 @@ from importlib.resources import files
 from itertools import chain, islice
 from typing import Any
 
-from common import keys
 from common.errors import Refused, Unavailable
+from common.keys import Keys
 from common.ledger.pieces import PIECE_MESSAGES
 from common.ledger.redis.scripts import with_prelude
 from common.messages import Lane, Message
@@ -105,13 +105,16 @@ class RedisAcceptances:
 
     def __init__(self, client: Client, tracker: Tracker, queue: str, holder: str, keeping: Keeping) -> None:
         self._redis = client
+        self._names = client.names
         self._tracker = tracker
         self._queue = queue
         self._holder = holder
         self._keeping = keeping
         self._bounds = keeping.bounds
         self._bounds_until_s = float("-inf")
-        self._scripts = {name: client.register_script(text) for name, text in script_texts().items()}
+        self._scripts = {
+            name: client.register_script(text) for name, text in script_texts(client.names).items()
+        }
 
     async def open(self, run: str, lane: Lane, owner: Owner = NOBODY) -> Outbox:
         args = [run, recipe_of_singles(lane, self._queue, owner), self._holder, lane.value, self._lease_us]
@@ -125,7 +128,7 @@ class RedisAcceptances:
             for item in group.items
         ]
         about = [lease.run, lease.fence, group.number, group.relayed, len(records)]
-        args = [*await self._policy(), *about, *records, *_extras(group.items)]
+        args = [*await self._policy(), *about, *records, *_extras(group.items, self._names)]
         answer = await self._call("accept", self._keys(lease.run), args)
         if not answer:
             raise LeaseLost(f"run {lease.run} takes no more messages of this gateway")
@@ -142,7 +145,7 @@ class RedisAcceptances:
         ]
         about += [int(batch.track), messages, key.fingerprint if key else "", len(content)]
         args = [*await self._policy(), *about, *content, *_callbacks(batch)]
-        run_keys = [*self._keys(run), keys.texts(run), _name(key)]
+        run_keys = [*self._keys(run), self._names.texts(run), _name(key, self._names)]
         match await self._call("accept_run", run_keys, args):
             case [b"accepted"]:
                 lease = Lease(run, fence=1)
@@ -174,7 +177,7 @@ class RedisAcceptances:
 
     async def take_over(self, silent_s: float) -> Outbox | None:
         args = [self._holder, _us(silent_s), self._lease_us]
-        found = await self._call("take_over", [keys.leases(self._queue)], args)
+        found = await self._call("take_over", [self._names.leases(self._queue)], args)
         if not found:
             return None
         run, fence, lane, track, relayed, accepted, recipe = found
@@ -192,7 +195,7 @@ class RedisAcceptances:
 
     async def backlog(self) -> tuple[int, int]:
         messages, size = await self._redis.until_answered(
-            lambda: self._redis.hmget(keys.OUTBOX, ["messages", "bytes"])
+            lambda: self._redis.hmget(self._names.outbox_totals, ["messages", "bytes"])
         )
         return int(messages or 0), int(size or 0)
 
@@ -219,8 +222,15 @@ class RedisAcceptances:
 
     def _keys(self, run: str) -> list[str]:
         """The keys of every script of a run."""
-        names = [keys.STATS, keys.run(run), keys.RUNS, keys.outbox(run), keys.OUTBOX, keys.KEPT]
-        return [*names, keys.leases(self._queue), keys.CALLBACKS]
+        names = [
+            self._names.stats,
+            self._names.run(run),
+            self._names.runs,
+            self._names.outbox(run),
+            self._names.outbox_totals,
+            self._names.kept,
+        ]
+        return [*names, self._names.leases(self._queue), self._names.callbacks]
 
     async def _policy(self) -> list[Any]:
         """The first arguments of the scripts that accept: bounds and times."""
@@ -241,7 +251,7 @@ class RedisAcceptances:
 
     async def _stage(self, batch: NewRun) -> None:
         """Keeps the texts of a run for a while, before it is accepted, so that no call holds Redis for long."""
-        texts_key, ttl_s = keys.texts(batch.run), max(1, int(self._keeping.staged_s))
+        texts_key, ttl_s = self._names.texts(batch.run), max(1, int(self._keeping.staged_s))
         chunks = packed(batch.messages)
         while some := list(chain.from_iterable(islice(chunks, self._keeping.staged_chunks))):
             await self._redis.until_answered(partial(self._keep, texts_key, some, ttl_s))
@@ -279,26 +289,29 @@ class RedisAcceptances:
 
     async def _kept_bytes(self) -> int:
         return int(
-            await self._redis.until_answered(partial(self._redis.hget, keys.OUTBOX, "kept_bytes")) or 0
+            await self._redis.until_answered(
+                partial(self._redis.hget, self._names.outbox_totals, "kept_bytes")
+            )
+            or 0
         )
 
     async def _call(self, script: str, script_keys: list[str], args: list[Any]) -> Any:
         return await self._redis.until_answered(lambda: self._scripts[script](keys=script_keys, args=args))
 
 
-def script_texts() -> dict[str, str]:
+def script_texts(names: Keys) -> dict[str, str]:
     """Each script as Redis gets it."""
     lua = files("gateway.acceptance") / "lua"
     prefixes = {
-        "MESSAGE_KEY": keys.message(""),
-        "TEXTS_KEY": keys.texts(""),
-        "CALLBACK_KEY": keys.callback(""),
-        "OUTBOX_KEY": keys.outbox(""),
+        "MESSAGE_KEY": names.message(""),
+        "TEXTS_KEY": names.texts(""),
+        "CALLBACK_KEY": names.callback(""),
+        "OUTBOX_KEY": names.outbox(""),
     }
-    names = f"local CHUNK_MESSAGES = {CHUNK_MESSAGES}\n"
-    names += "".join(f"local {name} = '{prefix}'\n" for name, prefix in prefixes.items())
-    prelude = names + (lua / "prelude.lua").read_text()
-    return {name: with_prelude(prelude + (lua / f"{name}.lua").read_text()) for name in _SCRIPTS}
+    head = f"local CHUNK_MESSAGES = {CHUNK_MESSAGES}\n"
+    head += "".join(f"local {name} = '{prefix}'\n" for name, prefix in prefixes.items())
+    prelude = head + (lua / "prelude.lua").read_text()
+    return {name: with_prelude(prelude + (lua / f"{name}.lua").read_text(), names) for name in _SCRIPTS}
 
 
 def _group_answer(first: int, *rest: Any) -> GroupAnswer:
@@ -309,12 +322,12 @@ def _group_answer(first: int, *rest: Any) -> GroupAnswer:
     return GroupAnswer(first, exceptions)
 
 
-def _extras(items: Sequence[Item]) -> Iterator[Any]:
+def _extras(items: Sequence[Item], names: Keys) -> Iterator[Any]:
     """Five arguments of accept.lua for each item that has a key or a callback."""
     for at, item in enumerate(items):
         if item.key is not None or item.callback_url is not None:
             fingerprint = item.key.fingerprint if item.key else ""
-            yield from (at, _name(item.key), fingerprint, item.number, item.callback_url or "")
+            yield from (at, _name(item.key, names), fingerprint, item.number, item.callback_url or "")
 
 
 def _callbacks(batch: NewRun) -> Iterator[Any]:
@@ -323,8 +336,8 @@ def _callbacks(batch: NewRun) -> Iterator[Any]:
         yield from (seq, batch.messages[seq].to, url)
 
 
-def _name(key: IdempotencyKey | None) -> str:
-    return keys.idempotency_key(key.caller, key.digest) if key else ""
+def _name(key: IdempotencyKey | None, names: Keys) -> str:
+    return names.idempotency_key(key.caller, key.digest) if key else ""
 
 
 def _us(seconds: float) -> int:

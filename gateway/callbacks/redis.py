@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 
-from common import keys
 from common.redis import Client
 from gateway.callbacks.limits import Retention
 from gateway.callbacks.port import Callback, FinalStatus, Reschedule
@@ -26,6 +25,7 @@ class RedisCallbacks:
     def __init__(self, client: Client, retention: Retention | None = None) -> None:
         self.retention = retention or Retention()
         self._redis = client
+        self._names = client.names
         self._scripts = {name: client.register_script(text) for name, text in script_texts().items()}
 
     async def due(self, limit: int) -> list[str]:
@@ -51,12 +51,12 @@ class RedisCallbacks:
 
     async def _delete(self, uuids: Sequence[str]) -> None:
         pipe = self._redis.pipeline(transaction=False)
-        pipe.delete(*(keys.callback(uuid) for uuid in uuids))
-        pipe.zrem(keys.CALLBACKS, *uuids)
+        pipe.delete(*(self._names.callback(uuid) for uuid in uuids))
+        pipe.zrem(self._names.callbacks, *uuids)
         await pipe.execute()
 
     async def _call(self, script: str, uuids: Sequence[str], args: Sequence[Any]) -> Any:
-        names = [keys.CALLBACKS, *(keys.callback(uuid) for uuid in uuids)]
+        names = [self._names.callbacks, *(self._names.callback(uuid) for uuid in uuids)]
         return await self._redis.until_answered(lambda: self._scripts[script](keys=names, args=args))
 
 

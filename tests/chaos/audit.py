@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from redis.asyncio import Redis
 
-from common import keys
+from common.keys import Keys
 from common.ledger.pieces import PIECE_MESSAGES
 from common.messages import State
+
+KEYS = Keys()
 
 COUNTERS = ("published", "sending", "sent", "failed", "retried", "ambiguous", "rejected")
 _STATES = (State.SENDING, State.SENT, State.FAILED)
@@ -51,14 +53,14 @@ async def read_books(redis: "Redis", runs: Mapping[str, int], senders: list[str]
     """Reads the books in one transaction. `runs` has the number of messages of each run."""
     pieces = {run: range(-(-messages // PIECE_MESSAGES)) for run, messages in runs.items()}
     pipe = redis.pipeline(transaction=True)
-    pipe.hgetall(keys.STATS)
-    pipe.hvals(keys.LATENCY)
+    pipe.hgetall(KEYS.stats)
+    pipe.hvals(KEYS.total_latency)
     for sender in senders:
-        pipe.hgetall(keys.sender(sender))
+        pipe.hgetall(KEYS.sender(sender))
     for run, numbers in pieces.items():
-        pipe.hgetall(keys.run(run))
+        pipe.hgetall(KEYS.run(run))
         for piece in numbers:
-            pipe.get(f"{keys.states(run)}{piece}")
+            pipe.get(f"{KEYS.states(run)}{piece}")
     answers = iter(await pipe.execute())
     stats, histogram = _counters(next(answers)), sum(map(int, next(answers)))
     of_senders = {sender: _counters(next(answers)) for sender in senders}

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from redis.exceptions import RedisError
 
+from common.keys import Keys
 from common.ledger.redis.scripts import script_texts
 from common.messages import Lane
 from tests.chaos.plan import FLAKY, OUTAGES, STEADY, Wishes
@@ -590,5 +591,5 @@ FAULTS: dict[str, type[Fault]] = {
 
 def _scripts() -> dict[str, str]:
     """The name of each Lua script of the ledger and the rate limit, by its SHA-1."""
-    texts = {**script_texts(), "take": (files("common.rate") / "take.lua").read_text()}
+    texts = {**script_texts(Keys()), "take": (files("common.rate") / "take.lua").read_text()}
     return {hashlib.sha1(text.encode()).hexdigest(): name for name, text in texts.items()}

@@ -72,7 +72,7 @@ async def redis_acceptances(client: Client, bounds: Bounds, **keeps: Any) -> Acc
     keeping = Keeping(bounds=bounds, **keeps)
     acceptances = RedisAcceptances(client, tracker, QUEUE, "gateway", keeping)
     callbacks = RedisCallbacks(client, keeping.callbacks)
-    acceptances._scripts = on_test_clock(client, script_texts())
+    acceptances._scripts = on_test_clock(client, script_texts(client.names))
     callbacks._scripts = on_test_clock(client, callback_scripts())
     now_us = 1_000_000_000_000
 

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from common import keys as redis_keys
+from common.keys import Keys
 from common.messages import Lane, Message
 from common.redis import connect_redis
 from common.settings import load_settings
@@ -288,7 +288,7 @@ class AcceptanceMachine(RuleBasedStateMachine):
         kept = self.call(self.bench.acceptances.trim())
         if self.is_bounded:
             assert kept.bytes <= (self.kept_bytes or 0)
-            assert int(self.call(self.client.hget(redis_keys.OUTBOX, "kept_bytes")) or 0) == kept.bytes
+            assert int(self.call(self.client.hget(Keys().outbox_totals, "kept_bytes")) or 0) == kept.bytes
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
@@ -410,7 +410,7 @@ class AcceptanceMachine(RuleBasedStateMachine):
         return self.client is not None and self.kept_bytes is not None
 
     def is_kept(self, key: int) -> bool:
-        return bool(self.call(self.client.exists(redis_keys.idempotency_key("me", str(key)))))
+        return bool(self.call(self.client.exists(Keys().idempotency_key("me", str(key)))))
 
     def backlog(self) -> int:
         return sum(len(run.texts) - run.relayed for run in self.runs.values())

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import pytest_asyncio
 
-from common import keys
+from common.keys import Keys
 from common.messages import Lane, Message
 from common.publishing.recipes import Origin, origin_in
 from common.redis import connect_redis
@@ -33,6 +33,8 @@ from tests.contract.acceptance_benches import (
     redis_acceptances,
 )
 from tests.servers import RedisServer
+
+KEYS = Keys()
 
 NUMBER = "+541166587382"
 URL = "https://example.org/told"
@@ -195,7 +197,7 @@ async def test_what_waits_does_not_expire(redis_server: RedisServer) -> None:
     await bench.acceptances.accept(singles, Group(1, [Item(NUMBER, "a"), Item(NUMBER, "b")], accepted_us=7))
     outbox = await bench.acceptances.accept_run(batch("texts", STAGED_FROM + 1))
     assert isinstance(outbox, Outbox)
-    kept = [keys.message("singles.0"), keys.message("singles.1"), keys.texts("texts")]
+    kept = [KEYS.message("singles.0"), KEYS.message("singles.1"), KEYS.texts("texts")]
     assert [await client.ttl(key) for key in kept] == [-1, -1, -1]
     await bench.acceptances.confirm(singles.lease, 1)
     await bench.acceptances.confirm(outbox.lease, STAGED_FROM)
@@ -205,9 +207,9 @@ async def test_what_waits_does_not_expire(redis_server: RedisServer) -> None:
     assert all([3000 < await client.ttl(key) <= 3600 for key in kept])
     assert isinstance(bench.acceptances, RedisAcceptances)
     await bench.acceptances._stage(batch("staged", 20))
-    assert 0 < await client.ttl(keys.texts("staged")) <= 600
+    assert 0 < await client.ttl(KEYS.texts("staged")) <= 600
     assert await bench.acceptances.accept_run(batch("staged", 20)) == Exceptional(Verdict.TOO_LARGE)
-    assert not await client.exists(keys.texts("staged"))
+    assert not await client.exists(KEYS.texts("staged"))
     await client.aclose()
 
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from redis.exceptions import ConnectionError
 
-from common import keys as names
+from common.keys import Keys
 from common.redis import Client
 from common.web.keys.memory import MemoryApiKeys
 from common.web.keys.port import ALL_SCOPES, OWN_SCOPES, ApiKey, ApiKeys, Kind, new_key, parts_of
@@ -27,7 +27,7 @@ def a_key(name: str = "shop", scopes: frozenset[Scope] = ALL_SCOPES) -> ApiKey:
 @pytest.fixture
 async def client(redis_server: RedisServer) -> AsyncIterator[Client]:
     async with Client(redis_server.settings) as client:
-        await client.delete(names.API_KEYS, names.API_KEY_USES)
+        await client.delete(Keys().api_keys, Keys().api_key_uses)
         yield client
 
 
@@ -94,7 +94,7 @@ async def test_a_key_of_an_earlier_version_can_do_what_it_could(client: Client) 
     key = new_key("shop", {Scope.READ}, NOW_US)[0]
     digest = base64.b64encode(key.digest).decode()
     old = {"id": key.id, "name": "shop", "scopes": ["read"], "created_us": NOW_US, "digest": digest}
-    await client.hset(names.API_KEYS, key.id, json.dumps(old))
+    await client.hset(Keys().api_keys, key.id, json.dumps(old))
     assert await RedisApiKeys(client).all() == {
         key.id: msgspec.structs.replace(key, scopes=frozenset({Scope.READ, Scope.ALL}))
     }
@@ -105,7 +105,7 @@ async def test_keys_of_one_redis_are_shared_and_hold_no_secret(client: Client) -
     key, whole = new_key("shop", ALL_SCOPES, NOW_US)
     await RedisApiKeys(client).add(key)
     assert await RedisApiKeys(client).all() == {key.id: key}
-    ((_, kept),) = (await client.hgetall(names.API_KEYS)).items()
+    ((_, kept),) = (await client.hgetall(Keys().api_keys)).items()
     secret = whole.split("_")[2]
     assert secret.encode() not in kept
     assert base64.b64encode(hashlib.sha256(secret.encode()).digest()) in kept

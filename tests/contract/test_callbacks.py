@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 from redis.exceptions import ConnectionError
 
-from common import keys
+from common.keys import Keys
 from common.messages import Lane, Message
 from common.redis import Client
 from common.tracking.memory import MemoryTracker
@@ -30,6 +30,8 @@ from tests.contract.acceptance_benches import (
     redis_acceptances,
 )
 from tests.servers import RedisServer
+
+KEYS = Keys()
 
 LEASE_S = 60.0
 FIRST_CHECK_S = Retention().first_check_s
@@ -222,17 +224,17 @@ async def test_redis_keeps_no_text_and_forgets_after_the_retention(client: Clien
     """The hash expires, and the next lease removes its id from the schedule."""
     bench = Bench(await redis_acceptances(client, Bounds()))
     (uuid,) = await bench.register()
-    stored = repr(await client.hgetall(keys.callback(uuid)))
+    stored = repr(await client.hgetall(KEYS.callback(uuid)))
     assert URL in stored
     assert "secret" not in stored
-    left_s = await client.pttl(keys.callback(uuid)) / 1000
+    left_s = await client.pttl(KEYS.callback(uuid)) / 1000
     total_s = bench.callbacks.retention.total_s
     assert total_s - 60 < left_s <= total_s
-    await client.delete(keys.callback(uuid))
+    await client.delete(KEYS.callback(uuid))
     await bench.leap(FIRST_CHECK_S)
     assert await bench.due() == [uuid]
     assert await bench.lease(uuid) == []
-    assert await client.zcard(keys.CALLBACKS) == 0
+    assert await client.zcard(KEYS.callbacks) == 0
 
 
 async def test_lost_answers_lose_and_repeat_nothing(client: Client) -> None:
@@ -259,7 +261,7 @@ async def test_lost_answers_lose_and_repeat_nothing(client: Client) -> None:
     assert await bench.due() == [one]
     assert (await bench.lease(one))[0].failures == 1
     await callbacks.remove([other.uuid])
-    assert await client.zcard(keys.CALLBACKS) == 1
+    assert await client.zcard(KEYS.callbacks) == 1
 
 
 async def test_redis_uses_its_own_clock(client: Client) -> None:

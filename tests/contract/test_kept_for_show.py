@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common import keys
+from common.keys import Keys
 from common.ledger.redis import RedisLedger
 from common.ledger.values import Outcomes
 from common.messages import Lane, Message, Outcome
@@ -29,6 +29,8 @@ from gateway.acceptance.port import (
 from gateway.acceptance.redis import Keeping, RedisAcceptances
 from tests.contract.acceptance_benches import MESSAGE_TTL_S, AcceptanceBench, redis_acceptances
 from tests.servers import RedisServer
+
+KEYS = Keys()
 
 NUMBER = "+541166587382"
 URL = "https://example.org/told"
@@ -81,7 +83,7 @@ def keyed(key: str) -> Item:
 
 
 async def counted(client: Client) -> int:
-    return int(await client.hget(keys.OUTBOX, "kept_bytes") or 0)
+    return int(await client.hget(KEYS.outbox_totals, "kept_bytes") or 0)
 
 
 async def test_the_oldest_messages_make_room_and_what_waits_never_does(client: Client) -> None:
@@ -94,8 +96,8 @@ async def test_the_oldest_messages_make_room_and_what_waits_never_does(client: C
     await gateway.relay(5)
     await gateway.bench.acceptances.trim()
     assert await gateway.known(6) == [False, False, False, True, True, True]
-    assert await client.exists(*(keys.callback(f"singles.{seq}") for seq in range(6))) == 3
-    assert await client.zrange(keys.CALLBACKS, 0, -1) == [b"singles.3", b"singles.4", b"singles.5"]
+    assert await client.exists(*(KEYS.callback(f"singles.{seq}") for seq in range(6))) == 3
+    assert await client.zrange(KEYS.callbacks, 0, -1) == [b"singles.3", b"singles.4", b"singles.5"]
     assert 0 < await counted(client) <= 2_000
     assert await gateway.bench.acceptances.read(gateway.outbox, 5, 1) == [Message(5, NUMBER, "text")]
     assert (await gateway.bench.ledger.snapshot("singles")).published == 6
@@ -113,7 +115,7 @@ async def test_texts_of_a_run_make_room_group_by_group(client: Client) -> None:
     assert found[500:] == texts_of("texts", 1_234, track=False).messages[500:]
     await bench.acceptances.confirm(outbox.lease, 1_234)
     await bench.acceptances.trim()
-    assert not await client.exists(keys.texts("texts"), keys.KEPT)
+    assert not await client.exists(KEYS.texts("texts"), KEYS.kept)
     assert (await counted(client), await bench.acceptances.backlog()) == (0, (0, 0))
 
 
@@ -125,11 +127,11 @@ async def test_records_of_a_run_make_room_group_by_group(client: Client, callbac
     outbox = await bench.acceptances.accept_run(texts_of("a-run", 3_000, track=True, key=key, **callback))
     assert isinstance(outbox, Outbox)
     await bench.acceptances.confirm(outbox.lease, 3_000)
-    assert await client.exists(keys.message("a-run.0"))
+    assert await client.exists(KEYS.message("a-run.0"))
     await bench.acceptances.confirm(outbox.lease, 3_000)
-    assert 0 < len(await client.keys(keys.message("*"))) < 3_000
+    assert 0 < len(await client.keys(KEYS.message("*"))) < 3_000
     await bench.acceptances.trim()
-    left = [await client.keys(pattern("*")) for pattern in (keys.message, keys.callback)]
+    left = [await client.keys(pattern("*")) for pattern in (KEYS.message, KEYS.callback)]
     assert [*left, await client.keys("sms:idempotency-key:*")] == [[], [], []]
     assert await counted(client) == 0
 
@@ -139,8 +141,8 @@ async def test_idempotency_keys_are_kept_without_number_and_text_and_make_room_t
     gateway = await Gateway.on(await redis_acceptances(client, Bounds(), kept_bytes=1_000))
     for key in ("a", "b", "c"):
         await gateway.accept(keyed(key))
-    assert await client.get(keys.idempotency_key("me", "a")) == b"request singles.0"
-    assert KEY_TTL_S - 5 < await client.ttl(keys.idempotency_key("me", "a")) <= KEY_TTL_S
+    assert await client.get(KEYS.idempotency_key("me", "a")) == b"request singles.0"
+    assert KEY_TTL_S - 5 < await client.ttl(KEYS.idempotency_key("me", "a")) <= KEY_TTL_S
     await gateway.relay(3)
     await gateway.bench.acceptances.trim()
     replayed = Exceptional(Verdict.REPLAYED, "singles.2")
@@ -160,7 +162,7 @@ async def test_what_has_expired_is_counted_no_longer(client: Client) -> None:
     await gateway.bench.leap(KEY_TTL_S)
     await gateway.relay(2)
     assert await counted(client) == 0
-    assert not await client.exists(keys.KEPT)
+    assert not await client.exists(KEYS.kept)
 
 
 async def test_it_gives_way_when_redis_is_nearly_full_for_another_reason(client: Client) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError
 
-from common import keys
+from common.keys import Keys
 from common.messages import Lane
 from common.rate.memory import MemoryRateLimit
 from common.rate.port import (
@@ -29,6 +29,8 @@ from common.rate.port import (
 from common.rate.redis import RedisRateLimit
 from common.redis import Client
 from tests.servers import RedisServer
+
+KEYS = Keys()
 
 BULK, URGENT = Lane.BULK, Lane.URGENT
 EVERYTHING = 10**9
@@ -93,7 +95,7 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
 
         yield Bench(clock, make)
         return
-    key = keys.rate(secrets.token_hex(4))
+    key = KEYS.rate(secrets.token_hex(4))
     async with client_of(request.getfixturevalue("redis_server")) as client:
         yield Bench(clock, lambda rate: on_clock(RedisRateLimit(client, key, rate), client, clock))
 
@@ -252,7 +254,7 @@ async def test_an_urgent_taker_whose_need_is_met_by_others_leaves_no_bar(bench: 
 
 async def test_limits_of_other_queues_are_apart_and_those_of_one_share(redis_server: RedisServer) -> None:
     """The bucket belongs to the key, whichever client asks."""
-    clock, names = Clock(), [keys.rate(secrets.token_hex(4)) for _ in range(2)]
+    clock, names = Clock(), [KEYS.rate(secrets.token_hex(4)) for _ in range(2)]
     async with client_of(redis_server) as client, client_of(redis_server) as another:
         one, same, apart = (
             on_clock(RedisRateLimit(client, names[0], 1), client, clock),
@@ -265,7 +267,7 @@ async def test_limits_of_other_queues_are_apart_and_those_of_one_share(redis_ser
 @pytest.mark.parametrize("rate", [1e-4, 1.0, 1e9])
 async def test_a_forgotten_bucket_had_a_token_by_then(redis_server: RedisServer, rate: float) -> None:
     """The key of an unused limit goes, but not before it would hold the one token that a new one begins with."""
-    key = keys.rate(secrets.token_hex(4))
+    key = KEYS.rate(secrets.token_hex(4))
     async with client_of(redis_server) as client:
         await RedisRateLimit(client, key, rate).take(BULK, 1)
         assert 1 / rate < await client.pttl(key) / 1000 < 1.1 / rate + 100
@@ -273,7 +275,7 @@ async def test_a_forgotten_bucket_had_a_token_by_then(redis_server: RedisServer,
 
 async def test_takers_at_once_keep_to_the_rate_by_the_clock_of_redis(redis_server: RedisServer) -> None:
     """Five takers with a connection each, in real time and with the script as it is, one answer in ten being lost."""
-    rate, key, chance, grants = 5000.0, keys.rate(secrets.token_hex(4)), random.Random(1), []
+    rate, key, chance, grants = 5000.0, KEYS.rate(secrets.token_hex(4)), random.Random(1), []
 
     async def taker(client: Client) -> None:
         limit = RedisRateLimit(client, key, rate)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from redis.exceptions import ConnectionError
 
-from common import keys
 from common.errors import Refused, Unavailable, UnknownRun
+from common.keys import Keys
 from common.ledger.pieces import PIECE_MESSAGES
 from common.ledger.port import TIMING
 from common.ledger.redis import RedisLedger
@@ -22,6 +22,8 @@ from common.settings import Settings, load_settings
 from tests.contract.benches import redis_ledger
 from tests.servers import RedisServer
 from tests.waiting import eventually
+
+KEYS = Keys()
 
 RUN = "lost-answers"
 SEQS = np.arange(4)
@@ -167,7 +169,7 @@ async def test_a_forgotten_run_leaves_a_mark_for_as_long_as_a_settled_run_is_kep
     await ledger.mark_replayed(RUN, np.array([0, 3 * border]))
     await ledger.forget(RUN)
     assert await ledger._redis.keys("sms:run:*") == [b"sms:run:lost-answers:forgotten"]
-    assert await ledger._redis.zcard(keys.RUNS) == 0
+    assert await ledger._redis.zcard(KEYS.runs) == 0
     assert 0 < await ledger._redis.ttl("sms:run:lost-answers:forgotten") <= 500
     await ledger.begin(RUN, "", 1, "p")
     assert await ledger._redis.keys("sms:run:*") == [b"sms:run:lost-answers"]
@@ -229,9 +231,9 @@ async def test_a_settled_run_is_forgotten_in_time_and_one_that_goes_on_is_not(
         return gone and "b'sms:run:goes-on:states:0'" in names
 
     await eventually(only_one_is_left)
-    assert await ledger._redis.zcard(keys.RUNS) == 3
+    assert await ledger._redis.zcard(KEYS.runs) == 3
     assert await ledger.runs() == ["goes-on"]
-    assert await ledger._redis.zcard(keys.RUNS) == 1
+    assert await ledger._redis.zcard(KEYS.runs) == 1
     assert (await ledger.snapshot()).sent == 4
     assert (await ledger.snapshot("goes-on")).queued == 1
     await ledger.close()
@@ -244,9 +246,9 @@ async def test_an_announcement_that_is_repeated_late_wakes_no_run(redis_server: 
     await ledger.announce(RUN, 0, 4)
     await settled(ledger, RUN)
     await ledger.announce(RUN, 0, 4)
-    assert 0 < await ledger._redis.ttl(keys.run(RUN)) <= 500
+    assert 0 < await ledger._redis.ttl(KEYS.run(RUN)) <= 500
     await ledger.announce(RUN, 4, 1)
-    assert await ledger._redis.ttl(keys.run(RUN)) == -1
+    assert await ledger._redis.ttl(KEYS.run(RUN)) == -1
     await ledger.close()
 
 
@@ -255,7 +257,7 @@ async def test_a_run_that_ends_by_a_cancel_is_forgotten_in_time(redis_server: Re
     ledger = await redis_ledger(redis_server, run_ttl_s=500)
 
     async def lives_for_s() -> set[int]:
-        return {await ledger._redis.ttl(key) for key in await ledger._redis.keys(f"{keys.run(RUN)}*")}
+        return {await ledger._redis.ttl(key) for key in await ledger._redis.keys(f"{KEYS.run(RUN)}*")}
 
     border = PIECE_MESSAGES
     await ledger.begin(RUN, "", 0, "p")
@@ -266,7 +268,7 @@ async def test_a_run_that_ends_by_a_cancel_is_forgotten_in_time(redis_server: Re
     await ledger.settle(RUN, Outcomes(SEQS[:1], np.full(1, Outcome.SENT, np.uint8), np.full(1, 5)))
     assert all(0 < ttl <= 500 for ttl in await lives_for_s())
     await ledger.cancel(RUN, np.array([3 * border, border]))
-    assert len(await ledger._redis.keys(f"{keys.run(RUN)}:*")) == 2 + 3 + 3 + 2, (
+    assert len(await ledger._redis.keys(f"{KEYS.run(RUN)}:*")) == 2 + 3 + 3 + 2, (
         "histogram, pieces, states, canceled, unannounced"
     )
     assert all(0 < ttl <= 500 for ttl in await lives_for_s())
@@ -311,9 +313,9 @@ async def test_a_stray_seq_makes_no_room_for_others(ledger: RedisLedger) -> None
 async def test_a_producer_that_was_silent_for_long_publishes_no_more(ledger: RedisLedger) -> None:
     """What is asked is Redis's clock, so that a dead producer is seen to be one from everywhere."""
     assert (await ledger.publication(RUN)).publishing
-    seen_us = int(await ledger._redis.hget(keys.run(RUN), "producer_seen_us") or 0)
+    seen_us = int(await ledger._redis.hget(KEYS.run(RUN), "producer_seen_us") or 0)
     await ledger._redis.hset(
-        keys.run(RUN), "producer_seen_us", str(seen_us - int(TIMING.producer_silence_s * 1_000_000))
+        KEYS.run(RUN), "producer_seen_us", str(seen_us - int(TIMING.producer_silence_s * 1_000_000))
     )
     assert not (await ledger.publication(RUN)).publishing
 
@@ -324,10 +326,10 @@ async def test_senders_that_are_gone_leave_no_names_behind(redis_server: RedisSe
     for sender in ("gone", "silent"):
         await ledger.heartbeat(sender, 1, 0)
     for sender, silent_s in (("gone", 501), ("silent", 400)):
-        await ledger._redis.zincrby(keys.SENDERS, -silent_s * 1_000_000, sender)
+        await ledger._redis.zincrby(KEYS.senders, -silent_s * 1_000_000, sender)
     for _ in range(2):
         await ledger.heartbeat("alive", 1, 0)
-        assert await ledger._redis.zrange(keys.SENDERS, 0, -1) == [b"silent", b"alive"]
+        assert await ledger._redis.zrange(KEYS.senders, 0, -1) == [b"silent", b"alive"]
     await ledger.close()
 
 
@@ -336,7 +338,7 @@ async def test_what_is_found_unsettled_of_a_run_that_vanishes_is_no_guess(ledger
     await ledger.announce(RUN, 10, 3 << 17)
     found = ledger.unsettled(RUN)
     assert (await anext(found)).size == 1 << 17
-    await ledger._redis.delete(keys.run(RUN))
+    await ledger._redis.delete(KEYS.run(RUN))
     with pytest.raises(UnknownRun):
         await anext(found)
 
@@ -391,8 +393,8 @@ async def many_runs(ledger: RedisLedger, runs: int) -> list[str]:
     names = [f"run-{number:06}" for number in range(runs)]
     pipe = ledger._redis.pipeline(transaction=False)
     for number, name in enumerate(names):
-        pipe.hset(keys.run(name), mapping={"started_us": number // 10, "producer": "p", "total": 1})
-        pipe.zadd(keys.RUNS, {name: number // 10})
+        pipe.hset(KEYS.run(name), mapping={"started_us": number // 10, "producer": "p", "total": 1})
+        pipe.zadd(KEYS.runs, {name: number // 10})
     await pipe.execute()
     return names
 
@@ -433,10 +435,10 @@ async def test_open_runs_cost_nothing_for_those_that_are_over(redis_server: Redi
     await many_runs(ledger, 500)
     for run in ("open", "gone"):
         await ledger.begin(run, "", 1, "p")
-    await ledger._redis.delete(keys.run("gone"))
+    await ledger._redis.delete(KEYS.run("gone"))
     assert (await calls_of(ledger, ledger.open_runs()))["exists"] == 2
     assert await ledger.open_runs() == ["open"]
-    assert await ledger._redis.zrange(keys.OPEN_RUNS, 0, -1) == [b"open"]
+    assert await ledger._redis.zrange(KEYS.open_runs, 0, -1) == [b"open"]
     await ledger.close()
 
 
@@ -446,11 +448,11 @@ async def test_names_of_expired_runs_go_by_and_by(redis_server: RedisServer, sur
     ledger = await redis_ledger(redis_server)
     names = await many_runs(ledger, 2_000)
     kept = names[:: 2_000 // survivors] if survivors else []
-    await ledger._redis.delete(*(keys.run(name) for name in set(names) - set(kept)))
+    await ledger._redis.delete(*(KEYS.run(name) for name in set(names) - set(kept)))
     assert await ledger.runs(3) == kept[-3:]
     for _ in range(2 * 2_000 // LIMITS.expired_names):
         await ledger.runs(1)
-    assert await ledger._redis.zcard(keys.RUNS) == survivors
+    assert await ledger._redis.zcard(KEYS.runs) == survivors
     await ledger.close()
 
 

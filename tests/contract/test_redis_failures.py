@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common import keys
 from common.errors import Refused, Unavailable
+from common.keys import Keys
 from common.ledger.redis import RedisLedger
 from common.messages import Lane, Message
 from common.rate.redis import RedisRateLimit
@@ -25,6 +25,8 @@ from tests.chaos.proxy import Proxy
 from tests.chaos.servers import SentinelRedis
 from tests.servers import RedisServer
 from tests.waiting import eventually
+
+KEYS = Keys()
 
 RUN = "fails"
 STEP = Step(run=RUN, message=Message(0, "+358401234567", "x"), status=Status.SENDING, attempt=1, at_us=1)
@@ -73,7 +75,7 @@ async def every_call(client: Client) -> None:
     await ledger.claim(RUN, np.arange(3), False)
     await ledger.reject(1)
     await RedisApiKeys(client).revoke("nobody")
-    await RedisRateLimit(client, keys.rate("q"), 100).take(Lane.BULK, 1)
+    await RedisRateLimit(client, KEYS.rate("q"), 100).take(Lane.BULK, 1)
     await RedisCallbacks(client).due(1)
     await RedisCallbacks(client).remove([f"{RUN}.1"])
     acceptances = RedisAcceptances(client, tracker, "q", "gateway", Keeping())
@@ -96,7 +98,7 @@ async def test_every_client_goes_on_at_the_new_primary(pair: tuple[RedisServer, 
         async with asyncio.timeout(30):
             await every_call(client)
         with new._client() as operator:
-            assert operator.hget(keys.STATS, "rejected") == b"2"
+            assert operator.hget(KEYS.stats, "rejected") == b"2"
 
         async def hears_the_new_primary() -> bool:
             tracker.publish([STEP])
@@ -231,7 +233,7 @@ LASTING: dict[str, Callable[[Client], Awaitable[object]]] = {
     "reject": lambda client: RedisLedger(client).reject(1),
     "snapshot": lambda client: RedisLedger(client).snapshot(),
     "keys": lambda client: RedisApiKeys(client).all(),
-    "rate": lambda client: RedisRateLimit(client, keys.rate("q"), 100).take(Lane.BULK, 1),
+    "rate": lambda client: RedisRateLimit(client, KEYS.rate("q"), 100).take(Lane.BULK, 1),
     "callbacks": lambda client: RedisCallbacks(client).due(1),
 }
 
@@ -252,7 +254,7 @@ async def test_a_key_that_others_have_overwritten_ends_a_call_at_once(
     redis_server.flush()
     client = Client(redis_server.settings)
     with redis_server._client() as operator:
-        for key in (keys.STATS, keys.run(RUN), keys.API_KEYS, keys.rate("q"), keys.CALLBACKS):
+        for key in (KEYS.stats, KEYS.run(RUN), KEYS.api_keys, KEYS.rate("q"), KEYS.callbacks):
             operator.rpush(key, "not ours")
     try:
         with pytest.raises(Refused, match=r"^Redis refuses: WRONGTYPE Operation"):
@@ -273,7 +275,7 @@ async def test_a_write_counts_once_a_replica_has_it(pair: tuple[RedisServer, Red
         calls = [ledger.announce(RUN, 0, 5), ledger.claim(RUN, np.arange(3), False), ledger.ready()]
         asked = asyncio.gather(*calls)
         with primary._client() as operator:
-            await eventually(lambda: operator.hget(keys.STATS, "sending") == b"3")
+            await eventually(lambda: operator.hget(KEYS.stats, "sending") == b"3")
             assert not asked.done()
             follow(replica, primary)
             async with asyncio.timeout(60):
@@ -281,7 +283,7 @@ async def test_a_write_counts_once_a_replica_has_it(pair: tuple[RedisServer, Red
         now = await ledger.snapshot(RUN)
         assert (now.published, now.sending) == (5, 3)
         with replica._client() as operator:
-            assert operator.hget(keys.STATS, "sending") == b"3"
+            assert operator.hget(KEYS.stats, "sending") == b"3"
     finally:
         await client.aclose()
 

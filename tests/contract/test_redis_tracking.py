@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError
 
-from common import keys
+from common.keys import Keys
 from common.redis import connect_redis
 from common.settings import load_settings
 from common.tracking.port import Channel, Status, Step, Track
@@ -30,6 +30,8 @@ from tests.contract.test_tracking import (
 )
 from tests.servers import RedisServer
 from tests.waiting import eventually
+
+KEYS = Keys()
 
 
 async def redis_tracker(
@@ -66,7 +68,7 @@ async def test_anybody_can_read_what_is_told(tracker: RedisTracker) -> None:
     """Each kind of step has its channel; the JSON is the documented one, and nothing of ours is needed to read it."""
     told = []
     async with tracker._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-        await pubsub.subscribe(*Channel)
+        await pubsub.subscribe(*map(KEYS.channel, Channel))
         tracker.publish([*STORY, FAILED])
         async for message in pubsub.listen():
             told.append((message["channel"].decode(), json.loads(message["data"])))
@@ -76,7 +78,7 @@ async def test_anybody_can_read_what_is_told(tracker: RedisTracker) -> None:
     accepted = same | {"status": "queued", "attempt": 0, "at": "2023-11-14T22:13:20.000000Z"}
     sent = same | {"status": "sent", "attempt": 2, "at": "2023-11-14T22:13:22.123457Z", "time_s": 0.123457}
     assert [channel for channel, _ in told] == [
-        *("SMS", "SMS_SENDING", "SMS_SENDING", "SMS_SENDING", "SMS_OK", "SMS_FAIL")
+        *("sms:0:SMS", *["sms:0:SMS_SENDING"] * 3, "sms:0:SMS_OK", "sms:0:SMS_FAIL")
     ]
     assert told[0][1] == accepted
     assert told[4][1] == sent
@@ -95,14 +97,14 @@ async def test_others_may_tell_steps_and_nonsense_harms_nobody(
     ]
     async with ear(tracker) as listener:
         for data in nonsense:
-            await tracker._redis.publish("SMS_OK", data)
-        await tracker._redis.publish("SMS_OK", json.dumps(told | {"at": "2023-11-15T00:13:20.5+02:00"}))
+            await tracker._redis.publish("sms:0:SMS_OK", data)
+        await tracker._redis.publish("sms:0:SMS_OK", json.dumps(told | {"at": "2023-11-15T00:13:20.5+02:00"}))
         await eventually(lambda: listener.steps == [step(Status.SENT, 1, 500_000, seq=4)])
         (unreadable,) = [entry for entry in caplog.records if entry.message == "step_unreadable"]
         assert unreadable.__dict__["count"] == 1
         tracker._logs_again_s = 0
         caplog.clear()
-        await tracker._redis.publish("SMS_OK", "secret")
+        await tracker._redis.publish("sms:0:SMS_OK", "secret")
         await eventually(lambda: "step_unreadable" in caplog.text)
     (unreadable,) = caplog.records
     assert unreadable.__dict__["count"] == len(nonsense)
@@ -149,9 +151,9 @@ async def test_everything_expires_and_is_there_under_the_keys_documented(tracker
     tracker.publish([STORY[0], FAILED, step(Status.SENT, 1, 0, seq=1)])
     await tracked(tracker, 0, 2)
     assert sorted(await tracker._redis.keys("*")) == [b"sms:message:tracked.0", b"sms:texts:tracked"]
-    for key in (keys.message(f"{RUN}.0"), keys.texts(RUN)):
+    for key in (KEYS.message(f"{RUN}.0"), KEYS.texts(RUN)):
         assert 3500 < await tracker._redis.ttl(key) <= 3600
-    kept = [json.loads(data) for data in await tracker._redis.lrange(keys.message(f"{RUN}.0"), 0, -1)]
+    kept = [json.loads(data) for data in await tracker._redis.lrange(KEYS.message(f"{RUN}.0"), 0, -1)]
     assert kept == [[[0, NUMBER, TEXT], ACCEPTED_US, "bulk", None], ["failed", 3, FAILED.at_us, 7]]
 
 
@@ -160,7 +162,7 @@ async def test_texts_take_little_room(tracker: RedisTracker) -> None:
     for _ in range(2):
         for first in range(0, 20_000, 100):
             await tracker.keep(RUN, texts(first, first + 100))
-    assert (await tracker._redis.memory_usage(keys.texts(RUN), samples=0) or 0) < 20_000 * 20
+    assert (await tracker._redis.memory_usage(KEYS.texts(RUN), samples=0) or 0) < 20_000 * 20
 
 
 class LostAnswers:
@@ -185,7 +187,7 @@ async def test_a_call_whose_answer_was_lost_is_repeated_with_the_same_result(tra
     await tracker.open([record(0)])
     await tracker.keep(RUN, texts(0, 1_500))
     assert await tracker.track(RUN, 0) == accepted(record(0))
-    kept, once = [await tracker._redis.hgetall(keys.texts(run)) for run in (RUN, "simple")]
+    kept, once = [await tracker._redis.hgetall(KEYS.texts(run)) for run in (RUN, "simple")]
     assert kept == once
 
 

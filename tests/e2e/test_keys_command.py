@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common import keys as names
+from common.keys import Keys
 from common.web.keys.port import ApiKeys
 from common.web.keys.redis import RedisApiKeys
 from tests.e2e.processes import Launcher
@@ -34,9 +34,9 @@ async def bench(redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[Benc
 
     launcher = Launcher(tmp_path, {"REDIS_HOST": redis_server.host, "REDIS_PORT": redis_server.port})
     async with Client(redis_server.settings) as client:
-        await client.delete(names.API_KEYS, names.API_KEY_USES)
+        await client.delete(Keys().api_keys, Keys().api_key_uses)
         yield Bench(launcher, RedisApiKeys(client))
-        await client.delete(names.API_KEYS, names.API_KEY_USES)
+        await client.delete(Keys().api_keys, Keys().api_key_uses)
     launcher.close()
 
 

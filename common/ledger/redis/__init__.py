@@ -5,7 +5,6 @@ from typing import Any
 
 from redis.asyncio.client import Pipeline
 
-from common import keys
 from common.counters import TALLIED
 from common.ledger import refusals
 from common.ledger.redis.claims import RedisClaims
@@ -25,26 +24,28 @@ class RedisLedger(RedisRuns, RedisClaims, RedisStates):
     """
 
     async def reject(self, bodies: int) -> None:
-        await self._redis.until_answered(lambda: self._redis.write("HINCRBY", keys.STATS, "rejected", bodies))
+        await self._redis.until_answered(
+            lambda: self._redis.write("HINCRBY", self._names.stats, "rejected", bodies)
+        )
 
     async def ready(self) -> None:
-        await self._redis.until_answered(lambda: self._redis.write("SET", keys.READY, 1, "EX", 60))
+        await self._redis.until_answered(lambda: self._redis.write("SET", self._names.ready, 1, "EX", 60))
 
     async def heartbeat(self, sender: str, slots: int, in_flight: int) -> int:
         args = [sender, slots, in_flight, self._ttl_s]
-        return int(await self._call("heartbeat", [keys.SENDERS, keys.sender(sender)], args))
+        return int(await self._call("heartbeat", [self._names.senders, self._names.sender(sender)], args))
 
     async def deregister(self, sender: str) -> None:
-        await self._redis.until_answered(lambda: self._redis.zrem(keys.SENDERS, sender))
+        await self._redis.until_answered(lambda: self._redis.zrem(self._names.senders, sender))
 
     async def snapshot(self, run: str | None = None) -> Snapshot:
-        counters_key = keys.STATS if run is None else keys.run(run)
-        latency_key = keys.LATENCY if run is None else keys.latency(run)
+        counters_key = self._names.stats if run is None else self._names.run(run)
+        latency_key = self._names.total_latency if run is None else self._names.latency(run)
 
         def read(pipe: Pipeline) -> None:
             pipe.hgetall(counters_key)
             pipe.hgetall(latency_key)
-            pipe.zrangebyscore(keys.SENDERS, "-inf", "+inf", withscores=True)
+            pipe.zrangebyscore(self._names.senders, "-inf", "+inf", withscores=True)
             pipe.time()
 
         counters, latency, senders, time = await self._read(read)
@@ -65,7 +66,7 @@ class RedisLedger(RedisRuns, RedisClaims, RedisStates):
     async def _senders(self, names: list[str]) -> dict[str, SenderStatus]:
         def read(pipe: Pipeline) -> None:
             for name in names:
-                pipe.hgetall(keys.sender(name))
+                pipe.hgetall(self._names.sender(name))
 
         hashes = await self._read(read) if names else []
         fields = tuple(SenderStatus.__dataclass_fields__)

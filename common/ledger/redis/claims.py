@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common import keys
 from common.ledger.histogram import histogram
 from common.ledger.pieces import PIECE_MESSAGES, by_piece
 from common.ledger.redis.masks import Pairs, Segment, pairs_at, segments
@@ -80,14 +79,14 @@ class RedisClaims(RedisScripts):
             args: list[Any] = []
             for segment in segments(part.offsets, [np.ones(part.seqs.size, np.uint8)]):
                 args += [segment.first_word, *segment.columns]
-            release_keys = [keys.STATS, keys.run(run), part.key(keys.states)]
+            release_keys = [self._names.stats, self._names.run(run), part.key(self._names.states)]
             call = _with_first(lambda lost: int(again or lost), args)
             await self._call_noting_loss("release", release_keys, call)
 
     async def cancel(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
         canceled = np.zeros(seqs.size, np.bool_)
         for part in _parts(run, seqs):
-            taken = await self._take("cancel", part, [part.key(keys.canceled)], lambda _: self._ttl_s)
+            taken = await self._take("cancel", part, [part.key(self._names.canceled)], lambda _: self._ttl_s)
             assert taken.pairs is not None  # the script answers the marks of each message
             canceled[part.at] = taken.pairs != 0
         return canceled
@@ -110,12 +109,12 @@ class RedisClaims(RedisScripts):
         offsets = part.offsets
         found = segments(offsets, [np.ones(offsets.size, np.uint8)])
         take_keys = [
-            keys.STATS,
-            keys.run(part.run),
-            keys.RUNS,
-            part.key(keys.states),
-            keys.pieces(part.run),
-            part.key(keys.unannounced),
+            self._names.stats,
+            self._names.run(part.run),
+            self._names.runs,
+            part.key(self._names.states),
+            self._names.pieces(part.run),
+            part.key(self._names.unannounced),
             *more_keys,
         ]
         head = [part.run, part.piece, part.piece * PIECE_MESSAGES, int(part.seqs.max())]
@@ -131,12 +130,12 @@ class RedisClaims(RedisScripts):
     async def _settle(self, part: _Part, outcomes: Outcomes, sender: str, again: bool) -> None:
         """Settles messages of one piece. The script does so only if all of them are sending, as nearly always."""
         settle_keys = [
-            keys.STATS,
-            keys.run(part.run),
-            part.key(keys.states),
-            keys.LATENCY,
-            keys.latency(part.run),
-            keys.sender(sender),
+            self._names.stats,
+            self._names.run(part.run),
+            part.key(self._names.states),
+            self._names.total_latency,
+            self._names.latency(part.run),
+            self._names.sender(sender),
         ]
         while outcomes.seqs.size:
             offsets = outcomes.seqs - part.piece * PIECE_MESSAGES

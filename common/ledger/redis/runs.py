@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from redis.asyncio.client import Pipeline
 
-from common import keys
 from common.ledger import refusals
 from common.ledger.pieces import PIECE_MESSAGES, by_piece
 from common.ledger.redis.scripts import RedisScripts, unix_us
@@ -41,13 +40,13 @@ class RedisRuns(RedisScripts):
     _expired_from = 0
 
     async def begin(self, run: str, recipe: str, total: int, producer: str) -> None:
-        begin_keys = [keys.run(run), keys.RUNS, keys.STATS, keys.forgotten(run)]
+        begin_keys = [self._names.run(run), self._names.runs, self._names.stats, self._names.forgotten(run)]
         if not await self._call("begin", begin_keys, [run, recipe, total, producer]):
             raise refusals.run_exists(run)
 
     async def resume(self, run: str, producer: str) -> Publication:
         silence_us = int(self._timing.producer_silence_s * 1e6)
-        answer = await self._call("resume", [keys.run(run)], [producer, silence_us])
+        answer = await self._call("resume", [self._names.run(run)], [producer, silence_us])
         if not answer:
             raise refusals.unknown_run(run)
         if len(answer) == 1:
@@ -58,11 +57,13 @@ class RedisRuns(RedisScripts):
         )
 
     async def leave(self, run: str, producer: str) -> None:
-        await self._call("leave", [keys.run(run)], [producer])
+        await self._call("leave", [self._names.run(run)], [producer])
 
     async def announce(self, run: str, first: int, count: int) -> None:
         answer = await self._call(
-            "announce", [keys.STATS, keys.run(run), keys.RUNS], [run, first, count, PIECE_MESSAGES]
+            "announce",
+            [self._names.stats, self._names.run(run), self._names.runs],
+            [run, first, count, PIECE_MESSAGES],
         )
         if answer == -2:
             raise refusals.run_closed(run)
@@ -70,14 +71,14 @@ class RedisRuns(RedisScripts):
             raise refusals.announcements_lost(run, answer, first)
 
     async def confirm(self, run: str, upto: int) -> None:
-        await self._call("confirm", [keys.run(run)], [upto])
+        await self._call("confirm", [self._names.run(run)], [upto])
 
     async def close_run(self, run: str) -> None:
-        if not await self._call("close_run", [keys.run(run)], [self._ttl_s]):
+        if not await self._call("close_run", [self._names.run(run)], [self._ttl_s]):
             raise refusals.unknown_run(run)
 
     async def forget(self, run: str) -> None:
-        forget_keys = [keys.run(run), keys.RUNS, keys.forgotten(run)]
+        forget_keys = [self._names.run(run), self._names.runs, self._names.forgotten(run)]
         # The token distinguishes a repeat of this call, whose answer was lost, from a second call.
         args = [run, self._ttl_s, secrets.token_hex(8)]
         match await self._call("forget", forget_keys, args):
@@ -90,15 +91,15 @@ class RedisRuns(RedisScripts):
 
     async def runs(self, newest: int | None = None) -> list[str]:
         if newest is None:
-            return await self._listed(keys.RUNS)
-        self._expired_from, _ = await self._page(keys.RUNS, self._expired_from, LIMITS.expired_names)
+            return await self._listed(self._names.runs)
+        self._expired_from, _ = await self._page(self._names.runs, self._expired_from, LIMITS.expired_names)
         while True:
-            found, expired = await self._call("newest", [keys.RUNS], [newest])
+            found, expired = await self._call("newest", [self._names.runs], [newest])
             if not expired:
                 return [name.decode() for name in reversed(found)]
 
     async def open_runs(self) -> list[str]:
-        return await self._listed(keys.OPEN_RUNS)
+        return await self._listed(self._names.open_runs)
 
     async def _listed(self, key: str) -> list[str]:
         """The runs of a sorted set, in its order. Reads a page at a time."""
@@ -118,7 +119,7 @@ class RedisRuns(RedisScripts):
 
     async def publication(self, run: str) -> Publication:
         def read(pipe: Pipeline) -> None:
-            pipe.hgetall(keys.run(run))
+            pipe.hgetall(self._names.run(run))
             pipe.time()
 
         values, time = await self._read(read)
@@ -138,7 +139,9 @@ class RedisRuns(RedisScripts):
     async def replayed(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
         marked = np.zeros(seqs.size, np.bool_)
         for piece, at in by_piece(seqs):
-            bits = await self._redis.until_answered(partial(self._redis.get, f"{keys.replayed(run)}{piece}"))
+            bits = await self._redis.until_answered(
+                partial(self._redis.get, f"{self._names.replayed(run)}{piece}")
+            )
             # SETBIT counts from the highest bit of each byte.
             standing = np.unpackbits(np.frombuffer(bits or b"", np.uint8))
             offsets = seqs[at] - piece * PIECE_MESSAGES
@@ -149,6 +152,6 @@ class RedisRuns(RedisScripts):
     async def mark_replayed(self, run: str, seqs: Seqs) -> None:
         for piece, at in by_piece(seqs):
             offsets = (seqs[at] - piece * PIECE_MESSAGES).tolist()
-            mark_keys = [keys.run(run), f"{keys.replayed(run)}{piece}"]
+            mark_keys = [self._names.run(run), f"{self._names.replayed(run)}{piece}"]
             for i in range(0, len(offsets), LIMITS.marks):
                 await self._call("mark_replayed", mark_keys, offsets[i : i + LIMITS.marks])

@@ -7,8 +7,8 @@ from typing import Any
 from redis.asyncio.client import Pipeline
 from redis.commands.core import AsyncScript
 
-from common import keys
 from common.counters import TALLIED
+from common.keys import Keys
 from common.ledger.port import TIMING, Timing
 from common.redis import Client
 
@@ -18,10 +18,11 @@ class RedisScripts:
 
     def __init__(self, client: Client, run_ttl_s: float = 7 * 86_400, timing: Timing = TIMING) -> None:
         self._redis = client
+        self._names = client.names
         self._timing = timing
         self._ttl_s = max(1, int(run_ttl_s))
         self._scripts: dict[str, AsyncScript] = {
-            name: client.register_script(text) for name, text in script_texts().items()
+            name: client.register_script(text) for name, text in script_texts(client.names).items()
         }
 
     async def _read(self, add: Callable[[Pipeline], None]) -> list[Any]:
@@ -52,18 +53,18 @@ class RedisScripts:
         return await self._redis.until_answered(once), tries > 1
 
 
-def script_texts() -> dict[str, str]:
+def script_texts(names: Keys) -> dict[str, str]:
     """Each script as it is sent to Redis."""
     lua = files("common.ledger.redis") / "lua"
     texts = {file.name.removesuffix(".lua"): file.read_text() for file in lua.iterdir()}
-    return {name: with_prelude(text) for name, text in texts.items() if name != "prelude"}
+    return {name: with_prelude(text, names) for name, text in texts.items() if name != "prelude"}
 
 
-def with_prelude(script: str) -> str:
+def with_prelude(script: str, names: Keys) -> str:
     """A script that changes runs, with the names from Python and the functions of lua/prelude.lua before it."""
-    names = f"local RUN_KEY, OPEN_RUNS = '{keys.run('')}', '{keys.OPEN_RUNS}'\n"
-    names += f"local COUNTERS = {{{', '.join(map(repr, TALLIED))}}}\n"
-    return names + (files("common.ledger.redis") / "lua" / "prelude.lua").read_text() + script
+    head = f"local RUN_KEY, OPEN_RUNS = '{names.run('')}', '{names.open_runs}'\n"
+    head += f"local COUNTERS = {{{', '.join(map(repr, TALLIED))}}}\n"
+    return head + (files("common.ledger.redis") / "lua" / "prelude.lua").read_text() + script
 
 
 def unix_us(time: tuple[int, int]) -> int:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from common import keys
 from common.ledger import refusals
 from common.ledger.pieces import PIECE_MESSAGES, by_piece
 from common.ledger.redis.masks import WORD_BYTES, WORD_MESSAGES, unpack
@@ -33,11 +32,11 @@ class RedisStates(RedisScripts):
     """Reads the states of messages."""
 
     async def canceled(self, run: str, seqs: Seqs) -> NDArray[np.bool_]:
-        canceled: NDArray[np.bool_] = await self._pairs(run, keys.canceled(run), seqs) != 0
+        canceled: NDArray[np.bool_] = await self._pairs(run, self._names.canceled(run), seqs) != 0
         return canceled
 
     async def states(self, run: str, seqs: Seqs) -> NDArray[np.uint8]:
-        return await self._pairs(run, keys.states(run), seqs)
+        return await self._pairs(run, self._names.states(run), seqs)
 
     async def _pairs(self, run: str, prefix: str, seqs: Seqs) -> NDArray[np.uint8]:
         """The two bits of each message, from the words of the pieces. Raises UnknownRun."""
@@ -54,7 +53,7 @@ class RedisStates(RedisScripts):
 
     async def _words(self, run: str, asked: Sequence[Words]) -> list[bytes]:
         """Some words of a run. Raises UnknownRun."""
-        names = [keys.run(run), *(words.key for words in asked)]
+        names = [self._names.run(run), *(words.key for words in asked)]
         args = [number for words in asked for number in (words.first, words.count * WORD_BYTES)]
         known, *answers = await self._call("words", names, args)
         if not known:
@@ -76,7 +75,7 @@ class RedisStates(RedisScripts):
         published = announced = await self._announced(run)
         counts = np.zeros(4, np.int64)
         for piece in await self._pieces(run):
-            (words,) = await self._words(run, [_all_words(keys.states(run), piece)])
+            (words,) = await self._words(run, [_all_words(self._names.states(run), piece)])
             counts += np.bincount(unpack(words), minlength=4)
             published += (await self._unannounced(run, piece, announced)).size
         by_state = {s.name.lower(): int(counts[s]) for s in (State.SENDING, State.SENT, State.FAILED)}
@@ -85,7 +84,7 @@ class RedisStates(RedisScripts):
     async def _announced(self, run: str) -> int:
         """How far a run is announced. Raises UnknownRun."""
         started, announced = await self._redis.until_answered(
-            lambda: self._redis.hmget(keys.run(run), ["started_us", "announced"])
+            lambda: self._redis.hmget(self._names.run(run), ["started_us", "announced"])
         )
         if started is None:
             raise refusals.unknown_run(run)
@@ -93,7 +92,7 @@ class RedisStates(RedisScripts):
 
     async def _pieces(self, run: str) -> list[int]:
         """The pieces that have a message that was ever claimed."""
-        pieces = await self._redis.until_answered(lambda: self._redis.smembers(keys.pieces(run)))
+        pieces = await self._redis.until_answered(lambda: self._redis.smembers(self._names.pieces(run)))
         return sorted(int(piece) for piece in pieces)
 
     async def _unannounced(self, run: str, piece: int, announced: int) -> Seqs:
@@ -101,7 +100,7 @@ class RedisStates(RedisScripts):
         base = piece * PIECE_MESSAGES
         if base + PIECE_MESSAGES <= announced:
             return np.zeros(0, np.int64)
-        (words,) = await self._words(run, [_all_words(keys.unannounced(run), piece)])
+        (words,) = await self._words(run, [_all_words(self._names.unannounced(run), piece)])
         counted = base + np.flatnonzero(unpack(words))
         return counted[counted >= announced]
 

@@ -4,7 +4,6 @@ from functools import partial
 
 import msgspec
 
-from common import keys
 from common.redis import Client
 from common.web.keys.port import ApiKey, Kind
 from common.web.operations import Scope
@@ -19,27 +18,30 @@ class RedisApiKeys:
 
     def __init__(self, client: Client) -> None:
         self._redis = client
+        self._names = client.names
 
     async def add(self, key: ApiKey) -> bool:
         value = msgspec.json.encode(key)
-        await self._redis.until_answered(lambda: self._redis.write("HSETNX", keys.API_KEYS, key.id, value))
+        await self._redis.until_answered(
+            lambda: self._redis.write("HSETNX", self._names.api_keys, key.id, value)
+        )
         # The value read back distinguishes an earlier try of this call, whose answer was lost, from another key.
-        stands = await self._redis.until_answered(lambda: self._redis.hget(keys.API_KEYS, key.id))
+        stands = await self._redis.until_answered(lambda: self._redis.hget(self._names.api_keys, key.id))
         return decoded(stands) == key
 
     async def all(self) -> dict[str, ApiKey]:
-        found = await self._redis.until_answered(lambda: self._redis.hgetall(keys.API_KEYS))
+        found = await self._redis.until_answered(lambda: self._redis.hgetall(self._names.api_keys))
         return {key_id.decode(): decoded(value) for key_id, value in found.items()}
 
     async def revoke(self, key_id: str) -> None:
-        for key in (keys.API_KEYS, keys.API_KEY_USES):
+        for key in (self._names.api_keys, self._names.api_key_uses):
             await self._redis.until_answered(partial(self._redis.write, "HDEL", key, key_id))
 
     async def note_use(self, key_id: str, at_us: int) -> None:
-        await self._redis.until_answered(lambda: self._redis.hset(keys.API_KEY_USES, key_id, at_us))
+        await self._redis.until_answered(lambda: self._redis.hset(self._names.api_key_uses, key_id, at_us))
 
     async def last_uses(self) -> dict[str, int]:
-        found = await self._redis.until_answered(lambda: self._redis.hgetall(keys.API_KEY_USES))
+        found = await self._redis.until_answered(lambda: self._redis.hgetall(self._names.api_key_uses))
         return {key_id.decode(): int(at_us) for key_id, at_us in found.items()}
 
 
