@@ -129,7 +129,7 @@ async def test_a_listener_leaves_the_old_primary(pair: tuple[RedisServer, RedisS
 
     def subscribers(server: RedisServer) -> bool:
         with server._client() as operator:
-            return bool(operator.pubsub_numsub("SMS")[0][1])
+            return bool(operator.pubsub_numsub("sms:0:SMS")[0][1])
 
     try:
         await eventually(lambda: subscribers(old))
