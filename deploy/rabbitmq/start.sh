@@ -3,7 +3,7 @@
 # from then on.
 set -eu
 umask 077
-sh "$(dirname "$0")/definitions.sh" /run/secrets "$ADMINISTRATOR" "$VHOST" "$QUEUE_NAME" >/tmp/definitions.json
+sh "$(dirname "$0")/definitions.sh" /run/secrets "$ADMINISTRATOR" "$VHOST" "${QUEUE_NAME:-${STACK}_queue}" >/tmp/definitions.json
 chown rabbitmq /tmp/definitions.json
 
 # The cookie by which the nodes of a cluster authenticate one another.
