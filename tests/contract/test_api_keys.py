@@ -100,6 +100,18 @@ async def test_a_key_of_an_earlier_version_can_do_what_it_could(client: Client) 
     }
 
 
+async def test_a_key_that_cannot_be_read_is_refused_alone(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of a later version, with a kind that is not known here: the other keys are in force."""
+    key, later = a_key(), a_key()
+    await RedisApiKeys(client).add(key)
+    of_later = json.loads(msgspec.json.encode(later)) | {"kind": "quantum"}
+    await client.hset(Keys().api_keys, later.id, json.dumps(of_later))
+    assert await RedisApiKeys(client).all() == {key.id: key}
+    assert "key_unreadable" in caplog.text
+
+
 async def test_keys_of_one_redis_are_shared_and_hold_no_secret(client: Client) -> None:
     """Every gateway sees what any of them, or the command, has added; of the secret there is its SHA-256 only."""
     key, whole = new_key("shop", ALL_SCOPES, NOW_US)

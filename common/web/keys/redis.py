@@ -1,5 +1,6 @@
 """API keys in Redis: a hash, id -> JSON, and a hash of their last uses."""
 
+import logging
 from functools import partial
 
 import msgspec
@@ -7,6 +8,8 @@ import msgspec
 from common.redis import Client
 from common.web.keys.port import ApiKey, Kind
 from common.web.operations import Scope
+
+log = logging.getLogger(__name__)
 
 
 class _Stored(ApiKey, frozen=True, kw_only=True):
@@ -31,7 +34,13 @@ class RedisApiKeys:
 
     async def all(self) -> dict[str, ApiKey]:
         found = await self._redis.until_answered(lambda: self._redis.hgetall(self._names.api_keys))
-        return {key_id.decode(): decoded(value) for key_id, value in found.items()}
+        readable: dict[str, ApiKey] = {}
+        for key_id, value in found.items():
+            try:
+                readable[key_id.decode()] = decoded(value)
+            except msgspec.MsgspecError:  # of a later version, perhaps: it is refused, and the others are not
+                log.warning("key_unreadable", extra={"key": key_id.decode(errors="replace")})
+        return readable
 
     async def revoke(self, key_id: str) -> None:
         for key in (self._names.api_keys, self._names.api_key_uses):
