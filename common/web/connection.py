@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+from common.web.handshake import secure
 from common.web.inner_transport import InnerTransport
 from common.web.phases import NEVER_S, Phase
 from common.web.problems import Problem
@@ -218,34 +219,24 @@ class Connection(asyncio.Protocol):
         self._writing = Writing(transport, self._time())
 
     async def _secure(self, context: ssl.SSLContext) -> None:
-        """Makes the TLS handshake; what the client sends with it waits until it is over."""
-        limit_s = self._door.limits.handshake_s
-        loop = asyncio.get_running_loop()
-        loop.call_soon(loop.call_soon, self._pass_early_bytes)  # then TLS's protocol is in place
+        """Makes the TLS handshake. Then requests may come."""
+        within_s = self._door.limits.handshake_s
         try:
-            secured = await loop.start_tls(
-                self._transport, self, context, server_side=True, ssl_handshake_timeout=limit_s
+            secured = await secure(
+                self._transport, self, context, within_s=within_s, take_early=self._take_unread
             )
-        except OSError:  # ssl.SSLError and TimeoutError are
+        except OSError:
             self._door.count("TLS handshake failed")
             self._transport.abort()
             return
-        if secured is None:  # the client has gone
-            return
-        self._use(secured)
-        self._enter(Phase.NEW)
-        self._proceed()
+        if secured is not None:
+            self._use(secured)
+            self._enter(Phase.NEW)
+            self._proceed()
 
-    def _pass_early_bytes(self) -> None:
-        """Passes what came before TLS could begin: uvloop begins to read also where `connection_made` paused it."""
-        early, self._unread = self._unread, b""
-        tls = cast(asyncio.BufferedProtocol, self._transport.get_protocol())
-        while early and not self._transport.is_closing():
-            buffer = memoryview(tls.get_buffer(len(early)))
-            size = min(len(buffer), len(early))
-            buffer[:size] = early[:size]
-            tls.buffer_updated(size)
-            early = early[size:]
+    def _take_unread(self) -> bytes:
+        unread, self._unread = self._unread, b""
+        return unread
 
     # Requests
 
