@@ -91,7 +91,8 @@ class Connection(asyncio.Protocol):
             return
         self._unread = self._unread + data if self._unread else data
         self._proceed()
-        self._note_held()
+        if self._unread or self._holds:
+            self._note_held()
 
     def eof_received(self) -> bool:
         """The client sends no more. It gets the answers that it waits for; a stream ends, since it has likely gone."""
@@ -169,7 +170,7 @@ class Connection(asyncio.Protocol):
         self._door.became_idle(self)
         if self.stopping or (self._half_closed and not self._unread):
             self._transport.close()
-        else:
+        elif self._unread:
             self._go_on()
 
     # Called by uvicorn, through its transport
