@@ -76,7 +76,7 @@ async def connect_stores(settings: Settings, connect_timeout_s: float) -> RedisS
         limit = RedisRateLimit(client, client.names.rate(settings.queue_name), settings.provider_rate)
     return RedisStores(
         ledger=RedisLedger(client, settings.run_ttl * DAY_S),
-        tracker=RedisTracker(client, settings.message_ttl * HOUR_S),
+        tracker=RedisTracker(client),
         rate_limit=limit,
         api_keys=RedisApiKeys(client),
         client=client,

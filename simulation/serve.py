@@ -53,14 +53,14 @@ class Limits:
 
     Attributes:
         lane_capacity: The most messages that wait in a lane; publishes wait beyond that.
-        records: The most messages in the inbox.
+        record_bytes: The most memory of messages with texts and steps.
         steps_waiting: The most steps that wait for the inbox: a batch may bring 100,000 at once, and none may be lost.
         runs: The most runs that are kept once they are over.
         messages: The most messages in them, at one byte each.
     """
 
     lane_capacity: int = 200_000
-    records: int = 100_000
+    record_bytes: int = 128 * 1024 * 1024
     steps_waiting: int = 1_000_000
     runs: int = 1_000
     messages: int = 50_000_000
@@ -90,7 +90,7 @@ class StandIn:
         limits, ttl_s = Limits(), settings.message_ttl * HOUR_S
         broker = MemoryBroker(capacity=limits.lane_capacity)
         ledger = MemoryLedger()
-        tracker = MemoryTracker(ttl_s, limits.records, buffered_steps=limits.steps_waiting)
+        tracker = MemoryTracker(ttl_s, limits.record_bytes, buffered_steps=limits.steps_waiting)
         stores = memory_stores(settings, ledger, tracker)
         own = memory_gateway_stores(settings, ledger=ledger, tracker=tracker)
         audit = open_audit_log(settings, "stand-in", sys.stderr)

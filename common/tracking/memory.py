@@ -1,16 +1,19 @@
 """The tracker in memory. Its size is bounded: the oldest messages are removed first."""
 
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Generic, TypeVar
+
+from msgspec.structs import replace
 
 from common.messages import Message
 from common.tracking.buffers import LIMITS, Listeners
 from common.tracking.port import Record, Step, Track, track_of
 from common.tracking.texts import chunk_of, packed, unpacked
 
-MOST_RECORDS = 200_000
+MOST_RECORD_BYTES = 128 * 1024 * 1024
 MOST_TEXT_BYTES = 64 * 1024 * 1024
 
 V = TypeVar("V")
@@ -18,45 +21,38 @@ Key = tuple[str, int]
 
 
 class MemoryTracker:
-    """Keeps records, steps and texts for `message_ttl_s`: at most `most_records` tracked messages, and
+    """Keeps records, steps and texts for `message_ttl_s`: at most `most_record_bytes` of tracked messages, and
     `most_text_bytes` of packed texts.
     """
 
     def __init__(
         self,
         message_ttl_s: float = 86_400,
-        most_records: int = MOST_RECORDS,
+        most_record_bytes: int = MOST_RECORD_BYTES,
         most_text_bytes: int = MOST_TEXT_BYTES,
         buffered_steps: int = LIMITS.buffered_steps,
     ) -> None:
-        self._tracks: _Kept[Track] = _Kept(message_ttl_s, most_records, lambda _: 1)
+        self._tracks: _Kept[Track] = _Kept(message_ttl_s, most_record_bytes, _size)
         self._chunks: _Kept[bytes] = _Kept(message_ttl_s, most_text_bytes, len)
         self._listeners = Listeners(buffered_steps)
 
-    async def open(self, records: Sequence[Record]) -> None:
-        self.open_now(records)
-
-    def open_now(self, records: Sequence[Record]) -> None:
-        """`open`, in one step with what its caller does before and after."""
+    def keep_records(self, records: Sequence[Record]) -> None:
+        """Keeps the records of tracked messages, from now on."""
         for record in records:
             key = (record.run, record.seq)
             if self._tracks.get(key) is None:
                 self._tracks.put(key, Track(record=record, steps=[]))
 
-    async def keep(self, run: str, messages: Sequence[Message]) -> None:
-        self.keep_now(run, messages)
-
-    def keep_now(self, run: str, messages: Sequence[Message]) -> None:
-        """`keep`, in one step with what its caller does before and after."""
-        for chunk, piece in packed(messages):
-            pieces = self._chunks.get((run, chunk)) or b""
-            self._chunks.put((run, chunk), pieces if piece in pieces else pieces + piece)
+    def keep_texts(self, run: str, messages: Sequence[Message]) -> None:
+        """Keeps the numbers and texts of a run, compactly, from now on."""
+        for chunk, texts in packed(messages):
+            self._chunks.put((run, chunk), texts)
 
     def publish(self, steps: Sequence[Step]) -> None:
         for step in steps:
             track = self._tracks.get((step.run, step.seq))
             if track is not None and not step.is_acceptance:
-                track.steps.append(step)
+                track.steps.append(replace(step, message=track.record.message))  # its own takes memory
         self._listeners.publish(steps)
 
     async def track(self, run: str, seq: int) -> Track | None:
@@ -73,7 +69,8 @@ class MemoryTracker:
 
     def _known(self, run: str, seqs: set[int]) -> Iterator[Message]:
         for chunk in {chunk_of(seq) for seq in seqs}:
-            yield from unpacked(self._chunks.get((run, chunk)) or b"")
+            if texts := self._chunks.get((run, chunk)):
+                yield from unpacked(texts)
         for seq in seqs:
             if (track := self._tracks.get((run, seq))) is not None:
                 yield track.record.message
@@ -83,6 +80,11 @@ class MemoryTracker:
 
     async def close(self) -> None:
         """Nothing is buffered."""
+
+
+def _size(track: Track) -> int:
+    """About the memory of a record and three steps."""
+    return 1_000 + sys.getsizeof(track.record.text) + len(track.record.callback_url or "")
 
 
 class _Kept(Generic[V]):

@@ -3,10 +3,10 @@
 Only the ledger knows the state of a message. A tracker keeps, for MESSAGE_TTL, what people want to see besides: numbers
 and texts, and for tracked messages (`Batch.track`) the time of each step. It also publishes the steps to listeners.
 
-- What `open` and `keep` have returned from is kept. To open or keep the same again changes nothing.
+- Records and texts are kept by the store of accepted messages (gateway/acceptance), in the write that accepts them.
 - Steps are published in the background, so that they never delay a send, and at most once: some are lost when a process
   dies, or when Redis is away for long. Ask the ledger for what must be certain.
-- A step of a message that was not opened, or has expired, is published and not kept.
+- A step of a message that has no record, or none any more, is published and not kept.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -130,29 +130,23 @@ def track_of(record: Record, steps: Sequence[Step]) -> Track:
 
 
 class Tracker(Protocol):
-    """Keeps records and texts, and publishes steps."""
-
-    async def open(self, records: Sequence[Record]) -> None:
-        """Before tracked messages are published: keeps their records, for MESSAGE_TTL from now."""
-
-    async def keep(self, run: str, messages: Sequence[Message]) -> None:
-        """Before untracked messages are published: keeps their numbers and texts, compactly."""
+    """Reads records and texts, keeps steps, and publishes them."""
 
     def publish(self, steps: Sequence[Step]) -> None:
-        """Keeps steps of opened messages and publishes them to all listeners, soon; never waits.
+        """Keeps steps of messages that have a record, and publishes them to all listeners, soon; never waits.
 
         On Redis Pub/Sub a step is JSON: `run`, `uuid`, `status`, `attempt`, `at` (ISO 8601, UTC, microseconds),
         `number`, `text` and, once a send has ended, `time_s`.
         """
 
     async def track(self, run: str, seq: int) -> Track | None:
-        """The record and the steps of a message; None if it was not opened or has expired."""
+        """The record and the steps of a message; None if it is not tracked, or forgotten."""
 
     async def records(self, run: str, seqs: Sequence[int]) -> list[Record | None]:
-        """The records of messages, in the order of `seqs`; None for those that were not opened or have expired."""
+        """The records of messages, in the order of `seqs`; None for those that are not tracked, or forgotten."""
 
     async def messages(self, run: str, seqs: Sequence[int]) -> list[Message | None]:
-        """Messages that were opened or kept, in the order of `seqs`; None for unknown ones."""
+        """Messages with number and text, in the order of `seqs`; None for those that are not kept, or forgotten."""
 
     def listen(self) -> AsyncIterator[list[Step]]:
         """The steps that any process publishes from the first `anext` on, some at a time.

@@ -21,13 +21,12 @@ from common.redis import TIMING, Client, RedisTiming, cancellable
 from common.tracking import buffers
 from common.tracking.buffers import BackgroundPublisher, Listeners
 from common.tracking.port import Channel, Record, Step, Track, track_of
-from common.tracking.texts import chunk_of, packed, unpacked
+from common.tracking.texts import chunk_of, unpacked
 from common.tracking.wire import (
     decode_brief,
     decode_record,
     decode_step,
     encode_brief,
-    encode_record,
     encode_step,
 )
 
@@ -40,14 +39,14 @@ class Limits:
 
     Attributes:
         records_a_call: Most records in one call.
-        chunks_a_call: Most chunks of texts in one call; each blocks the event loop for about a millisecond.
+        chunks_a_call: Most chunks of texts in one call; each blocks the event loop for up to a millisecond.
         ping_s: Interval of the pings of a listening connection.
         silence_s: A listening connection is given up when silent for this long.
         log_every_s: Unreadable steps are logged no more often than this: anybody can publish many.
     """
 
     records_a_call: int = 500
-    chunks_a_call: int = 8
+    chunks_a_call: int = 80
     ping_s: float = 2.0
     silence_s: float = 20.0
     log_every_s: float = 10.0
@@ -59,7 +58,7 @@ T = TypeVar("T")
 
 
 class RedisTracker:
-    """Keeps records, steps and texts for `message_ttl_s`, and publishes steps to all processes on this Redis.
+    """Reads records and texts, keeps steps beside them, and publishes steps to all processes on this Redis.
 
     The caller closes the client. All listeners of this process share one connection.
     """
@@ -67,7 +66,6 @@ class RedisTracker:
     def __init__(
         self,
         client: Client,
-        message_ttl_s: float,
         buffered_steps: int = buffers.LIMITS.buffered_steps,
         limits: Limits = LIMITS,
         timing: RedisTiming = TIMING,
@@ -75,30 +73,15 @@ class RedisTracker:
         self._redis = client
         self._names = client.names
         self._channels = {channel: client.names.channel(channel) for channel in Channel}
-        self._ttl_s = max(1, int(message_ttl_s))
         self._limits = limits
         self._timing = timing
-        lua = files("common.tracking")
-        self._open, self._keep, self._publish = (
-            client.register_script((lua / f"{name}.lua").read_text()) for name in ("open", "keep", "publish")
-        )
+        self._publish = client.register_script((files("common.tracking") / "publish.lua").read_text())
         self._publisher = BackgroundPublisher(self._send, buffered_steps)
         self._listeners = Listeners(buffered_steps)
         self._listening: asyncio.Task[None] | None = None
         self._received: list[Step] = []
         self._unreadable = 0
         self._logs_again_s = 0.0
-
-    async def open(self, records: Sequence[Record]) -> None:
-        for part in _parts(records, self._limits.records_a_call):
-            lists = [self._names.message(record.uuid) for record in part]
-            args: list[int | bytes] = [self._ttl_s, *(encode_record(record) for record in part)]
-            await self._redis.until_answered(partial(self._open, keys=lists, args=args))
-
-    async def keep(self, run: str, messages: Sequence[Message]) -> None:
-        for part in _parts(packed(messages), self._limits.chunks_a_call):
-            args = [self._ttl_s, *(one for piece in part for one in piece)]
-            await self._redis.until_answered(partial(self._keep, keys=[self._names.texts(run)], args=args))
 
     def publish(self, steps: Sequence[Step]) -> None:
         self._publisher.publish(steps)
@@ -146,10 +129,10 @@ class RedisTracker:
     async def messages(self, run: str, seqs: Sequence[int]) -> list[Message | None]:
         wanted, found = set(seqs), dict[int, Message]()
         for chunks in _parts(sorted({chunk_of(seq) for seq in wanted}), self._limits.chunks_a_call):
-            for pieces in await self._redis.until_answered(
+            for texts in await self._redis.until_answered(
                 partial(self._redis.hmget, self._names.texts(run), chunks)
             ):
-                found.update((m.seq, m) for m in unpacked(pieces or b"") if m.seq in wanted)
+                found.update((m.seq, m) for m in (unpacked(texts) if texts else ()) if m.seq in wanted)
         for record in await self.records(run, sorted(wanted - found.keys())):
             if record is not None:
                 found[record.seq] = record.message

@@ -21,14 +21,11 @@ def chunk_of(seq: int) -> int:
 
 
 def packed(messages: Iterable[Message]) -> Iterator[tuple[int, bytes]]:
-    """Chunk numbers, each with compressed JSON of its messages. A chunk is the concatenation of such pieces."""
-    for chunk, piece in groupby(messages, lambda message: chunk_of(message.seq)):
-        yield chunk, zlib.compress(_encode(list(piece)), level=1)
+    """Chunk numbers, each with compressed JSON of its messages."""
+    for chunk, some in groupby(messages, lambda message: chunk_of(message.seq)):
+        yield chunk, zlib.compress(_encode(list(some)), level=1)
 
 
-def unpacked(pieces: bytes) -> Iterator[Message]:
+def unpacked(chunk: bytes) -> list[Message]:
     """The messages of a chunk."""
-    while pieces:
-        stream = zlib.decompressobj()
-        yield from _decode(stream.decompress(pieces))
-        pieces = stream.unused_data
+    return _decode(zlib.decompress(chunk))

@@ -148,7 +148,7 @@ class MemoryAcceptances:
         if batch.track:
             self._keep([batch.record(message) for message in batch.messages])
         else:
-            self._tracker.keep_now(batch.run, batch.messages)
+            self._tracker.keep_texts(batch.run, batch.messages)
         self._fill(run, batch.messages, size)
         return run.outbox()
 
@@ -229,7 +229,7 @@ class MemoryAcceptances:
 
     def _keep(self, records: list[Record]) -> None:
         """Keeps the records of tracked messages, and registers their callbacks."""
-        self._tracker.open_now(records)
+        self._tracker.keep_records(records)
         self._callbacks.register(records)
 
     def _is_full(self, messages: int, size: int) -> bool:

@@ -1,6 +1,7 @@
 """The inbox of the stand-in: messages that were sent, kept for tests to look at and to wait for."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,11 +25,13 @@ class InboxLimits:
 
     Attributes:
         messages: How many are kept; the oldest make room.
+        text_bytes: The most memory that their texts take together.
         waiters: How many requests may wait at the same time.
         page_bytes: One page of a list, as JSON; a single message may be longer.
     """
 
     messages: int = 10_000
+    text_bytes: int = 32 * 1024 * 1024
     waiters: int = 1_000
     page_bytes: int = 2 * 1024 * 1024
 
@@ -59,6 +62,7 @@ class Inbox:
         self._tracker = tracker
         self._limits = limits or InboxLimits()
         self._messages: dict[str, Received] = {}
+        self._text_bytes = 0
         self._waiters: dict[str, set[_Waiter]] = {}
         self._closed = False
 
@@ -98,7 +102,7 @@ class Inbox:
         """Removes the messages to a number, or to all."""
         for message in list(self._messages.values()):
             if number in (None, message.to):
-                del self._messages[message.uuid]
+                self._remove(message.uuid)
 
     def first(self, number: str, after: str | None) -> Received | None:
         """The oldest message to a number; with `after`, the oldest that was sent after that message.
@@ -155,9 +159,13 @@ class Inbox:
             return
         received = Received(step.uuid, step.number, step.text, iso(step.at_us))
         self._messages[received.uuid] = received
-        if len(self._messages) > self._limits.messages:
-            del self._messages[next(iter(self._messages))]
+        self._text_bytes += sys.getsizeof(received.text)
+        while len(self._messages) > self._limits.messages or self._text_bytes > self._limits.text_bytes:
+            self._remove(next(iter(self._messages)))
         self._hand(received.to, received)
+
+    def _remove(self, uuid: str) -> None:
+        self._text_bytes -= sys.getsizeof(self._messages.pop(uuid).text)
 
     def _hand(self, number: str, received: Received | None) -> None:
         for waiter in self._waiters.get(number, ()):

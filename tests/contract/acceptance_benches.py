@@ -67,7 +67,7 @@ def on_test_clock(client: Client, texts: Mapping[str, str]) -> dict[str, AsyncSc
 
 async def redis_acceptances(client: Client, bounds: Bounds, **keeps: Any) -> AcceptanceBench:
     """On an empty Redis; its scripts have their clock from a key, and nothing else is changed in them."""
-    tracker = RedisTracker(client, MESSAGE_TTL_S)
+    tracker = RedisTracker(client)
     keeps = {"lease_s": LEASE_S, "message_ttl_s": MESSAGE_TTL_S, "staged_from": STAGED_FROM, **keeps}
     keeping = Keeping(bounds=bounds, **keeps)
     acceptances = RedisAcceptances(client, tracker, QUEUE, "gateway", keeping)

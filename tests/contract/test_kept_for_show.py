@@ -205,7 +205,7 @@ async def test_redis_full_of_texts_stops_neither_the_ledger_nor_an_urgent_messag
     base = (await client.info("memory"))["used_memory"]
     most = base + 4 * MIB
     await client.config_set("maxmemory", most)
-    store = RedisAcceptances(client, tracker := RedisTracker(client, 86_400), "q", "gateway", Keeping())
+    store = RedisAcceptances(client, tracker := RedisTracker(client), "q", "gateway", Keeping())
     ledger = RedisLedger(client)
     await store.trim()
     singles = await store.open("singles", Lane.BULK)

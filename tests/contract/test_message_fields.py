@@ -46,6 +46,7 @@ from sender.providers.port import OutgoingMessage
 from sender.providers.profiles import Profile
 from sender.providers.simulated import SimulatedProvider
 from sender.service import Sender
+from tests.kept import keep_records, keep_texts
 from tests.servers import RedisServer
 from tests.waiting import eventually
 from upkeep.parked import Selection
@@ -110,7 +111,7 @@ async def tracker(request: pytest.FixtureRequest) -> AsyncIterator[Tracker]:
     server: RedisServer = request.getfixturevalue("redis_server")
     server.flush()
     client = await connect_redis(load_settings(redis_host=server.host, redis_port=server.port), 10)
-    tracker = RedisTracker(client, 3_600)
+    tracker = RedisTracker(client)
     yield tracker
     await tracker.close()
     await client.aclose()
@@ -118,8 +119,8 @@ async def tracker(request: pytest.FixtureRequest) -> AsyncIterator[Tracker]:
 
 async def test_a_tracker_keeps_every_field(tracker: Tracker) -> None:
     """Of messages that were kept or opened, and of steps that were published."""
-    await tracker.keep(RUN, MESSAGES[:3])
-    await tracker.open([RECORD])
+    await keep_texts(tracker, RUN, MESSAGES[:3])
+    await keep_records(tracker, [RECORD])
     tracker.publish([STEP])
 
     assert await tracker.messages(RUN, [0, 1, 2, 3]) == MESSAGES[:4]

@@ -70,7 +70,7 @@ def swap(primary: RedisServer, replica: RedisServer) -> None:
 
 async def every_call(client: Client) -> None:
     """One call of each store that writes to Redis."""
-    ledger, tracker = RedisLedger(client), RedisTracker(client, 60)
+    ledger, tracker = RedisLedger(client), RedisTracker(client)
     await ledger.ready()
     await ledger.claim(RUN, np.arange(3), False)
     await ledger.reject(1)
@@ -88,7 +88,7 @@ async def test_every_client_goes_on_at_the_new_primary(pair: tuple[RedisServer, 
     endpoint = Proxy(old.host, old.port)
     await endpoint.open()
     client = Client(Settings(redis_host=endpoint.host, redis_port=endpoint.port))
-    ledger, tracker = RedisLedger(client), RedisTracker(client, 60)
+    ledger, tracker = RedisLedger(client), RedisTracker(client)
     heard = asyncio.create_task(_heard(tracker))
     try:
         await every_call(client)
@@ -124,7 +124,7 @@ async def test_a_listener_leaves_the_old_primary(pair: tuple[RedisServer, RedisS
     endpoint = Proxy(old.host, old.port)
     await endpoint.open()
     client = Client(Settings(redis_host=endpoint.host, redis_port=endpoint.port))
-    tracker = RedisTracker(client, 60)
+    tracker = RedisTracker(client)
     heard = asyncio.create_task(_heard(tracker))
 
     def subscribers(server: RedisServer) -> bool:

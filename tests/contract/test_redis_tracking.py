@@ -21,24 +21,22 @@ from tests.contract.test_tracking import (
     RUN,
     STORY,
     TEXT,
-    accepted,
     ear,
     record,
     step,
     texts,
     tracked,
 )
+from tests.kept import keep_records, keep_texts
 from tests.servers import RedisServer
 from tests.waiting import eventually
 
 KEYS = Keys()
 
 
-async def redis_tracker(
-    server: RedisServer, ttl_s: float = 3600, buffered_steps: int = 10_000, **more: Any
-) -> RedisTracker:
+async def redis_tracker(server: RedisServer, buffered_steps: int = 10_000, **more: Any) -> RedisTracker:
     client = await connect_redis(load_settings(redis_host=server.host, redis_port=server.port), 10)
-    return RedisTracker(client, ttl_s, buffered_steps, **more)
+    return RedisTracker(client, buffered_steps, **more)
 
 
 @pytest.fixture
@@ -146,8 +144,8 @@ async def test_who_listens_later_is_heard_for_though_the_hearing_has_ended(track
 
 async def test_everything_expires_and_is_there_under_the_keys_documented(tracker: RedisTracker) -> None:
     """A list of JSON for a tracked message, a hash for the texts of a run; both for MESSAGE_TTL."""
-    await tracker.open([record(0)])
-    await tracker.keep(RUN, texts(1, 2_001))
+    await keep_records(tracker, [record(0)])
+    await keep_texts(tracker, RUN, texts(1, 2_001))
     tracker.publish([STORY[0], FAILED, step(Status.SENT, 1, 0, seq=1)])
     await tracked(tracker, 0, 2)
     assert sorted(await tracker._redis.keys("*")) == [b"sms:message:tracked.0", b"sms:texts:tracked"]
@@ -158,10 +156,8 @@ async def test_everything_expires_and_is_there_under_the_keys_documented(tracker
 
 
 async def test_texts_take_little_room(tracker: RedisTracker) -> None:
-    """Kept again, in the same pieces, they take no more."""
-    for _ in range(2):
-        for first in range(0, 20_000, 100):
-            await tracker.keep(RUN, texts(first, first + 100))
+    """Numbers and short texts that differ take some 15 bytes a message."""
+    await keep_texts(tracker, RUN, texts(0, 20_000))
     assert (await tracker._redis.memory_usage(KEYS.texts(RUN), samples=0) or 0) < 20_000 * 20
 
 
@@ -180,22 +176,11 @@ class LostAnswers:
         return answer
 
 
-async def test_a_call_whose_answer_was_lost_is_repeated_with_the_same_result(tracker: RedisTracker) -> None:
-    """The record stands once in its list, and each text once in its chunk."""
-    await tracker.keep("simple", texts(0, 1_500))
-    tracker._open, tracker._keep = LostAnswers(tracker._open), LostAnswers(tracker._keep)  # type: ignore[assignment]
-    await tracker.open([record(0)])
-    await tracker.keep(RUN, texts(0, 1_500))
-    assert await tracker.track(RUN, 0) == accepted(record(0))
-    kept, once = [await tracker._redis.hgetall(KEYS.texts(run)) for run in (RUN, "simple")]
-    assert kept == once
-
-
 async def test_steps_whose_answer_was_lost_are_not_told_twice(
     tracker: RedisTracker, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nobody knows whether they were told; those that come after are."""
-    await tracker.open([record(0)])
+    await keep_records(tracker, [record(0)])
     async with ear(tracker) as listener:
         tracker._publish = LostAnswers(tracker._publish)  # type: ignore[assignment]
         tracker.publish(STORY[:2])
@@ -250,14 +235,14 @@ async def test_redis_dies_and_comes_back() -> None:
     """A call waits for it, a listener hears again what is told then, and steps told meanwhile are kept for it."""
     with RedisServer() as server:
         tracker = await redis_tracker(server)
-        await tracker.open([record(0)])
+        await keep_records(tracker, [record(0)])
         async with ear(tracker) as listener:
             server.kill()
             tracker.publish(STORY[:1])
-            opening = asyncio.create_task(tracker.open([record(1)]))
+            reading = asyncio.create_task(tracker.track(RUN, 0))
             listened = tracker._listening
             server.start()
-            await opening
+            assert await reading is not None
 
             def heard_again() -> bool:
                 tracker.publish(STORY[1:2])
@@ -266,7 +251,6 @@ async def test_redis_dies_and_comes_back() -> None:
             await eventually(heard_again)
             assert tracker._listening is listened
         assert (await tracked(tracker, 0, 2)).steps[:2] == STORY[:2]
-        assert await tracker.track(RUN, 1) is not None
         await tracker.close()
         await tracker._redis.aclose()
 
@@ -277,7 +261,7 @@ async def test_while_redis_is_away_the_newest_steps_wait_and_the_loss_is_logged_
     """Telling never waits, and never takes more memory than was allowed."""
     with RedisServer() as server:
         tracker = await redis_tracker(server, buffered_steps=100)
-        await tracker.open([record(0)])
+        await keep_records(tracker, [record(0)])
         server.kill()
         tracker.publish([step(Status.SENDING, 0, 0)])
         await eventually(lambda: "ledger_unreachable" in caplog.text)  # that one is on its way
@@ -303,7 +287,7 @@ async def test_closing_gives_the_connections_back_and_waits_for_no_dead_redis() 
             await tracker.close()
         assert not pool._in_use_connections
         assert await tracker._redis.ping()
-        again = RedisTracker(tracker._redis, 3600)
+        again = RedisTracker(tracker._redis)
         server.kill()
         again.publish(STORY)
         await again.close()

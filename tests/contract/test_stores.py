@@ -8,14 +8,13 @@ from tests.servers import RedisServer
 
 
 async def test_the_stores_in_redis_follow_the_settings(redis_server: RedisServer) -> None:
-    """RUN_TTL, MESSAGE_TTL and PROVIDER_RATE reach the stores that keep to them; all share one client."""
+    """RUN_TTL and PROVIDER_RATE reach the stores that keep to them; all share one client."""
     settings = load_settings(
-        redis_host=redis_server.host, redis_port=redis_server.port, run_ttl=2, message_ttl=3, provider_rate=7
+        redis_host=redis_server.host, redis_port=redis_server.port, run_ttl=2, provider_rate=7
     )
     async with await connect_stores(settings, 10) as stores:
         assert isinstance(stores.ledger, RedisLedger)
         assert stores.ledger._ttl_s == 2 * 86_400
-        assert getattr(stores.tracker, "_ttl_s", None) == 3 * 3_600
         assert stores.rate_limit is not None
         assert stores.rate_limit.rate == 7
         assert stores.ledger._redis is stores.client

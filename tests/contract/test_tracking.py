@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from common.settings import load_settings
 from common.tracking.memory import MemoryTracker
 from common.tracking.port import Record, Status, Step, Track, Tracker
 from common.tracking.redis import RedisTracker
-from common.tracking.texts import CHUNK_MESSAGES
+from tests.kept import keep_records, keep_texts
 from tests.servers import RedisServer
 from tests.waiting import eventually
 
@@ -121,7 +121,7 @@ async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
                     load_settings(redis_host=server.host, redis_port=server.port), 10
                 )
                 stack.push_async_callback(client.aclose)
-                tracker = RedisTracker(client, message_ttl_s, buffered_steps)
+                tracker = RedisTracker(client, buffered_steps)
             stack.push_async_callback(tracker.close)
             return tracker
 
@@ -138,7 +138,7 @@ async def tracker(make: Make) -> Tracker:
 async def test_a_record_is_kept_as_it_was_opened(tracker: Tracker) -> None:
     """All of its fields, and before any step is told."""
     records = [record(0, lane=Lane.URGENT, callback_url="https://example.com/a"), record(7, text="")]
-    await tracker.open(records)
+    await keep_records(tracker, records)
     assert await tracker.track(RUN, 0) == accepted(records[0])
     assert await tracker.track(RUN, 7) == accepted(records[1])
     assert await tracker.track(RUN, 1) is None
@@ -147,15 +147,15 @@ async def test_a_record_is_kept_as_it_was_opened(tracker: Tracker) -> None:
 
 async def test_more_records_than_go_in_one_call_are_all_kept(tracker: Tracker) -> None:
     """As a batch of the API has them."""
-    await tracker.open([record(seq) for seq in range(1_203)])
+    await keep_records(tracker, [record(seq) for seq in range(1_203)])
     for seq in (0, 499, 500, 1_202):
         assert await tracker.track(RUN, seq) == accepted(record(seq))
 
 
 async def test_records_are_found_many_at_a_time(tracker: Tracker) -> None:
     """In the order that they are asked for, more than go in one call, with gaps; kept texts are no records."""
-    await tracker.open([record(seq) for seq in range(0, 1_600, 2)])
-    await tracker.keep(RUN, texts(1_600, 1_610))
+    await keep_records(tracker, [record(seq) for seq in range(0, 1_600, 2)])
+    await keep_texts(tracker, RUN, texts(1_600, 1_610))
     tracker.publish(STORY)
     await tracked(tracker, 0, len(STORY))
     asked = [*range(1_609, -1, -1), 4, 3]
@@ -167,20 +167,10 @@ async def test_records_are_found_many_at_a_time(tracker: Tracker) -> None:
 
 async def test_steps_are_kept_oldest_first_whatever_came_first(tracker: Tracker) -> None:
     """Services tell steps of one message apart, so that a later one may arrive before an earlier one."""
-    await tracker.open([record(0)])
+    await keep_records(tracker, [record(0)])
     tracker.publish(STORY[3:])
     tracker.publish(STORY[:3])
     assert await tracked(tracker, 0, 5) == Track(record=record(0), steps=STORY)
-
-
-async def test_opening_again_changes_nothing(tracker: Tracker) -> None:
-    """Neither the record nor its steps."""
-    await tracker.open([record(0)])
-    tracker.publish(STORY[:2])
-    before = await tracked(tracker, 0, 2)
-    await tracker.open([record(0, text="another"), record(1)])
-    assert await tracker.track(RUN, 0) == before
-    assert await tracker.track(RUN, 1) == accepted(record(1))
 
 
 async def test_steps_of_a_message_never_opened_are_told_and_kept_nowhere(tracker: Tracker) -> None:
@@ -189,18 +179,14 @@ async def test_steps_of_a_message_never_opened_are_told_and_kept_nowhere(tracker
         tracker.publish(STORY)
         await eventually(lambda: listener.steps == STORY)
     assert await tracker.track(RUN, 0) is None
-    await tracker.open([record(0)])
+    await keep_records(tracker, [record(0)])
     assert await tracker.track(RUN, 0) == accepted(record(0))
 
 
-@pytest.mark.parametrize("sizes", [[2_500], [1, 999, 1, 999, 500], [700, 700, 700, 400], [1] * 40])
-async def test_texts_are_kept_in_pieces_of_any_size(tracker: Tracker, sizes: Sequence[int]) -> None:
-    """A chunk may come in several calls, and a call may be several chunks, or begin in the middle of one."""
-    first = 3_990  # a chunk begins at 4,000
-    beyond = first
-    for size in sizes:
-        await tracker.keep(RUN, texts(beyond, beyond + size))
-        beyond += size
+async def test_texts_of_many_chunks_are_found(tracker: Tracker) -> None:
+    """In any order, in parts of chunks, and more than go in one call."""
+    first, beyond = 3_990, 13_990  # a chunk begins at 4,000
+    await keep_texts(tracker, RUN, texts(first, beyond))
     seqs = [beyond, beyond - 1, first, 4_000, first - 1, first]
     kept = {message.seq: message for message in texts(first, beyond)}
     assert await tracker.messages(RUN, seqs) == [kept.get(seq) for seq in seqs]
@@ -209,18 +195,10 @@ async def test_texts_are_kept_in_pieces_of_any_size(tracker: Tracker, sizes: Seq
     assert await tracker.messages(RUN, []) == []
 
 
-async def test_keeping_again_changes_nothing(tracker: Tracker) -> None:
-    """A producer that goes on with a run may keep once more what it kept already."""
-    await tracker.keep(RUN, texts(0, CHUNK_MESSAGES // 2))
-    await tracker.keep(RUN, texts(CHUNK_MESSAGES // 2, CHUNK_MESSAGES))
-    await tracker.keep(RUN, texts(0, CHUNK_MESSAGES // 2))
-    assert await tracker.messages(RUN, range(CHUNK_MESSAGES)) == texts(0, CHUNK_MESSAGES)
-
-
 async def test_opened_and_kept_messages_are_found_alike(tracker: Tracker) -> None:
     """In the order that they are asked for."""
-    await tracker.open([record(2)])
-    await tracker.keep(RUN, texts(0, 2))
+    await keep_records(tracker, [record(2)])
+    await keep_texts(tracker, RUN, texts(0, 2))
     opened = Message(2, NUMBER, TEXT)
     assert await tracker.messages(RUN, [2, 1, 0, 3]) == [opened, *reversed(texts(0, 2)), None]
 
@@ -273,8 +251,8 @@ async def test_a_listener_that_takes_too_long_misses_the_oldest_and_logs_how_man
 async def test_messages_are_forgotten_in_time_and_a_late_step_wakes_none(make: Make) -> None:
     """What was opened, and what was kept."""
     tracker = await make(message_ttl_s=1)
-    await tracker.open([record(0)])
-    await tracker.keep(RUN, texts(1, 3))
+    await keep_records(tracker, [record(0)], ttl_s=1)
+    await keep_texts(tracker, RUN, texts(1, 3), ttl_s=1)
     tracker.publish(STORY[:2])
 
     async def forgotten() -> bool:
@@ -290,7 +268,7 @@ async def test_messages_are_forgotten_in_time_and_a_late_step_wakes_none(make: M
 async def test_closing_tells_what_waits(make: Make, tracker: Tracker) -> None:
     """A step that was told a moment before the end is kept, and heard."""
     elsewhere = await make() if isinstance(tracker, RedisTracker) else tracker
-    await tracker.open([record(0)])
+    await keep_records(tracker, [record(0)])
     async with ear(elsewhere) as listener:
         tracker.publish(STORY)
         await tracker.close()
@@ -300,21 +278,31 @@ async def test_closing_tells_what_waits(make: Make, tracker: Tracker) -> None:
 
 async def test_in_memory_the_oldest_records_make_room() -> None:
     """For those beyond the limit; their steps go with them."""
-    tracker = MemoryTracker(most_records=3)
+    tracker = MemoryTracker(most_record_bytes=3 * 1_200)
     for seq in range(5):
-        await tracker.open([record(seq)])
+        await keep_records(tracker, [record(seq)])
         tracker.publish([step(Status.QUEUED, 0, 0, seq=seq)])
-    await tracker.open([record(2)])  # again: it is no younger for that
-    await tracker.open([record(5)])
+    await keep_records(tracker, [record(5)])
     known = [await tracker.track(RUN, seq) is not None for seq in range(6)]
     assert known == [False, False, False, True, True, True]
+
+
+async def test_in_memory_long_texts_leave_room_for_fewer() -> None:
+    """The bound is in bytes; a step shares the text of its record."""
+    tracker = MemoryTracker(most_record_bytes=50_000)
+    for seq in range(100):
+        await keep_records(tracker, [record(seq, text="🌞" * 1_600)])
+        tracker.publish([step(Status.SENT, 1, 0, seq=seq)])
+    known = [await tracker.track(RUN, seq) for seq in range(100)]
+    assert [track is not None for track in known] == [False] * 94 + [True] * 6
+    assert all(one.message is track.record.message for track in known if track for one in track.steps[1:])
 
 
 async def test_in_memory_the_oldest_texts_make_room() -> None:
     """However many come, they take no more than was allowed."""
     tracker = MemoryTracker(most_text_bytes=50_000)
     for first in range(0, 100_000, 500):
-        await tracker.keep(RUN, texts(first, first + 500))
+        await keep_texts(tracker, RUN, texts(first, first + 500))
     assert tracker._chunks._size <= 50_000
     assert sum(len(pieces) for pieces, _ in tracker._chunks._values.values()) == tracker._chunks._size
     assert await tracker.messages(RUN, [0, 99_999]) == [None, *texts(99_999, 100_000)]

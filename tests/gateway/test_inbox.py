@@ -302,3 +302,15 @@ async def test_a_page_has_a_bounded_number_of_bytes(page_bytes: int, messages: i
         assert [message["uuid"] for message in body["messages"]] == [f"a-run.{k}" for k in range(5)][
             -messages:
         ]
+
+
+async def test_long_texts_leave_room_for_fewer_messages() -> None:
+    """The inbox is bounded in bytes, too: the oldest make room, and what is cleared counts no longer."""
+    tracker = MemoryTracker()
+    inbox = Inbox(tracker, InboxLimits(text_bytes=50_000))
+    for seq in range(100):
+        inbox._receive(step(seq, text="🌞" * 1_600))
+    assert [len(inbox._messages), inbox._text_bytes <= 50_000] == [7, True]
+    assert inbox.first(ANNA, None) == inbox._messages["a-run.93"]
+    inbox.clear(ANNA)
+    assert inbox._text_bytes == 0

@@ -28,6 +28,7 @@ from gateway.callbacks.limits import CallbackLimits, Retention
 from gateway.callbacks.memory import MemoryCallbacks
 from gateway.callbacks.port import Callbacks
 from gateway.callbacks.redis import RedisCallbacks
+from tests.kept import keep_records
 from tests.receiver import SECRET, Receiver, hang
 from tests.servers import RedisServer
 from tests.waiting import eventually
@@ -74,7 +75,7 @@ class Bench:
         ]
         await self.ledger.announce(RUN, self.seqs, count)
         self.seqs += count
-        await self.tracker.open(records)
+        await keep_records(self.tracker, records)
         self.callbacks.register(records)
         if by is not None and url is not None:
             by.expect([record.uuid for record in records])

@@ -20,6 +20,7 @@ from sender.service import Sender
 from sender.slots import Slots
 from sender.timing import Timing
 from sender.unacked import Unacked
+from tests.kept import keep_records
 from tests.waiting import eventually
 
 RUN = "tracked-sends"
@@ -126,7 +127,9 @@ def number(seq: int) -> str:
 async def test_each_step_of_a_send_is_told_with_number_text_and_time() -> None:
     """First that it began, then what came of it, by the clock and with the time that the send itself took."""
     pipeline = Pipeline()
-    await pipeline.tracker.open([Record(run=RUN, message=Message(4, number(4), "text 4"), accepted_us=1)])
+    await keep_records(
+        pipeline.tracker, [Record(run=RUN, message=Message(4, number(4), "text 4"), accepted_us=1)]
+    )
     async with pipeline.sender(Planned({(5, 1): Outcome.FAILED})):
         await pipeline.publish(4, 5)
         await pipeline.settled(2)
