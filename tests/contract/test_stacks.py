@@ -9,6 +9,7 @@ import pytest
 from common.stores import RedisStores, connect_stores, warn_of_another_queue
 from common.tracking.port import Status
 from tests.contract.test_tracking import ear, record, step
+from tests.kept import keep_records
 from tests.servers import RedisServer
 from tests.waiting import eventually
 
@@ -52,7 +53,7 @@ async def test_no_key_is_in_both(redis_server: RedisServer) -> None:
         await stores.ledger.begin("run", "{}", 1, "producer")
         await stores.ledger.announce("run", 0, 1)
         await stores.ledger.heartbeat("sender", 1, 0)
-        await stores.tracker.open([record(0)])
+        await keep_records(stores.tracker, [record(0)])
         await warn_of_another_queue(stores.client, settings)
         keys: Any = await stores.client.keys("*")
     assert len(keys) > 5
