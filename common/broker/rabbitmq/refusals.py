@@ -67,7 +67,7 @@ def too_large(reason: BaseException) -> TooLarge | None:
 def words_of(reason: BaseException) -> str:
     """RabbitMQ's own words, where it closed a connection or a channel."""
     if isinstance(reason, ConnectionClosedByBroker | ChannelClosedByBroker):
-        return str(reason.reply_text)
+        return str(reason.reply_text).rstrip(".")
     return repr(reason)
 
 
@@ -100,7 +100,7 @@ class _Close(NamedTuple):
 def _close(cause: BaseException) -> _Close:
     if isinstance(cause, ProbableAuthenticationError | ProbableAccessDeniedError):
         found = _CLOSED_IN_HANDSHAKE.search(str(cause.args[0])) if cause.args else None
-        return _Close(int(found[1]), found[2].replace("\\'", "'")) if found else _Close()
+        return _Close(int(found[1]), found[2].replace("\\'", "'").rstrip(".")) if found else _Close()
     if isinstance(cause, AuthenticationError):
         return _Close(int(ACCESS_REFUSED), repr(cause))
     if isinstance(cause, ConnectionClosedByBroker):
