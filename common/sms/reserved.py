@@ -26,6 +26,7 @@ _RANGES = (
     r"61[2378](?:5550|7010)\d{4}",
     r"61491(?:57(?:0006|0110|0156|0157|0158|0159|0313|0737|1266|1491|1804|2549|2665|2983|3087|3770|4118|4632"
     r"|5254|5789|6398|6801|7426|7644|8148|8888|8957|9212|9455|9760))",
+    r"61(?:1800160401|1[38]009757(?:0[7-9]|1[01]))",
     # France, Arcep, decision 2018-0881, annex: numbers for audiovisual works.
     r"33(?:19900|26191|35301|46571|53649|63998)\d{4}",
     # Germany, Bundesnetzagentur, Mitteilung 148/2021: numbers for media productions.
@@ -36,9 +37,9 @@ _RANGES = (
     r"49174(?:9091317|9464308)",
     r"49176040690\d{2}",
     # Sweden, PTS, "Telefonnummer för användning i böcker och filmer".
-    r"46(?:313900[6]\d{2}|406280[4]\d{2}|846500[4]\d{2}|9803192\d{2}|7017406(?:0[5-9]|[1-9]\d))",
-    # Ireland, ComReg, National Numbering Conventions: 020 91X XXXX for drama.
-    r"353209[1]\d{5}",
+    r"46(?:3139006\d{2}|4062804\d{2}|8465004\d{2}|9803192\d{2}|7017406(?:0[5-9]|[1-9]\d))",
+    # Ireland, ComReg, National Numbering Conventions (15/136R): 020 91X XXXX and 089 011 0XXX for drama.
+    r"353(?:2091\d{5}|890110\d{3})",
 )
 _RESERVED = re.compile(rf"\+(?:{'|'.join(_RANGES)})", re.ASCII)
 

@@ -201,8 +201,10 @@ class InboxRoutes:
             raise invalid(field_errors(dict(request.query_params), kind, "query", strict=False)) from None
         if query.to is not None:
             number = query.to.strip()  # in a query a raw + means a space
+            if number[:1].isdigit() and not number.startswith("00"):
+                number = f"+{number}"
             try:
-                query.to = normalise(f"+{number}" if number[:1].isdigit() else number, self._numbers)
+                query.to = normalise(number, self._numbers)
             except ValueError as error:
                 raise invalid([FieldError("query.to", str(error))]) from None
         return query

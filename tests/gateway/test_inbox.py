@@ -155,6 +155,7 @@ async def test_a_number_may_be_typed_raw(served: Served) -> None:
         "358401234567",
         "+358%2040-123-4567",
         "%20358401234567",
+        "00358401234567",
     ):
         assert await served.texts(f"?to={typed}") == ["text 1"]
         status, message = await served.ask("GET", f"/inbox/wait?to={typed}")
