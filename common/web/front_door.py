@@ -12,6 +12,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
 from email.utils import formatdate
+from itertools import islice
 from typing import Any, cast
 
 from uvicorn import Config
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 # Connections that are checked before other tasks have a turn.
 CHECKS_A_TURN = 500
+# Connections that are looked at to make room for a new one. Busy ones are not looked at again soon.
+LOOKED_AT = 100
 
 
 class FrontDoor:
@@ -50,7 +53,7 @@ class FrontDoor:
         self.date_line = b""
         # The connection that became idle first comes first; busy ones stand anywhere.
         self._connections: OrderedDict[Connection, None] = OrderedDict()
-        self._by_address: Counter[str] = Counter()
+        self._by_address: dict[str, OrderedDict[Connection, None]] = {}
         self._for_shutdown: set[Any] = set()
         self._counts: Counter[str] = Counter()
         self._reported_s = float("-inf")
@@ -73,25 +76,27 @@ class FrontDoor:
     def admit(self, connection: Connection) -> None:
         """Counts a connection. Beyond a limit, the one that has been idle longest is closed, or else this one."""
         self._connections[connection] = None
-        self._by_address[connection.address] += 1
+        neighbours = self._by_address.setdefault(connection.address, OrderedDict())
+        neighbours[connection] = None
         self._for_shutdown.add(connection)
-        if self._by_address[connection.address] > self.limits.connections_per_address:
-            self._make_room(connection, connection.address)
+        if len(neighbours) > self.limits.connections_per_address:
+            self._make_room(connection, neighbours)
         elif len(self._connections) > self.limits.connections:
-            self._make_room(connection, None)
+            self._make_room(connection, self._connections)
 
     def leave(self, connection: Connection) -> None:
         """The connection is closed."""
         self.held.note(connection, 0)
         self._for_shutdown.discard(connection)
         del self._connections[connection]
-        self._by_address[connection.address] -= 1
+        del self._by_address[connection.address][connection]
         if not self._by_address[connection.address]:
             del self._by_address[connection.address]
 
     def became_idle(self, connection: Connection) -> None:
         """The connection waits for its next request."""
         self._connections.move_to_end(connection)
+        self._by_address[connection.address].move_to_end(connection)
 
     def count(self, refusal: str) -> None:
         """Counts a refusal. The log has one line for many."""
@@ -108,14 +113,16 @@ class FrontDoor:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 
-    def _make_room(self, newcomer: Connection, address: str | None) -> None:
-        """Closes an idle connection, of this address or of any."""
-        for connection in self._connections:
-            right_address = address is None or connection.address == address
-            if right_address and not connection.busy and connection is not newcomer:
+    def _make_room(self, newcomer: Connection, among: OrderedDict[Connection, None]) -> None:
+        """Closes an idle connection among these. Looks at few, so that newcomers cost little where most are busy."""
+        for connection in list(islice(among, LOOKED_AT)):
+            if connection is newcomer:
+                continue
+            if not connection.busy:
                 self.count("idle connection closed for a new one")
                 connection.cut_off()
                 return
+            among.move_to_end(connection)
         self.count("new connection closed: all others are busy")
         newcomer.cut_off()
 

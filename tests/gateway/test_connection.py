@@ -98,6 +98,39 @@ async def test_requests_wait_while_answers_are_not_read() -> None:
     await eventually(lambda: (lane.served, transport.reads) == (3 + more, True))
 
 
+class Known:
+    """A connection that the front door knows."""
+
+    def __init__(self, address: str, busy: bool) -> None:
+        self.address, self._busy, self.looks, self.is_cut_off = address, busy, 0, False
+
+    @property
+    def busy(self) -> bool:
+        self.looks += 1
+        return self._busy
+
+    def cut_off(self) -> None:
+        self.is_cut_off = True
+
+
+async def test_newcomers_cost_little_where_most_are_busy() -> None:
+    """Each looks at a bounded number of connections; the next ones look at others, and find the idle one."""
+    door = FrontDoor(Limits(connections_per_address=1_000))
+    known = [Known("10.0.0.1", busy=place != 500) for place in range(1_000)]
+    for connection in (*known, Known("10.0.0.2", busy=False)):
+        door.admit(connection)  # type: ignore[arg-type]
+    newcomers = 0
+    while not known[500].is_cut_off:
+        newcomer = Known("10.0.0.1", busy=False)
+        looks = sum(connection.looks for connection in known)
+        door.admit(newcomer)  # type: ignore[arg-type]
+        assert sum(connection.looks for connection in known) - looks <= 100
+        if newcomer.is_cut_off:
+            door.leave(newcomer)  # type: ignore[arg-type]
+        newcomers += 1
+    assert newcomers == 6
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 100)), max_size=50))
 def test_held_bytes_stay_below_their_bound(notes: list[tuple[int, int]]) -> None:
     """Whatever is noted for whom; dropped are those that something is held for longest, and nobody without need."""
