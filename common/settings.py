@@ -237,7 +237,11 @@ class Settings(EnvironmentSettings):
         | None
     ) = None
     callback_secret: SecretStr | None = None
+    callback_secret_previous: SecretStr | None = Field(
+        None, description="signs as well, while receivers change to CALLBACK_SECRET"
+    )
     callback_allow_private: bool = False
+    callback_https_only: bool = False
     metrics_host: Host = "127.0.0.1"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
 

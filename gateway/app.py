@@ -17,7 +17,6 @@ from common.sms.numbers import NumberRules
 from common.web.guard import LOOPBACK, Guard
 from common.web.keys.authenticator import Authenticator
 from common.web.keys.port import ApiKeys
-from common.web.keys.strength import check_secret
 from common.web.operations import Operation
 from common.web.rate import RateLimiter
 from common.web.routing import not_served, routes_of
@@ -36,8 +35,9 @@ from gateway.api.messages import Messages
 from gateway.api.metrics import GatewayMetrics
 from gateway.api.runs import Runs
 from gateway.api.simulated import SimulatedRuns
+from gateway.callbacks.address import AddressRules
 from gateway.callbacks.dispatcher import Dispatcher
-from gateway.callbacks.limits import CallbackLimits
+from gateway.callbacks.signing import signer_of
 from gateway.dashboard import Dashboard
 from gateway.limits import GatewayLimits, limits_of
 from gateway.live.broadcaster import Broadcaster
@@ -79,9 +79,9 @@ class Gateway:
         self._authenticator = _authenticator(settings, stores.api_keys)
         self._numbers = NumberRules(reserved=settings.takes_reserved_numbers)
         self._rates = RateLimiter(settings.gateway_rate, settings.gateway_key_rate)
-        self._dispatcher = _dispatcher(settings, stores, self._limits.callbacks)
-        self.acceptance = self._build_acceptance(broker, stores)
         self._broadcaster = Broadcaster(stores.ledger, broker, stores.tracker, self._limits.live)
+        self._dispatcher = self._build_dispatcher(settings, stores)
+        self.acceptance = self._build_acceptance(broker, stores)
         self._events = Events(self._broadcaster, self._authenticator, audit)
         self._simulated = SimulatedRuns(
             broker, stores.ledger, gateway_name(), queue=settings.queue_name, rates=self._rates
@@ -116,6 +116,17 @@ class Gateway:
         finally:
             if self._audit is not None:
                 self._audit.close()
+
+    def _build_dispatcher(self, settings: Settings, stores: GatewayStores) -> Dispatcher:
+        return Dispatcher(
+            stores.callbacks,
+            stores.tracker,
+            stores.ledger,
+            signer=signer_of(settings),
+            owner_of=self._broadcaster.owners.of,
+            rules=AddressRules(settings.callback_allow_private, settings.callback_https_only),
+            limits=self._limits.callbacks,
+        )
 
     def _build_acceptance(self, broker: Broker, stores: GatewayStores) -> Acceptance:
         relays = Relays(broker, stores.acceptances, stores.ledger, self._limits.relay)
@@ -197,20 +208,6 @@ class Gateway:
 def _authenticator(settings: Settings, keys: ApiKeys) -> Authenticator:
     fixed = settings.gateway_api_key
     return Authenticator(keys, settings.gateway_auth, fixed.get_secret_value() if fixed else None)
-
-
-def _dispatcher(settings: Settings, stores: GatewayStores, limits: CallbackLimits) -> Dispatcher:
-    secret = settings.callback_secret
-    if secret is not None:
-        check_secret("CALLBACK_SECRET", secret.get_secret_value())
-    return Dispatcher(
-        stores.callbacks,
-        stores.tracker,
-        stores.ledger,
-        secret=secret.get_secret_value() if secret else None,
-        allow_private=settings.callback_allow_private,
-        limits=limits,
-    )
 
 
 def _guarded(app: Starlette, settings: Settings, audit: AuditLog | None) -> Guard:

@@ -62,7 +62,7 @@ class Owners:
 
     async def check(self, caller: Caller, run: str) -> None:
         """Raises UnknownRun unless the caller may see the run: a run of others is as one that does not exist."""
-        if not caller.sees_all and await self._of(run) != caller.id:
+        if not caller.sees_all and await self.of(run) != caller.id:
             raise UnknownRun(f"there is no run {run}")
 
     async def learn(self, runs: Iterable[str]) -> None:
@@ -79,7 +79,8 @@ class Owners:
         known = self._held(run)
         return known is not None and known.owner == owner
 
-    async def _of(self, run: str) -> str | None:
+    async def of(self, run: str) -> str | None:
+        """The owner of a run; None: it came with no API key. Raises UnknownRun or Unavailable."""
         known = self._held(run)
         return await self._read(run) if known is None else known.owner
 

@@ -1,6 +1,7 @@
 """A receiver of callbacks, which checks their signatures."""
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import json
@@ -32,14 +33,19 @@ class Request:
     @property
     def delivery(self) -> str:
         """The id of the delivery."""
-        return self.headers["X-Smsim-Delivery"]
+        return self.headers["webhook-id"]
 
     @property
     def signed_s(self) -> int:
         """When it was signed; -1 if the signature is wrong. As docs/callbacks.md describes it."""
-        at, _, signature = self.headers["X-Smsim-Signature"].removeprefix("t=").partition(",v1=")
-        expected = hmac.new(SECRET.encode(), at.encode() + b"." + self.raw, hashlib.sha256).hexdigest()
-        return int(at) if signature == expected else -1
+        return self.signed_with(SECRET.encode())
+
+    def signed_with(self, secret: bytes) -> int:
+        """The same, with another secret."""
+        at = self.headers["webhook-timestamp"]
+        signed = f"{self.delivery}.{at}.".encode() + self.raw
+        expected = "v1," + base64.b64encode(hmac.digest(secret, signed, hashlib.sha256)).decode()
+        return int(at) if expected in self.headers["webhook-signature"].split(" ") else -1
 
 
 @dataclass

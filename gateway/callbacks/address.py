@@ -8,6 +8,7 @@ and names that change their address between checks (DNS rebinding).
 import re
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from ipaddress import ip_address as parse_address
 from typing import Any
@@ -25,6 +26,7 @@ _RESERVED_V4 = [
     IPv4Network("10.0.0.0/8"),  # private
     IPv4Network("100.64.0.0/10"),  # carrier-grade NAT
     IPv4Network("127.0.0.0/8"),  # loopback
+    IPv4Network("168.63.129.16/32"),  # Azure's platform, reachable from inside a machine only
     IPv4Network("169.254.0.0/16"),  # link-local; clouds serve credentials there
     IPv4Network("172.16.0.0/12"),  # private
     IPv4Network("192.0.0.0/24"),  # protocol assignments
@@ -69,7 +71,20 @@ def is_public(address: IPAddress) -> bool:
     return address in _PUBLIC_V6 and not any(address in network for network in _RESERVED_V6)
 
 
-def url_error(text: str, allow_private: bool) -> str | None:
+@dataclass(frozen=True, slots=True)
+class AddressRules:
+    """Which URLs callbacks may go to.
+
+    Attributes:
+        allow_private: Whether addresses may be private (CALLBACK_ALLOW_PRIVATE).
+        https_only: Whether they must be encrypted on their way (CALLBACK_HTTPS_ONLY).
+    """
+
+    allow_private: bool = False
+    https_only: bool = False
+
+
+def url_error(text: str, rules: AddressRules) -> str | None:
     """Returns what is wrong with a callback URL, as far as its text shows; None if nothing is. Resolves no names."""
     if len(text) > MAX_URL_LENGTH:
         return f"is longer than {MAX_URL_LENGTH} characters"
@@ -77,10 +92,12 @@ def url_error(text: str, allow_private: bool) -> str | None:
         return "must be plain ASCII with no spaces and no backslash (an international name as xn--…, the rest as %XX)"
     authority = _AUTHORITY.match(text)
     if authority is None:
-        return "must begin with http:// or https://"
+        return f"must begin with {'' if rules.https_only else 'http:// or '}https://"
+    if rules.https_only and not text.lower().startswith("https:"):
+        return "must begin with https:// (CALLBACK_HTTPS_ONLY)"
     if "@" in authority[1]:
         return "must have no user name or password in it"
-    return _authority_error(text, authority[1].startswith("["), allow_private)
+    return _authority_error(text, authority[1].startswith("["), rules.allow_private)
 
 
 def _authority_error(text: str, is_ipv6: bool, allow_private: bool) -> str | None:

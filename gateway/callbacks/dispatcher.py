@@ -11,19 +11,25 @@ from contextlib import suppress
 
 from common.ledger.port import Ledger
 from common.tracking.port import Tracker
-from gateway.callbacks.address import is_public, url_error
+from gateway.callbacks.address import AddressRules, is_public, url_error
 from gateway.callbacks.delivery import Deliverer, Delivery, check_later
 from gateway.callbacks.events import EndEvents
 from gateway.callbacks.finals import ENDED, read_statuses
 from gateway.callbacks.limits import CallbackLimits
 from gateway.callbacks.port import Callback, Callbacks, Reschedule
-from gateway.callbacks.posting import Poster, guarded_session
+from gateway.callbacks.posting import OwnerOf, Poster, guarded_session
+from gateway.callbacks.signing import Signer
 
 log = logging.getLogger(__name__)
 
 
 class Dispatcher:
-    """Checks the URLs of callbacks, and delivers callbacks. Without a `secret`, callbacks are off."""
+    """Checks the URLs of callbacks, and delivers callbacks. Without a `signer`, callbacks are off.
+
+    Args:
+        owner_of: Gives the owner of a run.
+        rules: Which URLs are allowed.
+    """
 
     def __init__(
         self,
@@ -31,13 +37,15 @@ class Dispatcher:
         tracker: Tracker,
         ledger: Ledger,
         *,
-        secret: str | None,
-        allow_private: bool,
+        signer: Signer | None,
+        owner_of: OwnerOf,
+        rules: AddressRules,
         limits: CallbackLimits | None = None,
     ) -> None:
         self._callbacks = callbacks
-        self._secret = secret
-        self._allow_private = allow_private
+        self._signer = signer
+        self._owner_of = owner_of
+        self._rules = rules
         self._limits = limits or CallbackLimits()
         self._tracker = tracker
         self._ledger = ledger
@@ -46,9 +54,9 @@ class Dispatcher:
 
     def url_error(self, url: str) -> str | None:
         """Returns what is wrong with a callback URL, as far as its text shows; None if nothing is."""
-        if self._secret is None:
+        if self._signer is None:
             return "callbacks are off: set CALLBACK_SECRET"
-        return url_error(url, self._allow_private)
+        return url_error(url, self._rules)
 
     def expect(self, uuids: Sequence[str]) -> None:
         """Awaits the ends of messages that this gateway has accepted with a callback."""
@@ -56,12 +64,12 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Delivers until cancelled."""
-        if self._secret is None:
+        if self._signer is None:
             await asyncio.Event().wait()
             return
-        allows = (lambda _: True) if self._allow_private else is_public
+        allows = (lambda _: True) if self._rules.allow_private else is_public
         async with guarded_session(allows, self._limits) as session:
-            await self._run(Poster(session, self._secret))
+            await self._run(Poster(session, self._signer, self._owner_of))
 
     async def _run(self, poster: Poster) -> None:
         held: dict[str, Callback] = {}

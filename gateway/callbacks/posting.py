@@ -1,10 +1,8 @@
 """One attempt: a signed POST, and what its response means."""
 
 import asyncio
-import hashlib
-import hmac
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 
@@ -17,6 +15,10 @@ from gateway.callbacks.address import IPAddress, guarded_socket
 from gateway.callbacks.limits import CallbackLimits
 from gateway.callbacks.port import Callback, FinalStatus
 from gateway.callbacks.resolver import ThreadResolver
+from gateway.callbacks.signing import Signer
+
+OwnerOf = Callable[[str], Awaitable[str | None]]
+"""Gives the id of the API key that a run's messages came with; None if they came with none."""
 
 
 class PostResult(msgspec.Struct, frozen=True):
@@ -55,37 +57,30 @@ def body_of(callback: Callback, final: FinalStatus) -> bytes:
     return msgspec.json.encode(body)
 
 
-def signature(secret: str, at_s: int, body: bytes) -> str:
-    """Returns X-Smsim-Signature: HMAC-SHA256 of `<at_s>.<body>`. The time lets receivers refuse old requests."""
-    digest = hmac.new(secret.encode(), b"%d." % at_s + body, hashlib.sha256).hexdigest()
-    return f"t={at_s},v1={digest}"
-
-
 class Poster:
-    """Posts callbacks in a session of `guarded_session`."""
+    """Posts callbacks in a session of `guarded_session`. `owner_of` gives the owner of a run."""
 
-    def __init__(self, session: aiohttp.ClientSession, secret: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, signer: Signer, owner_of: OwnerOf) -> None:
         self._session = session
-        self._secret = secret
+        self._signer = signer
+        self._owner_of = owner_of
 
     async def post(self, callback: Callback, final: FinalStatus) -> PostResult:
-        """Posts a callback once."""
+        """Posts a callback once. Raises UnknownRun or Unavailable if its owner cannot be read."""
         clock = asyncio.get_running_loop().time
+        owner = await self._owner_of(callback.run)
         started_s = clock()
         try:
-            status = await self._post(callback, final)
+            status = await self._post(callback, final, owner)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             # aiohttp and the codec of host names raise ValueError for some invalid URLs.
             cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
             return PostResult(None, type(cause).__name__, clock() - started_s)
         return PostResult(status, str(status), clock() - started_s)
 
-    async def _post(self, callback: Callback, final: FinalStatus) -> int:
-        body = body_of(callback, final)
-        headers = {
-            "X-Smsim-Signature": signature(self._secret, int(time.time()), body),
-            "X-Smsim-Delivery": f"{callback.uuid}.{final.status}",
-        }
+    async def _post(self, callback: Callback, final: FinalStatus, owner: str | None) -> int:
+        body, webhook_id = body_of(callback, final), f"{callback.uuid}.{final.status}"
+        headers = self._signer.headers(owner, webhook_id, at_s=int(time.time()), body=body)
         # aiohttp closes the connection if the response's body has not arrived with its head.
         async with self._session.post(
             callback.url, data=body, headers=headers, allow_redirects=False

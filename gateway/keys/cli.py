@@ -25,6 +25,7 @@ from common.sms.numbers import NumberRules, normalise
 from common.stores import connect_stores
 from common.web.keys.port import OWN_SCOPES, ApiKey, ApiKeys, Kind, new_key
 from common.web.operations import Scope
+from gateway.callbacks.signing import signer_of
 
 LONGEST_NAME = 64
 
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None, prog: str = "smsim keys") -> int:
 
 def _parser(prog: str) -> Parser:
     parser = Parser(prog, "Creates, lists and revokes the API keys of the gateways on this Redis.")
-    jobs = parser.add_subparsers(title="jobs", required=True, metavar="create|list|revoke")
+    jobs = parser.add_subparsers(title="jobs", required=True, metavar="create|list|revoke|callback-secret")
     create = jobs.add_parser(
         "create",
         help="make a key and print it, this once",
@@ -91,7 +92,14 @@ def _parser(prog: str) -> Parser:
     )
     revoke.add_argument("id", metavar="ID", help="as in list")
     revoke.set_defaults(job=_revoke)
-    for job in (create, list_, revoke):
+    secret = jobs.add_parser(
+        "callback-secret",
+        help="print the secret by which the callbacks of a key's messages are signed",
+        description="Prints the secret by which the callbacks of a key's messages are signed, for their receivers.",
+    )
+    secret.add_argument("id", metavar="ID", help="as in list")
+    secret.set_defaults(job=_callback_secret)
+    for job in (create, list_, revoke, secret):
         add_connect_timeout(job, BRIEF_CONNECT_TIMEOUT_S)
     return parser
 
@@ -141,11 +149,25 @@ async def _list(keys: ApiKeys, args: argparse.Namespace, _: Record) -> None:
         sys.stdout.write(line.rstrip() + "\n")
 
 
-async def _revoke(keys: ApiKeys, args: argparse.Namespace, record: Record) -> None:
-    if args.id not in await keys.all():
+async def _callback_secret(keys: ApiKeys, args: argparse.Namespace, record: Record) -> None:
+    signer = signer_of(load_settings())
+    if signer is None:
+        raise UsageError("callbacks are off: set CALLBACK_SECRET")
+    await _check_id(keys, args.id)
+    record("callback_secret_shown", key=args.id)
+    sys.stdout.write(f"{signer.secret_of(args.id)}\n")
+
+
+async def _check_id(keys: ApiKeys, key_id: str) -> None:
+    """Raises UsageError if there is no such key."""
+    if key_id not in await keys.all():
         # Somebody may have given the whole key: it is not said again.
-        which = f"no key {args.id}" if re.fullmatch(r"[a-z2-7]{1,8}", args.id) else "no key of this id"
+        which = f"no key {key_id}" if re.fullmatch(r"[a-z2-7]{1,8}", key_id) else "no key of this id"
         raise UsageError(f"{which}: smsim keys list shows the ids")
+
+
+async def _revoke(keys: ApiKeys, args: argparse.Namespace, record: Record) -> None:
+    await _check_id(keys, args.id)
     await keys.revoke(args.id)
     record("key_revoked", key=args.id)
     sys.stderr.write(f"key {args.id} is revoked: gateways refuse it within 5 s\n")

@@ -11,6 +11,7 @@ import pytest
 from common.keys import Keys
 from common.web.keys.port import ApiKeys
 from common.web.keys.redis import RedisApiKeys
+from gateway.callbacks.signing import Signer
 from tests.e2e.processes import Launcher
 from tests.servers import RedisServer
 
@@ -146,3 +147,15 @@ async def test_a_redis_that_is_away_is_one_line(bench: Bench) -> None:
         port = nobody.getsockname()[1]
         _, said = await bench.smsim_keys("list", "--connect-timeout", 0.3, code=1, REDIS_PORT=port)
     assert said.splitlines()[-1].endswith("is it running? (REDIS_HOST, REDIS_PORT)")
+
+
+async def test_the_secret_of_a_keys_callbacks(bench: Bench) -> None:
+    """The same each time, another for each key; an error without CALLBACK_SECRET, and for an unknown key."""
+    whole, _ = await bench.smsim_keys("create", "--name", "web shop")
+    key_id, on = whole.split("_")[1], "a-secret-of-the-operator"
+    secret, _ = await bench.smsim_keys("callback-secret", key_id, CALLBACK_SECRET=on)
+    assert secret == Signer([on]).secret_of(key_id) + "\n"
+    _, off = await bench.smsim_keys("callback-secret", key_id, code=2)
+    assert "callbacks are off: set CALLBACK_SECRET" in off
+    _, unknown = await bench.smsim_keys("callback-secret", "zzzz", code=2, CALLBACK_SECRET=on)
+    assert "no key zzzz" in unknown

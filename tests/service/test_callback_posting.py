@@ -16,6 +16,7 @@ from gateway.callbacks.limits import CallbackLimits
 from gateway.callbacks.port import Callback, FinalStatus
 from gateway.callbacks.posting import Poster, PostResult, guarded_session
 from gateway.callbacks.resolver import ThreadResolver
+from gateway.callbacks.signing import Signer
 from tests.receiver import SECRET, Receiver
 from tests.waiting import eventually
 
@@ -43,6 +44,10 @@ def first_only(address: IPv4Address | IPv6Address) -> bool:
     return str(address) == "127.0.0.1"
 
 
+async def no_owner(_: str) -> str | None:
+    return None
+
+
 @asynccontextmanager
 async def poster(
     resolver: AbstractResolver,
@@ -50,7 +55,7 @@ async def poster(
     limits: CallbackLimits | None = None,
 ) -> AsyncIterator[Poster]:
     async with guarded_session(allows, limits or CallbackLimits(), resolver) as session:
-        yield Poster(session, SECRET)
+        yield Poster(session, Signer([SECRET]), no_owner)
 
 
 async def post(poster: Poster, url: str) -> PostResult:

@@ -23,11 +23,13 @@ from common.tracking.memory import MemoryTracker
 from common.tracking.port import Record, Status, Step
 from gateway.acceptance.port import NewRun
 from gateway.acceptance.redis import Keeping, RedisAcceptances
+from gateway.callbacks.address import AddressRules
 from gateway.callbacks.dispatcher import Dispatcher
 from gateway.callbacks.limits import CallbackLimits, Retention
 from gateway.callbacks.memory import MemoryCallbacks
 from gateway.callbacks.port import Callbacks
 from gateway.callbacks.redis import RedisCallbacks
+from gateway.callbacks.signing import Signer
 from tests.kept import keep_records
 from tests.receiver import SECRET, Receiver, hang
 from tests.servers import RedisServer
@@ -40,6 +42,17 @@ PATIENT = replace(LIMITS, attempt_s=1_000.0)
 IN_PROGRESS = LIMITS.hosts.in_progress
 
 
+async def no_owner(_: str) -> str | None:
+    return None
+
+
+SIGNED: dict[str, Any] = {
+    "signer": Signer([SECRET]),
+    "owner_of": no_owner,
+    "rules": AddressRules(allow_private=True),
+}
+
+
 class Bench:
     """Dispatchers on one store, whose clock the test moves. Settles messages as a sender does."""
 
@@ -50,7 +63,7 @@ class Bench:
         self.seqs = 0
 
     def dispatcher(self, limits: CallbackLimits = LIMITS, **settings: Any) -> Dispatcher:
-        given: dict[str, Any] = {"secret": SECRET, "allow_private": True, **settings}
+        given: dict[str, Any] = {**SIGNED, **settings}
         return Dispatcher(self.callbacks, self.tracker, self.ledger, limits=limits, **given)
 
     @asynccontextmanager
@@ -471,10 +484,10 @@ async def test_callbacks_of_messages_that_do_not_end_are_dropped(
 
 async def test_callbacks_are_off_without_a_secret(bench: Bench, receiver: Receiver) -> None:
     """A URL is refused. Callbacks that were registered earlier are not posted."""
-    off = bench.dispatcher(secret=None)
+    off = bench.dispatcher(signer=None)
     assert off.url_error(receiver.url) == "callbacks are off: set CALLBACK_SECRET"
     assert bench.dispatcher().url_error(receiver.url) is None
-    assert "not public" in str(bench.dispatcher(allow_private=False).url_error(receiver.url))
+    assert "not public" in str(bench.dispatcher(rules=AddressRules()).url_error(receiver.url))
     (record,) = await bench.sent(receiver.url)
     bench.now_s += 100
     with pytest.raises(TimeoutError):
@@ -510,7 +523,7 @@ async def test_nothing_is_posted_to_private_addresses(bench: Bench, receiver: Re
     ]
     for host in hosts:
         await bench.sent(f"http://{host}:{receiver.port}")
-    async with bench.running(bench.dispatcher(allow_private=False)):
+    async with bench.running(bench.dispatcher(rules=AddressRules())):
         bench.now_s += 10
         await eventually(lambda: bench.all_failed(1))
     assert len(bench.registered) == len(hosts)
@@ -524,10 +537,7 @@ async def test_two_gateways_on_redis(redis_server: RedisServer, receiver: Receiv
         redis_server.flush()
         acceptances = RedisAcceptances(client, bench.tracker, "sms_queue", "gateway", Keeping())
         callbacks: Callbacks = RedisCallbacks(client)
-        one, other = (
-            Dispatcher(callbacks, bench.tracker, bench.ledger, secret=SECRET, allow_private=True)
-            for _ in range(2)
-        )
+        one, other = (Dispatcher(callbacks, bench.tracker, bench.ledger, **SIGNED) for _ in range(2))
         async with bench.running(one), bench.running(other):
             records = await bench.accept(receiver.url, 100, one) + await bench.accept(
                 receiver.url, 100, other

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.callbacks.address import AddressRefusedError, guarded_socket, is_public, url_error
+from gateway.callbacks.address import AddressRefusedError, AddressRules, guarded_socket, is_public, url_error
 
 
 def words(text: str) -> list[str]:
@@ -15,6 +15,7 @@ def words(text: str) -> list[str]:
 
 PRIVATE = words("""
     0.0.0.0 0.1.2.3 10.0.0.1 10.255.255.255 100.64.0.1 100.127.255.255 127.0.0.1 127.255.255.254 169.254.169.254
+    168.63.129.16
     172.16.0.1 172.31.255.255 192.0.0.1 192.0.2.1 192.88.99.1 192.168.0.1 198.18.0.1 198.19.255.255 198.51.100.1
     203.0.113.1 224.0.0.1 239.255.255.255 240.0.0.1 255.255.255.255
     :: ::1 ::127.0.0.1 ::8.8.8.8 ::ffff:127.0.0.1 ::ffff:10.0.0.1 ::ffff:169.254.169.254 ::ffff:0:8.8.8.8
@@ -47,10 +48,10 @@ def test_an_address_in_a_url_is_checked(address: str) -> None:
     """With and without a port. CALLBACK_ALLOW_PRIVATE allows all of them."""
     host = f"[{address}]" if ":" in address else address
     for url in (f"http://{host}/hook", f"https://{host}:8443", f"HTTP://{host.upper()}/?a=b"):
-        what = url_error(url, allow_private=False)
+        what = url_error(url, AddressRules(allow_private=False))
         assert (what is None) == (address in PUBLIC), what
         assert what is None or "CALLBACK_ALLOW_PRIVATE" in what
-        assert url_error(url, allow_private=True) is None
+        assert url_error(url, AddressRules(allow_private=True)) is None
 
 
 HOSTILE = {
@@ -119,7 +120,7 @@ HOSTILE = {
 @pytest.mark.parametrize(("what", "url"), [(what, url) for what, urls in HOSTILE.items() for url in urls])
 def test_hostile_and_mistaken_urls(what: str, url: str) -> None:
     """Each is refused when a client sends it, with the reason and without the URL."""
-    found = url_error(url, allow_private=False)
+    found = url_error(url, AddressRules(allow_private=False))
     assert found is not None
     assert what in found
     assert url not in found or len(url) < 3
@@ -136,13 +137,22 @@ def test_hostile_and_mistaken_urls(what: str, url: str) -> None:
 )
 def test_valid_urls(url: str) -> None:
     """The address behind a name is checked at delivery."""
-    assert url_error(url, allow_private=False) is None
+    assert url_error(url, AddressRules(allow_private=False)) is None
 
 
 def test_names_of_this_machine_where_private_addresses_are_allowed() -> None:
     """A developer's own receiver has one. Other spellings of addresses stay refused."""
-    assert url_error("http://localhost:9000/hook", allow_private=True) is None
-    assert url_error("http://0177.0.0.1/", allow_private=True) is not None
+    assert url_error("http://localhost:9000/hook", AddressRules(allow_private=True)) is None
+    assert url_error("http://0177.0.0.1/", AddressRules(allow_private=True)) is not None
+
+
+def test_https_only() -> None:
+    """Of a stack's callbacks nobody on the way may read the number."""
+    rules = AddressRules(https_only=True)
+    assert url_error("https://example.com/", rules) is None
+    assert url_error("HTTPS://example.com/", rules) is None
+    for url in ("http://example.com/", "HTTP://example.com/", "ftp://example.com/", "example.com"):
+        assert "must begin with https://" in str(url_error(url, rules))
 
 
 def info(host: str, family: int = socket.AF_INET) -> tuple[int, int, int, str, tuple[Any, ...]]:

@@ -24,6 +24,9 @@ SUBPROTOCOL = "key."
 
 _ANONYMOUS = Caller("anonymous", "anonymous", ALL_SCOPES)
 _SETTINGS = Caller("settings", "GATEWAY_API_KEY", ALL_SCOPES)
+
+OF_THE_OPERATOR = frozenset({_ANONYMOUS.id, _SETTINGS.id})
+"""The ids of callers without a key of their own."""
 _NOBODY = digest_of("")  # no secret is empty
 
 
