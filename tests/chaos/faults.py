@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import os
 import time
 from abc import ABC, abstractmethod
 from importlib.resources import files
@@ -331,17 +332,23 @@ class FullDisk(Fault):
 class FailedOver(Fault):
     name = "redis-failover"
     description = (
-        "SIGKILL of Redis's primary: the Sentinels promote its replica, and it is started again as the replica"
-        " (`min-replicas-to-write 1`, `REDIS_WAIT_REPLICAS=1`)"
+        "SIGKILL of Redis's primary while its replica stands still: the Sentinels promote the replica, and the primary"
+        " is started again as its replica (`min-replicas-to-write 1`, `REDIS_WAIT_REPLICAS=1`)"
     )
     touches = frozenset({"redis"})
     wishes = Wishes(strikes=3, settings={"REDIS_WAIT_REPLICAS": 1})
     redis = SentinelRedis
 
     async def begin(self) -> None:
-        self._killed = self._servers.primary
+        self._killed, replica = self._servers.primary, self._servers.replica
+        assert replica.pid is not None
         self.stage.may_go_back = True
+        os.kill(replica.pid, SIGSTOP)
+        await asyncio.sleep(
+            self.random.uniform(0.2, 0.5)
+        )  # in which the primary takes writes that nobody else has
         await asyncio.to_thread(self._killed.kill)
+        os.kill(replica.pid, SIGCONT)
 
     async def hold(self, seconds: float) -> None:
         await eventually(self._is_promoted, 60, "the replica is promoted")

@@ -155,6 +155,17 @@ async def test_a_wrong_redis_password(pipeline: Pipeline, password: str) -> None
     assert_untouched(pipeline)
 
 
+async def test_a_key_that_others_have_overwritten(pipeline: Pipeline) -> None:
+    """Every command ends with exit code 1 and Redis's own words, a sender that runs as well."""
+    sender = pipeline.sender()
+    await eventually(lambda: sender.logged("sender_started"))
+    for key in ("sms:stats", "sms:senders"):
+        pipeline.redis.delete(key)
+        pipeline.redis.rpush(key, "not ours")
+    for launched in (sender, pipeline.producer(*RANDOM), pipeline.monitor("--once")):
+        assert "Redis refuses: WRONGTYPE Operation against a key" in await complaint(launched, 1)
+
+
 @pytest.mark.parametrize("program", ["producer.py", "sender.py"])
 async def test_a_changed_queue_type(pipeline: Pipeline, program: str) -> None:
     """Queues that stand as quorum are refused as classic in one line that names setting and queue; exit code 1."""
