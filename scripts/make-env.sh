@@ -26,7 +26,10 @@ for secret in rabbitmq_password rabbitmq_erlang_cookie redis_password gateway_ap
     echo "wrote $file" >&2
 done
 for variable in $moved; do
-    echo ".env: replace the line $variable= by ${variable}_FILE=secrets/$(echo "$variable" | tr '[:upper:]' '[:lower:]')" >&2
+    case $variable in
+        RABBITMQ_ERLANG_COOKIE | GRAFANA_PASSWORD) echo ".env: remove the line $variable=" ;;
+        *) echo ".env: replace the line $variable= by ${variable}_FILE=secrets/$(echo "$variable" | tr '[:upper:]' '[:lower:]')" ;;
+    esac >&2
 done
 if [ -e .env ]; then
     echo ".env exists: not changed" >&2

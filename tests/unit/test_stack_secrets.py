@@ -149,6 +149,7 @@ def test_make_env_takes_over_the_passwords_of_an_older_env(checkout: Path) -> No
     assert (checkout / "secrets/redis_password").read_text() == "abc123\n"
     assert (checkout / "secrets/gateway_api_key").read_text() == "0123-4567_89.ab\n"
     assert ".env: replace the line REDIS_PASSWORD= by REDIS_PASSWORD_FILE=secrets/redis_password\n" in said
+    assert ".env: remove the line GRAFANA_PASSWORD=\n" in said
 
 
 def test_make_env_takes_over_no_quoted_password(checkout: Path) -> None:
