@@ -21,10 +21,12 @@ while read -r name configure write read; do
 done <<END
 $(sed -e '/^#/d' -e "s/sms_queue/$queue/g" "$(dirname "$0")/users")
 END
-echo "{
-  \"vhosts\": [{\"name\": \"$vhost\"}],
-  \"users\": [$users
+cat <<END
+{
+  "vhosts": [{"name": "$vhost"}],
+  "users": [$users
   ],
-  \"permissions\": [$permissions
+  "permissions": [$permissions
   ]
-}"
+}
+END

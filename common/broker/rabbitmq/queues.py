@@ -28,6 +28,7 @@ class QueueStatus:
 async def declare(over: OpenChannel, queue: Queue) -> OpenChannel:
     """Declares a durable queue, or finds it there if the user has no permission to declare it.
 
+    RabbitMQ 4.3 does not let such a user find it. It is then taken to be there: if not, a publish to it is returned.
     Returns an open channel: `over`, or a new one, because RabbitMQ closes the channel of a refused declare.
 
     Raises:
@@ -39,7 +40,11 @@ async def declare(over: OpenChannel, queue: Queue) -> OpenChannel:
         return over
     if _code(answer) == ACCESS_REFUSED:
         over = await open_channel(over.channel.connection)
-        if await status_of(over, queue.name) is None:
+        try:
+            status = await status_of(over, queue.name)
+        except Refused:
+            return await open_channel(over.channel.connection)
+        if status is None:
             raise Unavailable(
                 f"there is no queue {queue.name} yet: a sender declares it ({words_of(answer)})"
             )
