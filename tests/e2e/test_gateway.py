@@ -1,6 +1,7 @@
 """The gateway as a process, over RabbitMQ and Redis: what it answered 202 is kept, whatever is restarted."""
 
 import asyncio
+import secrets
 import signal
 from collections.abc import Iterable
 
@@ -100,6 +101,46 @@ async def test_everything_is_restarted_while_messages_come_in(pipeline: Pipeline
     await eventually(lambda: over([last]), describe="the last run is over")
     third.signal(signal.SIGTERM)
     assert await third.ended() == 0
+
+
+async def test_texts_that_fill_redis_do_not_stop_an_urgent_message(mortal_pipeline: Pipeline) -> None:
+    """Batches of several times what Redis holds are accepted and sent; then an urgent message goes its usual way."""
+    redis = mortal_pipeline.redis
+    most = redis.info("memory")["used_memory"] + 12 * 2**20
+    redis.config_set("maxmemory", most)
+    gateway = Gateway(mortal_pipeline)
+    await gateway.start()
+    sender = mortal_pipeline.sender(**QUICK | {"FAILURE_RATE": 0})
+    accepted: list[str] = []
+
+    async def post(http: aiohttp.ClientSession) -> bool:
+        items = [{"number": "+541166587382", "text": secrets.token_hex(800)} for _ in range(1_000)]
+        async with http.post("/sms/batch", json=items) as answer:
+            if answer.status == 202:
+                accepted.extend((await answer.json())["ids"])
+            assert answer.status in (202, 503), await answer.text()  # 503: many wait for RabbitMQ
+            return answer.status == 202
+
+    async with gateway.client() as http:
+        for _ in range(30):  # 0.9 MB each
+            await eventually(lambda: post(http), 60, "a batch is accepted")
+        await eventually(lambda: settled(mortal_pipeline, accepted), 60, "all batches are settled")
+        urgent = {"number": "+541166587382", "text": "fire", "priority": "urgent"}
+        async with http.post("/sms", json=urgent) as answer:
+            assert answer.status == 202, await answer.text()
+            accepted.append((await answer.json())["uuid"])
+        await eventually(lambda: settled(mortal_pipeline, accepted[-1:]), 10, "the urgent message is settled")
+        async with http.get(f"/sms/{accepted[-1]}") as answer:
+            assert (await answer.json())["text"] == "fire"
+        async with http.get(f"/sms/{accepted[0]}") as answer:
+            oldest = await answer.json()
+            assert (oldest["status"], oldest["text"]) == ("sent", None)
+    assert int(redis.hget("sms:outbox", "kept_bytes") or 0) <= 0.4 * most
+    assert "errorstat_OOM" not in redis.info("errorstats")
+    redis.config_set("maxmemory", 0)
+    for process in (gateway.process, sender):
+        process.signal(signal.SIGTERM)
+        assert await process.ended() == 0
 
 
 async def test_the_broker_is_killed_under_the_gateway(mortal_pipeline: Pipeline) -> None:

@@ -15,7 +15,7 @@ from common.messages import Batch, Lane, Message, State, decode_batch
 from common.web.problems import Problem
 from gateway.acceptance.acceptance import Acceptance
 from gateway.acceptance.limits import RelayLimits
-from gateway.acceptance.port import Group, Item, Lease, LeaseLost, NewRun, Outbox
+from gateway.acceptance.port import Group, Item, Kept, Lease, LeaseLost, NewRun, Outbox
 from gateway.acceptance.receipts import Announcer
 from gateway.acceptance.relay import Relay, Room
 from gateway.acceptance.relays import Relays
@@ -318,3 +318,15 @@ async def test_after_an_outage_of_the_store_leases_have_time_to_be_renewed() -> 
     looking.cancel()
     await asyncio.gather(looking, return_exceptions=True)
     await relays.close()
+
+
+async def test_a_store_that_is_nearly_full_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """At 80 % of its memory; again only after it was below 70 %."""
+    shared = Shared()
+    relays = Relays(MemoryBroker(), shared.store, shared.ledger, QUICK_RELAYS)
+    for used in (70, 80, 99, 75, 85, 69, 80):
+        relays.kept = Kept(used_bytes=used, memory_bytes=100)
+        relays._watch_memory()
+    relays.kept = Kept(used_bytes=10**9)
+    relays._watch_memory()
+    assert [r.__dict__["used_bytes"] for r in caplog.records if r.message == "redis_memory_high"] == [80, 80]
