@@ -452,3 +452,21 @@ async def test_a_header_field_that_is_there_twice_is_refused(name: str) -> None:
     async with running(sends=False) as gateway:
         status, problem = await gateway.post("/sms", data=json.dumps(GOOD).encode(), headers=fields)
         assert (status, [at for at, _ in told(problem)]) == (400, [f"header.{name}"])
+
+
+async def test_batches_take_turns() -> None:
+    """Only one goes on in a turn of the event loop: others wait for one slice, however many batches there are."""
+    rules = batch_body.Rules(url_error=lambda _: None, numbers=INTERNATIONAL)
+    turn, seen = 0, []
+
+    async def work() -> None:
+        for _ in range(5):
+            await rules.wait_for_turn()
+            seen.append(turn)
+
+    working = asyncio.gather(*(work() for _ in range(4)))
+    while not working.done():
+        turn += 1
+        await asyncio.sleep(0)
+    assert len(seen) == 20
+    assert max(seen.count(one) for one in seen) == 1
