@@ -97,7 +97,6 @@ def _settings(args: argparse.Namespace) -> Settings:
         max_attempts=args.max_attempts,
         seed=args.seed,
         provider_profile=args.profile,
-        provider="simulated",  # whatever the environment says: nothing is sent
         **behaviour,
     )
     refuse_beside_profile(settings, behaviour)

@@ -192,8 +192,7 @@ def test_simulate_prints_one_json_object(smsim: Smsim) -> None:
 def test_simulate_takes_numbers_that_belong_to_nobody(
     smsim: Smsim, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Whatever provider the environment names: nothing is sent. RESERVED_NUMBERS=false refuses them here as well."""
-    monkeypatch.setenv("PROVIDER", "http")
+    """Nothing is sent. RESERVED_NUMBERS=false refuses them here as well."""
     contacts = tmp_path / "contacts.csv"
     contacts.write_text("number\n+447700900123\n+999768835601\n")
     command = (
