@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -101,56 +101,83 @@ class _Event:
     lines: int = 0
 
 
-class _Stream(logging.StreamHandler[TextIO]):
-    """Writes to a stream. When its reader is gone (`| head -1`), ends the process as SIGTERM does.
-
-    A full disk ends nothing. The first line that cannot be written is reported on stderr.
-    """
+class _Target(logging.StreamHandler[TextIO]):
+    """Writes lines. A full disk or a missing folder ends nothing: the first lost line is reported on stderr."""
 
     _reported = False
 
+    @property
+    def _where(self) -> str:
+        return str(self.stream.name)
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name for it
         error = sys.exc_info()[1]
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
-            signal.raise_signal(signal.SIGTERM)
-        elif not isinstance(error, OSError):
+        if not isinstance(error, OSError):
             super().handleError(record)
         elif not self._reported:
             self._reported = True
             with contextlib.suppress(OSError):
-                sys.stderr.write(f"logs can't be written to {self.stream.name}: {error.strerror}\n")
+                sys.stderr.write(f"logs can't be written to {self._where}: {error.strerror}\n")
 
 
-class _SharedFile(RotatingFileHandler):
-    """A rotating file that several processes write. One of them rotates it, and the others follow."""
+class _Stream(_Target):
+    """Writes to a stream. When its reader is gone (`| head -1`), ends the process as SIGTERM does."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name for it
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            super().handleError(record)
+
+
+class _SharedFile(_Target, RotatingFileHandler):
+    """A rotating file that several processes write. One of them rotates it, and the others follow.
+
+    A file or folder that somebody removes or renames is made again, or awaited.
+    """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILE_BACKUPS, encoding="utf-8")
-        self._folder = os.open(path.parent, os.O_RDONLY)  # its lock needs no file of its own
+        RotatingFileHandler.__init__(
+            self, path, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILE_BACKUPS, encoding="utf-8"
+        )
+
+    @property
+    def _where(self) -> str:
+        return self.baseFilename
 
     def emit(self, record: logging.LogRecord) -> None:
-        fcntl.flock(self._folder, fcntl.LOCK_EX)
         try:
-            self._follow()
-            super().emit(record)
+            with self._locked():
+                self._follow()
+                super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Locks the folder: that needs no file of its own. The folder may be another one than before."""
+        folder = os.open(os.path.dirname(self.baseFilename), os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
         finally:
-            fcntl.flock(self._folder, fcntl.LOCK_UN)
+            os.close(folder)
 
     def _follow(self) -> None:
         """Opens the file anew if another process has rotated it."""
-        with contextlib.suppress(FileNotFoundError):
-            if self.stream and os.path.samestat(os.stat(self.baseFilename), os.fstat(self.stream.fileno())):
-                return
-        if self.stream:
-            self.stream.close()
+        stream = self.stream
+        if stream and not stream.closed:
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(self.baseFilename), os.fstat(stream.fileno())):
+                    return
+            with contextlib.suppress(OSError):  # of lines that found no room
+                stream.close()
         self.stream = self._open()
 
     def close(self) -> None:
-        super().close()
-        if self._folder >= 0:
-            os.close(self._folder)
-            self._folder = -1
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 def configure_logs(

@@ -39,6 +39,16 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
 
+def _no_url(text: str) -> str:
+    """The text. Raises ValueError for a URL, which may carry a password that errors and logs would quote."""
+    if "://" in text:
+        raise ValueError("a URL, but its parts have settings of their own")
+    return text
+
+
+NoUrl = Annotated[str, AfterValidator(_no_url)]
+
+
 def _addresses(sentinels: str) -> list[Address]:
     return [address_of(sentinel, SENTINEL_PORT) for sentinel in sentinels.split(",")]
 
@@ -94,6 +104,7 @@ class EnvironmentSettings(BaseSettings):
         assert isinstance(dotenv_settings, DotEnvSettingsSource)
         env_file = _EnvFile(settings_cls, dotenv_settings.env_file, "utf-8")
         for source in (env_settings, env_file):
+            _check_text(settings_cls, source.env_vars)
             source.env_vars = {**source.env_vars, **_secrets_in_files(settings_cls, source.env_vars)}
         return init_settings, env_settings, env_file
 
@@ -104,11 +115,33 @@ class _EnvFile(DotEnvSettingsSource):
     @staticmethod
     def _static_read_env_file(file_path: Path, **how: Any) -> Mapping[str, str | None]:
         found = dict(DotEnvSettingsSource._static_read_env_file(file_path, **how))
+        quoted: dict[str, str | None] = {}
         with file_path.open(encoding=how["encoding"]) as lines:
             for line in parse_stream(lines):
-                if line.key is not None and re.search(r"=\s*'", line.original.string):
-                    found[line.key if how["case_sensitive"] else line.key.lower()] = line.value
-        return found
+                if line.key is not None:
+                    name = line.key if how["case_sensitive"] else line.key.lower()
+                    quoted.pop(name, None)  # the last line of a name counts
+                    if re.match(r"[^=]*=\s*'", line.original.string):
+                        quoted[name] = line.value
+        return found | quoted
+
+
+def _check_text(kind: type[BaseSettings], found: Mapping[str, str | None]) -> None:
+    """Raises UsageError for a setting that is no text in UTF-8: nothing could be written with it later."""
+    prefix = kind.model_config.get("env_prefix", "")
+    for field in kind.model_fields:
+        for variable in (f"{prefix}{field}", f"{prefix}{field}_file"):
+            value = found.get(variable.lower()) or ""
+            if "\0" in value or not _is_encodable(value):
+                raise UsageError(f"{variable.upper()}: not UTF-8, or with a NUL character")
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # the environment had other bytes, and Python keeps them as surrogates
+        return False
+    return True
 
 
 def _secrets(kind: type[BaseSettings]) -> list[str]:
@@ -133,7 +166,7 @@ def _secrets_in_files(kind: type[BaseSettings], found: Mapping[str, str | None])
 def _secret_in(file: Path, where: str) -> str:
     """The content of a file, without its last line end. Raises UsageError."""
     try:
-        secret = file.read_text("utf-8")
+        secret = file.read_text("utf-8-sig")  # some editors put a byte order mark first
     except OSError as error:
         raise UsageError(f"{where}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -151,15 +184,15 @@ class Settings(EnvironmentSettings):
         "localhost", description="broker's host; commas separate the nodes of a cluster"
     )
     rabbitmq_port: Port = 5672
-    rabbitmq_user: str = "guest"
+    rabbitmq_user: NoUrl = "guest"
     rabbitmq_password: SecretStr = SecretStr("guest")
-    rabbitmq_vhost: str = "/"
+    rabbitmq_vhost: NoUrl = "/"
     rabbitmq_tls: bool = False
     rabbitmq_ca_file: Path | None = None
 
     redis_host: Host = "localhost"
     redis_port: Port = 6379
-    redis_user: str | None = None
+    redis_user: NoUrl | None = None
     redis_password: SecretStr | None = None
     redis_db: Annotated[int, Field(ge=0)] = 0
     redis_tls: bool = False
@@ -167,7 +200,7 @@ class Settings(EnvironmentSettings):
     redis_sentinels: Annotated[str, AfterValidator(_checked_sentinels)] | None = Field(
         None, description="host:port of each Sentinel, separated by commas; in place of REDIS_HOST"
     )
-    redis_sentinel_master: str = Field("mymaster", description="the Sentinels' name of the primary")
+    redis_sentinel_master: NoUrl = Field("mymaster", description="the Sentinels' name of the primary")
     redis_sentinel_password: SecretStr | None = None
     redis_wait_replicas: Annotated[
         int, Field(ge=0, le=100, description="replicas that must have a write before it counts")
@@ -286,9 +319,13 @@ def read_settings(kind: type[S], **flags: Any) -> S:
         return kind(_env_file=ENV_FILE, **given)
     except ValidationError as error:
         prefix = kind.model_config.get("env_prefix", "")
-        raise UsageError("; ".join(_sentence(dict(e), prefix) for e in error.errors())) from None
+        # QUEUE_NAME has a default that is made of the other settings. Without them pydantic adds an error for it.
+        errors = [dict(e) for e in error.errors() if e["type"] != "default_factory_not_called"]
+        raise UsageError("; ".join(_sentence(e, prefix) for e in errors)) from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{ENV_FILE}: not UTF-8 (byte {error.start}): save it as UTF-8") from None
+    except OSError as error:
+        raise UsageError(f"{ENV_FILE}: {error.strerror}") from None
 
 
 def _sentence(error: dict[str, Any], prefix: str) -> str:
@@ -312,7 +349,7 @@ def near_misses() -> list[tuple[str, str]]:
     ours = {name.upper() for name in Settings.model_fields} | {f"{name}_FILE" for name in _secrets(Settings)}
     try:
         in_file = set(dotenv_values(ENV_FILE))
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, OSError):
         in_file = set()
     found = []
     for name in sorted(set(os.environ) | in_file):

@@ -146,7 +146,8 @@ class Groups:
                 await self._accept()
         except (TimeoutError, SmsimError) as error:
             waiting = len(self._waiting) + len(self._group)
-            log.warning("not_accepted", extra={"messages": waiting, "reason": str(error)})
+            reason = str(error) or f"no answer within {self._limits.answer_s:g} s"
+            log.warning("not_accepted", extra={"messages": waiting, "reason": reason})
             self._abandon()
             self._refuse_group(unanswered())
             self._refuse_waiting(away())

@@ -246,6 +246,13 @@ async def test_a_missing_permission_ends_a_call_at_once(redis_server: RedisServe
             await LASTING[call](client)
 
 
+async def test_a_redis_without_scripts_is_not_ready(redis_server: RedisServer) -> None:
+    """Plain writes work there, but all that counts is written by scripts."""
+    async with user_of(redis_server, "~*", "&*", "+@all", "-evalsha") as client:
+        with pytest.raises(Refused, match="evalsha"):
+            await RedisLedger(client).ready()
+
+
 @pytest.mark.parametrize("call", sorted(set(LASTING) - {"ready"}))
 async def test_a_key_that_others_have_overwritten_ends_a_call_at_once(
     redis_server: RedisServer, call: str

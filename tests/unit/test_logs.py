@@ -4,6 +4,8 @@ import contextlib
 import io
 import json
 import logging
+import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -193,6 +195,42 @@ def test_a_full_disk_is_reported_once(capsys: pytest.CaptureFixture[str]) -> Non
         log.info("one")
         log.info("two")
     assert capsys.readouterr().err == "logs can't be written to /dev/full: No space left on device\n"
+
+
+def test_a_full_disk_of_the_log_file_is_reported_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """As that of the stream."""
+    configure_logs("a-service", "INFO", Path("/dev/full"), io.StringIO())
+    log.info("one")
+    log.info("two")
+    assert capsys.readouterr().err == "logs can't be written to /dev/full: No space left on device\n"
+
+
+def test_a_log_folder_may_go_and_come_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The process goes on; lines that fall into the gap are on the stream only."""
+    folder, stream = tmp_path / "logs", io.StringIO()
+    folder.mkdir()
+    configure_logs("a-service", "INFO", folder / "sms.log", stream)
+    log.info("before")
+    shutil.rmtree(folder)
+    log.info("meanwhile")
+    log.info("still")
+    folder.mkdir()
+    log.info("after")
+    assert [json.loads(line)["event"] for line in (folder / "sms.log").open()] == ["after"]
+    assert len(stream.getvalue().splitlines()) == 4
+    told = f"logs can't be written to {folder / 'sms.log'}: No such file or directory\n"
+    assert capsys.readouterr().err == told
+
+
+def test_another_program_may_rotate_the_log_file(tmp_path: Path) -> None:
+    """As logrotate does: by a new name, or by a copy and an empty file."""
+    path = tmp_path / "sms.log"
+    configure_logs("a-service", "INFO", path, io.StringIO())
+    for rotate in (lambda: path.rename(tmp_path / "sms.log-1"), lambda: os.truncate(path, 0)):
+        log.info("before")
+        rotate()
+        log.info("after")
+        assert [json.loads(line)["event"] for line in path.open()] == ["after"]
 
 
 @pytest.mark.parametrize("where", ["no/such/folder/sms.log", "."])

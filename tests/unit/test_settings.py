@@ -208,6 +208,7 @@ def test_a_bad_value_is_one_clear_line(variable: str, value: str, monkeypatch: p
         load_settings()
     line = str(caught.value)
     assert line.startswith(f"{variable}=")
+    assert "; " not in line  # nothing about other settings
     assert line.isprintable()
     assert "pydantic" not in line
 
@@ -281,6 +282,55 @@ def test_what_stands_in_single_quotes_is_taken_as_it_is(
     assert [value_of(settings, name) for name in names] == ["a${X}b", "axb", "axb", "it'sx"]
 
 
+@pytest.mark.parametrize(
+    ("lines", "password"),
+    [
+        ("REDIS_PASSWORD=a${X} # ='quoted'", "ax"),
+        ("REDIS_PASSWORD=\"='${X}'\"", "='x'"),
+        ("REDIS_PASSWORD=='${X}'", "='x'"),
+        ("REDIS_PASSWORD='${X}'\nREDIS_PASSWORD=${X}", "x"),
+        ("REDIS_PASSWORD=${X}\n\n export REDIS_PASSWORD='${X}'", "${X}"),
+    ],
+)
+def test_only_a_value_within_single_quotes_is_taken_as_it_is(
+    lines: str, password: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A quote elsewhere in the line changes nothing, and the last line of a name counts."""
+    monkeypatch.setenv("X", "x")
+    (tmp_path / ".env").write_text(lines)
+    assert value_of(load_settings(), "REDIS_PASSWORD") == password
+
+
+@pytest.mark.parametrize(
+    "variable", ["RABBITMQ_USER", "RABBITMQ_VHOST", "REDIS_USER", "REDIS_SENTINEL_MASTER", "REDIS_SENTINELS"]
+)
+def test_no_part_of_an_address_is_a_url(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors and logs quote some of them, and a URL may have a password in it."""
+    monkeypatch.setenv(variable, "amqp://user:hush@host/vhost")
+    with pytest.raises(UsageError, match=rf"^{variable}=.*: a URL, ") as caught:
+        load_settings()
+    assert "hush" not in str(caught.value)
+
+
+def test_bytes_that_are_no_text_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Otherwise a password in another encoding is a traceback at the login, and a NUL one at the next file."""
+    monkeypatch.setenv("RABBITMQ_PASSWORD", "caf\udce9")
+    with pytest.raises(UsageError, match="^RABBITMQ_PASSWORD: not UTF-8"):
+        load_settings()
+    monkeypatch.delenv("RABBITMQ_PASSWORD")
+    (tmp_path / ".env").write_text("REDIS_PASSWORD_FILE=a\0b\n")
+    with pytest.raises(UsageError, match="^REDIS_PASSWORD_FILE: "):
+        load_settings()
+
+
+def test_an_env_file_that_can_not_be_read_is_one_clear_line(tmp_path: Path) -> None:
+    """As it is without permission, which root always has: this file cannot be read at its beginning."""
+    (tmp_path / ".env").symlink_to("/proc/self/mem")
+    with pytest.raises(UsageError, match="^.env: "):
+        load_settings()
+    assert near_misses() == []
+
+
 class OwnSettings(EnvironmentSettings, env_prefix="ACME_"):
     token: SecretStr
     senders: int = 1
@@ -294,13 +344,13 @@ def test_a_provider_has_settings_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp
     assert (settings.senders, settings.token.get_secret_value()) == (7, "hush-hush")
 
 
-@pytest.mark.parametrize("content", ['it\'s a "$ecret" #1\\', "b\n", "b\r\n", "ümlaut", " two words "])
+@pytest.mark.parametrize("content", ['it\'s a "$ecret" #1\\', "b\n", "b\r\n", "ümlaut", " two words ", "\ufeffb"])
 def test_a_secret_may_be_in_a_file(content: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """`<variable>_FILE` names it, in the environment and in `.env`. It is taken as it is, but for the line end."""
+    """`<variable>_FILE` names it, in the environment and in `.env`. It is taken as it is, but for line end and BOM."""
     (tmp_path / "secret").write_bytes(content.encode())
     (tmp_path / ".env").write_text("ACME_TOKEN_FILE=secret\nREDIS_PASSWORD=of the file\n")
     monkeypatch.setenv("REDIS_PASSWORD_FILE", str(tmp_path / "secret"))
-    wanted = content.rstrip("\r\n")
+    wanted = content.rstrip("\r\n").removeprefix("\ufeff")
     assert read_settings(OwnSettings).token.get_secret_value() == wanted
     assert value_of(load_settings(), "REDIS_PASSWORD") == wanted
     assert near_misses() == []

@@ -29,7 +29,7 @@ class RedisLedger(RedisRuns, RedisClaims, RedisStates):
         )
 
     async def ready(self) -> None:
-        await self._redis.until_answered(lambda: self._redis.write("SET", self._names.ready, 1, "EX", 60))
+        await self._call("ready", [self._names.ready], [])
 
     async def heartbeat(self, sender: str, slots: int, in_flight: int) -> int:
         args = [sender, slots, in_flight, self._ttl_s]
