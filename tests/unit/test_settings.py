@@ -315,18 +315,18 @@ def test_no_part_of_an_address_is_a_url(variable: str, monkeypatch: pytest.Monke
 def test_bytes_that_are_no_text_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Otherwise a password in another encoding is a traceback at the login, and a NUL one at the next file."""
     monkeypatch.setenv("RABBITMQ_PASSWORD", "caf\udce9")
-    with pytest.raises(UsageError, match="^RABBITMQ_PASSWORD: not UTF-8"):
+    with pytest.raises(UsageError, match=r"^RABBITMQ_PASSWORD: not UTF-8"):
         load_settings()
     monkeypatch.delenv("RABBITMQ_PASSWORD")
     (tmp_path / ".env").write_text("REDIS_PASSWORD_FILE=a\0b\n")
-    with pytest.raises(UsageError, match="^REDIS_PASSWORD_FILE: "):
+    with pytest.raises(UsageError, match=r"^REDIS_PASSWORD_FILE: "):
         load_settings()
 
 
 def test_an_env_file_that_can_not_be_read_is_one_clear_line(tmp_path: Path) -> None:
     """As it is without permission, which root always has: this file cannot be read at its beginning."""
     (tmp_path / ".env").symlink_to("/proc/self/mem")
-    with pytest.raises(UsageError, match="^.env: "):
+    with pytest.raises(UsageError, match=r"^\.env: "):
         load_settings()
     assert near_misses() == []
 
@@ -344,7 +344,9 @@ def test_a_provider_has_settings_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp
     assert (settings.senders, settings.token.get_secret_value()) == (7, "hush-hush")
 
 
-@pytest.mark.parametrize("content", ['it\'s a "$ecret" #1\\', "b\n", "b\r\n", "ümlaut", " two words ", "\ufeffb"])
+@pytest.mark.parametrize(
+    "content", ['it\'s a "$ecret" #1\\', "b\n", "b\r\n", "ümlaut", " two words ", "\ufeffb"]
+)
 def test_a_secret_may_be_in_a_file(content: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`<variable>_FILE` names it, in the environment and in `.env`. It is taken as it is, but for line end and BOM."""
     (tmp_path / "secret").write_bytes(content.encode())
