@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import errno
 import gc
 import logging
@@ -62,7 +63,7 @@ def run_command(prog: str, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
             raise
         # What is left in the buffer would fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print(f"{prog}: can't write to stdout: {error.strerror}", file=sys.stderr)
+        say(f"{prog}: can't write to stdout: {error.strerror}")
         return EXIT_FAILED
     except (SmsimError, BaseExceptionGroup) as error:
         known = _known(error)
@@ -74,7 +75,8 @@ def run_command(prog: str, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
 
 def say(text: str) -> None:
     """Prints on stderr what may hold something from a file or a server: what is not printable is escaped."""
-    print("\n".join(printable(line) for line in text.split("\n")), file=sys.stderr)
+    with contextlib.suppress(OSError):  # a full disk or a closed pipe must not change the exit code
+        print("\n".join(printable(line) for line in text.split("\n")), file=sys.stderr)
 
 
 def printable(text: str) -> str:

@@ -1,5 +1,6 @@
 """A container's health check: the service touches a file, and `python -m common.health` looks at it."""
 
+import logging
 import os
 import sys
 import time
@@ -9,13 +10,18 @@ from pathlib import Path
 VARIABLE = "HEALTH_FILE"
 SILENCE_S = 30.0
 
+log = logging.getLogger(__name__)
+
 
 def beat(next_within_s: float = 0) -> None:
     """The ledger has answered; the service expects the next answer within `next_within_s` seconds."""
     if name := os.environ.get(VARIABLE):
-        Path(name).touch()
         until = time.time() + next_within_s
-        os.utime(name, (until, until))
+        try:
+            Path(name).touch()
+            os.utime(name, (until, until))
+        except OSError as error:  # the health check will fail, and the service still works
+            log.warning("health_file_unwritten", extra={"file": name, "reason": error.strerror})
 
 
 def healthy() -> bool:

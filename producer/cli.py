@@ -23,6 +23,7 @@ from common.cli import (
     in_background,
     number,
     run_command,
+    say,
     warn_of_near_misses,
 )
 from common.errors import UsageError
@@ -194,7 +195,7 @@ class Producer:
                     self._broker, self._ledger, job, pace=pace, on_progress=bar.update
                 ).publish()
             except asyncio.CancelledError:
-                print(f"stopped: continue with --resume {job.run}", file=sys.stderr)
+                say(f"stopped: continue with --resume {job.run}")
                 raise
         report = _report(job, elapsed_s=time.monotonic() - began_s)
         if pace is not None:

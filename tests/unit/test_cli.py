@@ -296,3 +296,21 @@ def test_a_full_disk_is_one_line() -> None:
     )
     assert ended.returncode == 1
     assert ended.stderr == "a-command: can't write to stdout: No space left on device\n"
+
+
+REFUSES = """
+import sys
+from common.cli import run_command
+from common.errors import UsageError
+
+async def main():
+    raise UsageError("no such run")
+
+sys.exit(run_command("a-command", main))
+"""
+
+
+def test_an_error_that_cannot_be_printed_has_its_exit_code() -> None:
+    """Scripts go by it."""
+    command = ["bash", "-c", 'exec "$0" -c "$1" 2>/dev/full', sys.executable, REFUSES]
+    assert subprocess.run(command, cwd=ROOT, timeout=60, check=False).returncode == 2
