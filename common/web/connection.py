@@ -215,9 +215,9 @@ class Connection(asyncio.Protocol):
 
     # TLS
 
-    def _use(self, transport: asyncio.Transport) -> None:
+    def _use(self, transport: asyncio.Transport, beneath: asyncio.Transport | None = None) -> None:
         self._transport = transport
-        self._writing = Writing(transport, self._time())
+        self._writing = Writing(transport, self._time(), beneath)
 
     async def _secure(self, context: ssl.SSLContext) -> None:
         """Makes the TLS handshake. Then requests may come."""
@@ -231,7 +231,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
             return
         if secured is not None:
-            self._use(secured)
+            self._use(secured, beneath=self._transport)
             self._enter(Phase.NEW)
             self._proceed()
 
@@ -420,7 +420,7 @@ class Connection(asyncio.Protocol):
 
     def _note_held(self) -> None:
         """Has the front door count what is held for this client, if it is much."""
-        held = len(self._unread) + (self._writing.waiting if self._writing.paused else 0)
+        held = len(self._unread) + self._writing.waiting
         if held < self._door.limits.counted_bytes:
             held = 0
         if held or self._holds:

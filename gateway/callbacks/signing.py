@@ -52,7 +52,7 @@ def signer_of(settings: Settings) -> Signer | None:
     if settings.callback_secret_previous is not None:
         secrets["CALLBACK_SECRET_PREVIOUS"] = settings.callback_secret_previous.get_secret_value()
     for name, secret in secrets.items():
-        check_secret(name, secret)
+        check_secret(name, _bytes_of(secret, name))
     return Signer(list(secrets.values()))
 
 
@@ -62,10 +62,10 @@ def _secret_of(owner: str | None, secret: bytes) -> bytes:
     return hmac.digest(secret, b"callbacks of " + owner.encode(), hashlib.sha256)
 
 
-def _bytes_of(secret: str) -> bytes:
+def _bytes_of(secret: str, name: str = "CALLBACK_SECRET") -> bytes:
     if not secret.startswith(PREFIX):
         return secret.encode()
     try:
         return base64.b64decode(secret.removeprefix(PREFIX), validate=True)
     except binascii.Error:
-        raise UsageError(f"CALLBACK_SECRET: what follows {PREFIX} is not base64") from None
+        raise UsageError(f"{name}: what follows {PREFIX} is not base64") from None

@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 import uvloop
+from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import connect
 
 from common.errors import UsageError
+from common.web.limits import Limits
 from common.web.server import serving
 from gateway.doors import gateway_tls
 from tests.certificates import Certificate, make_certificate
@@ -102,6 +104,33 @@ async def test_a_handshake_that_never_ends_is_cut_off(certificate: Certificate) 
         client = await secured_talk(served.port, certificate)
         assert (await (await client.say(GET % (b"/unread", b""))).answer())[0] == 401
         assert await silent.is_cut_off()
+
+
+async def test_an_answer_that_nobody_reads_is_held_no_longer_than_without_tls(
+    certificate: Certificate,
+) -> None:
+    """Also where it waits beneath TLS: encrypted, and for the kernel to take it."""
+    size = 64 * 1024
+    limits = Limits(sweep_s=0.02, write_s=0.2, send_buffer_bytes=4096)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"%d" % size)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"x" * size})
+
+    async with serving(app, "127.0.0.1", 0, limits, tls=certificate.files.context()) as port:
+        with await asyncio.to_thread(ask_over_tls, port, trusting(certificate)) as deaf:
+            await eventually(lambda: deaf.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0)
+
+
+def ask_over_tls(port: int, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """A client that asks and reads nothing, with small buffers in the kernel."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", port))
+    secured = context.wrap_socket(client, server_hostname="localhost")
+    secured.sendall(GET % (b"/", b""))
+    return secured
 
 
 async def test_a_client_that_ends_is_forgotten(certificate: Certificate) -> None:

@@ -71,3 +71,15 @@ def test_the_signer_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CALLBACK_SECRET_PREVIOUS")
     with pytest.raises(UsageError, match="CALLBACK_SECRET: what follows whsec_ is not base64"):
         signer_of(load_settings())
+
+
+def test_a_secret_in_base64_is_as_strong_as_its_bytes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither the prefix nor the encoding makes it longer or more varied."""
+    monkeypatch.setenv("CALLBACK_SECRET", "whsec_" + base64.b64encode(b"fifteen bytes !").decode())
+    with pytest.raises(UsageError, match="CALLBACK_SECRET: use at least 16"):
+        signer_of(load_settings())
+    monkeypatch.setenv("CALLBACK_SECRET", "whsec_" + base64.b64encode(b"0" * 32).decode())
+    signer_of(load_settings())
+    assert [record.message for record in caplog.records] == ["weak_secret"]

@@ -11,8 +11,11 @@ SHORTEST = 16
 FEWEST_DIFFERENT = 6
 
 
-def check_secret(setting: str, secret: str) -> None:
-    """Raises UsageError for a secret that is too short, and warns of one of few different characters."""
+def check_secret(setting: str, secret: str | bytes) -> None:
+    """Raises UsageError for a secret that is too short, and warns of one of few different characters.
+
+    One that was written in base64 is checked as the bytes that it stands for.
+    """
     if len(secret) < SHORTEST:
         raise UsageError(
             f"{setting}: use at least {SHORTEST} characters (e.g. what openssl rand -hex 32 prints)"
