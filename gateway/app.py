@@ -84,7 +84,12 @@ class Gateway:
         self.acceptance = self._build_acceptance(broker, stores)
         self._events = Events(self._broadcaster, self._authenticator, audit)
         self._simulated = SimulatedRuns(
-            broker, stores.ledger, gateway_name(), queue=settings.queue_name, rates=self._rates
+            broker,
+            stores.ledger,
+            gateway_name(),
+            check_memory=self.acceptance.check_memory,
+            queue=settings.queue_name,
+            rates=self._rates,
         )
         self._messages = self._build_messages(stores)
         self.inbox = Inbox(stores.tracker) if stand_in else None

@@ -9,7 +9,15 @@ from common.web.problems import Problem
 from gateway.acceptance.groups import Groups, Load
 from gateway.acceptance.limits import AcceptanceLimits
 from gateway.acceptance.port import NOBODY, Acceptances, Exceptional, Item, Kept, NewRun, Owner
-from gateway.acceptance.receipts import Announcer, Receipt, full, receipt_of, stopping, unanswered
+from gateway.acceptance.receipts import (
+    Announcer,
+    Receipt,
+    full,
+    receipt_of,
+    short_of_memory,
+    stopping,
+    unanswered,
+)
 from gateway.acceptance.relays import Relays
 
 
@@ -78,6 +86,7 @@ class Acceptance:
         """Accepts a run, all of it or nothing. Raises Problem 413, 422 or 503."""
         if self._relays.are_full:
             raise full()
+        self.check_memory()
         try:
             async with asyncio.timeout(self._limits.run_answer_s):
                 answer = await self._store.accept_run(batch)
@@ -93,6 +102,11 @@ class Acceptance:
                 batch.run, batch.messages, accepted_us=batch.accepted_us, called_back=batch.callback_urls
             )
         return Receipt(batch.run)
+
+    def check_memory(self) -> None:
+        """Raises Problem 503 while the store has memory for single messages only."""
+        if not self._relays.have_memory_for_runs:
+            raise short_of_memory()
 
     def _begin(self, lane: Lane, owner: Owner) -> Groups:
         if self._working is None:

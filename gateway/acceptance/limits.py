@@ -51,6 +51,8 @@ class RelayLimits:
         finish_s: How long the relays may take when the gateway stops; another gateway relays the rest.
         memory_high: The share of the store's memory in use from which a warning is logged.
         memory_well: The share below which the next warning may come.
+        memory_for_runs: The share from which no batch is accepted, and no simulated run is begun: each takes some
+            kilobytes of the ledger for days. The rest is for single messages.
     """
 
     runs: int = 2_000
@@ -69,3 +71,4 @@ class RelayLimits:
     finish_s: float = 2.0
     memory_high: float = 0.8
     memory_well: float = 0.7
+    memory_for_runs: float = 0.92

@@ -51,6 +51,12 @@ def full() -> Problem:
     return Problem(503, what, retry_after_s=RETRY_AFTER_S)
 
 
+def short_of_memory() -> Problem:
+    """The problem of a run for which the store has no memory."""
+    what = "Redis is nearly full: nothing was accepted. Only single messages are, until its operator has made room"
+    return Problem(503, what, retry_after_s=RETRY_AFTER_S)
+
+
 def unanswered() -> Problem:
     """The problem of a message that may be accepted or not, since the store did not answer."""
     what = (

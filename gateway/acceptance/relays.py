@@ -37,6 +37,11 @@ class Relays:
         """Whether as many runs are relayed as may be."""
         return len(self._relays) >= self._limits.runs
 
+    @property
+    def have_memory_for_runs(self) -> bool:
+        """Whether the store had memory for more runs at the last look."""
+        return self._share_in_use < self._limits.memory_for_runs
+
     def start(self, outbox: Outbox) -> Relay:
         """Relays a run from now on."""
         relay = Relay(
@@ -94,9 +99,14 @@ class Relays:
             )
             self.start(outbox).close()
 
+    @property
+    def _share_in_use(self) -> float:
+        """The share of the store's memory that is in use."""
+        return self.kept.used_bytes / (self.kept.memory_bytes or math.inf)
+
     def _watch_memory(self) -> None:
         """Warns once when the store is nearly full, and again after it was not."""
-        share = self.kept.used_bytes / (self.kept.memory_bytes or math.inf)
+        share = self._share_in_use
         if share >= self._limits.memory_high and not self._memory_is_high:
             about = {"used_bytes": self.kept.used_bytes, "maxmemory": self.kept.memory_bytes}
             advice = "texts give way; beyond maxmemory Redis refuses messages: raise it, or lower RUN_TTL"

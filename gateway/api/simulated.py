@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
@@ -59,6 +60,7 @@ _decoder = msgspec.json.Decoder(RunIn)
 class SimulatedRuns:
     """Publishes simulated runs, `at_once` of them at the same time, within `rates`.
 
+    `check_memory` raises Problem while no run may begin.
     `close` leaves those that are not finished to `producer.py --resume`.
     """
 
@@ -68,10 +70,12 @@ class SimulatedRuns:
         ledger: Ledger,
         gateway: str,
         *,
+        check_memory: Callable[[], None],
         queue: str | None = None,
         rates: RateLimiter | None = None,
         at_once: int = 4,
     ) -> None:
+        self._check_memory = check_memory
         self._rates = rates or RateLimiter(None, None)
         self._at_once = at_once
         self._broker = broker
@@ -123,6 +127,7 @@ class SimulatedRuns:
         if len(self._tasks) >= self._at_once:
             what = f"{self._at_once} runs are being published: wait for one to end"
             raise Problem(429, what, retry_after_s=5)
+        self._check_memory()
         self._rates.take(caller, asked.num_messages)
         run = asked.run or new_run_id()
         begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()

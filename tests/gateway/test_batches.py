@@ -1,13 +1,17 @@
 """POST /sms/batch and POST /runs: all of a batch or none of it, as a run of its own."""
 
+import dataclasses
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from gateway.acceptance.limits import RelayLimits
+from gateway.acceptance.port import Acceptances, Kept
 from gateway.api import batch_body, batches
+from gateway.stores import memory_gateway_stores
 from tests.gateway.accepting import QUICK_RELAYS, Away
-from tests.gateway.running import Running, running
+from tests.gateway.running import Running, quick_settings, running
 from tests.waiting import eventually
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -141,6 +145,41 @@ async def test_a_batch_larger_than_the_backlog_is_refused_for_good() -> None:
         assert status == 413
         assert "GATEWAY_BACKLOG" in problem["detail"]
         assert (await gateway.post("/sms/batch", items(10)))[0] == 202
+
+
+class NearlyFull:
+    """A store with little memory left.
+
+    Attributes:
+        used: The percentage in use.
+    """
+
+    def __init__(self, store: Acceptances) -> None:
+        self.used = 93
+        self._store = store
+
+    async def trim(self) -> Kept:
+        return Kept(used_bytes=self.used, memory_bytes=100)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+
+async def test_batches_and_simulated_runs_leave_memory_for_single_messages() -> None:
+    """Each takes kilobytes of the ledger for days: an urgent message must not be refused for these."""
+    stores = memory_gateway_stores(quick_settings())
+    store = NearlyFull(stores.acceptances)
+    full = dataclasses.replace(stores, acceptances=cast(Acceptances, store))
+    async with running(stores=full, sends=False, relay_limits=RelayLimits(look_s=0.01)) as gateway:
+        await eventually(lambda: gateway.gateway.acceptance.kept.memory_bytes)
+        for path, body in (("/sms/batch", items(1)), ("/runs", {"num_messages": 1})):
+            status, problem = await gateway.post(path, body)
+            assert (status, "nearly full" in problem["detail"]) == (503, True)
+        await gateway.send(priority="urgent")
+        store.used = 91
+        await eventually(lambda: gateway.gateway.acceptance.kept.used_bytes == 91)
+        assert (await gateway.post("/sms/batch", items(1)))[0] == 202
+        assert (await gateway.post("/runs", {"num_messages": 1}))[0] == 202
 
 
 async def test_the_same_key_gives_the_same_run_once() -> None:

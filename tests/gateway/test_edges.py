@@ -170,7 +170,8 @@ def handler(monkeypatch: pytest.MonkeyPatch) -> Callable[[Held], Callable[[Any],
     monkeypatch.setattr(simulated, "RunPublisher", Endless)
 
     def of(ledger: Held) -> Callable[[Any], Awaitable[Response]]:
-        return SimulatedRuns(MemoryBroker(), ledger, "a-gateway", at_once=AT_ONCE).operations()[0].handler
+        runs = SimulatedRuns(MemoryBroker(), ledger, "a-gateway", check_memory=lambda: None, at_once=AT_ONCE)
+        return runs.operations()[0].handler
 
     return of
 
