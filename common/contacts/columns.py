@@ -1,6 +1,7 @@
 """Which column of a contacts file has the phone numbers, and which has the texts. A choice is never made silently."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 
 from common.errors import UsageError
@@ -49,7 +50,7 @@ def text_column(columns: list[str]) -> int:
 
 def refuse_repeated(columns: list[str]) -> None:
     """Raises UsageError if two columns have one name."""
-    twice = sorted({column for column in columns if column and columns.count(column) > 1})
+    twice = sorted(column for column, times in Counter(columns).items() if column and times > 1)
     if twice:
         raise UsageError(f"column {listed(twice)} is twice in the header")
 

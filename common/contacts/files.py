@@ -149,6 +149,6 @@ def _opened(path: Path) -> tuple[BinaryIO, Path | None]:
 
 
 def _is_utf16(head: bytes) -> bool:
-    """Whether it looks like UTF-16 without a byte order mark: every other byte of Latin letters is NUL."""
+    """Whether it looks like UTF-16 without a byte order mark: one of the two bytes of digits and delimiters is NUL."""
     fewer, more = sorted((head[::2].count(0), head[1::2].count(0)))
-    return more > 0.8 * (len(head) // 2) and fewer < more / 2
+    return more > 0.1 * (len(head) // 2) and fewer < more / 2

@@ -9,6 +9,7 @@ from io import TextIOBase
 from common.contacts.files import ContactsFile
 from common.errors import UsageError
 from common.sms.characters import cleaned, is_blank, named
+from common.sms.numbers import is_like_a_number
 
 # In the order in which they are tried, with their names.
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
@@ -16,7 +17,8 @@ DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 # The first line that Excel writes for itself and reads again. It is no row.
 _SEP_LINE = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)
 _LINE_END = re.compile(r"\r\n?|\n")
-_LIKE_A_NUMBER = re.compile(r"[+(]?\d[\d\s().\-/]{5,}")
+# A spreadsheet puts an apostrophe before a cell only.
+_IN_SINGLE_QUOTES = re.compile(r"\s*['‘].*['’]\s*", re.DOTALL)  # noqa: RUF001
 
 _ERRORS = {
     "unexpected end of data": "the quote that opens a cell is never closed",
@@ -93,7 +95,9 @@ class Table:
     def _header(self) -> list[str]:
         for _, cells in self._all_rows(None):
             if _has_content(cells):
-                columns = [cleaned(cell) for cell in cells]
+                columns = [" ".join(cleaned(cell).split()) for cell in cells]
+                if all(_IN_SINGLE_QUOTES.fullmatch(cell) for cell in cells):
+                    raise UsageError(f"{self.name}: its cells are in single quotes: put them in double quotes")
                 while columns and not columns[-1]:
                     del columns[-1]
                 return columns
@@ -104,7 +108,9 @@ class Table:
     def _all_rows(self, key: int | None) -> Iterator[tuple[int, list[str]]]:
         last = 0
         with self._file.text() as text:
-            rows = csv.reader(self._lines(text), delimiter=self.delimiter, strict=True)
+            rows = csv.reader(
+                self._lines(text), delimiter=self.delimiter, skipinitialspace=True, strict=True
+            )
             try:
                 for cells in rows:
                     line = rows.line_num
@@ -121,20 +127,22 @@ class Table:
                 raise UsageError(f"{self._place(last + 1, rows.line_num)}: {reason}") from None
 
     def _lines(self, text: TextIOBase) -> Iterator[str]:
-        most = self._limits.line_chars
+        most, number = self._limits.line_chars, 0
         while line := text.readline(most):
+            number += 1
             if len(line) == most:
-                raise UsageError(f"{self.name}: a line of {most:,} or more characters: is it a CSV file?")
+                what = f"{most:,} or more characters: is it a CSV file?"
+                raise UsageError(f"{self._place(number, number)}: {what}")
             yield line
 
     def _holds_rows(self, cells: list[str], key: int | None) -> bool:
         """Whether the lines of one row look like rows themselves: more than one has a phone number in its column."""
         lines = [line.split(self.delimiter) for line in _LINE_END.split(self.delimiter.join(cells))]
         if key is None:  # a header: none of its lines has a number
-            return any(_is_like_a_number(cell) for line in lines[1:] for cell in line)
+            return any(is_like_a_number(cell) for line in lines[1:] for cell in line)
         alone = len(cells) == 1
         found = [line for line in lines if len(line) > key and (len(line) > 1 or alone)]
-        return sum(_is_like_a_number(line[key]) for line in found) > 1
+        return sum(is_like_a_number(line[key]) for line in found) > 1
 
     def _place(self, first: int, last: int) -> str:
         return f"{self.name}: line {first}" + (f" to line {last}" if last > first else "")
@@ -144,10 +152,6 @@ def sep_line(line: str) -> str | None:
     """The delimiter in a line such as `sep=;`, if it is one."""
     found = _SEP_LINE.fullmatch(line)
     return found[1] if found else None
-
-
-def _is_like_a_number(cell: str) -> bool:
-    return _LIKE_A_NUMBER.fullmatch(cleaned(cell)) is not None
 
 
 def _has_content(cells: list[str]) -> bool:

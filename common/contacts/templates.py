@@ -14,10 +14,10 @@ _TOKEN = re.compile(r"\{(?P<column>[^{}]*)\}|(?P<double>\{\{|\}\})|(?P<stray>[{}
 # "50% off, %name%". `${price}` is ours: an amount in dollars.
 _FOREIGN = re.compile(
     r"(?=((?<!\{)\{\{([^{}]+)\}\}(?!\})|\(\(([^()]+)\)\)|\[\[?([^\[\]]+)\]\]?|<<?([^<>]+)>>?"
-    r"|%([^%]+)%|#([^#]+)#|\*\|([^|]+)\|\*|«([^«»]+)»|\$([^\W\d]\w*)))"
+    r"|%([^%]+)%|#([^#]+)#|\*\|([^|]+)\|\*|«([^«»]+)»|｛([^｛｝]+)｝|__(\w+?)__|\$([^\W\d]\w*)))"  # noqa: RUF001
 )
 _OURS = re.compile(r"(?=(\{([^{}]+)\}))")
-_MARK = re.compile(r"[{(\[<%#*«$]")
+_MARK = re.compile(r"[{(\[<%#*«｛_$]")  # noqa: RUF001
 # What a spreadsheet exports for a formula that failed, and for a column that is too narrow.
 _FAILED_FORMULA = re.compile(r"#(?:N/A|REF!|VALUE!|NAME\?|DIV/0!|NULL!|NUM!|SPILL!|CALC!|#+)")
 
@@ -97,7 +97,7 @@ class _Named:
 def _named(pattern: re.Pattern[str], text: str, columns: list[str]) -> _Named | None:
     by_name = {plain(column): column for column in columns if plain(column)}
     for written, *names in pattern.findall(text):
-        name = next(filter(None, names)).rpartition(".")[2]  # {{contact.name}}
+        name = next(filter(None, names)).partition("|")[0].rpartition(".")[2]  # {{contact.name|upper}}
         if column := by_name.get(plain(name)):
             return _Named(written, column)
     return None

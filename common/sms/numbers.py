@@ -35,6 +35,7 @@ _FRACTION = re.compile(r".*\d[.,]0|\+?\d+[.,]0+")
 # Country and area code, before a slash: 0049 30/123456 is one number, 0049 30 123456/7 two.
 _AREA_DIGITS = 7
 _FEWEST_DIGITS = 7  # of an international number
+_FEWEST_AT_HOME = 6  # of a number without an area code
 
 _AS_TEXT = "format the column as text"
 
@@ -71,6 +72,12 @@ def normalise(written: str, rules: NumberRules = INTERNATIONAL) -> str:
     if not rules.reserved and is_reserved(number):
         raise ValueError("reserved for fiction, so it reaches nobody: RESERVED_NUMBERS=true accepts it")
     return number
+
+
+def is_like_a_number(written: str) -> bool:
+    """Whether it has the characters of a phone number, and enough digits for one of a region, right or wrong."""
+    text = cleaned(written)
+    return _ODD.search(text) is None and sum(map(str.isdecimal, text)) >= _FEWEST_AT_HOME
 
 
 def number_error(written: str, rules: NumberRules = INTERNATIONAL) -> str | None:

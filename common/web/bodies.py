@@ -26,6 +26,7 @@ READ_WITHIN_S = 10.0
 Take = Callable[[int], None]
 
 _UNREADABLE = "can't be read: a text was cut within a character, such as an emoji (half of a surrogate pair)"
+_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _anything: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
 
@@ -180,6 +181,8 @@ def _reason(error: Exception, body: bytes) -> str:
     """Why a body is not JSON. msgspec's messages repeat nothing of the body; those of UnicodeDecodeError do."""
     if not body.strip():
         return "it is empty"
+    if body.startswith(_MARKS):
+        return "it begins with a byte order mark: send UTF-8 without one"
     if isinstance(error, UnicodeDecodeError) or "UTF-8" in str(error):  # msgspec 0.22; msgspec 0.23
         return "it is not UTF-8"
     if isinstance(error, RecursionError):

@@ -237,14 +237,14 @@ async def _read_lines(request: Request, take: Take, checks: Mapping[str, Check])
 
 def _unread(body: bytes, at: int) -> Problem:
     """Why no item can be cut out of a body at a place, where all before it are well."""
-    if not body.lstrip().startswith(b"["):
-        return invalid([FieldError("body", "must be an array of messages")], NOTHING_ACCEPTED)
     try:
         _unlooked_at.decode(body)
     except RecursionError:
         pass
     except msgspec.DecodeError as error:
         return not_json(error, body)
+    if not body.lstrip().startswith(b"["):
+        return invalid([FieldError("body", "must be an array of messages")], NOTHING_ACCEPTED)
     return invalid([FieldError(f"body[{at}]", "too large or nested too deep")], NOTHING_ACCEPTED)
 
 

@@ -194,15 +194,18 @@ async def test_an_item_that_cannot_be_cut_out(second: str, status: int, where: s
         (b'{"number"! ', "expected ':'"),
         (b'{"number": "\xff"}', "it is not UTF-8"),
         (b'{"number": 1} {', "trailing characters"),
+        (json.dumps(GOOD).encode("utf-8-sig"), "it begins with a byte order mark"),
+        (json.dumps(GOOD).encode("utf-16"), "it begins with a byte order mark"),
     ],
 )
 async def test_why_it_is_no_json(body: bytes, what: str) -> None:
-    """In words of ours, or of the parser's without its prefix."""
+    """In words of ours, or of the parser's without its prefix; the same for a message and for a batch."""
     async with running(sends=False) as gateway:
-        status, problem = await gateway.post("/sms", data=body, headers=JSON)
-        assert status == 400
-        assert what in problem["detail"]
-        assert problem["detail"] == f"body {problem['errors'][0]['what']}"
+        for path in ("/sms", "/sms/batch"):
+            status, problem = await gateway.post(path, data=body, headers=JSON)
+            assert status == 400
+            assert what in problem["detail"]
+            assert problem["detail"] == f"body {problem['errors'][0]['what']}"
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,20 @@ def test_two_number_columns_are_refused(columns: str, path: Path) -> None:
     assert messages == [Message(0, B, "Hello")]
 
 
+def test_the_space_in_a_name_is_one_space(path: Path) -> None:
+    """A header may be wrapped, padded, or have no-break spaces."""
+    header = 'Phone\u00a0Number,"Full\nName",Home  town'
+    messages, _ = opened(path, f"{header}\n{A},Ann,York\n", Options(text="{Full Name} {Home town}"))
+    assert messages == [Message(0, A, "Ann York")]
+
+
+def test_a_header_of_any_width_is_read_in_time(path: Path) -> None:
+    """Its names are counted once, not once for each name: that took minutes."""
+    header = ",".join(["number", "name", *(f"c{k}" for k in range(100_000))])
+    messages, _ = opened(path, f"{header}\n{A},Ann\n", HI)
+    assert messages == [Message(0, A, "Hi Ann")]
+
+
 def test_a_number_column_of_any_name(path: Path) -> None:
     """--number-column; one that is not there is refused."""
     content = f"name,Puhelin\nAnn,{A}\n"
@@ -194,6 +208,8 @@ def test_a_header_with_several_delimiters_has_the_one_that_gives_a_number_column
         (b"BEGIN:VCARD\r\n", "vCard"),
         ("number".encode("utf-32"), "UTF-32"),
         ("number,name\n+358401234567,Ann\n".encode("utf-16-le"), "UTF-16 without a byte order mark"),
+        ("number,имя\n+358401234567,Константин\n".encode("utf-16-be"), "UTF-16 without a byte order mark"),
+        ("'number','name'\n'+358401234567','Ann'\n".encode(), "single quotes"),
     ],
 )
 def test_what_is_no_csv_file_is_refused_by_name(head: bytes, kind: str, path: Path) -> None:
@@ -405,6 +421,8 @@ def test_a_row_with_more_cells_than_named_columns_is_bad(header: str, path: Path
         (f'number;name;town\n{A};"Ann;Leeds\n{B};Bob;York"\n', "line 2 to line 3"),
         (f'number,name\r\n{A},Ann\r\n"{B},Bob\r\n{C},Cid\r\n"\r\n', "line 3 to line 5"),
         (f'number\n{A}\n"{B}\n{C}"\n', "line 3 to line 4"),
+        (f'number,name\n{A},"Ann\n(+44) 20 7946 0958,Bob"\n', "line 2 to line 3"),
+        (f'number,name\n{A},"Ann\n＋44 20‑7946‑0958,Bob"\n', "line 2 to line 3"),  # noqa: RUF001
     ],
 )
 def test_a_stray_quote_that_swallows_rows_is_refused(content: str, place: str, path: Path) -> None:
@@ -429,6 +447,12 @@ def test_cells_of_several_lines_are_no_swallowed_rows(content: str, path: Path) 
     assert (messages, bad) == ([Message(0, A, "Hello")], [])
 
 
+def test_a_quote_may_follow_a_space(path: Path) -> None:
+    """People who write a file by hand put spaces after commas."""
+    messages, bad = opened(path, f'number, name\n{A}, "Lee, Bob"\n{B}, "Ann"\n', HI)
+    assert (messages, bad) == ([Message(0, A, "Hi Lee, Bob"), Message(1, B, "Hi Ann")], [])
+
+
 def test_two_numbers_in_a_cell_are_one_bad_row(path: Path) -> None:
     """The rows after it are sent."""
     messages, bad = opened(path, f'number,name\n"{A}\n{B}",Ann\n{C},Cid\n')
@@ -439,7 +463,7 @@ def test_two_numbers_in_a_cell_are_one_bad_row(path: Path) -> None:
 def test_a_cell_or_line_beyond_any_measure_is_one_clear_line(content: str, path: Path) -> None:
     """It is not read into memory without end."""
     line = refusal(path, f"number,name\n{A},{content}")
-    assert line.startswith(f"{path}: ")
+    assert line.startswith(f"{path}: line 2")
     assert "more" in line
 
 

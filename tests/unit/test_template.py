@@ -92,6 +92,11 @@ def test_there_is_no_more_to_it_than_columns(text: str) -> None:
         "#name#",
         "$name",
         "{{contact.name}}",
+        "{{name|upper}}",
+        '{{ name | default("you") }}',
+        "%name|you%",
+        "｛name｝",  # noqa: RUF001
+        "__name__",
         "50% off, %name%",
     ],
 )
