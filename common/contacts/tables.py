@@ -97,7 +97,9 @@ class Table:
             if _has_content(cells):
                 columns = [" ".join(cleaned(cell).split()) for cell in cells]
                 if all(_IN_SINGLE_QUOTES.fullmatch(cell) for cell in cells):
-                    raise UsageError(f"{self.name}: its cells are in single quotes: put them in double quotes")
+                    raise UsageError(
+                        f"{self.name}: its cells are in single quotes: put them in double quotes"
+                    )
                 while columns and not columns[-1]:
                     del columns[-1]
                 return columns
@@ -109,7 +111,10 @@ class Table:
         last = 0
         with self._file.text() as text:
             rows = csv.reader(
-                self._lines(text), delimiter=self.delimiter, skipinitialspace=True, strict=True
+                self._lines(text),
+                delimiter=self.delimiter,
+                skipinitialspace=self.delimiter != " ",
+                strict=True,
             )
             try:
                 for cells in rows:

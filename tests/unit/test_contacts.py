@@ -209,7 +209,7 @@ def test_a_header_with_several_delimiters_has_the_one_that_gives_a_number_column
         ("number".encode("utf-32"), "UTF-32"),
         ("number,name\n+358401234567,Ann\n".encode("utf-16-le"), "UTF-16 without a byte order mark"),
         ("number,имя\n+358401234567,Константин\n".encode("utf-16-be"), "UTF-16 without a byte order mark"),
-        ("'number','name'\n'+358401234567','Ann'\n".encode(), "single quotes"),
+        (b"'number','name'\n'+358401234567','Ann'\n", "single quotes"),
     ],
 )
 def test_what_is_no_csv_file_is_refused_by_name(head: bytes, kind: str, path: Path) -> None:
