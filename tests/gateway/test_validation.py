@@ -199,13 +199,22 @@ async def test_an_item_that_cannot_be_cut_out(second: str, status: int, where: s
     ],
 )
 async def test_why_it_is_no_json(body: bytes, what: str) -> None:
-    """In words of ours, or of the parser's without its prefix; the same for a message and for a batch."""
+    """In words of ours, or of the parser's without its prefix."""
     async with running(sends=False) as gateway:
-        for path in ("/sms", "/sms/batch"):
-            status, problem = await gateway.post(path, data=body, headers=JSON)
-            assert status == 400
-            assert what in problem["detail"]
-            assert problem["detail"] == f"body {problem['errors'][0]['what']}"
+        status, problem = await gateway.post("/sms", data=body, headers=JSON)
+        assert status == 400
+        assert what in problem["detail"]
+        assert problem["detail"] == f"body {problem['errors'][0]['what']}"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+async def test_a_batch_with_a_byte_order_mark(encoding: str) -> None:
+    """It is an array, so that is not what is wrong with it."""
+    async with running(sends=False) as gateway:
+        body = json.dumps([GOOD]).encode(encoding)
+        status, problem = await gateway.post("/sms/batch", data=body, headers=JSON)
+        what = "is no JSON: it begins with a byte order mark: send UTF-8 without one"
+        assert (status, told(problem)) == (400, [("body", what)])
 
 
 @pytest.mark.parametrize(
