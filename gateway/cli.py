@@ -56,8 +56,8 @@ async def _serve(
 ) -> int:
     """Builds the gateway on RabbitMQ and Redis and runs it."""
     shared = await connect_stores(settings, connect_timeout_s)
-    await warn_of_another_queue(shared.client, settings)
     broker = await connect_broker(settings, "gateway", connect_timeout_s)
+    await warn_of_another_queue(shared.client, settings)
     try:
         gateway = Gateway(settings, broker, redis_gateway_stores(shared, settings), audit=audit)
         stop = stop_on_signals()

@@ -111,8 +111,8 @@ def _parser(prog: str) -> Parser:
 async def _produce(args: argparse.Namespace, settings: Settings, source: Source | None) -> int:
     """Builds the producer on RabbitMQ and Redis, publishes, and reports."""
     async with await connect_stores(settings, args.connect_timeout) as stores:
-        await warn_of_another_queue(stores.client, settings)
         broker = await connect_broker(settings, "producer", args.connect_timeout)
+        await warn_of_another_queue(stores.client, settings)
         producer = Producer(broker, stores.ledger, settings.queue_name)
         run = args.resume or args.run or new_run_id()
         try:

@@ -77,8 +77,8 @@ async def _run(settings: Settings, name: str, provider: BulkProvider, connect_ti
     """Runs a sender on RabbitMQ and Redis."""
     policy = RetryPolicy(settings.max_attempts, settings.retry_backoff, settings.keep_failed)
     stores = await connect_stores(settings, connect_timeout_s)
-    await warn_of_another_queue(stores.client, settings)
     broker = await connect_broker(settings, "sender", connect_timeout_s)
+    await warn_of_another_queue(stores.client, settings)
     await _declare(broker, policy)
     sender = build_sender(name, settings, broker, stores, provider)
     try:

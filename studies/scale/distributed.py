@@ -16,11 +16,10 @@ import numpy as np
 
 from common.broker.rabbitmq import RabbitBroker, connect_broker
 from common.errors import UnknownRun
-from common.ledger.port import Ledger
 from common.ledger.values import Outcomes, Snapshot
 from common.messages import Outcome
 from common.settings import Settings
-from common.stores import connect_stores
+from common.stores import RedisStores, connect_stores
 from studies import runs
 from studies.meter import Meter
 from studies.process import Process, until
@@ -42,16 +41,17 @@ async def connected(
         rabbitmq = broker.server_version
         await broker.close()
         redis = str((await stores.client.info("server"))["redis_version"])
-        study = Distributed(settings, stores.ledger, connect_timeout_s)
+        study = Distributed(settings, stores, connect_timeout_s)
         yield study, {"rabbitmq": rabbitmq, "redis_server": redis}
 
 
 class Distributed:
     """Measures one load after another on the servers of the settings; made by `connected`."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, connect_timeout_s: float) -> None:
+    def __init__(self, settings: Settings, stores: RedisStores, connect_timeout_s: float) -> None:
         self._settings = settings
-        self._ledger = ledger
+        self._ledger = stores.ledger
+        self._client = stores.client
         self._connect_timeout_s = connect_timeout_s
 
     async def sweep(self, loads: Sequence[Load], records: Records[LoadParameters, LoadPoint]) -> None:
@@ -59,7 +59,7 @@ class Distributed:
         if any(load.name not in records.measured for load in loads) and (others := await self._ledger.runs()):
             sys.stderr.write(
                 f"The ledger holds other runs ({len(others)}), and the study's messages will stay in their common"
-                " totals: REDIS_DB chooses another database.\n"
+                " totals: STACK chooses another prefix.\n"
             )
         await sweep(loads, records, self._measured)
 
@@ -109,6 +109,8 @@ class Distributed:
             try:
                 async with asyncio.timeout(30.0):
                     await self._forget(run)
+                    if await self._client.get(self._client.names.queue) == run.encode():
+                        await self._client.delete(self._client.names.queue)
                     await broker.delete_queues()
             finally:
                 await broker.close()
