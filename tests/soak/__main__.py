@@ -21,7 +21,7 @@ from tests.soak.samples import Trend
 from tests.soak.soak import ALL_LIVES, Load, Soak, open_soak
 
 LATEST = Path(__file__).parent / "results" / "latest.json"
-MINUTES, RATE = 20.0, 2000
+MINUTES, RATE, POSTS = 20.0, 2000, 200
 RESTART_EVERY_S, WAVE_EVERY_S, SAMPLE_EVERY_S = 10.0, 5.0, 2.0
 
 
@@ -36,11 +36,24 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--rate", type=whole(1, 100_000), default=RATE, help=f"messages a second (default: {RATE})"
     )
+    parser.add_argument(
+        "--posts",
+        type=whole(1, 10_000),
+        default=POSTS,
+        help=f"messages a second that are posted to a gateway, besides (default: {POSTS})",
+    )
     parser.add_argument("--seed", type=whole(0), default=1, help="of which senders are killed")
     parser.add_argument("--out", type=Path, default=LATEST, help=f"where the JSON goes (default: {LATEST})")
     args = parser.parse_args(argv)
     logging.getLogger("pika").setLevel(logging.CRITICAL)
-    load = Load(args.minutes * 60, args.rate, RESTART_EVERY_S, WAVE_EVERY_S, SAMPLE_EVERY_S)
+    load = Load(
+        seconds=args.minutes * 60,
+        rate=args.rate,
+        restart_every_s=RESTART_EVERY_S,
+        wave_every_s=WAVE_EVERY_S,
+        sample_every_s=SAMPLE_EVERY_S,
+        posts=args.posts,
+    )
     try:
         results = uvloop.run(_until_sigterm(load, args.seed))
     except ServersUnavailableError as error:
@@ -92,7 +105,8 @@ def table(results: dict[str, Any]) -> str:
     """The results in Markdown."""
     totals = results["totals"]
     lines = [
-        f"{results['published']:,} messages in {results['runs']} runs over {results['elapsed_s'] / 60:.1f} minutes;"
+        f"{results['published']:,} messages, {results['accepted']:,} of them through the gateway, over"
+        f" {results['elapsed_s'] / 60:.1f} minutes;"
         f" {results['stopped']} senders stopped and {results['killed']} killed.",
         f"{totals.get('sent', 0):,} sent, {totals.get('failed', 0):,} failed, {totals.get('retried', 0):,} retried,"
         f" {totals.get('ambiguous', 0):,} ambiguous.",

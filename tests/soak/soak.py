@@ -1,4 +1,4 @@
-"""A steady load over a long time while senders are restarted: exact totals, and the trend of memory."""
+"""A steady load over a long time, on a gateway too, while senders are restarted: exact totals, and memory's trend."""
 
 import asyncio
 import contextlib
@@ -7,13 +7,18 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from typing import TypeVar
 
+import aiohttp
+
 from common.errors import UnknownRun
 from tests.e2e.pipeline import Pipeline
 from tests.e2e.processes import Launched
+from tests.e2e.test_gateway import Gateway
+from tests.gateway.running import NUMBER
 from tests.servers import RabbitServer, RedisServer
 from tests.soak.samples import Sampler
 from tests.waiting import eventually
@@ -29,6 +34,8 @@ RESTARTED_SENDERS = 2
 KILLED_SHARE = 0.25
 # A settled run is kept for 1.5 minutes, so that the memory of Redis levels off soon.
 RUN_TTL_DAYS = 0.001
+MESSAGE_TTL_HOURS = 0.025
+POST_EVERY_S = 0.1
 # Generous: a busy machine may have a backlog; a hang must end.
 SETTLED_WITHIN_S = 300.0
 AT_REST_WITHIN_S = 60.0
@@ -49,6 +56,7 @@ class Load:
         restart_every_s: The time between restarts of a sender.
         wave_every_s: The time between producers.
         sample_every_s: The time between samples.
+        posts: Messages a second that are posted to the gateway, besides.
     """
 
     seconds: float
@@ -56,11 +64,12 @@ class Load:
     restart_every_s: float
     wave_every_s: float
     sample_every_s: float
+    posts: int
 
     @property
     def slots(self) -> int:
         """The slots of each sender."""
-        return max(1, round(SPARE * self.rate * MEAN_PROCESSING_S / (1 + RESTARTED_SENDERS)))
+        return max(1, round(SPARE * (self.rate + self.posts) * MEAN_PROCESSING_S / (1 + RESTARTED_SENDERS)))
 
 
 @dataclass
@@ -69,7 +78,8 @@ class Account:
 
     Attributes:
         runs: Runs begun.
-        published: Messages published.
+        published: Messages published, those that the gateway accepted among them.
+        accepted: Messages that the gateway answered with 202.
         stopped: Senders stopped with SIGTERM.
         killed: Senders killed with SIGKILL.
         totals: The counters over all runs at the end.
@@ -79,6 +89,7 @@ class Account:
 
     runs: int = 0
     published: int = 0
+    accepted: int = 0
     stopped: int = 0
     killed: int = 0
     totals: dict[str, int] = field(default_factory=dict)
@@ -95,7 +106,8 @@ class Soak:
         self._pipeline = pipeline
         self._load = load
         self._random = random.Random(seed)
-        self._steady: list[Launched] = []
+        self._steady: dict[str, Launched] = {}
+        self._gateway = Gateway(pipeline)
         self._restarted: dict[str, Launched] = {}
         self._senders = 0
         self._begun: list[asyncio.Task[None]] = []
@@ -104,15 +116,17 @@ class Soak:
     async def run(self) -> None:
         """Publishes, restarts and samples until the time is up, then waits for the runs that have begun."""
         began = time.monotonic()
-        self._steady = [
-            self._pipeline.sender("--name", "steady"),
-            self._pipeline.monitor("--update-interval", 5),
-        ]
+        await self._gateway.start()
+        self._steady = {
+            "sender": self._pipeline.sender("--name", "steady"),
+            "monitor": self._pipeline.monitor("--update-interval", 5),
+            "gateway": self._gateway.process,
+        }
         for k in range(RESTARTED_SENDERS):
             await self._start(f"restarted-{k}")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._load.seconds), asyncio.TaskGroup() as tasks:
-                for job in (self._publish(), self._restart(), self._sample()):
+                for job in (self._publish(), self._post(), self._restart(), self._sample()):
                     tasks.create_task(job)
         try:
             async with asyncio.timeout(SETTLED_WITHIN_S):
@@ -148,6 +162,27 @@ class Soak:
         counters = {name: getattr(now, name) for name in ("published", "sending", "sent", "failed")}
         if counted != counters or now.published != messages or now.settled != messages:
             self._trouble(f"{run}: {messages} published, the counters say {counters}, the states {counted}")
+
+    async def _post(self) -> None:
+        """Posts messages at a steady rate."""
+        async with self._gateway.client() as http:
+            posting: list[asyncio.Task[None]] = []
+            try:
+                while True:
+                    posting = [task for task in posting if not task.done()]
+                    posting.append(self._begin(self._post_some(http, round(self._load.posts * POST_EVERY_S))))
+                    await asyncio.sleep(POST_EVERY_S)
+            finally:
+                await asyncio.gather(*posting)
+
+    async def _post_some(self, http: aiohttp.ClientSession, count: int) -> None:
+        for _ in range(count):
+            async with http.post("/sms", json={"number": NUMBER, "text": "hello"}) as answer:
+                if answer.status != HTTPStatus.ACCEPTED:
+                    self._trouble(f"the gateway answered {answer.status}: {await answer.text()}")
+                    continue
+                self.account.accepted += 1
+                self.account.published += 1
 
     async def _ask(self, question: Coroutine[None, None, T]) -> T:
         """Asks one question at a time, so that the soak itself uses a single connection."""
@@ -187,9 +222,8 @@ class Soak:
             self._trouble(f"{launched.name} ended with {code}: {launched.stderr[-500:]}")
 
     async def _sample(self) -> None:
-        steady = dict(zip(("sender", "monitor"), self._steady, strict=True))
         while True:
-            for name, launched in steady.items():
+            for name, launched in self._steady.items():
                 if not launched.runs:
                     self._trouble(f"the {name} ended by itself: {launched.stderr[-500:]}")
                 self.sampler.take(name, launched.pid)
@@ -206,7 +240,7 @@ class Soak:
             await eventually(self._at_rest, AT_REST_WITHIN_S, "nothing waits in a queue or is in flight")
         except TimeoutError as error:
             self._trouble(str(error))
-        for launched in (*self._steady, *self._restarted.values()):
+        for launched in (*self._steady.values(), *self._restarted.values()):
             await self._begin(self._stop(launched))
         self.account.totals = self._pipeline.hash("sms:stats")
         published, totals = self.account.published, self.account.totals
@@ -217,8 +251,9 @@ class Soak:
             self._trouble(f"left in queues: {left}")
 
     async def _at_rest(self) -> bool:
-        senders = (await self._pipeline.ledger.snapshot()).senders.values()
-        return not any(self._pipeline.depths().values()) and not any(one.in_flight for one in senders)
+        now = await self._pipeline.ledger.snapshot()
+        waits = any(self._pipeline.depths().values()) or any(one.in_flight for one in now.senders.values())
+        return not waits and now.settled == now.published
 
     def _begin(self, job: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Starts a task that may outlast the load. A timeout in it is a trouble."""
@@ -251,6 +286,7 @@ async def open_soak(
         RETRY_BACKOFF=0.25,
         SENDER_CONCURRENCY=load.slots,
         RUN_TTL=RUN_TTL_DAYS,
+        MESSAGE_TTL=MESSAGE_TTL_HOURS,
     )
     await pipeline.open()
     try:

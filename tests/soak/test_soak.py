@@ -51,13 +51,17 @@ async def test_a_short_soak_is_exact(
     tmp_path: Path, rabbit_server: RabbitServer, redis_server: RedisServer
 ) -> None:
     """Through a dozen seconds with senders stopped and killed, the totals are exact and each process is sampled."""
-    load = Load(seconds=12, rate=500, restart_every_s=1, wave_every_s=2, sample_every_s=0.5)
+    load = Load(seconds=12, rate=500, restart_every_s=1, wave_every_s=2, sample_every_s=0.5, posts=50)
     async with open_soak(load, 3, tmp_path, rabbit_server, redis_server) as soak:
         await soak.run()
 
     results = report(soak)
     assert results["troubles"] == []
-    assert results["totals"]["published"] == results["published"] == 1000 * results["runs"] > 0
+    assert (
+        results["totals"]["published"] == results["published"] == 1000 * results["runs"] + results["accepted"]
+    )
+    assert results["runs"] > 0
+    assert results["accepted"] > 0
     assert results["killed"] + results["stopped"] > 0
-    assert {"sender", "monitor", "redis", "rabbitmq"} <= results["processes"].keys()
+    assert {"sender", "monitor", "gateway", "redis", "rabbitmq"} <= results["processes"].keys()
     assert "| monitor |" in table(results)
