@@ -135,6 +135,12 @@ class Connection(asyncio.Protocol):
             self.cut_off()
         elif self._phase is Phase.UPGRADED:
             self._allowance.refill(self._door.limits.sweep_s)
+            if (
+                self._writing.written == self._answer_begins
+                and now_s - self._since_s > self._door.limits.upgrade_s
+            ):
+                self._door.count("WebSocket without an answer")
+                self.cut_off()
         elif now_s - self._since_s > self._longest_s():
             self._time_out()
 

@@ -13,6 +13,7 @@ class Limits:
         handshake_s: Time for the TLS handshake.
         first_byte_s: Time from the connection to the first byte of a request.
         head_s: Time from the first byte of a request to the end of its head.
+        upgrade_s: Time for the answer to a request for a WebSocket; longer than looking up an API key may take.
         body_pause_s: Longest pause between two reads of a body.
         keep_alive_s: How long an idle connection stays open. Longer than proxies keep theirs, which would otherwise
             reuse a connection that is being closed.
@@ -25,6 +26,8 @@ class Limits:
         report_s: Refusals are counted, and the counts logged no more often than this.
         head_bytes: Request line and header fields of a request; also its trailer fields.
         head_fields: Header fields of a request.
+        target_bytes: Path and query of a request.
+        upgrade_field_bytes: A header field of a request for a WebSocket. uvicorn leaves longer ones without an answer.
         unread_bytes: Pipelined requests that wait for their turn. Beyond this, reading pauses.
         held_bytes: Unread answers and unread requests of all connections. Beyond this, connections are cut off, first
             the one that something has been held for longest.
@@ -43,6 +46,7 @@ class Limits:
     handshake_s: float = 10.0
     first_byte_s: float = 10.0
     head_s: float = 10.0
+    upgrade_s: float = 20.0
     body_pause_s: float = 30.0
     keep_alive_s: float = 75.0
     write_s: float = 10.0
@@ -54,6 +58,8 @@ class Limits:
     report_s: float = 10.0
     head_bytes: int = 64 * 1024
     head_fields: int = 128
+    target_bytes: int = 8_000
+    upgrade_field_bytes: int = 8_000
     unread_bytes: int = 64 * 1024
     held_bytes: int = 64 * 1024 * 1024
     counted_bytes: int = 16 * 1024

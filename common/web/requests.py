@@ -80,6 +80,7 @@ class RequestParser:
         if not head.has_body and not self.complete:  # the preface of HTTP/2
             raise not_http()
         if head.upgrade:
+            self._check_fields()
             self._parser = httptools.HttpRequestParser(self)  # the old one waits for the other protocol
         return head
 
@@ -96,6 +97,14 @@ class RequestParser:
     def close(self) -> None:
         """Nothing more will be parsed: breaks the circle of references."""
         self._parser = None
+
+    def _check_fields(self) -> None:
+        """Raises BadRequest for a field that is too long for a WebSocket's request."""
+        most_bytes = self._limits.upgrade_field_bytes
+        if any(len(name) + len(value) > most_bytes for name, value in self._fields):
+            raise BadRequest(
+                431, f"a header field of a WebSocket may have {most_bytes} bytes: send less in it"
+            )
 
     def _feed(self, data: bytes) -> bool:
         """True if the request asks for another protocol."""
@@ -120,6 +129,10 @@ class RequestParser:
 
     def on_url(self, url: bytes) -> None:
         self._target += url
+        if len(self._target) > self._limits.target_bytes:
+            raise BadRequest(
+                414, f"path and query are over {self._limits.target_bytes} bytes: send shorter ones"
+            )
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields.append((name.lower(), value))

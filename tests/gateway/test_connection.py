@@ -19,7 +19,7 @@ from common.web.held import HeldBytes
 from common.web.limits import Limits
 from common.web.requests import Head
 from common.web.server import serving
-from tests.gateway.test_http import GET, POST, Talk, serve, talk
+from tests.gateway.test_http import GET, POST, UPGRADE, Talk, serve, talk
 from tests.waiting import eventually
 
 ANSWER_BYTES = 4 * 1024 * 1024
@@ -208,6 +208,32 @@ async def test_half_heads_are_held_up_to_a_bound() -> None:
             assert await first.is_cut_off()
         await crowd[-1].say(b"\r\n\r\n")
         assert (await crowd[-1].answer())[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (GET % (b"/unread?" + b"a=&" * 3_000, b""), 414),
+        (GET % (b"/unread?" + b"a=&" * 3_000, UPGRADE), 414),
+        (GET % (b"/unread", UPGRADE + b"Sec-WebSocket-Protocol: " + b"key.," * 2_000 + b"\r\n"), 431),
+    ],
+    ids=["query", "query of a WebSocket", "field of a WebSocket"],
+)
+async def test_long_parts_of_a_head_are_refused(request_head: bytes, status: int) -> None:
+    """They would hold the event loop for long, or have no answer."""
+    async with serve() as served:
+        client = await (await talk(served.port)).say(request_head)
+        assert (await client.answer())[0] == status
+        assert await client.at_end()
+
+
+async def test_a_websocket_that_nobody_answers_is_cut_off() -> None:
+    """Whatever uvicorn has against its request: here a field that is too long for it."""
+    async with serve(upgrade_s=0.1, upgrade_field_bytes=60_000) as served:
+        client = await (await talk(served.port)).say(
+            GET % (b"/unread", UPGRADE + b"X: " + b"x" * 9_000 + b"\r\n")
+        )
+        assert await client.is_cut_off()
 
 
 @pytest.mark.parametrize("expects", [b"Expect: 100-continue\r\n", b""])
