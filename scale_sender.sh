@@ -3,6 +3,9 @@
 # surplus ones gracefully. It ends only processes that it started itself.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"   # `sh scale_sender.sh` works, too
 set -euo pipefail
+# Cron lines and daemons may close the standard streams. A message that cannot be written must not end the script.
+{ true 3>&1; } 2>/dev/null || exec >/dev/null
+true 3>&2 || exec 2>/dev/null
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
 
 readonly LOGS=sender_logs MAX_SENDERS=999

@@ -168,6 +168,14 @@ def test_works_by_a_link_and_by_sh(place: Place, tmp_path_factory: pytest.TempPa
     assert place.senders() == {}
 
 
+def test_works_with_closed_streams(place: Place) -> None:
+    """As cron lines and daemons call it: it does its work, and says nothing."""
+    for count, running in ((1, {"1"}), (0, set())):
+        ended = place.scale(count, by=["bash", "-c", '"$0" "$@" <&- >&- 2>&-', "./scale_sender.sh"])
+        assert ended.returncode == 0
+        assert set(place.senders()) == running
+
+
 async def test_says_when_it_has_to_kill(place: Place) -> None:
     """A sender that ignores SIGTERM is killed after SHUTDOWN_GRACE and 4 s, and not without saying so."""
     place.scale(1, "--stubborn")

@@ -27,8 +27,9 @@ async def connect_redis(settings: Settings, connect_timeout_s: float) -> Client:
         where = (
             "REDIS_SENTINELS, REDIS_SENTINEL_MASTER" if settings.redis_sentinels else "REDIS_HOST, REDIS_PORT"
         )
+        why = f": {client.last_outage}" if client.last_outage else ""
         raise Unavailable(
-            f"{client.endpoint.name} did not answer within {connect_timeout_s:g} s: is it running? ({where})"
+            f"{client.endpoint.name} did not answer within {connect_timeout_s:g} s{why}: is it running? ({where})"
         ) from None
     except BaseException:
         await client.aclose()

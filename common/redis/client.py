@@ -28,11 +28,13 @@ class Client(Redis):
     Attributes:
         endpoint: Where Redis is.
         names: The names of keys and channels.
+        last_outage: Why the last call that may be repeated failed.
     """
 
     def __init__(self, settings: Settings, timing: RedisTiming = TIMING) -> None:
         self.endpoint = Endpoint(settings, timing)
         self.names = Keys(settings.stack, settings.redis_db)
+        self.last_outage = ""
         super().__init__(connection_pool=connection_pool(settings, self.endpoint, timing))
         self.auto_close_connection_pool = True
         self._timing = timing
@@ -139,6 +141,7 @@ class Client(Redis):
 
     def _log_outage(self, error: Exception) -> None:
         """Logs an outage once for all calls, and again from time to time."""
+        self.last_outage = str(error)
         now_s = time.monotonic()
         if self._log_again_s is None or now_s >= self._log_again_s:
             self._log_again_s = now_s + self._timing.log_every_s

@@ -9,6 +9,7 @@ from redis.exceptions import (
     AuthorizationError,
     ClusterDownError,
     ConnectionError,
+    InvalidResponse,
     MasterDownError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -36,7 +37,8 @@ class Failure(Enum):
 # The client has classes for some codes, and removes these codes from the text.
 _BUSY = (OutOfMemoryError, TryAgainError)
 _BUSY_CODES = ("MISCONF", "BUSY")  # a failed disk, a running script
-_MOVED = (ReadOnlyError, MasterDownError, ClusterDownError, ConnectionError, TimeoutError)
+# An InvalidResponse comes from a server that is no Redis, or after a lost byte.
+_MOVED = (ReadOnlyError, MasterDownError, ClusterDownError, ConnectionError, TimeoutError, InvalidResponse)
 _MOVED_CODES = ("NOREPLICAS", "UNBLOCKED")  # cut off from its replicas; made a replica during the call
 _LOGIN = (AuthenticationError, AuthorizationError, AuthenticationWrongNumberOfArgsError)
 

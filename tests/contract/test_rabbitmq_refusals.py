@@ -1,6 +1,7 @@
 """What RabbitMQ refuses: in its own words, passing or lasting, and why it can't be reached."""
 
 import asyncio
+import logging
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -208,6 +209,28 @@ async def test_a_consumer_that_rabbitmq_takes_away_has_a_reason(
             await eventually(lambda: "canceled the consumer of sms_queue: the queue was deleted" in reasons())
             await eventually(lambda: publishes(broker))
             await eventually(lambda: "timed out" in reasons() or "consumer_timeout" in reasons()[200:])
+
+
+async def test_blocked_publishes_are_logged(
+    rabbit_server: RabbitServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Under an alarm of RabbitMQ nothing fails, so nothing else would show why publishes wait."""
+    caplog.set_level(logging.INFO)
+    watermark = rabbit_server.ctl("eval", "vm_memory_monitor:get_vm_memory_high_watermark().").strip()
+
+    def logged() -> list[tuple[str, str | None]]:
+        return [(record.msg, vars(record).get("reason")) for record in caplog.records]
+
+    with user_in_a_vhost(rabbit_server) as settings:
+        async with started(settings, Timing()) as broker:
+            await ctl(rabbit_server, "set_vm_memory_high_watermark", "0.00001")
+            try:
+                publishing = broker.publish(BATCH, Lane.BULK)
+                await eventually(lambda: ("broker_blocked", "low on memory") in logged())
+            finally:
+                await ctl(rabbit_server, "set_vm_memory_high_watermark", watermark)
+            await publishing
+            await eventually(lambda: ("broker_unblocked", None) in logged())
 
 
 async def test_what_is_no_rabbitmq_is_named(rabbit_server: RabbitServer, unused_tcp_port: int) -> None:

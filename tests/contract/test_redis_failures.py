@@ -246,6 +246,25 @@ async def test_a_missing_permission_ends_a_call_at_once(redis_server: RedisServe
             await LASTING[call](client)
 
 
+async def test_the_reason_why_redis_cannot_be_reached_is_told(unused_tcp_port: int) -> None:
+    """By the error itself: the log may be elsewhere. Another server's port is no bug."""
+
+    async def amqp(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"AMQP\x00\x00\x09\x01")
+        writer.close()
+
+    async with await asyncio.start_server(amqp, "127.0.0.1", 0) as other:
+        port = other.sockets[0].getsockname()[1]
+        for given, reason in (
+            ({"redis_host": "127.0.0.1", "redis_port": port}, "Protocol error"),
+            ({"redis_host": "127.0.0.1", "redis_port": unused_tcp_port}, "Connect call failed"),
+            ({"redis_host": "no-such-host.invalid"}, "not known|No address|failure in name resolution"),
+        ):
+            with pytest.raises(Unavailable, match=f"within 0.5 s: .*({reason}).*: is it running"):
+                await connect_redis(Settings(**given), 0.5)
+
+
 async def test_a_redis_without_scripts_is_not_ready(redis_server: RedisServer) -> None:
     """Plain writes work there, but all that counts is written by scripts."""
     async with user_of(redis_server, "~*", "&*", "+@all", "-evalsha") as client:

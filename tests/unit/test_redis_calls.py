@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from redis._parsers.base import BaseParser
-from redis.exceptions import ConnectionError, InvalidResponse, ResponseError
+from redis.exceptions import ConnectionError, InvalidResponse, RedisError, ResponseError
 
 from common.redis import Client
 from common.redis.failures import Failure, failure_of, words_of
@@ -95,4 +95,9 @@ def test_words_leave_out_what_the_call_was_about() -> None:
 
 def test_a_bug_is_no_failure_of_redis() -> None:
     """It shows itself."""
-    assert failure_of(InvalidResponse("a bug")) is None
+    assert failure_of(RedisError("a bug")) is None
+
+
+def test_what_is_not_the_protocol_is_no_bug() -> None:
+    """REDIS_PORT leads to another server, which may change; or an answer lost a byte, and a new connection helps."""
+    assert failure_of(InvalidResponse('Protocol error, got "A" as reply type byte')) is Failure.MOVED

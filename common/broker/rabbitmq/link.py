@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.exceptions import AMQPError
+from pika.frame import Method
 
 from common.backoff import Backoff
 from common.broker.rabbitmq.opening import Closed, open_connection
@@ -73,6 +74,11 @@ def parameters(settings: Settings, purpose: str, timing: Timing = TIMING) -> lis
         )
         for host in hosts
     ]
+
+
+def _log_blocked(_: AsyncioConnection, frame: Method) -> None:
+    """RabbitMQ takes no publishes for now: it is low on memory or disk."""
+    log.warning("broker_blocked", extra={"reason": frame.method.reason})
 
 
 class Link:
@@ -163,6 +169,8 @@ class Link:
         params.stack_timeout = min(self._timing.handshake_s, within_s)
         opened = await open_connection(params)
         self._connection = opened.connection
+        opened.connection.add_on_connection_blocked_callback(_log_blocked)
+        opened.connection.add_on_connection_unblocked_callback(lambda *_: log.info("broker_unblocked"))
         await self._set_up(opened.connection)
         if opened.closed.done():
             raise Unavailable(f"RabbitMQ at {Address(params.host, params.port)} closed the connection")
