@@ -53,7 +53,8 @@ class Keeping:
         message_ttl_s: How long records and texts are kept once the broker has them.
         run_ttl_s: How long a settled run is kept.
         closed_s: How long the last answer of a run that was relayed is kept.
-        staged_s: How long texts are kept that were staged and not accepted.
+        staged_s: How long texts are kept that were staged and not accepted. They count for no bound, so this is little
+            longer than a batch may take to be accepted (`AcceptanceLimits.run_answer_s`).
         staged_from: Messages of a run beyond which its texts are staged, so that no call holds Redis for long.
         staged_chunks: Chunks of texts that are staged in one call; each takes about 0.1 ms to be packed.
         bounds: The most messages in all outboxes.
@@ -68,7 +69,7 @@ class Keeping:
     message_ttl_s: float = 86_400.0
     run_ttl_s: float = 7 * 86_400.0
     closed_s: float = 3_600.0
-    staged_s: float = 600.0
+    staged_s: float = 60.0
     staged_from: int = 5_000
     staged_chunks: int = 80
     bounds: Bounds = field(default_factory=Bounds)

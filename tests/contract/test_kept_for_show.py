@@ -15,6 +15,7 @@ from common.redis import Client, connect_redis
 from common.settings import load_settings
 from common.tracking.port import Status, Step
 from common.tracking.redis import RedisTracker
+from gateway.acceptance.limits import AcceptanceLimits
 from gateway.acceptance.port import (
     Bounds,
     Exceptional,
@@ -239,6 +240,12 @@ async def test_redis_full_of_texts_stops_neither_the_ledger_nor_an_urgent_messag
     assert track is not None
     assert [step.status for step in track.steps] == ["queued", "sending", "sent"]
     await tracker.close()
+
+
+def test_texts_that_were_staged_in_vain_are_soon_gone() -> None:
+    """They count for no bound, and a batch that Redis had no room for leaves up to 25 MB."""
+    longest_s = AcceptanceLimits().run_answer_s
+    assert 2 * longest_s <= Keeping().staged_s <= 4 * longest_s
 
 
 async def test_what_filled_redis_before_there_was_a_bound_gives_way_within_a_look(client: Client) -> None:
