@@ -115,6 +115,17 @@ async def test_a_gateway_may_die_before_it_has_published(path: str) -> None:
         assert await accepted(second, path) == uuids
 
 
+async def test_the_log_says_why_messages_were_not_accepted(caplog: pytest.LogCaptureFixture) -> None:
+    """Redis was silent, which is no error with words of its own."""
+    async with two_gateways() as (first, _):
+        gate = first.store.gate("before accept")
+        gate.shut()
+        await post(first, "/sms")
+        gate.wake()
+    reasons = [vars(record)["reason"] for record in caplog.records if record.msg == "not_accepted"]
+    assert reasons == ["no answer within 0.05 s"]
+
+
 @both
 async def test_a_call_that_is_carried_out_late_accepts_nothing_twice(path: str) -> None:
     """The gateway gave up waiting, the client repeated its request, and then the first call arrived in Redis."""
