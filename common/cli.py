@@ -212,6 +212,21 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, printable(f"{self.prog}: {message} (--help shows the usage)") + "\n")
 
 
+class Once(argparse.Action):
+    """Stores a value. An option that is given twice is bad usage: one of the two would be lost silently."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option_string} is given twice")
+        setattr(namespace, self.dest, values)
+
+
 def add_connect_timeout(
     parser: argparse.ArgumentParser, default_s: float = DEFAULT_CONNECT_TIMEOUT_S
 ) -> None:

@@ -4,7 +4,7 @@ import argparse
 import secrets
 from pathlib import Path
 
-from common.cli import run_id, say, whole
+from common.cli import Once, run_id, say, whole
 from common.contacts.rows import Options
 from common.contacts.source import ContactsSource, Findings
 from common.contacts.tables import DELIMITERS
@@ -28,6 +28,7 @@ def add_source_arguments(
     source.add_argument(
         "--contacts",
         type=Path,
+        action=Once,
         metavar="FILE.csv",
         help="publish to the contacts of a CSV file (docs/contacts.md)",
     )
@@ -44,7 +45,9 @@ def add_source_arguments(
 
 
 def _add_contacts_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--text", metavar="TEMPLATE", help='text for contacts, such as "Hi {name}"')
+    parser.add_argument(
+        "--text", action=Once, metavar="TEMPLATE", help='text for contacts, such as "Hi {name}"'
+    )
     parser.add_argument("--number-column", metavar="NAME", help="the column with the phone numbers")
     parser.add_argument(
         "--delimiter", type=_delimiter, metavar="CHARACTER", help="what separates columns, such as ';' or tab"
@@ -100,30 +103,32 @@ def _say_what_is_dropped(path: Path, findings: Findings, once: bool) -> None:
     for row in findings.bad:
         say(f"{path}: line {row.line}: {row.reason}: skipped")
     if more := findings.skipped - len(findings.bad):
-        say(f"{path}: {more:,} more rows skipped, {findings.skipped:,} in all")
+        say(f"{path}: {_count(more, 'more row', 'more rows')} skipped, {findings.skipped:,} in all")
     if findings.duplicates:
+        rows = _count(findings.duplicates, "row repeats", "rows repeat")
         consequence = "it is sent once" if once else "it is sent again; --once sends it once"
-        say(f"{path}: {_rows(findings.duplicates)} the number and text of an earlier row: {consequence}")
+        say(f"{path}: {rows} the number and text of an earlier row: {consequence}")
     if findings.unfilled:
         say(
-            f"{path}: {findings.unfilled:,} texts hold a placeholder for a column, which is sent as it stands:"
-            " --text 'Hi {name}' fills columns in"
+            f"{path}: {_count(findings.unfilled, 'text holds', 'texts hold')} a placeholder for a column, which is"
+            " sent as it stands: --text 'Hi {name}' fills columns in"
         )
 
 
-def _rows(repeats: int) -> str:
-    return "1 row repeats" if repeats == 1 else f"{repeats:,} rows repeat"
+def _count(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"
 
 
 def _refuse_what_is_dropped(path: Path, findings: Findings, once: bool) -> None:
-    counts = {
-        "bad rows": findings.skipped,
-        "repeated rows": 0 if once else findings.duplicates,
-        "texts with placeholders": findings.unfilled,
-    }
-    found = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    found = []
+    if findings.skipped:
+        found.append(_count(findings.skipped, "bad row", "bad rows"))
+    if findings.duplicates and not once:
+        found.append(_count(findings.duplicates, "repeated row", "repeated rows"))
+    if findings.unfilled:
+        found.append(_count(findings.unfilled, "text with a placeholder", "texts with placeholders"))
     if found:
-        raise UsageError(f"{path}: {found} and --strict: nothing was published")
+        raise UsageError(f"{path}: {', '.join(found)} and --strict: nothing was published")
 
 
 def _delimiter(text: str) -> str:

@@ -140,6 +140,8 @@ class ContactsSource:
         if self.count == 0:
             bad = self.findings.bad
             first = f"line {bad[0].line}: {bad[0].reason}" if bad else "it has no rows"
+            if more := self.findings.skipped - 1 if bad else 0:
+                first += f" (and {more:,} more)"
             raise UsageError(f"{self._reader.file.name}: no contact to send to: {first}")
 
 

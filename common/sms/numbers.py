@@ -28,6 +28,7 @@ _BETWEEN = re.compile(r"[./．／" + _SPACE + _DASHES + _BRACKETS + "]+")  # noq
 # A country code, separators, and no zero that may be dialled within the country only.
 _USUAL = re.compile(r"\+(?:[\d )-]|\((?! *0))+", re.ASCII)
 _USUAL_BETWEEN = str.maketrans("", "", " -()")
+_SCHEME = re.compile(r"\Atel:", re.IGNORECASE)  # RFC 3966; links that are copied have it
 # A country code, and a zero that is dialled within the country only.
 _TRUNK_ZERO = re.compile(r"(\D*(?:0\D*0\D*)?\d(?:\D*\d){0,2}\D*)[(\[（]\s*0\s*[)\]）]")  # noqa: RUF001
 _ROUNDED = re.compile(r"[+]?\d+(?:[.,]\d+)?[eE]\+?\d+")
@@ -98,7 +99,7 @@ def _usual(written: str) -> str | None:
 
 
 def _read(written: str, country: str | None) -> str:
-    text = cleaned(written)
+    text = _SCHEME.sub("", cleaned(written))
     _refuse_what_is_none(text)
     reason = ""
     for reading in _readings(text, country):

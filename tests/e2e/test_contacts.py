@@ -45,7 +45,7 @@ async def test_the_closing_line_counts_what_is_dropped(pipeline: Pipeline) -> No
     strict = pipeline.producer(*run, "--strict")
     assert await strict.ended() == 2
     assert strict.stderr.splitlines()[-1] == (
-        "producer.py: c.csv: 1000 bad rows, 1 repeated rows and --strict: nothing was published"
+        "producer.py: c.csv: 1,000 bad rows, 1 repeated row and --strict: nothing was published"
     )
     assert bodies(pipeline) == []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.cli import Parser, add_connect_timeout, number, run_command, whole
+from common.cli import Once, Parser, add_connect_timeout, number, run_command, whole
 from common.errors import PublishFailed, Refused, RunExists, SmsimError, Unavailable, UsageError
 from common.version import project_version
 from simulation.cli import main as smsim
@@ -64,6 +64,7 @@ def test_a_number_beyond_the_upper_end() -> None:
 def a_parser() -> Parser:
     parser = Parser("prog", "Does something.")
     parser.add_argument("--num-messages", type=whole(1))
+    parser.add_argument("--contacts", action=Once)
     return parser
 
 
@@ -75,6 +76,7 @@ def a_parser() -> Parser:
         (["--num-messages"], "argument --num-messages: expected one argument"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["--num", "5"], "unrecognized arguments: --num 5"),
+        (["--contacts", "a.csv", "--contacts=b.csv"], "--contacts is given twice"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(

@@ -277,6 +277,7 @@ def test_a_pipe_is_read_once_and_its_messages_many_times(tmp_path: Path) -> None
         ("number,name\n", "no contact to send to: it has no rows"),
         ("number\n\n\n", "no contact to send to: it has no rows"),
         ("number\n\n12\n", f"no contact to send to: line 3: {NO_PLUS}"),
+        ("number\n12\n13\n14\n", f"no contact to send to: line 2: {NO_PLUS} (and 2 more)"),
         (f"name,numbers\nAnn,{A}\n", NO_COLUMN),
         (f"number,name,name\n{A},Ann,Bob\n", "column name is twice in the header"),
         (f"number,number\n{A},{B}\n", "column number is twice in the header"),

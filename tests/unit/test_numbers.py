@@ -226,6 +226,8 @@ def test_a_leading_zero_that_belongs_to_the_number_stays() -> None:
         '="+541166587382"',
         '"+541166587382"',
         "+54/1166587382",
+        "tel:+54-11-6658-7382",
+        "TEL: +54 11 6658 7382",
     ],
 )
 def test_what_people_paste_is_one_number(written: str) -> None:
@@ -244,7 +246,7 @@ def test_what_people_paste_is_one_number(written: str) -> None:
         ("541166587382", "begin with \\+ and the country code; a spreadsheet drops the \\+"),
         ("0012", "too short|not a phone number"),
         ("hello", "begin with \\+ and the country code"),
-        ("tel:+541166587382", 'holds "t", something other than digits'),
+        ("fax:+541166587382", 'holds "f", something other than digits'),
         ("+", "no digits"),
         ("- ()", "no digits"),
         ("54 +11 6658 7382", "among its digits"),

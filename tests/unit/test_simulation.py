@@ -280,7 +280,7 @@ def test_strict_stops_before_anything_is_published(smsim: Smsim, bare_environmen
     code, out, err = smsim("simulate", "--contacts", "c.csv", "--text", "Hi", "--strict")
     assert (code, out) == (2, "")
     assert "c.csv: line 3: " in err
-    assert err.splitlines()[-1] == "smsim simulate: c.csv: 1 bad rows and --strict: nothing was published"
+    assert err.splitlines()[-1] == "smsim simulate: c.csv: 1 bad row and --strict: nothing was published"
 
 
 @pytest.mark.parametrize("args", [(), ("nonsense",)])
