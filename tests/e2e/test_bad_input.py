@@ -160,8 +160,9 @@ async def test_a_key_that_others_have_overwritten(pipeline: Pipeline) -> None:
     sender = pipeline.sender()
     await eventually(lambda: sender.logged("sender_started"))
     for key in ("sms:stats", "sms:senders"):
-        pipeline.redis.delete(key)
-        pipeline.redis.rpush(key, "not ours")
+        with pipeline.redis.pipeline() as both:  # the sender would write the key in between
+            both.delete(key).rpush(key, "not ours")
+            both.execute()
     for launched in (sender, pipeline.producer(*RANDOM), pipeline.monitor("--once")):
         assert "Redis refuses: WRONGTYPE Operation against a key" in await complaint(launched, 1)
 

@@ -121,6 +121,7 @@ def test_placeholders_of_other_programs_are_refused(written: str) -> None:
         "${name}",
         "{{{name}}}",
         "[1]",
+        "a__name__b",
     ],
 )
 def test_what_names_no_column_is_text(text: str) -> None:
