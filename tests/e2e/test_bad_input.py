@@ -161,7 +161,8 @@ async def test_a_key_that_others_have_overwritten(pipeline: Pipeline) -> None:
     await eventually(lambda: sender.logged("sender_started"))
     for key in ("sms:stats", "sms:senders"):
         with pipeline.redis.pipeline() as both:  # the sender would write the key in between
-            both.delete(key).rpush(key, "not ours")
+            both.delete(key)
+            both.rpush(key, "not ours")
             both.execute()
     for launched in (sender, pipeline.producer(*RANDOM), pipeline.monitor("--once")):
         assert "Redis refuses: WRONGTYPE Operation against a key" in await complaint(launched, 1)
