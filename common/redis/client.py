@@ -171,6 +171,9 @@ async def cancellable(ask: Callable[[], Awaitable[Any]]) -> Any:
     """
     task = asyncio.current_task()
     before = task.cancelling() if task is not None else 0
+    if before:
+        # The handler of a signal may have cancelled this task while it ran: that arrives here, and not in `ask`.
+        await asyncio.sleep(0)
     try:
         return await ask()
     finally:

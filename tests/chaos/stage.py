@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from common.broker.topology import Queue
 from common.messages import Lane
+from common.redis import cancellable
 from tests.chaos.audit import Books, contradictions, read_books, shrunk
 from tests.chaos.plan import Plan, Wave
 from tests.chaos.proxy import Proxy
@@ -265,7 +266,7 @@ class Stage(Pipeline):
         self._look_at_senders()
         runs = {wave.run: wave.messages for wave in self.plan.waves if wave.run in self._announced}
         try:
-            books = await read_books(self._books, runs, list(self.senders))
+            books: Books = await cancellable(lambda: read_books(self._books, runs, list(self.senders)))
         except (RedisError, OSError):
             return None
         self.polls += 1
