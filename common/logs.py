@@ -57,7 +57,7 @@ def _without_texts(name: str, value: Any) -> Any:
 
 
 class FloodFilter(logging.Filter):
-    """Lets an event have so many lines in some seconds; after that its next line has the number of those left out.
+    """Bounds the lines of an event within some seconds. Its next line after that has the number of those left out.
 
     What others can cause must not fill the log. Lines below WARNING always pass.
     """

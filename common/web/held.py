@@ -22,7 +22,7 @@ class HeldBytes(Generic[Client]):
         self._by_client: dict[Client, int] = {}  # the one that something is held for longest comes first
 
     def note(self, client: Client, held: int) -> None:
-        """So many bytes are held for this client now. Drops those that something is held for longest."""
+        """Notes the bytes held for a client. Over the bound, drops the clients for which bytes are held longest."""
         self._set(client, held)
         while self.total > self._most_bytes:
             longest = next(iter(self._by_client))

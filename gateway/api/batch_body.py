@@ -138,7 +138,7 @@ def _message(item: BatchItem, seq: int, rules: Rules) -> Message | None:
 
 
 def slices(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """So many at a time that the event loop may be looked at in between."""
+    """A few at a time, between which the event loop runs."""
     for i in range(0, len(items), SLICE):
         yield items[i : i + SLICE]
 
@@ -175,7 +175,7 @@ async def _read_array(body: bytes, checks: Mapping[str, Check]) -> Sequence[_Rea
 
 @dataclass(slots=True)
 class _Reading:
-    """Items that are read one by one. `is_over`: so many errors are found that no more are told."""
+    """Items that are read one by one. `is_over`: no further error would be listed."""
 
     checks: Mapping[str, Check]
     items: list[_Read] = field(default_factory=list)

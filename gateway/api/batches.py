@@ -38,8 +38,8 @@ from gateway.api.schemas import (
 from gateway.owners import owner_of
 
 DEADLINE_S = 60.0
-# Batches in hand at once, once they are read; so many of the largest bodies are in hand or being read, or more small
-# ones. This bounds the memory. Beyond that, 429.
+# Batches at work at once, once they are read. At most this many of the largest bodies, or more small ones, are at work
+# or being read, which bounds the memory. Beyond that, 429.
 MOST_AT_ONCE = 4
 
 T = TypeVar("T")
