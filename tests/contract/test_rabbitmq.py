@@ -10,6 +10,8 @@ from functools import partial
 from typing import Any
 
 import pytest
+from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.exceptions import NoFreeChannels
 
 from common.broker.port import Delivery, ParkedQueue, Subscription
 from common.broker.rabbitmq import RabbitBroker, connect_broker
@@ -312,6 +314,24 @@ async def test_deliveries_that_were_lost_come_again_after_a_fall(
             for delivery in again:
                 delivery.ack()
     await eventually(lambda: rabbit_server.queue_depths(topology.name) == {topology.name: 0})
+
+
+async def test_a_fall_without_a_channel_left_connects_again(
+    rabbit_server: RabbitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nothing would consume any more."""
+    async with fresh_broker(rabbit_server, "no-channel") as (broker, _):
+        await asyncio.gather(*(broker.publish(BATCH, Lane.BULK) for _ in range(3)))
+        subscription = await broker.subscribe(Lane.BULK, 2)
+        await take(subscription, 2)
+
+        def no_channel(*_: Any, **__: Any) -> None:
+            raise NoFreeChannels
+
+        with monkeypatch.context() as patched:
+            patched.setattr(AsyncioConnection, "channel", no_channel)
+            subscription.set_prefetch(1)
+        assert (await take(subscription, 1))[0].redelivered
 
 
 async def test_a_subscription_that_is_closed_while_it_attaches_consumes_nothing(

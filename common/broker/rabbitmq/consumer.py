@@ -1,7 +1,6 @@
 """Consumes one lane or parked queue over a channel of its own, with manual acks."""
 
 import asyncio
-import contextlib
 from functools import partial
 
 from pika.adapters.asyncio_connection import AsyncioConnection
@@ -121,9 +120,10 @@ class RabbitSubscription:
     def _renew(self, channel: Channel) -> None:
         """Opens another channel, to which the subscription then moves."""
         self._renewing = True
-        # A connection that is closing opens no channel. `attach` follows then.
-        with contextlib.suppress(AMQPError):
+        try:
             channel.connection.channel(on_open_callback=self._move_to)
+        except AMQPError as error:  # it is closing, or has no channel left: `attach` follows
+            close_with_its_channel(channel, f"no other channel can be opened: {error!r}")
 
     def _move_to(self, channel: Channel) -> None:
         """Consumes over this channel, and no longer over the present one."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from common.cli import printable
 from common.errors import UsageError
 from common.settings import Settings
 from sender.providers.profiles.profile import Profile
@@ -77,5 +78,4 @@ def _invalid(message: str) -> str:
 
 def _one_line(text: str) -> str:
     """Joins the lines of YAML's errors, and escapes unprintable characters of the path."""
-    line = " ".join(text.split())
-    return line if line.isprintable() else line.encode("unicode_escape").decode()
+    return printable(" ".join(text.split()))
